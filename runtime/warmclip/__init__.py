@@ -1,0 +1,55 @@
+"""warmclip: OpenCLIP as a warm, fork-safe ONNX embedding backend.
+
+Importing this package loads no onnxruntime: each public name is resolved when it is first used
+(PEP 562), so that a process which only sends jobs stays light and safe to fork.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warmclip.errors import ImagesUnreadable, ImageUnreadable, WarmclipError
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.indexing.report import IndexReport
+    from warmclip.indexing.store import Hit, Point, VectorStore
+    from warmclip.inference.bundle import ModelBundle
+    from warmclip.inference.encoder import Encoder
+    from warmclip.settings import Settings
+
+__all__ = [
+    "Encoder",
+    "Hit",
+    "ImageUnreadable",
+    "ImagesUnreadable",
+    "IndexReport",
+    "Indexer",
+    "ModelBundle",
+    "Point",
+    "Settings",
+    "VectorStore",
+    "WarmclipError",
+]
+
+_HOME = {
+    "Encoder": "warmclip.inference.encoder",
+    "Hit": "warmclip.indexing.store",
+    "ImageUnreadable": "warmclip.errors",
+    "ImagesUnreadable": "warmclip.errors",
+    "IndexReport": "warmclip.indexing.report",
+    "Indexer": "warmclip.indexing.indexer",
+    "ModelBundle": "warmclip.inference.bundle",
+    "Point": "warmclip.indexing.store",
+    "Settings": "warmclip.settings",
+    "VectorStore": "warmclip.indexing.store",
+    "WarmclipError": "warmclip.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'warmclip' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,111 @@
+"""Every error that warmclip raises on purpose.
+
+WarmclipError
+├── SettingsError              a variable or an option has a value that cannot be used
+├── BundleError                a model folder is missing, incomplete, altered or too new
+├── ProviderUnavailable        the asked-for execution provider is not there, or not right
+├── ForkedSessionError         a session was used in a forked child
+├── BadVectors                 a model's output failed the check before it could be stored
+├── ImageUnreadable            one image could not be embedded, with the reason
+├── ImagesUnreadable           some of a call's images could not: index -> reason
+├── TextRefused                a text that no tokenizer input can be made of
+├── StoreError                 the vector store refused or failed
+│   ├── StoreHeld              another process owns the embedded store
+│   ├── SpaceMismatch          a collection holds vectors of another model
+│   └── StoreUnreachable       no answer from the store's address
+├── PruneRefused               a deletion that looks like an unmounted disk
+├── JobRefused                 a job outside the allow-list, the roots or the bounds
+├── JobFailed                  a worker could not do what it was asked for
+└── QueueUnreachable           no answer from Redis
+
+A message says what, which value, where, and what to do. ``exit_code`` is what a command
+ends with: 2 for bad usage or configuration, 3 for a service that is unreachable.
+"""
+
+from collections.abc import Mapping
+
+
+class WarmclipError(Exception):
+    """The root of the tree."""
+
+    exit_code = 2
+    may_pass = False  # whether the same thing may succeed later, so that a retry makes sense
+
+
+class SettingsError(WarmclipError):
+    """A variable or an option has a value that cannot be used."""
+
+
+class BundleError(WarmclipError):
+    """A model folder is missing, incomplete, altered or of a newer format."""
+
+
+class ProviderUnavailable(WarmclipError):
+    """The asked-for execution provider is not in this onnxruntime, or computes wrong vectors."""
+
+
+class ForkedSessionError(WarmclipError):
+    """A session made in one process was used in a forked child of it."""
+
+
+class BadVectors(WarmclipError):
+    """A model's output has the wrong shape, NaN, or rows without length: it is never stored."""
+
+
+class ImageUnreadable(WarmclipError):
+    """One image could not be embedded; the message is the reason, without the name."""
+
+
+class ImagesUnreadable(WarmclipError):
+    """Some images of one call could not be embedded.
+
+    Attributes:
+        reasons: position in the call -> the reason.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        self.reasons = dict(reasons)
+        listed = "; ".join(f"[{index}] {reason}" for index, reason in self.reasons.items())
+        super().__init__(f"{len(self.reasons)} images could not be read: {listed}")
+
+
+class TextRefused(WarmclipError):
+    """A text that is no str, or longer than the limit."""
+
+
+class StoreError(WarmclipError):
+    """The vector store refused a request, or failed."""
+
+
+class StoreHeld(StoreError):
+    """Another process owns the embedded store."""
+
+
+class SpaceMismatch(StoreError):
+    """The collection behind a name holds vectors of another embedding space."""
+
+
+class StoreUnreachable(StoreError):
+    """No answer from the store's address."""
+
+    exit_code = 3
+    may_pass = True
+
+
+class PruneRefused(WarmclipError):
+    """A deletion that looks like an unmounted disk rather than like deleted pictures."""
+
+
+class JobRefused(WarmclipError):
+    """A job names a function, a path or an amount that this worker does not accept."""
+
+
+class JobFailed(WarmclipError):
+    """A worker could not do what it was asked for."""
+
+
+class QueueUnreachable(WarmclipError):
+    """No answer from Redis."""
+
+    exit_code = 3
+    may_pass = True

@@ -1,0 +1,42 @@
+"""Folders that are ours alone: what lies in them is trusted, so nobody else may write there."""
+
+import os
+import stat
+from pathlib import Path
+
+from warmclip.errors import SettingsError
+
+
+def own_folder(folder: Path, *, private: bool) -> Path:
+    """Make a folder, unless it is there, and check that nobody else can tamper with it.
+
+    Args:
+        folder: made with mode 0700, its parents as usual.
+        private: whether others may not even read an existing one.
+
+    Raises:
+        SettingsError: it belongs to somebody else, is no folder, or is open to others.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat() if private else folder.stat()
+    except OSError as exc:
+        raise SettingsError(
+            f"cannot make {folder}: {exc.strerror}; name another folder with WARMCLIP_HOME"
+        ) from exc
+    forbidden = 0o077 if private else 0o022
+    if not stat.S_ISDIR(status.st_mode):
+        raise SettingsError(f"{folder} is not a folder; remove it, or set WARMCLIP_HOME")
+    if status.st_uid != os.geteuid():
+        raise SettingsError(
+            f"{folder} belongs to the user with the number {status.st_uid}, not to you; "
+            "name a folder of your own with WARMCLIP_HOME"
+        )
+    if status.st_mode & forbidden:
+        raise SettingsError(
+            f"{folder} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}), who could "
+            "have put anything there. If nobody did, close it: "
+            f"chmod {'700' if private else 'go-w'} '{folder}'"
+        )
+    return folder

@@ -1,0 +1,248 @@
+"""The model bundle: a folder that describes itself.
+
+The runtime knows no model by name. What a worker needs to know of a model, the shape of its
+inputs, its preprocessing, its tokenizer, the digest of every file, stands in ``manifest.json``,
+which the exporter writes last. ``models/README.md`` describes the format for people.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from warmclip.errors import BundleError
+from warmclip.settings import ExifRule
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+Tower = Literal["image", "text"]
+Precision = Literal["fp32", "fp16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# A plain name: nothing in a manifest leads out of its folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageRecipe(_Record):
+    """How a picture becomes pixels: open_clip's evaluation transform, as data."""
+
+    size_px: Annotated[int, Field(gt=0)]
+    resize_mode: Literal["shortest", "longest", "squash"]
+    interpolation: Literal["bicubic", "bilinear"]
+    fill: int = 0
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rgb_conversion: Literal["after_crop"] = "after_crop"
+    decode: Literal["full"] = "full"  # no scaled JPEG decoding: open_clip does none
+    exif: ExifRule = "ignore"
+
+
+class FileRecord(_Record):
+    """One file of the bundle, by name, digest and length in bytes."""
+
+    file: FileName
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class TokenizerRecipe(_Record):
+    """How a text becomes token ids: cleaning in Python, byte-pair encoding from the file."""
+
+    file: FileRecord
+    vocabulary_sha256: Sha256  # over the vocabulary and merges, whatever the file's layout
+    cleaning: Literal["lower"] = "lower"
+    context_length: Annotated[int, Field(gt=1)]
+    start_id: int
+    end_id: int
+
+
+class Weights(_Record):
+    """Where the numbers come from. ``random`` weights compute, and mean nothing."""
+
+    source: Literal["tag", "file", "random"]
+    name: str  # the tag, the file's name, or the seed
+    sha256: Sha256 | None = None  # of the checkpoint file, where there is one
+
+
+class Manifest(_Record):
+    """What ``manifest.json`` holds. The fingerprint is derived from it, and checked."""
+
+    format: int
+    name: str
+    architecture: dict[str, Any]  # open_clip's model config, without its activation flag
+    activation: Literal["gelu", "quick_gelu"]
+    weights: Weights
+    tensors_sha256: Sha256  # over the fp32 tensors' own digests
+    dim: Annotated[int, Field(gt=0)]
+    image: ImageRecipe
+    tokenizer: TokenizerRecipe
+    opset: int
+    graphs: dict[Tower, dict[Precision, FileRecord]]
+    golden: FileRecord
+    certificate: FileRecord
+    versions: dict[str, str]
+    fingerprint: Sha256
+
+    def derive_fingerprint(self, exif: ExifRule | None = None) -> str:
+        """The identity of the embedding space, 64 hexadecimal digits.
+
+        It covers what decides a vector and nothing else: two exports of the same weights agree,
+        and so does a bundle that gains a precision.
+        """
+        image = self.image if exif is None else self.image.model_copy(update={"exif": exif})
+        identity = {
+            "architecture": self.architecture,
+            "activation": self.activation,
+            "tensors": self.tensors_sha256,
+            "tokenizer": self.tokenizer.model_dump(
+                include={"vocabulary_sha256", "cleaning", "context_length", "start_id", "end_id"}
+            ),
+            "image": image.model_dump(mode="json"),
+        }
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights were drawn by lot, so that vectors carry no meaning."""
+        return self.weights.source == "random"
+
+    @classmethod
+    def parse(cls, text: str, where: Path) -> Self:
+        """Read a manifest.
+
+        Raises:
+            BundleError: it is no JSON, of a newer format, or breaks the schema.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise BundleError(f"{where} is not valid JSON ({exc}); export the model again") from exc
+        found = raw.get("format") if isinstance(raw, dict) else None
+        if not isinstance(found, int) or found < 1:
+            raise BundleError(f"{where} has no format number; it is not a warmclip manifest")
+        if found > FORMAT:
+            raise BundleError(
+                f"{where} has format {found}, this warmclip reads up to {FORMAT}; upgrade warmclip"
+            )
+        try:
+            manifest = cls.model_validate(raw)
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise BundleError(f"{where}: {field}: {first['msg']}; export the model again") from exc
+        derived = manifest.derive_fingerprint()
+        if derived != manifest.fingerprint:
+            raise BundleError(
+                f"{where} was edited: its fingerprint says {manifest.fingerprint[:12]}, "
+                f"its contents {derived[:12]}; export the model again"
+            )
+        return manifest
+
+
+class ModelBundle:
+    """A folder under ``models/`` whose manifest was read and whose files are all there.
+
+    Lengths are checked on opening; a file's digest is checked when the file is first used, so
+    that a worker does not hash the precisions that it will not load.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._verified: set[str] = set()
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a bundle.
+
+        Raises:
+            BundleError: the folder, its manifest or one of its files is missing or wrong.
+        """
+        folder = Path(folder)
+        where = folder / MANIFEST
+        try:
+            text = where.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            hint = "run `make export-model`, or name a bundle with WARMCLIP_BUNDLE or --bundle"
+            what = f"{folder} holds no {MANIFEST}" if folder.is_dir() else f"no folder {folder}"
+            raise BundleError(f"{what}: there is no model there; {hint}") from exc
+        except (OSError, UnicodeDecodeError) as exc:
+            raise BundleError(f"cannot read {where}: {exc}") from exc
+        bundle = cls(folder, Manifest.parse(text, where))
+        for record in bundle.files():
+            bundle._check_length(record)
+        return bundle
+
+    def files(self) -> list[FileRecord]:
+        """Every file that the manifest vouches for."""
+        manifest = self.manifest
+        graphs = [record for tower in manifest.graphs.values() for record in tower.values()]
+        return [*graphs, manifest.tokenizer.file, manifest.golden, manifest.certificate]
+
+    def graph(self, tower: Tower, precision: Precision) -> Path:
+        """The verified graph file of one tower.
+
+        Raises:
+            BundleError: the bundle has no such precision, or the file was altered.
+        """
+        of_tower = self.manifest.graphs.get(tower, {})
+        if precision not in of_tower:
+            has = ", ".join(sorted(of_tower)) or "none"
+            raise BundleError(f"{self.folder} has no {tower} graph in {precision}; it has: {has}")
+        return self._verify(of_tower[precision])
+
+    def tokenizer(self) -> Path:
+        """The verified ``tokenizer.json``."""
+        return self._verify(self.manifest.tokenizer.file)
+
+    def golden(self) -> Path:
+        """The verified ``golden.npz``."""
+        return self._verify(self.manifest.golden)
+
+    def certificate(self) -> Path:
+        """The verified ``certificate.json``."""
+        return self._verify(self.manifest.certificate)
+
+    def verify(self) -> None:
+        """Check the digest of every file.
+
+        Raises:
+            BundleError: naming the first file that is not what the manifest says.
+        """
+        for record in self.files():
+            self._verify(record)
+
+    def _check_length(self, record: FileRecord) -> None:
+        path = self.folder / record.file
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; export the model again")
+        size = path.stat().st_size
+        if size != record.size_bytes:
+            raise BundleError(
+                f"{path} has {size} bytes, the manifest says {record.size_bytes}; "
+                "it was cut short or altered: export the model again"
+            )
+
+    def _verify(self, record: FileRecord) -> Path:
+        path = self.folder / record.file
+        if record.file in self._verified:
+            return path
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as exc:
+            raise BundleError(f"cannot read {path}: {exc}") from exc
+        if found != record.sha256:
+            raise BundleError(
+                f"{path} was altered: sha256 {found[:12]}, the manifest says {record.sha256[:12]}; "
+                "export the model again"
+            )
+        self._verified.add(record.file)
+        return path

@@ -1,0 +1,222 @@
+"""A picture's bytes -> a square crop -> normalised pixels, exactly as open_clip does it.
+
+The crop is byte-identical to that of open_clip's evaluation transform, whose order matters: it
+resizes and crops in the picture's own mode and converts to RGB last (``image_transform`` in
+open_clip/transform.py, over torchvision's PIL functions). Whatever is no decodable picture is
+refused with ``ImageUnreadable``, whose message is a short phrase about the picture: "is empty".
+"""
+
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from warmclip.errors import ImageUnreadable
+from warmclip.inference.arrays import Crop, Crops, Pixels
+from warmclip.inference.bundle import ImageRecipe
+from warmclip.inference.reading import check_bytes, read_image_file
+from warmclip.settings import Limits
+
+Size: TypeAlias = tuple[int, int]
+"""Width and height, px."""
+
+# Raster formats that people keep photographs and drawings in; MPO comes with JPEG. Pillow's other
+# readers stay out: EPS starts ghostscript, for one. TGA has no signature, so it is asked last.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA",
+)  # fmt: skip
+
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+# What Pillow's readers mean by "not my format": Pillow itself goes on to the next one on these.
+_NOT_THIS_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
+
+# What hostile files make Pillow raise while it opens, decodes, transposes and resizes. 1.6 million
+# mutated files brought SyntaxError, struct.error, OSError, RuntimeError (AVIF), ValueError and
+# DecompressionBombError (a GIF's frame, WebP). The others stand for readers' slips that were not
+# met: one bad file must not end its neighbours' batch. Warning is for ``python -W error``.
+UNDECODABLE = (
+    *_NOT_THIS_FORMAT,
+    Image.DecompressionBombError,
+    ArithmeticError,
+    AssertionError,  # met, too, on a lazy picture whose file was closed
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    Warning,
+    zlib.error,
+)
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+# A caller's lazy picture may stand in one call twice, and Pillow cannot load it in two threads.
+_caller_lock = threading.Lock()
+
+
+def open_image(
+    source: str | Path | bytes | bytearray | memoryview | Image.Image, limits: Limits
+) -> Image.Image:
+    """Decode a picture from a file, from bytes, or take one that Pillow already opened.
+
+    An animation gives its first frame. The bounds on bytes and pixels hold before decoding.
+
+    Raises:
+        ImageUnreadable: the source is no whole picture, or is larger than the limits.
+    """
+    match source:
+        case Image.Image():
+            _check_pixels(source.size, limits)
+            with _caller_lock:
+                return _load(source)
+        case bytes() | bytearray() | memoryview():
+            data = bytes(source)
+        case str() | Path():
+            data = read_image_file(source, limits)
+        case _:
+            kind = type(source).__name__
+            raise ImageUnreadable(f"is of type {kind}, not a path, bytes or a Pillow image")
+    check_bytes(len(data), limits)
+    image = _identify(data)
+    _check_pixels(image.size, limits)
+    return _load(image)
+
+
+def crop(image: Image.Image, recipe: ImageRecipe, limits: Limits) -> Crop:
+    """Resize, cut out the centre and convert to RGB, shape (size, size, 3), uint8.
+
+    Raises:
+        ImageUnreadable: the resized picture would pass ``limits.resized_side_px``, or Pillow
+            cannot resize this mode or convert it to RGB, in which case neither can open_clip.
+    """
+    try:
+        if recipe.exif == "transpose":
+            image = ImageOps.exif_transpose(image)
+        size = resized_size(image.size, recipe)
+        if size != image.size and max(size) > limits.resized_side_px:
+            raise ImageUnreadable(
+                f"would be {size[0]:,} x {size[1]:,} pixels after resizing, the limit is "
+                f"{limits.resized_side_px:,} a side (WARMCLIP_MAX_RESIZED_SIDE)"
+            )
+        resized = image.resize(size, _RESAMPLING[recipe.interpolation])
+        if recipe.resize_mode == "longest":
+            resized = _pad(resized, recipe)
+        left = _centred(resized.width, recipe.size_px)
+        top = _centred(resized.height, recipe.size_px)
+        square = resized.crop((left, top, left + recipe.size_px, top + recipe.size_px))
+        # RGB has no place for a palette's transparency, and Pillow would warn of its loss.
+        if isinstance(square.info.get("transparency"), bytes):
+            del square.info["transparency"]
+        return np.array(square.convert("RGB"))
+    except UNDECODABLE as exc:
+        raise ImageUnreadable(f"of mode {image.mode} cannot be made a crop: {exc}") from exc
+
+
+def resized_size(size: Size, recipe: ImageRecipe) -> Size:
+    """The size of a picture after open_clip's resize, before crop and padding."""
+    width, height = size
+    target = recipe.size_px
+    match recipe.resize_mode:
+        case "squash":
+            return target, target
+        case "shortest":  # torchvision multiplies before it divides, and cuts
+            long = int(target * max(size) / min(size))
+            return (target, long) if width <= height else (long, target)
+        case "longest":  # open_clip divides by a ratio, and rounds
+            ratio = max(height / target, width / target)
+            return round(width / ratio), round(height / ratio)
+
+
+def normalise(crops: Crops | Sequence[Crop], recipe: ImageRecipe) -> Pixels:
+    """Scale to 0-1, subtract the mean, divide by the deviation: shape (n, 3, size, size), float32.
+
+    Args:
+        crops: n crops, or one array of them, shape (n, size, size, 3).
+        recipe: whose mean and deviation to use.
+    """
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    mean = np.asarray(recipe.mean, dtype=np.float32)
+    std = np.asarray(recipe.std, dtype=np.float32)
+    # A byte has 256 values: compute each once, in float32 as torch does, and look pixels up.
+    tables = (levels[None, :] - mean[:, None]) / std[:, None]
+    pixels = np.empty((len(crops), 3, recipe.size_px, recipe.size_px), dtype=np.float32)
+    for row, picture in zip(pixels, crops, strict=True):
+        for channel, table in enumerate(tables):
+            row[channel] = table[picture[:, :, channel]]
+    return pixels
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Read the header.
+
+    This is ``Image.open`` for our formats, without its bound on pixels, which is global, warns in
+    place of refusing, and cannot be raised for one call.
+    """
+    if not data:
+        raise ImageUnreadable("is empty (0 bytes)")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        raise ImageUnreadable("is HEIC, which is not read here; convert it to JPEG")
+    Image.init()  # loads Pillow's readers, the first time
+    prefix = data[:16].ljust(16, b"\0")  # some readers stumble over a shorter one
+    reasons = []
+    for name in _FORMATS:
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
+        if not accepted or isinstance(accepted, str):  # a str says that a codec is not built in
+            continue
+        try:
+            return factory(BytesIO(data), "")
+        except _NOT_THIS_FORMAT as exc:
+            if accept is not None:
+                reasons.append(f"{name}: {exc}")
+        except UNDECODABLE as exc:
+            raise ImageUnreadable(f"cannot be decoded as {name}: {exc}") from exc
+    if reasons:
+        raise ImageUnreadable(f"cannot be decoded as {'; '.join(reasons)}")
+    raise ImageUnreadable(f"is no picture in a format that is read here ({', '.join(_FORMATS)})")
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except UNDECODABLE as exc:
+        cut = "truncated" in str(exc).lower()
+        raise ImageUnreadable(f"{'is truncated' if cut else 'cannot be decoded'}: {exc}") from exc
+    return image
+
+
+def _check_pixels(size: Size, limits: Limits) -> None:
+    pixels = size[0] * size[1]
+    if pixels > limits.image_pixels:
+        raise ImageUnreadable(
+            f"has {pixels:,} pixels, more than the limit of {limits.image_pixels:,} "
+            "(WARMCLIP_MAX_IMAGE_PIXELS)"
+        )
+
+
+def _centred(side: int, target: int) -> int:
+    # Python rounds halves to even, torchvision's centre crop with it: 3 spare pixels go 2 and 1.
+    return round((side - target) / 2.0)
+
+
+def _pad(image: Image.Image, recipe: ImageRecipe) -> Image.Image:
+    """Surround a picture that is narrower or lower than the crop; the odd pixel goes last."""
+    spare_x = max(recipe.size_px - image.width, 0)
+    spare_y = max(recipe.size_px - image.height, 0)
+    if not spare_x and not spare_y:
+        return image
+    border = (spare_x // 2, spare_y // 2, (spare_x + 1) // 2, (spare_y + 1) // 2)
+    bands = len(image.getbands())
+    return ImageOps.expand(image, border, recipe.fill if bands == 1 else (recipe.fill,) * bands)

@@ -1,0 +1,184 @@
+"""Settings: one frozen value, made once at the edge from the environment.
+
+Nothing here is read at import, and no other module reads the environment.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+from urllib.parse import urlsplit
+
+from warmclip.errors import SettingsError
+
+ProviderChoice = Literal["auto", "cpu", "coreml"]
+ExifRule = Literal["ignore", "transpose"]
+
+_COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A folder that pictures may come from, and the name that hosts agree on."""
+
+    name: str  # empty: point ids are made of the whole path
+    folder: Path
+
+
+def _limit(default: int, variable: str) -> Any:
+    return field(default=default, metadata={"variable": variable})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what is accepted. Each refusal names the bound and its variable."""
+
+    image_pixels: int = _limit(100_000_000, "WARMCLIP_MAX_IMAGE_PIXELS")  # before decoding
+    image_bytes: int = _limit(256 * 1024 * 1024, "WARMCLIP_MAX_IMAGE_BYTES")
+    resized_side_px: int = _limit(16_384, "WARMCLIP_MAX_RESIZED_SIDE")  # a panorama's long side
+    text_chars: int = _limit(100_000, "WARMCLIP_MAX_TEXT_CHARS")
+    job_items: int = _limit(1_024, "WARMCLIP_MAX_JOB_ITEMS")  # paths or texts in one job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All that warmclip takes from its environment."""
+
+    home: Path  # WARMCLIP_HOME: embedded store, private Redis
+    bundle: Path  # WARMCLIP_BUNDLE: the model folder
+    collection: str = "images"  # WARMCLIP_COLLECTION
+    redis_url: str | None = field(default=None, repr=False)  # REDIS_URL; none: the private Redis
+    qdrant_url: str | None = field(default=None, repr=False)  # QDRANT_URL; none: embedded
+    qdrant_api_key: str | None = field(default=None, repr=False)  # QDRANT_API_KEY
+    roots: tuple[Root, ...] = ()  # WARMCLIP_ROOTS: [name=]/folder, more after a ":"
+    provider: ProviderChoice = "auto"  # WARMCLIP_PROVIDER
+    exif: ExifRule = "ignore"  # WARMCLIP_EXIF: part of the fingerprint
+    batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
+    threads: int = 0  # WARMCLIP_THREADS: of one session; 0 lets onnxruntime choose
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Build settings from environment variables; a variable set to "" counts as unset.
+
+        Raises:
+            SettingsError: naming the variable, its value and what it may be.
+        """
+        env = {name: value for name, value in environ.items() if value}
+        default = cls(home=Path("~/.warmclip").expanduser(), bundle=Path("models/ViT-B-32-openai"))
+        limits = {
+            item.name: _count(env, item.metadata["variable"], getattr(default.limits, item.name))
+            for item in fields(Limits)
+        }
+        return cls(
+            home=_path(env, "WARMCLIP_HOME", default.home).absolute(),
+            bundle=_path(env, "WARMCLIP_BUNDLE", default.bundle),
+            collection=check_collection(env.get("WARMCLIP_COLLECTION", default.collection)),
+            redis_url=_url(env, "REDIS_URL", ("redis", "rediss", "unix")),
+            qdrant_url=_url(env, "QDRANT_URL", ("http", "https")),
+            qdrant_api_key=_secret(env, "QDRANT_API_KEY"),
+            roots=_roots(env.get("WARMCLIP_ROOTS", "")),
+            provider=_choice(env, "WARMCLIP_PROVIDER", get_args(ProviderChoice)),
+            exif=_choice(env, "WARMCLIP_EXIF", get_args(ExifRule)),
+            batch_size=_count(env, "WARMCLIP_BATCH_SIZE", default.batch_size, high=4096),
+            threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),
+            limits=Limits(**limits),
+        )
+
+
+def check_collection(name: str) -> str:
+    """Return the name if it can name a collection.
+
+    Raises:
+        SettingsError: it is empty, too long, or has characters that a store may not take.
+    """
+    if not _COLLECTION.fullmatch(name) or "__" in name:
+        raise SettingsError(
+            f"collection {name!r} (WARMCLIP_COLLECTION): "
+            "use up to 100 letters, digits, '.', '-' and single '_'"
+        )
+    return name
+
+
+def without_password(url: str) -> str:
+    """The address as it may be shown: no user, no password, no query (which may hold one).
+
+    A password that should have been percent-encoded is cut out as well: everything up to the
+    last "@" goes, wherever a parser would see the address end.
+    """
+    scheme, separator, rest = url.partition("://")
+    _, at, address = rest.rpartition("@")
+    return scheme + separator + ("***@" if at else "") + re.split(r"[?#]", address)[0]
+
+
+def _url(env: Mapping[str, str], variable: str, schemes: tuple[str, ...]) -> str | None:
+    url = env.get(variable)
+    if url is None:
+        return None
+    # The value may hold a password: say what is wrong without repeating it.
+    allowed = ", ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no number
+    except ValueError:
+        raise SettingsError(f"{variable} is not a URL; it starts with one of {allowed}") from None
+    if parts.scheme not in schemes:
+        raise SettingsError(f"{variable} does not start with one of {allowed}")
+    if parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment:
+        raise SettingsError(
+            f"{variable} has an '@' after its address: a password with '/', '?' or '#' in it "
+            "must be percent-encoded"
+        )
+    return url
+
+
+def _secret(env: Mapping[str, str], variable: str) -> str | None:
+    secret = env.get(variable, "").strip()
+    if not (secret.isascii() and secret.isprintable()):
+        raise SettingsError(f"{variable} has characters that no HTTP header can carry")
+    return secret or None
+
+
+def _path(env: Mapping[str, str], variable: str, default: Path) -> Path:
+    return Path(env[variable]).expanduser() if variable in env else default
+
+
+def _choice(env: Mapping[str, str], variable: str, allowed: tuple[str, ...]) -> Any:
+    value = env.get(variable, allowed[0])
+    if value not in allowed:
+        raise SettingsError(f"{variable}={value!r}: use one of {', '.join(allowed)}")
+    return value
+
+
+def _count(
+    env: Mapping[str, str], variable: str, default: int, *, low: int = 1, high: int = 2**40
+) -> int:
+    text = env.get(variable)
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
+        raise SettingsError(f"{variable}={text!r}: use a whole number from {low} to {high}")
+    return number
+
+
+def _roots(text: str) -> tuple[Root, ...]:
+    roots = []
+    for part in filter(None, text.split(os.pathsep)):
+        name, equals, folder = part.partition("=")
+        if not equals:
+            name, folder = "", part
+        if equals and not _COLLECTION.fullmatch(name):
+            raise SettingsError(f"WARMCLIP_ROOTS: root name {name!r} is not letters and digits")
+        if not Path(folder).is_absolute():
+            raise SettingsError(f"WARMCLIP_ROOTS: {folder!r} is not an absolute path")
+        roots.append(Root(name=name, folder=Path(folder)))
+    named = [root.name for root in roots if root.name]
+    if len(named) != len(set(named)):
+        raise SettingsError(f"WARMCLIP_ROOTS: a root name stands twice in {named}")
+    return tuple(roots)

@@ -1,0 +1,111 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmclip.errors import BundleError
+from warmclip.inference.bundle import ModelBundle
+
+
+@pytest.fixture
+def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the demo bundle that a test may spoil."""
+    return Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest as somebody with an editor would."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    change(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_whole_bundle(bundle: Path) -> None:
+    """The committed bundle opens, and every digest is right."""
+    opened = ModelBundle.open(bundle)
+    opened.verify()
+    assert opened.manifest.derive_fingerprint() == opened.manifest.fingerprint
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    """The error says how to get a model."""
+    with pytest.raises(BundleError, match="make export-model"):
+        ModelBundle.open(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["image.fp32.onnx", "tokenizer.json", "golden.npz"])
+def test_missing_file(bundle: Path, name: str) -> None:
+    """A bundle without one of its files does not open."""
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name} is missing"):
+        ModelBundle.open(bundle)
+
+
+def test_truncated_file(bundle: Path) -> None:
+    """A file that was cut short is noticed on opening."""
+    graph = bundle / "text.fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="cut short or altered"):
+        ModelBundle.open(bundle)
+
+
+def test_altered_file(bundle: Path) -> None:
+    """One changed byte is noticed before the file is used."""
+    graph = bundle / "image.fp32.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    opened = ModelBundle.open(bundle)
+    with pytest.raises(BundleError, match=r"image\.fp32\.onnx was altered"):
+        opened.graph("image", "fp32")
+
+
+def test_newer_format(bundle: Path) -> None:
+    """A manifest from the future says to upgrade, whatever else it holds."""
+    (bundle / "manifest.json").write_text('{"format": 99, "shape": "unknown"}')
+    with pytest.raises(BundleError, match="upgrade warmclip"):
+        ModelBundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"format": "1"}', '{"format": 1}', "[" * 200_000],
+    ids=["empty", "cut", "list", "null", "text", "bare", "deep"],
+)
+def test_manifest_that_is_none(bundle: Path, text: str) -> None:
+    """Whatever stands in the file, the answer is a BundleError that names it."""
+    (bundle / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        ModelBundle.open(bundle)
+
+
+def test_edited_preprocessing(bundle: Path) -> None:
+    """The fingerprint covers what decides a vector, so an edited mean is refused."""
+    edit(bundle, lambda manifest: manifest["image"].update(mean=[0.5, 0.5, 0.5]))
+    with pytest.raises(BundleError, match="was edited"):
+        ModelBundle.open(bundle)
+
+
+def test_file_name_that_leads_out(bundle: Path) -> None:
+    """A manifest cannot name a file outside its folder."""
+    edit(bundle, lambda manifest: manifest["golden"].update(file="../golden.npz"))
+    with pytest.raises(BundleError, match=r"golden\.file"):
+        ModelBundle.open(bundle)
+
+
+def test_exif_rule_is_part_of_the_identity(bundle: Path) -> None:
+    """Turning pictures by their EXIF tag makes another embedding space."""
+    manifest = ModelBundle.open(bundle).manifest
+    assert manifest.derive_fingerprint("ignore") == manifest.fingerprint
+    assert manifest.derive_fingerprint("transpose") != manifest.fingerprint
+
+
+def test_graph_files_are_not_part_of_the_identity(bundle: Path) -> None:
+    """Exporting again, or adding a precision, keeps the fingerprint."""
+    edit(bundle, lambda manifest: manifest["graphs"]["image"].pop("fp16"))
+    opened = ModelBundle.open(bundle)
+    with pytest.raises(BundleError, match="no image graph in fp16; it has: fp32"):
+        opened.graph("image", "fp16")

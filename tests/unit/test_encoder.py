@@ -1,0 +1,179 @@
+import dataclasses
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from warmclip import Encoder
+from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable, ProviderUnavailable
+from warmclip.inference import encoder as encoder_module
+from warmclip.inference.arrays import Features, unit_rows
+from warmclip.inference.providers import CPU
+from warmclip.inference.session import OnnxSession
+from warmclip.settings import Limits
+
+
+@pytest.fixture(scope="module")
+def encoder(demo_bundle: Path) -> Encoder:
+    """The demo model in small batches, so that a few pictures fill several."""
+    return Encoder.open(demo_bundle, batch_size=4)
+
+
+def picture(seed: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
+    """Noise: each seed another picture."""
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+def png(image: Image.Image, path: Path) -> Path:
+    """A picture as a file."""
+    image.save(path, "PNG")
+    return path
+
+
+def test_no_texts_and_no_images(encoder: Encoder) -> None:
+    """Nothing in, nothing out, in the right shape."""
+    assert encoder.encode_texts([]).shape == (0, encoder.dim)
+    assert encoder.encode_images([]).shape == (0, encoder.dim)
+    assert list(encoder.encode_each([])) == []
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 9])
+def test_unit_rows_whatever_the_batch(encoder: Encoder, n: int) -> None:
+    """A row has length 1 and does not depend on its neighbours."""
+    images = [picture(seed) for seed in range(n)]
+    vectors = encoder.encode_images(images)
+    alone = np.concatenate([encoder.encode_images([image]) for image in images])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+
+
+def test_every_kind_of_source_gives_the_same_vector(encoder: Encoder, tmp_path: Path) -> None:
+    """A path, its text, its bytes, the picture, and a function that reads it are one picture."""
+    path = png(picture(0), tmp_path / "a.png")
+    data = path.read_bytes()
+    vectors = encoder.encode_images([path, str(path), data, picture(0), lambda: data])
+    np.testing.assert_allclose(vectors, np.repeat(vectors[:1], 5, axis=0), atol=1e-6)
+
+
+def test_unreadable_among_readable(encoder: Encoder, tmp_path: Path) -> None:
+    """Results carry their key, so a picture that fails never shifts its neighbours."""
+    good = [png(picture(seed), tmp_path / f"{seed}.png") for seed in range(6)]
+    items: list[tuple[str, encoder_module.ImageSource]] = []
+    for index, path in enumerate(good):
+        items += [(f"bad-{index}", b"no picture"), (f"good-{index}", path)]
+    results = dict(encoder.encode_each(items))
+    assert list(results) == [key for key, _ in items]
+    for index, path in enumerate(good):
+        assert isinstance(results[f"bad-{index}"], ImageUnreadable)
+        result = results[f"good-{index}"]
+        assert isinstance(result, encoder_module.Embedded)
+        np.testing.assert_allclose(result.vector, encoder.encode_images([path])[0], atol=1e-6)
+        assert (result.width_px, result.height_px) == (90, 70)
+
+
+def test_encode_images_names_what_failed(encoder: Encoder) -> None:
+    """A call for vectors does not return fewer of them: it raises, with index and reason."""
+    with pytest.raises(ImagesUnreadable) as caught:
+        encoder.encode_images([picture(0), b"", picture(1), b"no picture"])
+    assert set(caught.value.reasons) == {1, 3}
+
+
+def test_many_unreadable_in_a_row(encoder: Encoder) -> None:
+    """A folder full of rubbish passes through and is all reported."""
+    results = list(encoder.encode_each((index, b"rubbish") for index in range(100)))
+    assert [key for key, _ in results] == list(range(100))
+    assert all(isinstance(result, ImageUnreadable) for _, result in results)
+
+
+def test_sources_are_read_only_a_little_ahead(encoder: Encoder) -> None:
+    """A million pictures pass in bounded memory: the stream is consumed as results are taken."""
+    taken = 0
+
+    def endless() -> Iterator[tuple[int, encoder_module.ImageSource]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield taken, picture(taken)
+
+    results = encoder.encode_each(endless())
+    next(results)
+    assert taken <= 3 * 4 + 1
+    results.close()  # type: ignore[attr-defined]  # a generator, promised only as an Iterator
+
+
+def test_limits_reach_the_images(demo_bundle: Path) -> None:
+    """The limit that was set is the one that refuses."""
+    small = Encoder.open(demo_bundle, limits=Limits(image_pixels=100))
+    with pytest.raises(ImagesUnreadable, match="WARMCLIP_MAX_IMAGE_PIXELS"):
+        small.encode_images([picture(0)])
+
+
+def test_exif_rule_changes_fingerprint_and_vector(demo_bundle: Path, tmp_path: Path) -> None:
+    """Turned pictures live in a space of their own."""
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    picture(0).save(path, exif=exif)
+    plain, turned = (Encoder.open(demo_bundle, exif=rule) for rule in ("ignore", "transpose"))
+    assert plain.fingerprint != turned.fingerprint
+    difference = plain.encode_images([path]) - turned.encode_images([path])
+    assert np.abs(difference).max() > 1e-3
+
+
+def test_random_weights_are_said_aloud(
+    demo_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody takes vectors of random weights for meaning."""
+    bundle = Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"source": "file"', '"source": "random"'))
+    with caplog.at_level(logging.WARNING):
+        Encoder.open(bundle)
+    assert "RANDOM" in caplog.text
+
+
+def test_untrusted_provider_passes_the_golden_comparison(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that computes the reference's vectors is accepted."""
+    provider = dataclasses.replace(CPU, name="tried", is_reference=False, buckets=(1, 8))
+    monkeypatch.setattr(encoder_module, "find_provider", lambda _: provider)
+    Encoder.open(demo_bundle).warm()
+
+
+def test_provider_that_computes_wrong_vectors(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider whose vectors stray from the golden ones is refused before it stores any."""
+
+    class Straying(OnnxSession):
+        def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Features:
+            return super().run(feeds)[:, ::-1]
+
+    provider = dataclasses.replace(CPU, name="tried", is_reference=False)
+    monkeypatch.setattr(encoder_module, "find_provider", lambda _: provider)
+    monkeypatch.setattr(encoder_module, "OnnxSession", Straying)
+    with pytest.raises(ProviderUnavailable, match="computes wrong image vectors"):
+        Encoder.open(demo_bundle).encode_images([picture(0)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_features_that_are_no_vector(value: float) -> None:
+    """NaN, infinity and zero never become a vector."""
+    features = np.ones((3, 8), np.float32)
+    features[1] = value
+    with pytest.raises(BadVectors, match="row 1"):
+        unit_rows(features, 8)
+
+
+def test_features_of_the_wrong_width() -> None:
+    """A model of another dimension is noticed at once."""
+    with pytest.raises(BadVectors, match="expected"):
+        unit_rows(np.ones((2, 7), np.float32), 8)

@@ -1,0 +1,25 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["torch", "open_clip", "onnx", "onnxruntime", "qdrant_client", "rq", "numpy", "PIL"]
+
+
+@pytest.mark.parametrize("module", ["warmclip", "warmclip.cli"])
+def test_importing_is_light(module: str) -> None:
+    """A process that only sends jobs, or prints help, loads nothing that makes forking unsafe."""
+    code = f"import sys, {module}; print(*(set({HEAVY}) & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_public_names_resolve() -> None:
+    """Each listed name is there, and a wrong one is an AttributeError."""
+    import warmclip
+
+    assert sorted(warmclip.__all__, key=str.lower) == sorted(set(warmclip.__all__), key=str.lower)
+    for name in warmclip.__all__:
+        assert getattr(warmclip, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Embedder'"):
+        warmclip.Embedder  # noqa: B018 - looking it up is the test

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from warmclip.errors import SettingsError
+from warmclip.settings import Root, Settings, without_password
+
+
+def test_empty_environment() -> None:
+    """Without any variable there are no servers, no roots, and a private home."""
+    settings = Settings.from_env({})
+    assert settings.redis_url is None
+    assert settings.qdrant_url is None
+    assert settings.roots == ()
+    assert settings.provider == "auto"
+    assert settings.home == Path("~/.warmclip").expanduser()
+
+
+def test_empty_variable_counts_as_unset() -> None:
+    """`REDIS_URL= make worker` means no REDIS_URL."""
+    assert Settings.from_env({"REDIS_URL": "", "WARMCLIP_BATCH_SIZE": ""}) == Settings.from_env({})
+
+
+def test_named_and_unnamed_roots() -> None:
+    """A root may carry the name that hosts with different mounts agree on."""
+    settings = Settings.from_env({"WARMCLIP_ROOTS": "photos=/mnt/photos:/srv/scans"})
+    assert settings.roots == (
+        Root(name="photos", folder=Path("/mnt/photos")),
+        Root(name="", folder=Path("/srv/scans")),
+    )
+
+
+def test_limit_from_the_environment() -> None:
+    """Every limit has a variable."""
+    limits = Settings.from_env({"WARMCLIP_MAX_IMAGE_PIXELS": "1000"}).limits
+    assert limits.image_pixels == 1000
+    assert limits.image_bytes == Settings.from_env({}).limits.image_bytes
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WARMCLIP_BATCH_SIZE", "many"),
+        ("WARMCLIP_BATCH_SIZE", "0"),
+        ("WARMCLIP_MAX_IMAGE_BYTES", "-1"),
+        ("WARMCLIP_PROVIDER", "cuda"),
+        ("WARMCLIP_EXIF", "rotate"),
+        ("WARMCLIP_ROOTS", "photos=relative/folder"),
+        ("WARMCLIP_ROOTS", "a=/x:a=/y"),
+        ("WARMCLIP_COLLECTION", "two words"),
+        ("WARMCLIP_COLLECTION", "a__b"),
+        ("QDRANT_URL", "localhost:6333"),
+        ("REDIS_URL", "http://127.0.0.1"),
+        ("REDIS_URL", "redis://host:port"),
+        ("QDRANT_URL", "http://me:pass/word@127.0.0.1:6333"),
+        ("QDRANT_API_KEY", "two\nlines"),
+    ],
+)
+def test_value_that_cannot_be_used(variable: str, value: str) -> None:
+    """The error names the variable, so that the user knows what to change."""
+    with pytest.raises(SettingsError, match=variable):
+        Settings.from_env({variable: value})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2@host:6379/0",
+        "rediss://:hunter2@host",
+        "unix:///run/redis.sock?password=hunter2",
+        "hunter2@host",
+        "redis://:hunter2/tail@host",
+        "redis://:a#hunter2@host",
+        "redis://user:a?hunter2@host",
+        "redis://user:hunter2@host:99999",
+    ],
+)
+def test_password_is_never_shown(url: str) -> None:
+    """Neither the settings' own text, nor an address, nor an error shows a password."""
+    try:
+        assert "hunter2" not in repr(Settings.from_env({"REDIS_URL": url}))
+        assert "hunter2" not in without_password(url)
+    except SettingsError as exc:
+        assert url not in str(exc)  # noqa: PT017 - the refusal is one of two good outcomes
