@@ -1,0 +1,219 @@
+"""The command ``warmclip-export``: OpenCLIP in, a verified bundle out.
+
+torch is imported inside the commands that need it, so that ``--help`` answers at once.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from warmclip.console import Terminal
+from warmclip.errors import WarmclipError
+from warmclip.inference.bundle import ModelBundle
+from warmclip_export import catalog, scenes
+from warmclip_export.errors import ExportRefused
+
+app = typer.Typer(
+    name="warmclip-export",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
+    epilog="Exit codes: 0 done, 2 bad usage or no faithful export, 3 the weights cannot be had.",
+)
+
+Pretrained = Annotated[
+    str,
+    typer.Option(help="A tag of the model, a checkpoint (.pt, .bin, .safetensors), random:SEED."),
+]
+QuickGelu = Annotated[
+    bool | None,
+    typer.Option(
+        "--quick-gelu/--no-quick-gelu",
+        help="The activation; without it the tag's own, or what the model's name says.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
+
+_NEEDED = ("torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn")
+
+
+@app.command()
+def model(
+    model: Annotated[
+        str, typer.Option(help="open_clip's name, or the path of a configuration.json.")
+    ] = "ViT-B-32",
+    pretrained: Pretrained = "openai",
+    out: Annotated[Path, typer.Option(help="The folder that holds the bundles.")] = Path("models"),
+    name: Annotated[
+        str, typer.Option(help="The bundle's folder [MODEL-PRETRAINED].", show_default=False)
+    ] = "",
+    quick_gelu: QuickGelu = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the bundle of that name.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Export a model, compare every stage with open_clip, and write the bundle."""
+    with _command(as_json) as terminal:
+        _check_name(name)
+        recipe = _resolve(terminal, model, pretrained, quick_gelu)
+        from warmclip_export.exporter import STEPS, export_model
+
+        target = out / (name or recipe.name)
+        with _steps(STEPS, hidden=as_json) as step:
+            exported = export_model(recipe, target, force=force, step=step)
+        manifest = exported.bundle.manifest
+        report = {
+            "bundle": str(target),
+            "fingerprint": manifest.fingerprint,
+            "activation": manifest.activation,
+            "dim": manifest.dim,
+            "random": manifest.is_random,
+            "stages": [finding.as_json() for finding in exported.findings],
+        }
+        _answer(terminal, report, [str(finding) for finding in exported.findings], f"{target}")
+
+
+@app.command()
+def parity(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
+    model: Annotated[
+        str, typer.Option(help="Its model [what the certificate names].", show_default=False)
+    ] = "",
+    pretrained: Annotated[
+        str, typer.Option(help="Its weights [what the certificate names].", show_default=False)
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Compare an existing bundle with open_clip again, stage by stage."""
+    with _command(as_json) as terminal:
+        opened = ModelBundle.open(bundle)
+        of_model, of_weights = _certified(opened)
+        if of_model.endswith(".json") and not model:
+            raise ExportRefused(
+                f"{bundle} was made of {of_model} and {of_weights}: say where they lie, "
+                "with --model and --pretrained"
+            )
+        recipe = _resolve(
+            terminal,
+            model or of_model,
+            pretrained or of_weights,
+            opened.manifest.activation == "quick_gelu",
+        )
+        from warmclip_export.exporter import STEPS, check_bundle
+
+        with _steps(STEPS, hidden=as_json) as step:
+            findings = check_bundle(opened, recipe, step=step)
+        report = {"bundle": str(bundle), "stages": [finding.as_json() for finding in findings]}
+        _answer(terminal, report, [str(finding) for finding in findings], f"{bundle}")
+
+
+@app.command("draw-scenes")
+def draw_scenes(
+    folder: Annotated[Path, typer.Argument(help="Where to write the pictures.")],
+    count: Annotated[int, typer.Option(help="How many.", min=1, max=scenes.HELD_OUT)] = 60,
+    seed: Annotated[int, typer.Option(help="Decides which ones.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw pictures to index, whose names say what is in them; needs no torch."""
+    with _command(as_json) as terminal:
+        try:
+            written = scenes.write_gallery(folder, count, seed)
+        except OSError as exc:
+            raise ExportRefused(f"cannot draw into {folder}: {exc.strerror}") from exc
+        if as_json:
+            terminal.json({"files": [str(path) for path in written]})
+        else:
+            typer.echo(f"{len(written)} pictures in {folder}")
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+def _resolve(
+    terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
+) -> catalog.ModelRecipe:
+    missing = [package for package in _NEEDED if find_spec(package) is None]
+    if missing:
+        raise ExportRefused(
+            f"exporting needs {', '.join(missing)}, which is not installed: "
+            "pip install 'warmclip[export]'"
+        )
+    recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
+    if recipe.activation.note:
+        terminal.note(f"activation: {recipe.activation.note}")
+    if recipe.weights.kind == "random":
+        terminal.note(
+            f"WARNING: the weights are RANDOM (seed {recipe.weights.name}). "
+            "The bundle computes, and its vectors mean nothing"
+        )
+    return recipe
+
+
+def _certified(bundle: ModelBundle) -> tuple[str, str]:
+    """The model and the weights that a bundle was made of, as the options take them."""
+    reference = json.loads(bundle.certificate().read_text(encoding="utf-8"))["reference"]
+    return str(reference["model"]), str(reference["pretrained"])
+
+
+def _check_name(name: str) -> None:
+    if Path(name).name != name or name.startswith("."):
+        raise ExportRefused(f"--name {name!r}: use the plain name of a folder; --out says where")
+
+
+def _answer(terminal: Terminal, report: dict[str, Any], lines: list[str], where: str) -> None:
+    if terminal.as_json:
+        terminal.json(report)
+        return
+    for line in lines:
+        typer.echo(line)
+    typer.echo(where)
+
+
+@contextmanager
+def _command(as_json: bool) -> Iterator[Terminal]:
+    """Where the command writes; a refusal is one paragraph and the error's exit code."""
+    terminal = Terminal(as_json=as_json)
+    for name in (None, "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings: ours say it better
+    try:
+        yield terminal
+    except WarmclipError as exc:
+        terminal.error(exc)
+        raise typer.Exit(exc.exit_code) from exc
+
+
+@contextmanager
+def _steps(total: int, *, hidden: bool) -> Iterator[Callable[[str], None]]:
+    """A bar over named steps on a terminal; elsewhere a line for each."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    bar_hidden = hidden or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=bar_hidden) as progress:
+        task = progress.add_task("", total=total, completed=-1)
+
+        def step(what: str) -> None:
+            progress.update(task, advance=1, description=what)
+            if bar_hidden and not hidden:
+                console.print(what)
+
+        yield step
+
+
+if __name__ == "__main__":
+    main()

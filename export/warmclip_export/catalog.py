@@ -1,0 +1,197 @@
+"""Which model is meant, where its weights come from, and whether it can become a bundle.
+
+Everything here is decided from names and configurations, before a model is built; what a
+configuration does not show, ``graph`` refuses, and the gate checks all the rest.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmclip_export.errors import ExportRefused
+from warmclip_export.weights import WeightsSource, locate
+
+_VOCABULARY = 49_408
+_END_OF_TEXT = 49_407
+
+# What a section of open_clip's configuration may say, beside sizes, and why nothing else.
+_BLOCKS = "its attention blocks are not open_clip's default ones"
+_PLAIN_BLOCK: dict[str, tuple[tuple[Any, ...], str]] = {
+    "block_type": ((None, "default"), _BLOCKS),
+    "qk_norm": ((False,), _BLOCKS),
+    "scaled_cosine_attn": ((False,), _BLOCKS),
+    "scale_heads": ((False,), _BLOCKS),
+    "scale_attn_inner": ((False,), _BLOCKS),
+    "scale_attn": ((False,), _BLOCKS),
+    "scale_fc": ((False,), _BLOCKS),
+    "output_tokens": ((False,), "it returns tokens beside its features"),
+}
+_IMAGE_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "timm_model_name": ((None, ""), "its image tower comes from timm"),
+    "attentional_pool": ((False, None), "its image tower pools by attention"),
+    "pool_type": (("tok", "avg"), "its image tower does not pool to one vector"),
+    **_PLAIN_BLOCK,
+}
+_TEXT_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "hf_model_name": ((None, ""), "its text tower comes from Hugging Face transformers"),
+    "hf_tokenizer_name": ((None, ""), "its tokenizer comes from Hugging Face"),
+    "tokenizer_kwargs": ((None, {}), "it changes the options of open_clip's tokenizer"),
+    "embed_cls": ((False,), "its text tower appends a class token"),
+    "pool_type": (("argmax", "eos"), "its text tower does not pool at the end-of-text token"),
+    **_PLAIN_BLOCK,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """QuickGELU or GELU, and the sentence to say aloud when that is not what the name says."""
+
+    quick_gelu: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecipe:
+    """All that is needed to build one model.
+
+    Attributes:
+        name: what the bundle's folder is called by default.
+        model: the model's name in open_clip, or of its configuration's file.
+        architecture: open_clip's model configuration without its activation flag, JSON types.
+        activation: QuickGELU or GELU.
+        preprocess: what departs from open_clip's default preprocessing.
+        weights: where the numbers come from.
+    """
+
+    name: str
+    model: str
+    architecture: dict[str, Any]
+    activation: Activation
+    preprocess: dict[str, Any]
+    weights: WeightsSource
+
+
+def resolve(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> ModelRecipe:
+    """Find the model and its weights' source; nothing is downloaded or loaded yet.
+
+    Args:
+        model: a name of open_clip, or the path of a configuration in its JSON format.
+        pretrained: a tag of that model, the path of a checkpoint, or ``random:SEED``.
+        quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
+
+    Raises:
+        ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them.
+    """
+    config, preprocess = _configuration(model)
+    reason = refusal(config)
+    if reason:
+        raise ExportRefused(f"{model} cannot become a bundle: {reason}")
+    weights = locate(model, pretrained)
+    tag_says = bool(weights.tag.get("quick_gelu", False)) if weights.kind == "tag" else None
+    activation = decide_activation(
+        config_says=bool(config.pop("quick_gelu", False)),
+        tag_says=tag_says,
+        asked=quick_gelu,
+        model=model,
+        tag=weights.name,
+    )
+    return ModelRecipe(
+        name=_folder_name(model, pretrained, weights),
+        model=Path(model).name,
+        architecture=config,
+        activation=activation,
+        preprocess={**preprocess, **weights.tag},
+        weights=weights,
+    )
+
+
+def decide_activation(
+    *, config_says: bool, tag_says: bool | None, asked: bool | None, model: str = "", tag: str = ""
+) -> Activation:
+    """Choose between QuickGELU and GELU: what was asked for, else the tag's, else the model's.
+
+    open_clip itself lets the model's name decide and only warns (mlfoundations/open_clip#771), so
+    that weights trained with one activation are computed with the other.
+    """
+    if asked is not None:
+        trained = config_says if tag_says is None else tag_says
+        differs = asked != trained
+        of = f"the tag {tag!r} was" if tag_says is not None else f"the configuration {model!r} is"
+        note = f"{_word(asked)} as asked, though {of} made for {_word(trained)}" if differs else ""
+        return Activation(quick_gelu=asked, note=note)
+    if tag_says is None or tag_says == config_says:
+        return Activation(quick_gelu=config_says)
+    return Activation(
+        quick_gelu=tag_says,
+        note=f"{_word(tag_says)}, with which the tag {tag!r} was trained; open_clip's "
+        f"create_model({model!r}, {tag!r}) computes with {_word(config_says)} and only warns. "
+        f"For vectors equal to those, use --{'' if config_says else 'no-'}quick-gelu",
+    )
+
+
+def refusal(config: Mapping[str, Any]) -> str:
+    """Why a configuration cannot become a bundle; empty if nothing in it speaks against it."""
+    image, text = config["vision_cfg"], config["text_cfg"]
+    if "multimodal_cfg" in config:
+        return "it is a CoCa model, with a decoder beside the two towers"
+    for section, rules in ((image, _IMAGE_RULES), (text, _TEXT_RULES)):
+        for key, (allowed, reason) in rules.items():
+            if key in section and section[key] not in allowed:
+                return f"{reason} ({key} = {section[key]!r})"
+    size = image.get("image_size", 224)
+    if isinstance(size, list) and len(set(size)) != 1:
+        return f"its images are not square (image_size = {size})"
+    vocabulary = text.get("vocab_size", _VOCABULARY)
+    if vocabulary < _VOCABULARY:
+        return f"its vocabulary of {vocabulary} is not open_clip's own, which has {_VOCABULARY}"
+    if text.get("pool_type") == "eos" and text.get("eos_id", 2) != _END_OF_TEXT:
+        return f"its text ends with token {text.get('eos_id', 2)}, not {_END_OF_TEXT}"
+    return ""
+
+
+def _configuration(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    path = Path(model)
+    if path.suffix != ".json":
+        return _named_configuration(model), {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ExportRefused(f"cannot read the model configuration {path}: {exc}") from exc
+    # open_clip_config.json, as on Hugging Face, wraps the configuration; open_clip's own are bare.
+    wrapped = isinstance(raw, dict) and "model_cfg" in raw
+    config = raw["model_cfg"] if wrapped else raw
+    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not isinstance(config, dict) or not wanted <= config.keys():
+        raise ExportRefused(
+            f"{path} is no model configuration of open_clip: it lacks one of "
+            f"{', '.join(sorted(wanted))}"
+        )
+    return config, dict(raw.get("preprocess_cfg") or {}) if wrapped else {}
+
+
+def _named_configuration(model: str) -> dict[str, Any]:
+    from open_clip import list_models
+    from open_clip.factory import get_model_config
+
+    if model not in list_models():
+        near = [name for name in list_models() if name.lower().startswith(model.lower()[:5])]
+        hint = f"; it has: {', '.join(near)}" if near else ""
+        raise ExportRefused(
+            f"open_clip has no model {model!r}{hint}. "
+            "A configuration of your own is named by its path, ending in .json"
+        )
+    config: dict[str, Any] = json.loads(json.dumps(get_model_config(model)))
+    return config
+
+
+def _folder_name(model: str, pretrained: str, weights: WeightsSource) -> str:
+    architecture = Path(model).stem if model.endswith(".json") else model
+    origin = weights.path.stem if weights.path else pretrained
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{architecture}-{origin}").lstrip(".-")
+
+
+def _word(quick_gelu: bool) -> str:
+    return "QuickGELU" if quick_gelu else "GELU"

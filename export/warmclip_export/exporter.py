@@ -1,0 +1,275 @@
+"""One export from beginning to end: weights, wrappers, graphs, gate, manifest."""
+
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from warmclip.inference.arrays import Crop
+from warmclip.inference.bundle import (
+    FORMAT,
+    MANIFEST,
+    FileRecord,
+    ImageRecipe,
+    Manifest,
+    ModelBundle,
+    Precision,
+    TokenizerRecipe,
+    Tower,
+    Weights,
+)
+from warmclip.inference.text import Tokenizer
+from warmclip_export import graph, onnx_file, samples, tokenizer
+from warmclip_export.catalog import ModelRecipe
+from warmclip_export.errors import ExportRefused
+from warmclip_export.parity import Finding, Gate
+from warmclip_export.reference import Reference
+from warmclip_export.weights import fetch
+from warmclip_export.writer import check_target, file_sha256, staged, write
+
+Step: TypeAlias = Callable[[str], None]
+"""Called with what is done next."""
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+STEPS = 9  # of an export, and of checking a bundle again
+_MADE_WITH = ("warmclip", "open_clip_torch", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle that passed the gate, and what the gate found."""
+
+    bundle: ModelBundle
+    findings: tuple[Finding, ...]
+
+
+def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) -> Exported:
+    """Make a bundle of a model at ``target``, or leave everything as it was.
+
+    Raises:
+        WeightsUnavailable: the weights of a tag could not be had.
+        ExportRefused: the model cannot be re-expressed, or the target not be written.
+        ParityFailed: a stage strayed from open_clip.
+    """
+    check_target(target, force=force)
+    step("fetch the weights")
+    checkpoint = fetch(recipe.weights)
+    step("build open_clip's model")
+    reference = Reference.build(recipe, checkpoint)
+    step("run open_clip on the samples")
+    chosen = samples.gather()
+    gate = Gate(reference, chosen)
+    with staged(target, force=force) as folder:
+        step("check tokens and pixels")
+        tokens = _write_tokenizer(reference, folder, gate)
+        image = image_recipe(reference)
+        crops = gate.check_pixels(image)
+        towers = wrappers(reference)
+        opset = graph.opset(*towers.values())
+        graphs = {
+            tower: _write_tower(tower, wrapper, opset, folder, gate, step)
+            for tower, wrapper in towers.items()
+        }
+        step("write golden vectors, certificate and manifest")
+        golden = write(folder / "golden.npz", _golden(gate, chosen, crops))
+        certificate = write(
+            folder / "certificate.json", _json_bytes(_certificate(recipe, gate, folder, graphs))
+        )
+        manifest = Manifest(
+            format=FORMAT,
+            name=target.name,
+            architecture=recipe.architecture,
+            activation="quick_gelu" if recipe.activation.quick_gelu else "gelu",
+            weights=Weights(
+                source=recipe.weights.kind,
+                name=recipe.weights.name,
+                sha256=file_sha256(checkpoint) if checkpoint else None,
+            ),
+            tensors_sha256=reference.tensors_sha256(),
+            dim=gate.dim,
+            image=image,
+            tokenizer=tokens,
+            opset=opset,
+            graphs=graphs,
+            golden=golden,
+            certificate=certificate,
+            versions=_versions(),
+            fingerprint="0" * 64,
+        )
+        manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
+        write(folder / MANIFEST, _json_bytes(manifest.model_dump(mode="json")))
+    return Exported(bundle=ModelBundle.open(target), findings=tuple(gate.findings))
+
+
+def check_bundle(bundle: ModelBundle, recipe: ModelRecipe, *, step: Step) -> tuple[Finding, ...]:
+    """Put an existing bundle through the gate again.
+
+    Raises:
+        ExportRefused: the recipe is not that of the bundle.
+        BundleError: one of the bundle's files was altered.
+        ParityFailed: a stage strayed from open_clip.
+    """
+    manifest = bundle.manifest
+    step("verify the files")
+    bundle.verify()
+    step("fetch the weights")
+    checkpoint = fetch(recipe.weights)
+    step("build open_clip's model")
+    reference = Reference.build(recipe, checkpoint)
+    if reference.tensors_sha256() != manifest.tensors_sha256:
+        raise ExportRefused(
+            f"{recipe.weights.name!r} are not the weights of {bundle.folder}, which were "
+            f"{manifest.weights.source} {manifest.weights.name!r}; name them with --pretrained"
+        )
+    step("run open_clip on the samples")
+    gate = Gate(reference, samples.gather())
+    step("check tokens and pixels")
+    gate.check_tokens(Tokenizer.open(bundle.tokenizer(), manifest.tokenizer))
+    gate.check_pixels(manifest.image)
+    for tower in get_args(Tower):
+        for precision in manifest.graphs[tower]:
+            step(f"check the {tower} tower in {precision}")
+            gate.check_graph(tower, precision, bundle.graph(tower, precision))
+    return tuple(gate.findings)
+
+
+def image_recipe(reference: Reference) -> ImageRecipe:
+    """open_clip's evaluation transform as data.
+
+    Raises:
+        ExportRefused: the runtime has no such transform.
+    """
+    config = reference.preprocess
+    size = config.size if isinstance(config.size, int) else config.size[0]
+    try:
+        return ImageRecipe.model_validate(
+            {
+                "size_px": size,
+                "resize_mode": config.resize_mode,
+                "interpolation": config.interpolation,
+                "fill": config.fill_color,
+                "mean": config.mean,
+                "std": config.std,
+            }
+        )
+    except ValueError as exc:
+        raise ExportRefused(f"its preprocessing is not one that warmclip has: {exc}") from exc
+
+
+def wrappers(reference: Reference) -> dict[Tower, nn.Module]:
+    """Both towers as they are exported.
+
+    Raises:
+        ExportRefused: no wrapper re-expresses such a tower.
+    """
+    return {
+        "image": graph.image_tower(reference.model.visual),
+        "text": graph.text_tower(reference.text_parts),
+    }
+
+
+def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> TokenizerRecipe:
+    document = tokenizer.build_tokenizer_json()
+    start, end = tokenizer.special_ids(document)
+    recipe = TokenizerRecipe(
+        file=write(folder / "tokenizer.json", document.encode("utf-8")),
+        vocabulary_sha256=tokenizer.vocabulary_sha256(document),
+        context_length=reference.tokenizer.context_length,
+        start_id=start,
+        end_id=end,
+    )
+    gate.check_tokens(Tokenizer.open(folder / recipe.file.file, recipe))
+    return recipe
+
+
+def _write_tower(
+    tower: Tower, wrapper: nn.Module, opset: int, folder: Path, gate: Gate, step: Step
+) -> dict[Precision, FileRecord]:
+    gate.check_wrapper(tower, wrapper)
+    # Two rows: from one, torch would conclude that the batch is always 1.
+    inputs = {name: torch.from_numpy(array[:2]) for name, array in gate.feeds[tower].items()}
+    records: dict[Precision, FileRecord] = {}
+    for precision in PRECISIONS:
+        step(f"export and check the {tower} tower in {precision}")
+        module = wrapper.half() if precision == "fp16" else wrapper
+        path = folder / f"{tower}.{precision}.onnx"
+        records[precision] = onnx_file.write_tower(module, inputs, path, opset)
+        gate.check_graph(tower, precision, path)
+    return records
+
+
+def _golden(gate: Gate, chosen: samples.Samples, crops: Crop) -> bytes:
+    """Fixed inputs and open_clip's answers, for the trial of a provider at start-up."""
+    shown, said = list(chosen.golden_pictures), list(chosen.golden_texts)
+    ids = gate.feeds["text"]["input_ids"][said]
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        crops=crops[shown],
+        image_vectors=gate.vectors["image"][shown],
+        image_norms=np.linalg.norm(gate.features["image"], axis=1)[shown],
+        input_ids=ids,
+        eot=gate.feeds["text"]["eot_onehot"][said, 0].argmax(axis=1),
+        text_vectors=gate.vectors["text"][said],
+        text_norms=np.linalg.norm(gate.features["text"], axis=1)[said],
+    )
+    return stream.getvalue()
+
+
+def _certificate(
+    recipe: ModelRecipe,
+    gate: Gate,
+    folder: Path,
+    graphs: dict[Tower, dict[Precision, FileRecord]],
+) -> dict[str, Any]:
+    weights = recipe.weights
+    return {
+        "reference": {
+            "model": recipe.model,
+            "pretrained": f"random:{weights.name}" if weights.kind == "random" else weights.name,
+            "device": "cpu",
+            "dtype": "float32",
+            "machine": platform.machine(),
+            "system": platform.system(),
+        },
+        "versions": _versions(),
+        "activation": _which_vectors_match(recipe),
+        "samples": {tower: len(rows) for tower, rows in gate.vectors.items()},
+        "stages": [finding.as_json() for finding in gate.findings],
+        "operators": {
+            tower: {name: onnx_file.histogram(folder / record.file) for name, record in of.items()}
+            for tower, of in graphs.items()
+        },
+    }
+
+
+def _which_vectors_match(recipe: ModelRecipe) -> str:
+    """Which vectors made by open_clip earlier lie in this bundle's space."""
+    used = "QuickGELU" if recipe.activation.quick_gelu else "GELU"
+    note = recipe.activation.note
+    return f"{used}: equal to open_clip's own vectors computed with {used}" + (
+        f" ({note})" if note else ""
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(name) for name in _MADE_WITH}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a checkout
+
+
+def _json_bytes(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

@@ -1,0 +1,264 @@
+"""open_clip's towers, re-expressed over their own weights so that accelerators take them whole.
+
+The activations travel as rows, shape (batch * tokens, width), so that every linear layer becomes
+one Gemm with its weight as stored; queries, keys and values are three linear layers, with the
+attention's scale folded into the first; attention is written out; nothing has more than four axes.
+The text's end is an input, and normalising is left to the host. ``parity`` compares each wrapper
+with open_clip before anything is exported. Inputs and outputs are float32, also after ``half()``.
+"""
+
+import copy
+import math
+
+import torch
+from open_clip.modified_resnet import AttentionPool2d, Bottleneck, ModifiedResNet
+from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from warmclip_export.errors import ExportRefused
+from warmclip_export.reference import TextParts
+
+# Finite, and within float16: a row of -inf becomes NaN on some accelerators.
+_MASKED = -1e4
+
+
+def image_tower(visual: nn.Module) -> nn.Module:
+    """The wrapper of an image tower: pixels (batch, 3, S, S) -> raw features (batch, dim).
+
+    Raises:
+        ExportRefused: no wrapper re-expresses such a tower.
+    """
+    if isinstance(visual, VisionTransformer):
+        return ImageTower(visual).eval().requires_grad_(False)
+    if isinstance(visual, ModifiedResNet):
+        return ResNetTower(visual).eval().requires_grad_(False)
+    raise ExportRefused(
+        f"its image tower is a {type(visual).__name__}; "
+        "warmclip re-expresses open_clip's VisionTransformer and ModifiedResNet"
+    )
+
+
+def text_tower(parts: TextParts) -> nn.Module:
+    """The wrapper of a text tower: (ids, one-hot end) -> raw features (batch, dim)."""
+    return TextTower(parts).eval().requires_grad_(False)
+
+
+def opset(*towers: nn.Module) -> int:
+    """20 if a tower needs the Gelu operator, which 18 does not have; else 18."""
+    return 20 if any(isinstance(m, nn.GELU) for tower in towers for m in tower.modules()) else 18
+
+
+class ImageTower(nn.Module):
+    """A vision transformer."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
+        if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
+            raise ExportRefused("its image tower pools by attention, which no wrapper re-expresses")
+        position = visual.positional_embedding.detach()
+        self.patches = copy.deepcopy(visual.conv1)
+        self.tokens, self.width = position.shape
+        self.class_token = nn.Parameter((visual.class_embedding + position[0]).detach()[None, None])
+        self.position = nn.Parameter(position[1:].clone())
+        self.norm_in = copy.deepcopy(visual.ln_pre)
+        self.blocks = _blocks(visual.transformer.resblocks, self.tokens)
+        self.norm_out = copy.deepcopy(visual.ln_post)
+        self.average = visual.pool_type == "avg"
+        self.pool_first = not self.average or visual.final_ln_after_pool
+        self.project = _projection(visual.proj)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode pictures, (batch, 3, S, S) -> (batch, dim)."""
+        grid = self.patches(pixel_values.to(self.position.dtype))
+        patches = grid.reshape(-1, self.width, self.tokens - 1).transpose(1, 2) + self.position
+        # The only node that needs the batch's size; it folds away once the batch is pinned.
+        first = self.class_token.expand(patches.shape[0], -1, -1)
+        x = torch.cat([first, patches], dim=1).reshape(-1, self.width)
+        x = self.blocks(self.norm_in(x))
+        pooled = self.norm_out(self._pool(x)) if self.pool_first else self._pool(self.norm_out(x))
+        features: Tensor = self.project(pooled).float()
+        return features
+
+    def _pool(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, self.tokens, self.width)
+        return x[:, 1:].mean(dim=1) if self.average else x[:, :1].reshape(-1, self.width)
+
+
+class TextTower(nn.Module):
+    """A text transformer; where each text ends comes from the host, as a one-hot row."""
+
+    def __init__(self, parts: TextParts) -> None:
+        super().__init__()
+        self.tokens, self.width = parts.position.shape
+        self.lookup = copy.deepcopy(parts.lookup)
+        self.position = nn.Parameter(parts.position.detach().clone())
+        self.blocks = _blocks(parts.blocks, self.tokens, causal=parts.causal)
+        self.norm_out = copy.deepcopy(parts.norm)
+        self.project = _projection(parts.projection)
+
+    def forward(self, input_ids: Tensor, eot_onehot: Tensor) -> Tensor:
+        """Encode texts, (batch, L) and (batch, 1, L) -> (batch, dim)."""
+        x = (self.lookup(input_ids) + self.position).reshape(-1, self.width)
+        x = self.blocks(x).reshape(-1, self.tokens, self.width)
+        last = torch.matmul(eot_onehot.to(x.dtype), x).reshape(-1, self.width)
+        features: Tensor = self.project(self.norm_out(last)).float()
+        return features
+
+
+class ResNetTower(nn.Module):
+    """CLIP's modified ResNet, its batch norms folded into the convolutions."""
+
+    def __init__(self, visual: ModifiedResNet) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for number in (1, 2, 3):
+            conv, norm = getattr(visual, f"conv{number}"), getattr(visual, f"bn{number}")
+            layers += [fuse_conv_bn_eval(conv, norm), nn.ReLU()]
+        layers.append(copy.deepcopy(visual.avgpool))
+        for group in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            layers += [_Residual(block) for block in group]
+        self.body = nn.Sequential(*layers)
+        self.pool = _AttentionPool(visual.attnpool)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode pictures, (batch, 3, S, S) -> (batch, dim)."""
+        features: Tensor = self.pool(self.body(pixel_values.to(self.pool.position.dtype))).float()
+        return features
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of rows (batch * tokens, width), written out."""
+
+    mask: Tensor | None
+
+    def __init__(self, original: nn.MultiheadAttention, tokens: int, *, causal: bool) -> None:
+        super().__init__()
+        if original.kdim != original.embed_dim or original.bias_k is not None:
+            raise ExportRefused("its attention has separate or extra projections")
+        self.heads, self.tokens, self.width = original.num_heads, tokens, original.embed_dim
+        weights = original.in_proj_weight.detach().chunk(3)
+        biases = original.in_proj_bias.detach().chunk(3)
+        scale = 1.0 / math.sqrt(original.head_dim)
+        self.query = _linear(weights[0] * scale, biases[0] * scale)
+        self.key = _linear(weights[1], biases[1])
+        self.value = _linear(weights[2], biases[2])
+        self.out = _linear(original.out_proj.weight, original.out_proj.bias)
+        mask = torch.full((tokens, tokens), _MASKED).triu(1) if causal else None
+        self.register_buffer("mask", None if mask is None else mask[None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self._by_head(self.query(x)).transpose(1, 2)
+        key = self._by_head(self.key(x)).permute(0, 2, 3, 1)
+        value = self._by_head(self.value(x)).transpose(1, 2)
+        scores = torch.matmul(query, key)
+        if self.mask is not None:
+            scores = scores + self.mask
+        mixed = torch.matmul(scores.softmax(dim=-1), value)
+        rows: Tensor = self.out(mixed.transpose(1, 2).reshape(-1, self.width))
+        return rows
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.tokens, self.heads, self.width // self.heads)
+
+
+class _Block(nn.Module):
+    """One residual block; a layer scale is folded into the linear layer before it."""
+
+    def __init__(self, original: ResidualAttentionBlock, tokens: int, *, causal: bool) -> None:
+        super().__init__()
+        if type(original) is not ResidualAttentionBlock:
+            raise ExportRefused(f"its blocks are {type(original).__name__}, not the default ones")
+        activation = original.mlp.gelu
+        if not isinstance(activation, QuickGELU | nn.GELU):
+            raise ExportRefused(f"its activation is {type(activation).__name__}")
+        self.norm_1 = copy.deepcopy(original.ln_1)
+        self.attention = _Attention(original.attn, tokens, causal=causal)
+        self.norm_2 = copy.deepcopy(original.ln_2)
+        self.widen = copy.deepcopy(original.mlp.c_fc)
+        self.activation = copy.deepcopy(activation)
+        self.narrow = copy.deepcopy(original.mlp.c_proj)
+        _fold_scale(original.ls_1, self.attention.out)
+        _fold_scale(original.ls_2, self.narrow)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_1(x))
+        rows: Tensor = x + self.narrow(self.activation(self.widen(self.norm_2(x))))
+        return rows
+
+
+class _Residual(nn.Module):
+    """One bottleneck of the modified ResNet."""
+
+    def __init__(self, original: Bottleneck) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            fuse_conv_bn_eval(original.conv1, original.bn1),
+            nn.ReLU(),
+            fuse_conv_bn_eval(original.conv2, original.bn2),
+            nn.ReLU(),
+            copy.deepcopy(original.avgpool),
+            fuse_conv_bn_eval(original.conv3, original.bn3),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if original.downsample is not None:
+            pool, conv, norm = original.downsample
+            self.shortcut = nn.Sequential(copy.deepcopy(pool), fuse_conv_bn_eval(conv, norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+class _AttentionPool(nn.Module):
+    """The ResNet's pooling: the mean of all positions attends to them and to itself."""
+
+    def __init__(self, original: AttentionPool2d) -> None:
+        super().__init__()
+        position = original.positional_embedding.detach()
+        self.tokens, self.width = position.shape
+        self.heads = original.num_heads
+        self.position = nn.Parameter(position.clone())
+        scale = 1.0 / math.sqrt(self.width // self.heads)
+        self.query = _linear(original.q_proj.weight * scale, original.q_proj.bias * scale)
+        self.key = copy.deepcopy(original.k_proj)
+        self.value = copy.deepcopy(original.v_proj)
+        self.out = copy.deepcopy(original.c_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spots = x.reshape(-1, self.width, self.tokens - 1).transpose(1, 2)
+        x = torch.cat([spots.mean(dim=1, keepdim=True), spots], dim=1) + self.position
+        mean = x[:, :1].reshape(-1, self.width)
+        rows = x.reshape(-1, self.width)
+        head = self.width // self.heads
+        query = self.query(mean).reshape(-1, self.heads, 1, head)
+        key = self.key(rows).reshape(-1, self.tokens, self.heads, head).permute(0, 2, 3, 1)
+        value = self.value(rows).reshape(-1, self.tokens, self.heads, head).transpose(1, 2)
+        mixed = torch.matmul(torch.matmul(query, key).softmax(dim=-1), value)
+        features: Tensor = self.out(mixed.reshape(-1, self.width))
+        return features
+
+
+def _blocks(originals: nn.ModuleList, tokens: int, *, causal: bool = False) -> nn.Sequential:
+    return nn.Sequential(*(_Block(block, tokens, causal=causal) for block in originals))
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone())
+    return linear
+
+
+def _projection(original: nn.Linear | Tensor | None) -> nn.Module:
+    if original is None:
+        return nn.Identity()
+    if isinstance(original, nn.Linear):
+        return copy.deepcopy(original)
+    return _linear(original.detach().T, None)
+
+
+def _fold_scale(scale: nn.Module, linear: nn.Linear) -> None:
+    if isinstance(scale, LayerScale):
+        linear.weight.data *= scale.gamma.detach()[:, None]
+        linear.bias.data *= scale.gamma.detach()

@@ -1,0 +1,138 @@
+"""One tower as one ONNX file: weights inside, plain names, no trace of the exporting machine."""
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from warmclip.inference.bundle import FileRecord
+from warmclip_export.errors import ExportRefused
+from warmclip_export.writer import write
+
+# A protobuf message, and so a file with its weights inside, ends at 2 GiB.
+_MAX_BYTES = 2**31 - 2**20
+
+
+def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: int) -> FileRecord:
+    """Export a tower with a symbolic first axis ``batch`` and one output ``features``.
+
+    Args:
+        tower: a wrapper of `graph`, in evaluation mode.
+        inputs: an example of each input by name, in the order of the wrapper's arguments.
+        path: the file to write.
+        opset: of the standard ONNX operators.
+
+    Raises:
+        ExportRefused: the weights do not fit into one file, or the disk is full.
+    """
+    size = sum(p.numel() * p.element_size() for p in tower.parameters())
+    if size > _MAX_BYTES:
+        raise ExportRefused(
+            f"{path.name} would hold {size / 1e9:.1f} GB of weights; one ONNX file holds 2.1 GB"
+        )
+    # torch reasons about 2 and more; the graph takes 1 as well, and the gate sees to it.
+    batch = torch.export.Dim("batch", min=2)
+    try:
+        program = _export(tower, inputs, opset, batch)
+    except torch.onnx.OnnxExporterError as exc:
+        why = " ".join(str(exc).split())[:300]
+        raise ExportRefused(
+            f"torch {torch.__version__} cannot export {path.name}: {why}; try the tested versions "
+            "in constraints.txt"
+        ) from exc
+    if program is None:
+        raise ExportRefused(f"torch exported nothing for {path.name}")
+    model: onnx.ModelProto = program.model_proto
+    _make_plain(model)
+    onnx.checker.check_model(model)
+    return write(path, model.SerializeToString(deterministic=True))
+
+
+def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, batch: Any) -> Any:
+    with _quiet():
+        return torch.onnx.export(
+            tower,
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=["features"],
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            verbose=False,
+        )
+
+
+def histogram(path: Path) -> dict[str, int]:
+    """How often each operator stands in a graph file."""
+    model = onnx.load(path)
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def _make_plain(model: onnx.ModelProto) -> None:
+    """Rename everything to letters and digits, and strip what describes the exporter."""
+    graph = model.graph
+    names = _Names({value.name for value in (*graph.input, *graph.output)})
+    for initializer in graph.initializer:
+        initializer.name = names.plain(initializer.name)
+        initializer.doc_string = ""
+        del initializer.metadata_props[:]
+    for number, node in enumerate(graph.node):
+        node.input[:] = [names.plain(name) for name in node.input]
+        node.output[:] = [names.plain(name) for name in node.output]
+        node.name = f"{node.op_type}_{number}"
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    graph.name, graph.doc_string = "tower", ""
+    model.producer_name, model.producer_version, model.doc_string = "warmclip", "", ""
+
+
+class _Names:
+    """Old names to plain ones, no two alike; inputs and outputs keep theirs."""
+
+    def __init__(self, kept: set[str]) -> None:
+        self._plain = {"": "", **{name: name for name in kept}}
+        self._taken = set(kept)
+
+    def plain(self, name: str) -> str:
+        if name not in self._plain:
+            stem = re.sub(r"[^A-Za-z0-9_]", "_", name)
+            stem = stem if re.match(r"[A-Za-z_]", stem) else f"v_{stem}"
+            chosen, number = stem, 1
+            while chosen in self._taken:
+                number += 1
+                chosen = f"{stem}_{number}"
+            self._taken.add(chosen)
+            self._plain[name] = chosen
+        return self._plain[name]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's exporter from talking: what matters of its work, the gate checks."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

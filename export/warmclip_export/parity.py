@@ -1,0 +1,146 @@
+"""The gate: each stage of a bundle against open_clip, with a figure and a threshold.
+
+A bundle exists only if every stage stayed within its threshold; the figures become its
+certificate. Stages go in the order of the data, so that the first that strays is the culprit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from warmclip.errors import BadVectors
+from warmclip.inference import image as pictures
+from warmclip.inference.arrays import Crop, Features, Vectors, unit_rows
+from warmclip.inference.bundle import ImageRecipe, Precision, Tower
+from warmclip.inference.session import OnnxSession, find_provider
+from warmclip.inference.text import Tokenizer
+from warmclip.settings import Limits
+from warmclip_export.errors import ParityFailed
+from warmclip_export.reference import Reference
+from warmclip_export.samples import Samples
+
+Measure = Literal["texts that differ", "crops that differ", "largest difference", "lowest cosine"]
+Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+BATCHES = (1, 2, 7, 32)
+MAX_DIFFERENCE = 1e-5  # of any component of a unit vector, in float32
+MAX_PIXEL_DIFFERENCE = 1e-6
+MIN_COSINE = 0.999  # in float16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one stage measured."""
+
+    stage: str
+    measure: Measure
+    figure: float
+    threshold: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within the threshold; NaN never is."""
+        if self.measure == "lowest cosine":
+            return self.figure >= self.threshold
+        return self.figure <= self.threshold
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as it stands in the certificate."""
+        return {**asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        sign = "at least" if self.measure == "lowest cosine" else "at most"
+        return f"{self.stage}: {self.measure} {self.figure:.7g}, allowed {sign} {self.threshold:g}"
+
+
+class Gate:
+    """Compares with one reference on one set of samples; keeps what it found.
+
+    Attributes:
+        findings: of the stages so far, all passed.
+        feeds: each tower's inputs by name.
+        features: what open_clip makes of them, shape (n, dim).
+        vectors: the same as unit vectors.
+    """
+
+    def __init__(self, reference: Reference, samples: Samples) -> None:
+        self.findings: list[Finding] = []
+        self._reference = reference
+        self._samples = samples
+        ids = reference.token_ids(samples.texts)
+        pixels = reference.pixels(samples.pictures)
+        self.feeds: dict[Tower, Feeds] = {
+            "image": {"pixel_values": pixels},
+            "text": {"input_ids": ids, "eot_onehot": reference.eot_onehot(ids)},
+        }
+        self.features: dict[Tower, Features] = {
+            "image": reference.image_features(pixels),
+            "text": reference.text_features(ids),
+        }
+        self.dim = self.features["image"].shape[1]
+        self.vectors: dict[Tower, Vectors] = {
+            tower: unit_rows(features, self.dim) for tower, features in self.features.items()
+        }
+
+    def check_tokens(self, tokenizer: Tokenizer) -> None:
+        """The runtime's tokens are open_clip's, for every string."""
+        ids, eot_onehot = tokenizer.encode(self._samples.strings)
+        expected = self._reference.token_ids(self._samples.strings)
+        same = (ids == expected).all(axis=1)
+        same &= (eot_onehot == self._reference.eot_onehot(expected)).all(axis=(1, 2))
+        self._record("tokens", "texts that differ", int((~same).sum()), 0)
+
+    def check_pixels(self, recipe: ImageRecipe) -> Crop:
+        """The runtime's crops are open_clip's to the byte; returns them, (n, S, S, 3)."""
+        limits = Limits()
+        crops = np.stack([pictures.crop(each, recipe, limits) for each in self._samples.pictures])
+        theirs = [self._reference.crop(each) for each in self._samples.pictures]
+        differ = sum(not np.array_equal(*pair) for pair in zip(crops, theirs, strict=True))
+        self._record("crops", "crops that differ", differ, 0)
+        pixels = pictures.normalise(crops, recipe)
+        figure = float(np.abs(pixels - self.feeds["image"]["pixel_values"]).max())
+        self._record("pixels", "largest difference", figure, MAX_PIXEL_DIFFERENCE)
+        return crops
+
+    def check_wrapper(self, tower: Tower, wrapper: nn.Module) -> None:
+        """The wrapper computes in torch what open_clip computes."""
+        inputs = [torch.from_numpy(array) for array in self.feeds[tower].values()]
+        with torch.inference_mode():
+            features = wrapper(*inputs).numpy()
+        self._compare(f"{tower} wrapper in torch", tower, "fp32", features)
+
+    def check_graph(self, tower: Tower, precision: Precision, graph: Path) -> None:
+        """The file computes the same in onnxruntime on the CPU, in every batch size."""
+        session = OnnxSession(graph, find_provider("cpu"))
+        for batch in BATCHES:
+            feeds = {name: array[:batch] for name, array in self.feeds[tower].items()}
+            features = session.run(feeds)
+            self._compare(f"{tower} {precision}, batch {batch}", tower, precision, features)
+
+    def _compare(self, stage: str, tower: Tower, precision: Precision, features: Features) -> None:
+        expected = self.vectors[tower][: len(features)]
+        try:
+            vectors = unit_rows(features, self.dim)
+        except BadVectors as exc:
+            raise ParityFailed(f"{stage}: {exc}; no bundle was written") from exc
+        if precision == "fp32":
+            figure = float(np.abs(vectors - expected).max())
+            self._record(stage, "largest difference", figure, MAX_DIFFERENCE)
+        else:
+            cosine = float((vectors * expected).sum(axis=1).min())
+            self._record(stage, "lowest cosine", cosine, MIN_COSINE)
+
+    def _record(self, stage: str, measure: Measure, figure: float, threshold: float) -> None:
+        finding = Finding(stage=stage, measure=measure, figure=figure, threshold=threshold)
+        if not finding.passed:
+            raise ParityFailed(
+                f"the export strays from open_clip. {finding}. No bundle was written; "
+                "please report this with the model's name and `pip freeze`"
+            )
+        self.findings.append(finding)

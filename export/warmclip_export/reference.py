@@ -1,0 +1,166 @@
+"""The reference: open_clip itself, in float32 on the CPU, without gradients."""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer, load_checkpoint
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transformer import TextTransformer
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision.transforms import ToTensor  # type: ignore[import-untyped]  # it ships no types
+
+from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
+from warmclip_export.catalog import ModelRecipe
+from warmclip_export.errors import ExportRefused
+
+# All that loading a file which is no checkpoint, or another model's, is known to raise.
+_UNSAFE_LOADING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+_LOADING = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    StopIteration,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+_NO_VECTOR = ("logit_scale", "logit_bias")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextParts:
+    """The pieces of a text tower, which open_clip's CLIP and CustomTextCLIP keep apart."""
+
+    lookup: nn.Embedding
+    position: Tensor  # (context length, width)
+    blocks: nn.ModuleList
+    norm: nn.Module
+    projection: nn.Linear | Tensor | None
+    causal: bool
+
+
+class Reference:
+    """open_clip's model as its users run it: preprocessing, tokenizer and the two towers."""
+
+    def __init__(self, model: CLIP | CustomTextCLIP, preprocess: dict[str, Any]) -> None:
+        self.model = model.eval().requires_grad_(False)
+        base = merge_preprocess_dict(asdict(PreprocessCfg()), preprocess)
+        self.preprocess = PreprocessCfg(**{**base, "size": model.visual.image_size})
+        self.transform = image_transform_v2(self.preprocess, is_train=False)
+        self.text_parts = _text_parts(model)
+        self.tokenizer = SimpleTokenizer(context_length=len(self.text_parts.position))
+
+    @classmethod
+    def build(cls, recipe: ModelRecipe, checkpoint: Path | None) -> Self:
+        """Build the model and load its weights; without a checkpoint they are drawn by the seed.
+
+        Raises:
+            ExportRefused: open_clip cannot build such a model, or the file does not fit it.
+        """
+        config = dict(recipe.architecture)
+        kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(recipe.weights.name) if checkpoint is None else 0)
+            try:
+                model = kind(**config, quick_gelu=recipe.activation.quick_gelu)
+            except (TypeError, ValueError, AssertionError) as exc:
+                raise ExportRefused(f"open_clip cannot build {recipe.name}: {exc}") from exc
+        if checkpoint is not None:
+            _load(model, checkpoint)
+        return cls(model, recipe.preprocess)
+
+    def pixels(self, images: Sequence[Image.Image]) -> Pixels:
+        """Preprocess pictures, (n, 3, S, S)."""
+        stacked: Pixels = torch.stack([self.transform(image) for image in images]).numpy()
+        return stacked
+
+    def crop(self, image: Image.Image) -> Crop:
+        """The picture as it is before it becomes a tensor, (S, S, 3)."""
+        picture: Any = image
+        for step in self.transform.transforms:
+            if isinstance(step, ToTensor):
+                break
+            picture = step(picture)
+        return np.asarray(picture)
+
+    def token_ids(self, texts: Sequence[str]) -> TokenIds:
+        """Tokenize texts, (n, context length)."""
+        ids: TokenIds = self.tokenizer(list(texts)).numpy()
+        return ids
+
+    def eot_onehot(self, ids: TokenIds) -> OneHot:
+        """Where open_clip takes each text's vector from, (n, 1, context length)."""
+        ends = ids.argmax(axis=1)  # the end-of-text token has the highest id
+        onehot: OneHot = np.eye(ids.shape[1], dtype=np.float32)[ends][:, None]
+        return onehot
+
+    @torch.inference_mode()
+    def image_features(self, pixels: Pixels) -> Features:
+        """Raw features of preprocessed pictures, (n, dim)."""
+        features: Features = self.model.encode_image(torch.from_numpy(pixels)).numpy()
+        return features
+
+    @torch.inference_mode()
+    def text_features(self, ids: TokenIds) -> Features:
+        """Raw features of tokenized texts, (n, dim)."""
+        features: Features = self.model.encode_text(torch.from_numpy(ids)).numpy()
+        return features
+
+    def tensors_sha256(self) -> str:
+        """The digest of the towers' float32 tensors, whatever file they came from."""
+        lines = [
+            f"{name} {_tensor_sha256(tensor.detach().float().numpy())}"
+            for name, tensor in sorted(self.model.state_dict().items())
+            if tensor.is_floating_point() and name not in _NO_VECTOR
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _text_parts(model: CLIP | CustomTextCLIP) -> TextParts:
+    source = model.text if isinstance(model, CustomTextCLIP) else model
+    if source is not model and not isinstance(source, TextTransformer):
+        raise ExportRefused(f"its text tower is a {type(source).__name__}, not open_clip's own")
+    return TextParts(
+        lookup=source.token_embedding,
+        position=source.positional_embedding,
+        blocks=source.transformer.resblocks,
+        norm=source.ln_final,
+        projection=source.text_projection,
+        causal=source.attn_mask is not None,
+    )
+
+
+def _load(model: nn.Module, checkpoint: Path) -> None:
+    if os.environ.get(_UNSAFE_LOADING):
+        raise ExportRefused(
+            f"{_UNSAFE_LOADING} is set, with which torch would run a checkpoint's code; unset it"
+        )
+    try:
+        # Never unpickles code: weights_only is torch's own allow-list.
+        load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
+    except _LOADING as exc:
+        if "TorchScript" in str(exc):
+            why = "it is a TorchScript archive, which is a program; save its state_dict instead"
+        else:
+            why = " ".join(str(exc).split())[:300] or type(exc).__name__
+        raise ExportRefused(f"cannot load the checkpoint {checkpoint}: {why}") from exc
+
+
+def _tensor_sha256(array: npt.NDArray[np.float32]) -> str:
+    little = np.ascontiguousarray(array, dtype="<f4")
+    digest = hashlib.sha256(f"float32 {list(little.shape)} ".encode("ascii"))
+    digest.update(little.tobytes())
+    return digest.hexdigest()

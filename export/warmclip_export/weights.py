@@ -1,0 +1,120 @@
+"""Where a model's numbers come from: a tag of open_clip, a file, or a seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from warmclip_export.errors import ExportRefused, WeightsUnavailable
+
+CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
+_RANDOM = "random:"
+_MAX_SEED = 2**32 - 1
+_PROBE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsSource:
+    """Where the numbers come from: a tag of open_clip, a file, or a seed."""
+
+    kind: Literal["tag", "file", "random"]
+    name: str  # the tag, the file's name, or the seed
+    path: Path | None = None  # of a file
+    tag: Mapping[str, Any] = field(default_factory=dict)  # open_clip's record of a tag
+
+
+def locate(model: str, pretrained: str) -> WeightsSource:
+    """Tell a tag from a file and a seed; nothing is downloaded or read yet.
+
+    Raises:
+        ExportRefused: it is none of the three.
+    """
+    if pretrained.startswith(_RANDOM):
+        seed = pretrained.removeprefix(_RANDOM)
+        if not (seed.isascii() and seed.isdigit() and int(seed) <= _MAX_SEED):
+            raise ExportRefused(f"{pretrained!r}: the seed is a whole number up to {_MAX_SEED}")
+        return WeightsSource(kind="random", name=str(int(seed)))
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tag = get_pretrained_cfg(model, pretrained)
+    if tag:
+        return WeightsSource(kind="tag", name=pretrained, tag=tag)
+    path = Path(pretrained)
+    if not path.is_file():
+        tags = ", ".join(list_pretrained_tags_by_model(model)) or "none"
+        raise ExportRefused(
+            f"{pretrained!r} is neither a file nor a tag of {model} (its tags: {tags}) "
+            "nor random:SEED"
+        )
+    if path.suffix not in CHECKPOINTS:
+        raise ExportRefused(f"{path} is no checkpoint: its name ends in none of {CHECKPOINTS}")
+    return WeightsSource(kind="file", name=path.name, path=path)
+
+
+def fetch(weights: WeightsSource) -> Path | None:
+    """The checkpoint file, downloaded by open_clip if it is a tag's; none for random weights.
+
+    Raises:
+        WeightsUnavailable: the tag's file is not in the cache and could not be downloaded.
+    """
+    if weights.kind != "tag":
+        return weights.path
+    from huggingface_hub.constants import ENDPOINT
+    from open_clip.pretrained import download_pretrained
+
+    cached = _cached(weights.tag)
+    if cached:
+        return cached
+    address = ENDPOINT if weights.tag.get("hf_hub") else str(weights.tag.get("url"))
+    try:
+        _probe(address)
+        return Path(download_pretrained(dict(weights.tag)))
+    except (OSError, RuntimeError, ValueError) as exc:  # its two downloaders raise all of these
+        raise WeightsUnavailable(
+            f"the weights {weights.name!r} are not in the cache and could not be downloaded from "
+            f"{urlsplit(address).netloc} ({_first_line(exc)}). Three ways on: run this where there "
+            "is a network, or copy the cache of such a machine (~/.cache/huggingface, "
+            "~/.cache/clip); name a checkpoint that you have with --pretrained FILE.safetensors "
+            "(or .pt, .bin); or use --pretrained random:0 to try the machinery with weights that "
+            "mean nothing"
+        ) from exc
+
+
+def _cached(tag: Mapping[str, Any]) -> Path | None:
+    """Where an earlier download lies, found without asking the network."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    if not tag.get("hf_hub"):
+        path = Path("~/.cache/clip").expanduser() / Path(urlsplit(str(tag.get("url"))).path).name
+        return path if path.is_file() else None
+    repository, _, name = str(tag["hf_hub"]).rpartition("/")
+    names = (f"{Path(name).stem}.safetensors", name) if name else ()
+    for each in names or (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        found = try_to_load_from_cache(repository, each)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _probe(address: str) -> None:
+    """Fail within seconds where there is no network; the downloader tries for a minute.
+
+    Raises:
+        OSError: no answer.
+    """
+    request = Request(address, method="HEAD")  # noqa: S310  # open_clip's own https addresses
+    try:
+        with urlopen(request, timeout=_PROBE_TIMEOUT_S):  # noqa: S310  # as above
+            pass
+    except HTTPError:
+        pass  # an answer, if only a refusal: the download itself will say more
+
+
+def _first_line(exc: BaseException) -> str:
+    if isinstance(exc, URLError):
+        return str(exc.reason)
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]

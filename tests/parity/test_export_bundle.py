@@ -1,0 +1,302 @@
+"""An exported bundle: what is in it, how its graphs are made, and that the gate holds."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tiny_models import TINY_RESNET, TINY_VIT, written
+from warmclip.inference.arrays import unit_rows
+from warmclip.inference.bundle import FileRecord, ModelBundle, Tower
+from warmclip.inference.session import OnnxSession, find_provider
+from warmclip.inference.text import one_hot
+from warmclip_export import exporter, onnx_file
+from warmclip_export.catalog import resolve
+from warmclip_export.errors import ExportRefused, ParityFailed
+from warmclip_export.parity import Finding
+
+# What no accelerator takes, or only in pieces.
+FORBIDDEN = {
+    "Attention",
+    "ConstantOfShape",
+    "Einsum",
+    "Equal",
+    "Expand",
+    "GatherElements",
+    "GatherND",
+    "Neg",
+    "Not",
+    "Range",
+    "ReduceL2",
+    "Reciprocal",
+    "Shape",
+    "Where",
+}
+TOWERS: tuple[Tower, ...] = ("image", "text")
+
+
+def _silent(_what: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module", params=["vit", "quick-gelu", "resnet"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """Bundles of tiny models with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    config = {
+        "vit": TINY_VIT,
+        "quick-gelu": {**TINY_VIT, "quick_gelu": True},
+        "resnet": TINY_RESNET,
+    }[request.param]
+    recipe = resolve(written(folder, "tiny", config), "random:5")
+    return exporter.export_model(recipe, folder / "m", force=False, step=_silent).bundle
+
+
+def _pinned(graph: Path, folder: Path) -> onnx.ModelProto:
+    """The graph as a provider with static shapes sees it: batch 8, basic optimisations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_free_dimension_override_by_name("batch", 8)
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnx.shape_inference.infer_shapes(onnx.load(folder / "optimised.onnx"))
+
+
+def test_bundle_is_whole_and_certified(bundle: ModelBundle) -> None:
+    """Every digest holds, and the certificate shows every stage with its figure and threshold."""
+    bundle.verify()
+
+    certificate = json.loads((bundle.folder / "certificate.json").read_text("utf-8"))
+    stages = [stage["stage"] for stage in certificate["stages"]]
+    graphs = [
+        f"{tower} {precision}, batch {batch}"
+        for tower in TOWERS
+        for precision in ("fp32", "fp16")
+        for batch in (1, 2, 7, 32)
+    ]
+    wrappers = [f"{tower} wrapper in torch" for tower in TOWERS]
+    assert sorted(stages) == sorted(["tokens", "crops", "pixels", *wrappers, *graphs])
+    assert all(stage["passed"] for stage in certificate["stages"])
+    assert set(certificate["operators"]["text"]) == {"fp32", "fp16"}
+
+
+def test_random_weights_are_declared(bundle: ModelBundle) -> None:
+    """A manifest says that its weights were drawn by lot, and by which seed."""
+    assert bundle.manifest.is_random
+    assert bundle.manifest.weights.name == "5"
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_golden_vectors_come_out_again(bundle: ModelBundle, tower: Tower) -> None:
+    """Golden inputs give the reference's golden vectors and norms."""
+    from warmclip.inference.image import normalise
+
+    manifest = bundle.manifest
+    with np.load(bundle.golden(), allow_pickle=False) as golden:
+        feeds: dict[str, Any]
+        if tower == "image":
+            feeds = {"pixel_values": normalise(golden["crops"], manifest.image)}
+        else:
+            ids = golden["input_ids"]
+            feeds = {"input_ids": ids, "eot_onehot": one_hot(golden["eot"], ids.shape[1])}
+        vectors, norms = golden[f"{tower}_vectors"], golden[f"{tower}_norms"]
+    features = OnnxSession(bundle.graph(tower, "fp32"), find_provider("cpu")).run(feeds)
+
+    assert np.abs(unit_rows(features, manifest.dim) - vectors).max() <= 1e-5
+    assert np.linalg.norm(features, axis=1) == pytest.approx(norms, rel=1e-4)
+    assert 8 <= len(vectors) <= 16
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_pinned_graph_has_nothing_that_accelerators_refuse(
+    bundle: ModelBundle, tower: Tower, tmp_path: Path
+) -> None:
+    """With the batch pinned, only plain operators on at most four static axes remain."""
+    graph = _pinned(bundle.graph(tower, "fp32"), tmp_path).graph
+
+    assert not {node.op_type for node in graph.node} & FORBIDDEN
+    shapes = [value.type.tensor_type.shape for value in graph.value_info]
+    assert len(shapes) > 20
+    assert all(len(shape.dim) <= 4 for shape in shapes)
+    assert all(axis.HasField("dim_value") for shape in shapes for axis in shape.dim)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_linear_layers_are_gemms_with_weights_as_stored(
+    bundle: ModelBundle, tower: Tower, tmp_path: Path
+) -> None:
+    """Each linear layer is one Gemm(transB=1); MatMul is left to the attention alone."""
+    graph = _pinned(bundle.graph(tower, "fp32"), tmp_path).graph
+
+    constants = {tensor.name for tensor in graph.initializer}
+    gemms = [node for node in graph.node if node.op_type == "Gemm"]
+    assert gemms
+    for node in gemms:
+        assert {a.name: a.i for a in node.attribute}.get("transB") == 1
+        assert node.input[1] in constants
+    for node in graph.node:
+        if node.op_type == "MatMul":
+            assert not constants & set(node.input)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_names_are_plain_and_interface_is_fixed(
+    bundle: ModelBundle, tower: Tower, precision: Any
+) -> None:
+    """Letters and digits everywhere; float32 in and out; one symbolic axis called batch."""
+    graph = onnx.load(bundle.graph(tower, precision)).graph
+
+    names = {
+        *(tensor.name for tensor in graph.initializer),
+        *(value.name for value in (*graph.input, *graph.output)),
+        *(name for node in graph.node for name in (node.name, *node.input, *node.output) if name),
+    }
+    assert [name for name in names if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)] == []
+    side = bundle.manifest.image.size_px
+    dims = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.input, *graph.output)
+    }
+    inputs: dict[str, Any] = (
+        {"pixel_values": (onnx.TensorProto.FLOAT, ["batch", 3, side, side])}
+        if tower == "image"
+        else {
+            "input_ids": (onnx.TensorProto.INT64, ["batch", 77]),
+            "eot_onehot": (onnx.TensorProto.FLOAT, ["batch", 1, 77]),
+        }
+    )
+    assert dims == {**inputs, "features": (onnx.TensorProto.FLOAT, ["batch", 32])}
+
+
+def test_half_precision_files_hold_half_precision(bundle: ModelBundle) -> None:
+    """In a fp16 file every weight is float16: half the size, whatever goes in and out."""
+    for tower in TOWERS:
+        graph = onnx.load(bundle.graph(tower, "fp16")).graph
+        kinds = {tensor.data_type for tensor in graph.initializer}
+        assert onnx.TensorProto.FLOAT not in kinds
+        assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_bundle_tells_nothing_of_the_exporting_machine(bundle: ModelBundle) -> None:
+    """No file holds a path, a stack trace or the name of a torch module."""
+    home = str(Path.home()).encode()
+    secrets = [b"site-packages", b"/home/", b"warmclip_export", str(Path.cwd()).encode()]
+    for path in bundle.folder.iterdir():
+        content = path.read_bytes()
+        found = [secret for secret in (*secrets, b"stack_trace", b"torch.nn") if secret in content]
+        assert found == [], path.name
+        assert len(home) < 6 or home not in content
+    for record in bundle.files():
+        if record.file.endswith(".onnx"):
+            model = onnx.load(bundle.folder / record.file)
+            nodes = model.graph.node
+            assert model.producer_name == "warmclip"
+            assert not model.metadata_props
+            assert not any(node.doc_string or node.metadata_props for node in nodes)
+
+
+def test_activation_decides_the_opset(bundle: ModelBundle) -> None:
+    """QuickGELU needs opset 18; erf GELU is one Gelu node a block, in opset 20."""
+    nodes = onnx.load(bundle.graph("text", "fp32")).graph.node
+    gelus = sum(node.op_type == "Gelu" for node in nodes)
+
+    expected = (18, 0) if bundle.manifest.activation == "quick_gelu" else (20, 2)
+    assert (bundle.manifest.opset, gelus) == expected
+
+
+def test_existing_bundle_passes_the_gate_again(bundle: ModelBundle, tmp_path: Path) -> None:
+    """The parity command's work: the same stages but for the wrappers, on the files alone."""
+    config = {**bundle.manifest.architecture}
+    quick = bundle.manifest.activation == "quick_gelu"
+    recipe = resolve(written(tmp_path, "again", config), "random:5", quick_gelu=quick)
+
+    findings = exporter.check_bundle(bundle, recipe, step=_silent)
+
+    assert len(findings) == 3 + 16
+
+
+def test_other_weights_are_not_the_bundle_s(bundle: ModelBundle, tmp_path: Path) -> None:
+    """Checking a bundle against other weights is refused before any figure."""
+    recipe = resolve(written(tmp_path, "other", dict(bundle.manifest.architecture)), "random:6")
+
+    with pytest.raises(ExportRefused, match="not the weights"):
+        exporter.check_bundle(bundle, recipe, step=_silent)
+
+
+def _unscaled_query(towers: dict[Tower, Any]) -> None:
+    towers["image"].blocks[0].attention.query.weight.data *= 4.0
+
+
+def _other_activation(towers: dict[Tower, Any]) -> None:
+    towers["text"].blocks[1].activation = torch.nn.GELU(approximate="tanh")
+
+
+def _no_mask(towers: dict[Tower, Any]) -> None:
+    towers["text"].blocks[0].attention.mask = None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage"),
+    [
+        (_unscaled_query, "image wrapper in torch"),
+        (_other_activation, "text wrapper in torch"),
+        (_no_mask, "text wrapper in torch"),
+    ],
+)
+def test_wrong_wrapper_leaves_no_bundle(
+    spoil: Any, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrapper that strays is stopped by its stage, with figure and threshold."""
+    honest = exporter.wrappers
+
+    def spoilt(reference: Any) -> Any:
+        towers = honest(reference)
+        spoil(towers)
+        return towers
+
+    monkeypatch.setattr(exporter, "wrappers", spoilt)
+    monkeypatch.setattr(exporter, "PRECISIONS", ("fp32",))
+    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+
+    with pytest.raises(
+        ParityFailed, match=rf"{stage}: largest difference .*, allowed at most 1e-05"
+    ):
+        exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
+
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_wrong_graph_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that computes something else than its wrapper is stopped by the next stage."""
+    honest = onnx_file.write_tower
+
+    def spoilt(tower: Any, inputs: Any, path: Path, opset: int) -> FileRecord:
+        for parameter in tower.norm_out.parameters():
+            parameter.data += 0.01
+        return honest(tower, inputs, path, opset)
+
+    monkeypatch.setattr(onnx_file, "write_tower", spoilt)
+    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+
+    with pytest.raises(ParityFailed, match=r"image fp32, batch 1: largest difference"):
+        exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
+
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_figure_that_is_no_number_never_passes() -> None:
+    """NaN is outside every threshold."""
+    nan = float("nan")
+    for measure in ("largest difference", "lowest cosine"):
+        assert not Finding(stage="s", measure=measure, figure=nan, threshold=0.5).passed

@@ -1,0 +1,57 @@
+"""The command warmclip-export from beginning to end, as a person runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tiny_models import TINY_VIT, written
+from warmclip.inference.bundle import ModelBundle
+from warmclip_export.__main__ import app
+
+
+@pytest.fixture(autouse=True)
+def fp32_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One precision is enough here, and twice as quick."""
+    monkeypatch.setattr("warmclip_export.exporter.PRECISIONS", ("fp32",))
+
+
+def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:
+    """export, parity, export again: done, done, refused; random weights are said loudly."""
+    model = written(tmp_path, "tiny", TINY_VIT)
+    out = str(tmp_path / "models")
+    run = CliRunner().invoke
+    export = ["model", "--model", model, "--pretrained", "random:2", "--out", out]
+
+    made = run(app, [*export, "--json"])
+    checked = run(app, ["parity", f"{out}/tiny-random-2", "--model", model, "--json"])
+    again = run(app, export)
+
+    assert (made.exit_code, checked.exit_code, again.exit_code) == (0, 0, 2)
+    assert "RANDOM" in made.stderr
+    report = json.loads(made.stdout)
+    bundle = ModelBundle.open(report["bundle"])
+    assert report["fingerprint"] == bundle.manifest.fingerprint
+    assert report["random"] is True
+    assert bundle.manifest.name == "tiny-random-2"
+    assert all(stage["passed"] for stage in json.loads(checked.stdout)["stages"])
+    assert "--force" in again.stderr
+
+
+def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle removes what was written so far."""
+
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("warmclip_export.exporter.onnx_file.write_tower", interrupt)
+    model = written(tmp_path, "tiny", TINY_VIT)
+    out = tmp_path / "models"
+
+    ended = CliRunner().invoke(
+        app, ["model", "--model", model, "--pretrained", "random:2", "--out", str(out)]
+    )
+
+    assert ended.exit_code != 0
+    assert list(out.iterdir()) == []

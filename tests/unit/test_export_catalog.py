@@ -1,0 +1,147 @@
+"""Which model is meant: rules over names and configurations, without torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmclip_export import catalog
+from warmclip_export.catalog import decide_activation, refusal, resolve
+from warmclip_export.errors import ExportRefused
+
+TINY: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+}
+
+
+def _written(folder: Path, name: str, content: object) -> str:
+    path = folder / name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def _with(section: str, **values: object) -> dict[str, Any]:
+    return {**TINY, section: {**TINY[section], **values}}
+
+
+def test_tag_trained_with_quick_gelu_decides_over_a_name_that_says_gelu() -> None:
+    """ViT-B-32 with openai is computed as it was trained, and that is said aloud."""
+    chosen = decide_activation(
+        config_says=False, tag_says=True, asked=None, model="ViT-B-32", tag="openai"
+    )
+
+    assert chosen.quick_gelu
+    assert "'openai'" in chosen.note
+    assert "--no-quick-gelu" in chosen.note
+
+
+def test_tag_trained_with_gelu_decides_over_a_name_that_says_quick_gelu() -> None:
+    """The rule holds in the other direction, and names the other option."""
+    chosen = decide_activation(config_says=True, tag_says=False, asked=None, model="m", tag="t")
+
+    assert not chosen.quick_gelu
+    assert "use --quick-gelu" in chosen.note
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_tag_and_name_that_agree_need_no_words(says: bool) -> None:
+    """Nothing is said where nothing could be mistaken."""
+    chosen = decide_activation(config_says=says, tag_says=says, asked=None)
+
+    assert chosen == catalog.Activation(quick_gelu=says)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_file_or_seed_leaves_the_choice_to_the_name(says: bool) -> None:
+    """Without a tag the model's configuration decides."""
+    chosen = decide_activation(config_says=says, tag_says=None, asked=None)
+
+    assert chosen == catalog.Activation(quick_gelu=says)
+
+
+@pytest.mark.parametrize("tag_says", [True, False, None])
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_was_asked_for_wins(asked: bool, tag_says: bool | None) -> None:
+    """--quick-gelu and --no-quick-gelu overrule tag and name; against the training, it is said."""
+    chosen = decide_activation(config_says=False, tag_says=tag_says, asked=asked)
+
+    assert chosen.quick_gelu is asked
+    assert bool(chosen.note) is (asked is not bool(tag_says))
+
+
+def test_activation_flag_is_no_part_of_the_architecture(tmp_path: Path) -> None:
+    """ViT-X-quickgelu, and ViT-X asked for QuickGELU, are one model with one fingerprint."""
+    named = _written(tmp_path, "tiny-quickgelu.json", {**TINY, "quick_gelu": True})
+    plain = _written(tmp_path, "tiny.json", TINY)
+
+    by_name = resolve(named, "random:0")
+    by_option = resolve(plain, "random:0", quick_gelu=True)
+
+    assert by_name.activation.quick_gelu
+    assert by_option.activation.quick_gelu
+    assert by_name.architecture == by_option.architecture == TINY
+
+
+def test_wrapped_configuration_brings_its_preprocessing(tmp_path: Path) -> None:
+    """open_clip_config.json, as Hugging Face has it, is read with its mean."""
+    wrapped = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
+
+    recipe = resolve(_written(tmp_path, "open_clip_config.json", wrapped), "random:3")
+
+    assert recipe.architecture == TINY
+    assert recipe.preprocess["mean"] == [0.5, 0.5, 0.5]
+    assert recipe.weights.kind == "random"
+    assert recipe.name == "open_clip_config-random-3"
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (_with("vision_cfg", timm_model_name="vit_base"), "timm"),
+        (_with("text_cfg", hf_model_name="xlm-roberta-base"), "transformers"),
+        (_with("text_cfg", hf_tokenizer_name="bert-base"), "tokenizer comes from Hugging Face"),
+        (_with("text_cfg", tokenizer_kwargs={"clean": "canonicalize"}), "options of"),
+        ({**TINY, "multimodal_cfg": {}}, "CoCa"),
+        (_with("vision_cfg", attentional_pool=True), "pools by attention"),
+        (_with("vision_cfg", pool_type="none"), "pool to one vector"),
+        (_with("vision_cfg", qk_norm=True), "attention blocks"),
+        (_with("text_cfg", scaled_cosine_attn=True), "attention blocks"),
+        (_with("text_cfg", block_type="custom"), "attention blocks"),
+        (_with("text_cfg", pool_type="last"), "end-of-text"),
+        (_with("text_cfg", pool_type="eos"), "ends with token 2"),
+        (_with("text_cfg", embed_cls=True), "class token"),
+        (_with("text_cfg", vocab_size=32000), "vocabulary of 32000"),
+        (_with("vision_cfg", image_size=[224, 448]), "not square"),
+    ],
+)
+def test_model_of_another_kind_is_refused_with_its_reason(
+    config: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    """What cannot be re-expressed is refused before anything is built, saying why."""
+    with pytest.raises(ExportRefused, match=reason):
+        resolve(_written(tmp_path, "other.json", config), "random:0")
+
+
+def test_plain_model_is_not_refused() -> None:
+    """A configuration of CLIP kind has nothing against it."""
+    assert refusal(TINY) == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"embed_dim": 3}'])
+def test_file_that_is_no_configuration_is_refused(content: str, tmp_path: Path) -> None:
+    """Broken or other JSON is named, with what is wrong."""
+    path = tmp_path / "broken.json"
+    path.write_text(content, encoding="utf-8")
+
+    with pytest.raises(ExportRefused, match=r"broken\.json"):
+        resolve(str(path), "random:0")
+
+
+@pytest.mark.parametrize("seed", ["", "-1", "one", "4294967296", "٣"])
+def test_seed_that_is_no_number_is_refused(seed: str, tmp_path: Path) -> None:
+    """random:SEED takes whole numbers of 32 bits."""
+    with pytest.raises(ExportRefused, match="whole number"):
+        resolve(_written(tmp_path, "tiny.json", TINY), f"random:{seed}")

@@ -1,0 +1,168 @@
+"""A bundle's folder is whole or absent, whatever happens while it is written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from warmclip_export.errors import ExportRefused
+from warmclip_export.writer import staged, write
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from warmclip_export.errors import ExportRefused
+from warmclip_export.writer import staged, write
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    with staged(Path(sys.argv[1]), force=True) as folder:
+        write(folder / "small", b"x")
+        write(folder / "large", b"x" * 2_000_000)
+        write(folder / "manifest.json", b"new")
+except ExportRefused as exc:
+    print(exc)
+"""
+
+
+def _bundle(target: Path, content: bytes, *, force: bool = False) -> None:
+    with staged(target, force=force) as folder:
+        write(folder / "manifest.json", content)
+
+
+def _fail(target: Path, failure: type[BaseException]) -> None:
+    with staged(target, force=True) as folder:
+        write(folder / "manifest.json", b"new")
+        raise failure
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_finished_bundle_is_all_that_remains(tmp_path: Path) -> None:
+    """The folder appears under its name, and nothing hidden stays beside it."""
+    _bundle(tmp_path / "models" / "m", b"new")
+
+    assert _names(tmp_path / "models") == ["m"]
+    assert (tmp_path / "models" / "m" / "manifest.json").read_bytes() == b"new"
+
+
+def test_target_is_absent_while_it_is_written(tmp_path: Path) -> None:
+    """A reader never sees half a bundle."""
+    with staged(tmp_path / "m", force=False) as folder:
+        write(folder / "manifest.json", b"new")
+        assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_failure_leaves_nothing(failure: type[BaseException], tmp_path: Path) -> None:
+    """An error or Ctrl-C removes what was written so far."""
+    with pytest.raises(failure):
+        _fail(tmp_path / "m", failure)
+
+    assert _names(tmp_path) == []
+
+
+def test_failure_while_replacing_leaves_the_old_bundle(tmp_path: Path) -> None:
+    """With --force, the old bundle is whole until the new one is."""
+    _bundle(tmp_path / "m", b"old")
+
+    with pytest.raises(RuntimeError):
+        _fail(tmp_path / "m", RuntimeError)
+
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "manifest.json").read_bytes() == b"old"
+
+
+def test_force_replaces_a_bundle(tmp_path: Path) -> None:
+    """The new bundle takes the name, the old one is gone."""
+    _bundle(tmp_path / "m", b"old")
+    _bundle(tmp_path / "m", b"new", force=True)
+
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "manifest.json").read_bytes() == b"new"
+
+
+def test_bundle_is_not_replaced_unasked(tmp_path: Path) -> None:
+    """Without --force an existing bundle is refused, naming both ways on."""
+    _bundle(tmp_path / "m", b"old")
+
+    with pytest.raises(ExportRefused, match="--force"):
+        _bundle(tmp_path / "m", b"new")
+
+
+def test_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    """--force deletes bundles, not somebody's pictures."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "holiday.jpg").write_bytes(b"irreplaceable")
+
+    with pytest.raises(ExportRefused, match="is no bundle"):
+        _bundle(tmp_path / "m", b"new", force=True)
+
+    assert _names(tmp_path / "m") == ["holiday.jpg"]
+
+
+def test_full_disk_leaves_the_old_bundle_and_one_sentence(tmp_path: Path) -> None:
+    """A write that the system cuts short names the file, and nothing half-written stays."""
+    _bundle(tmp_path / "m", b"old")
+
+    child = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "m")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert "cannot write large (2 MB)" in child.stdout
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "manifest.json").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    """The folder that cannot be written to is named."""
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(ExportRefused, match="Permission denied"):
+        _bundle(tmp_path / "m", b"new")
+
+
+def test_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    """A file where the models' folder should be is named."""
+    (tmp_path / "models").write_bytes(b"")
+
+    with pytest.raises(ExportRefused, match="models"):
+        _bundle(tmp_path / "models" / "m", b"new")
+
+
+def _dead_pid() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_leftovers_of_killed_exporters_are_swept(tmp_path: Path) -> None:
+    """What a killed exporter left goes; what a living one writes stays."""
+    dead, alive = f".tmp-m-{_dead_pid()}", f".tmp-m-{os.getppid()}"
+    for name in (dead, alive):
+        (tmp_path / name).mkdir()
+
+    _bundle(tmp_path / "m", b"new")
+
+    assert _names(tmp_path) == [alive, "m"]
+
+
+def test_old_bundle_comes_back_after_a_kill_between_the_renames(tmp_path: Path) -> None:
+    """A replacement that was killed at its worst moment does not lose the old bundle."""
+    _bundle(tmp_path / "m", b"old")
+    (tmp_path / "m").rename(tmp_path / f".old-m-{_dead_pid()}")
+
+    with pytest.raises(RuntimeError):
+        _fail(tmp_path / "m", RuntimeError)
+
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "manifest.json").read_bytes() == b"old"
