@@ -1,0 +1,1 @@
+"""Vectors into a store and back: which files, which points, which collection."""

@@ -1,0 +1,236 @@
+"""Pictures into a collection, and answers out of it."""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from warmclip.errors import PruneRefused
+from warmclip.indexing.files import canonical_folder, canonical_roots, find_images, is_gone
+from warmclip.indexing.report import IndexReport
+from warmclip.indexing.store import Hit, Point, Space, VectorStore
+from warmclip.indexing.sync import ImageEncoder, Sync
+from warmclip.inference.arrays import Vector
+from warmclip.progress import Progress
+from warmclip.settings import Limits, Root, Settings
+
+if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
+    from warmclip.inference.encoder import ImageSource
+
+_MOST_LOST = 0.2  # of a collection; more looks like an unmounted disk
+
+
+class Indexer:
+    """An encoder and a store.
+
+    Every write is idempotent and every id comes from the file's place: a run that was killed is
+    completed by running it again, and running it twice changes nothing.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        store: VectorStore,
+        *,
+        collection: str = "images",
+        roots: Sequence[Root] = (),
+        limits: Limits | None = None,
+    ) -> None:
+        self.collection = collection
+        self._encoder = encoder
+        self._store = store
+        self._space = Space(fingerprint=encoder.fingerprint, dim=encoder.dim)
+        self._roots = canonical_roots(roots)
+        self._limits = limits or Limits()
+
+    @classmethod
+    def from_settings(
+        cls,
+        encoder: ImageEncoder,
+        store: VectorStore,
+        settings: Settings,
+        collection: str | None = None,
+    ) -> Self:
+        """An Indexer of the settings' collection, or of another one."""
+        return cls(
+            encoder,
+            store,
+            collection=collection or settings.collection,
+            roots=settings.roots,
+            limits=settings.limits,
+        )
+
+    def index(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        prune: bool = False,
+        yes: bool = False,
+        progress: Progress | None = None,
+    ) -> IndexReport:
+        """Bring the collection up to date with files, folders and patterns.
+
+        Args:
+            paths: see ``find_images``.
+            prune: also delete what the collection has below these folders and the disk has not.
+            yes: prune even more than a fifth of the collection.
+            progress: told how far it is, after every few pictures.
+
+        Raises:
+            SpaceMismatch: the collection holds vectors of another model.
+            PruneRefused: before anything was written.
+            StoreError: the store failed; what was written stays.
+        """
+        started = time.monotonic()
+        if progress is not None:
+            progress(0, 0, "finding")
+        named = [os.fspath(path) for path in paths]
+        self._store.ensure(self.collection, self._space)
+        doomed = self._find_gone(named, yes=yes) if prune else []
+        found = find_images(named)
+        indexed = self.index_files(found.files, progress=progress)
+        doomed = [point for point in doomed if is_gone(point.payload.path)]
+        if doomed:
+            self._store.delete(self.collection, [point.id for point in doomed])
+        return replace(
+            indexed,
+            skipped=found.problems | indexed.skipped,
+            pruned=len(doomed),
+            ignored=found.ignored,
+            seconds=time.monotonic() - started,
+        )
+
+    def index_files(self, files: Sequence[str], *, progress: Progress | None = None) -> IndexReport:
+        """Bring the collection up to date with these files; nothing is searched for.
+
+        A folder or a pattern among them is reported as no picture: whoever names files for
+        others, as a job does, learns nothing of what lies beside them.
+
+        Raises:
+            SpaceMismatch, StoreError: as ``index``.
+        """
+        started = time.monotonic()
+        self._store.ensure(self.collection, self._space)
+        sync = self._sync(self.collection, progress)
+        sync.run(files)
+        return self._report(sync, started)
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: "ImageSource | None" = None,
+        vector: Vector | None = None,
+        limit: int = 10,
+    ) -> list[Hit]:
+        """The pictures nearest to a text, an image or a unit vector, best first.
+
+        Raises:
+            SpaceMismatch: the collection holds vectors of another model.
+            ImagesUnreadable, TextRefused: the question cannot be embedded.
+            StoreError: there is no such collection, or the store failed.
+            TypeError: not exactly one of text, image and vector is given.
+        """
+        match text, image, vector:
+            case str(), None, None:
+                vector = self._encoder.encode_texts([text])[0]
+            case None, source, None if source is not None:
+                vector = self._encoder.encode_images([source])[0]
+            case None, None, given if given is not None:
+                vector = given
+            case _:
+                raise TypeError("search for exactly one of text, image and vector")
+        return self._store.search(self.collection, self._space, vector, limit)
+
+    def migrate(
+        self, *, yes: bool = False, drop: bool = False, progress: Progress | None = None
+    ) -> IndexReport:
+        """Embed a collection's pictures with this encoder's model, then switch to them at once.
+
+        Searches go on in the former vectors until the switch. A run that was killed is completed
+        by running it again. Pictures whose files are gone are reported and left behind.
+
+        Args:
+            yes: switch even if more than a fifth of the pictures cannot be carried over.
+            drop: delete the former vectors; otherwise they are kept.
+            progress: see ``index``.
+
+        Raises:
+            PruneRefused: too many pictures cannot be read; nothing was switched.
+            StoreError: there is no such collection, or the store failed.
+        """
+        started = time.monotonic()
+        if progress is not None:
+            progress(0, 0, "finding")
+        paths = sorted(point.payload.path for point in self._store.scroll(self.collection))
+        staged = self._store.stage(self.collection, self._space)
+        sync = self._sync(staged, progress)
+        sync.run(paths)
+        if not yes and len(sync.skipped) > _MOST_LOST * len(paths):
+            path, reason = next(iter(sync.skipped.items()))
+            raise PruneRefused(
+                f"{len(sync.skipped)} of {len(paths)} pictures of {self.collection!r} cannot be "
+                f"read, such as {path!r} ({reason}); is a disk not mounted? The collection is as "
+                "before. To leave them behind, repeat with --yes"
+            )
+        former = self._store.switch(self.collection, self._space)
+        if drop and former is not None:
+            self._store.drop(former)
+        return self._report(sync, started)
+
+    def _report(self, sync: Sync, started: float) -> IndexReport:
+        return IndexReport(
+            collection=self.collection,
+            indexed=sync.indexed,
+            reused=sync.reused,
+            unchanged=sync.unchanged,
+            skipped=sync.skipped,
+            seconds=time.monotonic() - started,
+        )
+
+    def _sync(self, collection: str, progress: Progress | None) -> Sync:
+        return Sync(
+            self._encoder,
+            self._store,
+            collection,
+            roots=self._roots,
+            limits=self._limits,
+            progress=progress,
+        )
+
+    def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[Point]:
+        """The collection's points below these folders whose files are gone."""
+        folders = tuple(_prunable(path).rstrip(os.sep) + os.sep for path in paths)
+        total = 0
+        gone = []
+        for point in self._store.scroll(self.collection):
+            total += 1
+            if point.payload.path.startswith(folders) and is_gone(point.payload.path):
+                gone.append(point)
+        if not yes and len(gone) > _MOST_LOST * total:
+            raise PruneRefused(
+                f"pruning would delete {len(gone)} of the {total} pictures in "
+                f"{self.collection!r}, such as {gone[0].payload.path!r}; is a disk not mounted? "
+                "If they are meant to go, repeat with --yes"
+            )
+        return gone
+
+
+def _prunable(path: str) -> str:
+    """The real path of a folder that may be compared with a collection.
+
+    Raises:
+        PruneRefused: it is missing or holds no pictures, as the place of an unmounted disk does.
+    """
+    if not Path(path).is_dir():
+        raise PruneRefused(
+            f"--prune compares folders with the collection, and {path!r} is no folder; "
+            "is a disk not mounted?"
+        )
+    if not find_images([path]).files:
+        raise PruneRefused(
+            f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was deleted"
+        )
+    return canonical_folder(path)

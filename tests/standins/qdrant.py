@@ -1,0 +1,303 @@
+"""A Qdrant server's REST interface over its own engine (qdrant-edge), with faults on demand.
+
+It answers what our store asks and nothing else, in the shapes of Qdrant's OpenAPI description.
+It is no proof of what a real server does: for that, the same suite runs with QDRANT_URL set.
+"""
+
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import qdrant_edge as edge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens to a request instead of, or besides, an answer."""
+
+    status: int | None = None  # answer with it, and do nothing
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0  # before anything else
+    reset: bool = False  # cut the connection instead of answering ...
+    done_before: bool = False  # ... after the work was done: only the answer is lost
+
+
+class Refused(Exception):
+    """The engine or the interface says no: answered with a status and a reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Engine:
+    """Collections and aliases over one shard each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shards: dict[str, edge.EdgeShard] = {}
+        self._aliases: dict[str, str] = {}
+        self._created = 0
+
+    def close(self) -> None:
+        """Release the shards."""
+        for shard in self._shards.values():
+            shard.close()
+
+    def list_aliases(self) -> dict[str, Any]:
+        """GET /aliases."""
+        pairs = self._aliases.items()
+        return {"aliases": [{"alias_name": a, "collection_name": c} for a, c in pairs]}
+
+    def change_aliases(self, actions: list[dict[str, Any]]) -> bool:
+        """POST /collections/aliases: all or nothing, so it is worked out on a copy."""
+        aliases = dict(self._aliases)
+        for action in actions:
+            match action:
+                case {"delete_alias": {"alias_name": alias}}:
+                    aliases.pop(alias, None)
+                case {"create_alias": {"alias_name": alias, "collection_name": collection}}:
+                    if collection not in self._shards:
+                        raise Refused(404, f"Not found: Collection `{collection}`")
+                    if alias in self._shards:
+                        raise Refused(409, f"Collection `{alias}` already exists!")
+                    aliases[alias] = collection
+                case _:
+                    raise Refused(400, f"unknown action {action}")
+        self._aliases = aliases
+        return True
+
+    def list_collections(self) -> dict[str, Any]:
+        """GET /collections."""
+        return {"collections": [{"name": name} for name in self._shards]}
+
+    def create(self, name: str, config: dict[str, Any]) -> bool:
+        """PUT /collections/{name}."""
+        if name in self._shards or name in self._aliases:
+            raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
+        if config["vectors"]["distance"] != "Cosine":
+            raise Refused(400, "only Cosine is tested")
+        self._created += 1
+        path = self._folder / str(self._created)
+        path.mkdir(parents=True)
+        params = edge.EdgeVectorParams(
+            size=config["vectors"]["size"], distance=edge.Distance.Cosine
+        )
+        self._shards[name] = edge.EdgeShard.create(str(path), edge.EdgeConfig(vectors=params))
+        return True
+
+    def drop(self, name: str) -> bool:
+        """DELETE /collections/{name}, and its aliases with it."""
+        self._shards.pop(name).close()
+        self._aliases = {a: c for a, c in self._aliases.items() if c != name}
+        return True
+
+    def upsert(self, name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
+        """PUT /collections/{name}/points."""
+        made = [edge.Point(p["id"], p["vector"], p["payload"]) for p in points]
+        self._shard(name).update(edge.UpdateOperation.upsert_points(made))
+        return {"operation_id": 0, "status": "completed"}
+
+    def delete(self, name: str, ids: list[str]) -> dict[str, Any]:
+        """POST /collections/{name}/points/delete."""
+        self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
+        return {"operation_id": 0, "status": "completed"}
+
+    def retrieve(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """POST /collections/{name}/points."""
+        found = self._shard(name).retrieve(body["ids"], True, bool(body.get("with_vector")))
+        return [_record(it) for it in found]
+
+    def scroll(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST /collections/{name}/points/scroll."""
+        request = edge.ScrollRequest(
+            offset=body.get("offset"),
+            limit=body["limit"],
+            filter=_filter(body.get("filter")),
+            with_payload=True,
+            with_vector=bool(body.get("with_vector")),
+        )
+        found, following = self._shard(name).scroll(request)
+        offset = None if following is None else str(following)
+        return {"points": [_record(it) for it in found], "next_page_offset": offset}
+
+    def query(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST /collections/{name}/points/query."""
+        query = edge.Query.Nearest(body["query"]["nearest"])
+        request = edge.QueryRequest(limit=body["limit"], query=query, with_payload=True)
+        found = self._shard(name).query(request)
+        return {"points": [_record(it) | {"version": 0, "score": it.score} for it in found]}
+
+    def _shard(self, name: str) -> edge.EdgeShard:
+        collection = self._aliases.get(name, name)
+        if collection not in self._shards:
+            raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
+        return self._shards[collection]
+
+
+class QdrantStandIn:
+    """The server: its address, the faults to come, and what was asked for."""
+
+    def __init__(self, engine: Engine, port: int = 0) -> None:
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._faults: list[tuple[str, Fault]] = []
+        self.requests: Counter[str] = Counter()
+        self.credentials: set[tuple[str | None, str | None]] = set()  # Authorization, api-key
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                stand_in._serve(self)
+
+            do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - http.server's names
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = _Server(("127.0.0.1", port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def fail(self, fault: Fault, *, times: int = 1, on: str = "") -> None:
+        """Let the next requests whose "METHOD /path" has ``on`` in it meet a fault."""
+        self._faults.extend([(on, fault)] * times)
+
+    @property
+    def faults_to_come(self) -> int:
+        """How many of them no request has met yet."""
+        return len(self._faults)
+
+    def close(self) -> None:
+        """Stop serving; the engine stays."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = json.loads(handler.rfile.read(length) or b"null")
+        line = f"{handler.command} {unquote(urlsplit(handler.path).path)}"
+        with self._lock:
+            self.requests[re.sub(r"(/collections)/(?!aliases)[^/]+", r"\1/*", line)] += 1
+            self.credentials.add(
+                (handler.headers.get("Authorization"), handler.headers.get("api-key"))
+            )
+            fault = self._next_fault(line)
+        time.sleep(fault.delay_s)
+        if fault.status is not None:
+            reason = {"status": {"error": f"injected {fault.status}"}, "time": 0.0}
+            _answer(handler, fault.status, reason, fault.headers)
+        elif fault.reset and not fault.done_before:
+            _reset(handler.connection)
+        else:
+            with self._lock:
+                status, reply = self._reply(line, body)
+            if fault.reset:
+                _reset(handler.connection)
+            else:
+                _answer(handler, status, reply, {})
+
+    def _next_fault(self, line: str) -> Fault:
+        for index, (on, _) in enumerate(self._faults):
+            if on in line:
+                return self._faults.pop(index)[1]
+        return Fault()
+
+    def _reply(self, line: str, body: Any) -> tuple[int, dict[str, Any]]:
+        try:
+            return 200, {"result": self._route(line, body), "status": "ok", "time": 0.0}
+        except Refused as exc:
+            return exc.status, {"status": {"error": str(exc)}, "time": 0.0}
+        except Exception as exc:  # the engine raises nothing more specific
+            return 400, {"status": {"error": str(exc)}, "time": 0.0}
+
+    def _route(self, line: str, body: Any) -> Any:
+        engine = self.engine
+        routes: list[tuple[str, Callable[[str], Any]]] = [
+            ("GET /aliases", lambda _: engine.list_aliases()),
+            ("POST /collections/aliases", lambda _: engine.change_aliases(body["actions"])),
+            ("GET /collections", lambda _: engine.list_collections()),
+            ("PUT /collections/([^/]+)", lambda name: engine.create(name, body)),
+            ("DELETE /collections/([^/]+)", engine.drop),
+            (
+                "PUT /collections/([^/]+)/index",
+                lambda _: {"operation_id": 0, "status": "completed"},
+            ),
+            ("PUT /collections/([^/]+)/points", lambda name: engine.upsert(name, body["points"])),
+            ("POST /collections/([^/]+)/points", lambda name: engine.retrieve(name, body)),
+            ("POST /collections/([^/]+)/points/scroll", lambda name: engine.scroll(name, body)),
+            ("POST /collections/([^/]+)/points/query", lambda name: engine.query(name, body)),
+            (
+                "POST /collections/([^/]+)/points/delete",
+                lambda name: engine.delete(name, body["points"]),
+            ),
+        ]
+        for pattern, route in routes:
+            if match := re.fullmatch(pattern, line):
+                return route(match[1] if match.groups() else "")
+        raise Refused(404, f"the stand-in knows no {line}")
+
+
+@contextmanager
+def serve(folder: Path, port: int = 0) -> Iterator[QdrantStandIn]:
+    """A running stand-in that keeps its collections below a folder."""
+    engine = Engine(folder)
+    stand_in = QdrantStandIn(engine, port)
+    try:
+        yield stand_in
+    finally:
+        stand_in.close()
+        engine.close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is what some tests are about."""
+
+
+def _answer(
+    handler: BaseHTTPRequestHandler, status: int, reply: dict[str, Any], headers: dict[str, str]
+) -> None:
+    content = json.dumps(reply).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(content)))
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def _reset(connection: socket.socket) -> None:
+    # Lingering for no time makes close send RST, as a killed server does.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def _record(found: Any) -> dict[str, Any]:
+    return {"id": str(found.id), "payload": found.payload, "vector": found.vector}
+
+
+def _filter(wanted: dict[str, Any] | None) -> edge.Filter | None:
+    if wanted is None:
+        return None
+    (condition,) = wanted["must"]
+    match = edge.MatchAny(any=condition["match"]["any"])
+    return edge.Filter(must=[edge.FieldCondition(key=condition["key"], match=match)])
