@@ -1,0 +1,133 @@
+"""Which jobs run: those that name a function on the list, in JSON. Nothing else is imported.
+
+Whoever can write to Redis can name any function of any installed module, and a callback or a
+webhook beside it. What is refused here is recorded as a failed job, with the reason.
+"""
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis.exceptions import ResponseError
+from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.job import Job
+
+from warmclip.errors import JobRefused, WarmclipError
+
+log = logging.getLogger(__name__)
+
+
+def job_name(function: str) -> str:
+    """A function of ``jobs`` as a job names it."""
+    return f"warmclip.work.jobs.{function}"
+
+
+FUNCTIONS = frozenset(
+    job_name(function) for function in ("embed_images", "embed_texts", "index_images", "search")
+)
+
+
+_MOST_BYTES = 16 * 1024 * 1024  # of a job's arguments; a full job of long paths has 4 MB
+
+# What RQ raised on records that somebody had tampered with.
+_MALFORMED = (ValueError, TypeError, AttributeError, AssertionError, RecursionError, zlib.error)
+
+
+class AllowedJob(Job):
+    """A job as read from Redis by a worker or a client of ours.
+
+    Callbacks and webhooks are dropped when the job is read, whoever reads it, and make it fail
+    when it is run: RQ would import the one, and send requests for the other, in other places too
+    than the running of a job.
+    """
+
+    _refusal: str | None = None
+
+    @classmethod
+    def fetch(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read one job; a record that RQ cannot even begin to read counts as no job.
+
+        Raises:
+            NoSuchJobError: there is none; a worker passes it by.
+        """
+        try:
+            return super().fetch(*args, **kwargs)
+        except (ResponseError, ValueError, TypeError) as exc:  # no hash, or an id that is none
+            log.warning("a queue names something that is no job: %r", exc)
+            raise NoSuchJobError(str(exc)) from exc
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> Any:
+        """Take over a job's record; a malformed one becomes a job that is refused."""
+        record = dict(raw_data)
+        for field in (b"data", b"exc_info"):
+            if _unpacks_to_more(record.get(field, b""), _MOST_BYTES):
+                self._refusal = f"it unpacks to more than {_MOST_BYTES:,} bytes"
+                record[field] = b""
+        try:
+            super().restore(record)
+        except _MALFORMED as exc:
+            self._refusal = f"its record in Redis is malformed ({exc!r})"
+            self.origin = record.get(b"origin", b"").decode("ascii", "replace")
+        ids: Any = self._dependency_ids
+        if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+            self._dependency_ids = []
+            self._refusal = "it depends on what is no job"
+        names = (self._success_callback_name, self._failure_callback_name)
+        callbacks = [name for name in (*names, self._stopped_callback_name) if name]
+        if callbacks:
+            self._refusal = f"its callback {callbacks[0]!r} is not on the worker's list"
+        elif self.webhooks:
+            self._refusal = "webhooks are not on the worker's list"
+        self._success_callback_name = self._failure_callback_name = None
+        self._stopped_callback_name = None
+        self.webhooks = []
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function to call.
+
+        Raises:
+            JobRefused: it is not on the list.
+        """
+        if self.instance is not None or self.func_name not in FUNCTIONS:
+            listed = ", ".join(sorted(FUNCTIONS))
+            raise JobRefused(
+                f"the function {self.func_name!r} is not on the worker's list: {listed}"
+            )
+        function: Callable[..., Any] = super().func
+        return function
+
+    def perform(self) -> Any:
+        """Run the job.
+
+        Raises:
+            JobRefused: it asks for what is not on the list.
+        """
+        try:
+            if self._refusal is not None:
+                raise JobRefused(f"job {self.id}: {self._refusal}")
+            return super().perform()
+        except WarmclipError as exc:
+            if not exc.may_pass:
+                self.retries_left = 0
+            raise
+
+    def _deserialize_data(self) -> None:
+        try:
+            super()._deserialize_data()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        except DeserializationError as exc:
+            self.retries_left = 0
+            raise DeserializationError(
+                "the job is not in JSON: enqueue it with Queue(..., serializer=JSONSerializer)"
+            ) from exc
+
+
+def _unpacks_to_more(packed: bytes, most: int) -> bool:
+    """Whether RQ, which decompresses without bound, would make more than this of it."""
+    unpacking = zlib.decompressobj()
+    try:
+        unpacking.decompress(packed, most)
+    except zlib.error:  # not compressed: RQ takes it as it is
+        return len(packed) > most
+    return bool(unpacking.unconsumed_tail)

@@ -1,0 +1,84 @@
+"""The connection to Redis: the one that REDIS_URL names, else the private one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from warmclip.errors import QueueUnreachable, SettingsError
+from warmclip.settings import Settings, without_password
+from warmclip.work.private_redis import PrivateRedis
+
+_CONNECT_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 30.0  # of one command; RQ's worker raises it where it waits for jobs
+_HEALTH_CHECK_S = 30
+
+
+@contextmanager
+def open_broker(settings: Settings) -> Iterator[Redis]:
+    """Connect to Redis, starting the private one if no URL is set and none runs yet.
+
+    An answer that fails to come inside the ``with`` block is translated too.
+
+    Raises:
+        QueueUnreachable: no answer; the message has the address, without its password.
+        SettingsError: REDIS_URL or WARMCLIP_HOME cannot be used.
+    """
+    with ExitStack() as stack:
+        if settings.redis_url is None:
+            private = PrivateRedis(settings.home)
+            stack.callback(private.close)
+            url, address = None, f"the private Redis at {private.socket}"
+            path = os.fspath(private.socket)
+        else:
+            url, address = settings.redis_url, without_password(settings.redis_url)
+            path = ""
+        # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
+        with _connect(url, path, timeout_s=_CONNECT_TIMEOUT_S) as probe:
+            try:
+                probe.ping()
+            except RedisError as exc:
+                raise _unreachable(address, exc) from exc
+        connection = stack.enter_context(_connect(url, path, timeout_s=_ANSWER_TIMEOUT_S))
+        try:
+            yield connection
+        except (RedisConnectionError, RedisTimeoutError) as exc:
+            raise _unreachable(address, exc) from exc
+
+
+def _connect(url: str | None, path: str, *, timeout_s: float) -> Redis:
+    retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+    if url is None:
+        return Redis(unix_socket_path=path, socket_timeout=timeout_s, retry=retry)
+    try:
+        return Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            retry=retry,
+            health_check_interval=_HEALTH_CHECK_S,
+            **_over_network(url),
+        )
+    except ValueError:
+        # Its text may hold the URL, and so the password: keep the cause out of the traceback.
+        raise SettingsError(
+            f"REDIS_URL={without_password(url)} is not an address of Redis"
+        ) from None
+
+
+def _over_network(url: str) -> dict[str, float | bool]:
+    if url.startswith("unix:"):
+        return {}
+    return {"socket_connect_timeout": _CONNECT_TIMEOUT_S, "socket_keepalive": True}
+
+
+def _unreachable(address: str, exc: RedisError) -> QueueUnreachable:
+    return QueueUnreachable(
+        f"no answer from Redis at {address} ({exc}); start it, or correct REDIS_URL "
+        "(without it, warmclip runs a private Redis)"
+    )

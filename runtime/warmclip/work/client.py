@@ -1,0 +1,235 @@
+"""Sending work to the workers, following it, and taking the answers home."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from rq.job import JobStatus, Retry
+from rq.queue import Queue
+from rq.results import Result
+
+from warmclip import errors
+from warmclip.errors import ImagesUnreadable, JobFailed, QueueUnreachable, WarmclipError
+from warmclip.indexing.report import IndexReport
+from warmclip.progress import Progress
+from warmclip.settings import Settings
+from warmclip.work.allowlist import AllowedJob, job_name
+from warmclip.work.queues import FailureReason, fetch_jobs, is_lost, open_queue
+from warmclip.work.stalls import StallWatch
+from warmclip.work.status import listening
+
+DEFAULT_CHUNK = 64  # images in one job: seconds of work, and few enough to lose
+
+_JOB_TIMEOUT_S = 900
+_RESULT_TTL_S = 24 * 3600
+_FAILURE_TTL_S = 7 * 24 * 3600
+_POLL_S = 0.1
+_LOOK_AHEAD = 256  # jobs whose state is read in one round: queues run in order
+_WAITING = (JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRun:
+    """The jobs that one call to ``submit_index`` cut its pictures into."""
+
+    collection: str
+    chunks: Mapping[str, tuple[str, ...]]  # job id -> the paths that it is to index
+    problems: Mapping[str, str]  # path -> why nothing could be found there
+    ignored: int  # names in the folders that are hidden or no pictures
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The jobs, in the order in which they were queued."""
+        return list(self.chunks)
+
+    @property
+    def images(self) -> int:
+        """How many pictures were found."""
+        return sum(len(paths) for paths in self.chunks.values())
+
+
+def submit_index(
+    connection: Redis,
+    settings: Settings,
+    paths: Iterable[str | Path],
+    *,
+    collection: str | None = None,
+    chunk: int = DEFAULT_CHUNK,
+) -> IndexRun:
+    """Find pictures and queue them, in jobs whose ids follow from what they are to do.
+
+    A job that still waits or runs is not queued twice; a finished one is replaced, as its files
+    may have changed.
+
+    Args:
+        connection: from ``open_broker``.
+        settings: the collection, unless it is given, and the most items that a job may have.
+        paths: files, folders and patterns, as ``find_images`` takes them.
+        collection: where the vectors go.
+        chunk: pictures in one job.
+    """
+    from warmclip.indexing.files import find_images
+
+    collection = collection or settings.collection
+    found = find_images(paths)
+    files = list(dict.fromkeys(str(Path(path).absolute()) for path in found.files))
+    size = min(chunk, settings.limits.job_items)
+    parts = [tuple(files[start : start + size]) for start in range(0, len(files), size)]
+    chunks = {job_id(collection, part): part for part in parts}
+    queue = open_queue(connection)
+    _enqueue(queue, collection, _clear(queue, chunks))
+    return IndexRun(
+        collection=collection, chunks=chunks, problems=found.problems, ignored=found.ignored
+    )
+
+
+def job_id(collection: str, paths: Iterable[str]) -> str:
+    """The id of the job that indexes these paths: the same work always has the same id."""
+    digest = hashlib.sha256(collection.encode())
+    for path in sorted(paths):
+        digest.update(b"\0" + os.fsencode(path))
+    return f"index-{collection.replace('.', '_')}-{digest.hexdigest()[:32]}"
+
+
+def watch(
+    connection: Redis,
+    run: IndexRun,
+    *,
+    progress: Progress | None = None,
+    worker_wait_s: float = 60.0,
+) -> IndexReport:
+    """Wait until all jobs of a run are over, and add their reports up.
+
+    The pictures of a job that failed count as skipped, with the job's error as their reason.
+
+    Raises:
+        QueueUnreachable: nothing was done for so long, and no worker is listening.
+    """
+    started = time.monotonic()
+    queue = open_queue(connection)
+    report = IndexReport(collection=run.collection, skipped=dict(run.problems), ignored=run.ignored)
+    stalls = StallWatch(queue, worker_wait_s)
+    pending = dict(run.chunks)
+    done = 0
+    while pending:
+        over = _over(queue, list(pending)[:_LOOK_AHEAD])
+        jobs = fetch_jobs(connection, over)
+        for id_ in over:
+            paths = pending.pop(id_)
+            report += _report(run.collection, paths, jobs.get(id_))
+            done += len(paths)
+        if progress is not None:
+            progress(done, run.images, "indexing")
+        if over:
+            stalls.reset()
+        else:
+            stalls.check(list(pending)[:_LOOK_AHEAD])
+            time.sleep(_POLL_S)
+    return replace(report, seconds=time.monotonic() - started)
+
+
+def call(
+    connection: Redis, function: str, arguments: Mapping[str, Any], *, timeout_s: float = 60.0
+) -> Any:
+    """Have a worker run one of ``warmclip.work.jobs`` now, and return its answer.
+
+    Args:
+        connection: from ``open_broker``.
+        function: its name in that module, such as ``search``.
+        arguments: by name, of JSON's types.
+        timeout_s: for waiting and running together.
+
+    Raises:
+        QueueUnreachable: no worker is listening, or none answered in time.
+        WarmclipError: what the function raised, of the same class.
+    """
+    queue = open_queue(connection, "high")
+    if not listening(queue):
+        raise QueueUnreachable("no worker is listening on the queue 'high'; run `warmclip worker`")
+    whole_s = max(1, round(timeout_s))
+    job = queue.enqueue(
+        job_name(function),
+        kwargs=dict(arguments),
+        description=function,
+        job_timeout=whole_s,
+        ttl=whole_s,
+        result_ttl=whole_s,
+        failure_ttl=_FAILURE_TTL_S,
+    )
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        # Short waits, well within the connection's time-out.
+        result = job.latest_result(timeout=max(1, min(5, round(left))))
+        if result is not None:
+            return _answer(result)
+    job.delete()
+    raise QueueUnreachable(
+        f"no worker answered within {whole_s} s; `warmclip status` shows what they are at"
+    )
+
+
+def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The chunks whose jobs are not on their way; what is left of former ones is deleted."""
+    queued = set(queue.job_ids)
+    fresh = dict(chunks)
+    for id_, job in fetch_jobs(queue.connection, chunks).items():
+        if job.get_status(refresh=False) in _WAITING and not is_lost(job, queued):
+            del fresh[id_]
+        else:
+            job.delete()
+    return fresh
+
+
+def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]]) -> None:
+    queue.enqueue_many(
+        Queue.prepare_data(
+            job_name("index_images"),
+            args=(list(paths), collection),
+            job_id=id_,
+            description=f"index {len(paths)} images into {collection}",
+            timeout=_JOB_TIMEOUT_S,
+            result_ttl=_RESULT_TTL_S,
+            failure_ttl=_FAILURE_TTL_S,
+            retry=Retry(max=2),
+        )
+        for id_, paths in chunks.items()
+    )
+
+
+def _over(queue: Queue, ids: Sequence[str]) -> list[str]:
+    """Those of the jobs that will not run any more."""
+    with queue.connection.pipeline(transaction=False) as pipeline:
+        for id_ in ids:
+            pipeline.hget(AllowedJob.key_for(id_), "status")
+        states = pipeline.execute()
+    waiting = {status.value.encode() for status in _WAITING}
+    return [id_ for id_, state in zip(ids, states, strict=True) if state not in waiting]
+
+
+def _report(collection: str, paths: Sequence[str], job: AllowedJob | None) -> IndexReport:
+    result = job.latest_result() if job is not None else None
+    if result is not None and isinstance(result.return_value, dict):
+        return IndexReport.from_dict(result.return_value)
+    gone = "it is gone from Redis"
+    reason = gone if result is None else str(FailureReason.of(result.exc_string))
+    skipped = dict.fromkeys(paths, f"its job failed: {reason}")
+    return IndexReport(collection=collection, skipped=skipped)
+
+
+def _answer(result: Result) -> Any:
+    if result.type == Result.Type.SUCCESSFUL:
+        return result.return_value
+    reason = FailureReason.of(result.exc_string)
+    error = getattr(errors, reason.kind.removeprefix("warmclip.errors."), None)
+    if (
+        isinstance(error, type)
+        and issubclass(error, WarmclipError)
+        and error is not ImagesUnreadable
+    ):
+        raise error(reason.message)
+    raise JobFailed(f"the worker could not do it: {reason}")

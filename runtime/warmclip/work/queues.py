@@ -1,0 +1,56 @@
+"""Queues and jobs as warmclip's workers read them: in JSON, with allow-listed functions only."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from redis import Redis
+from rq.job import JobStatus
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+
+from warmclip.work.allowlist import AllowedJob
+
+
+def open_queue(connection: Redis, name: str = "default") -> Queue:
+    """One queue."""
+    return Queue(name, connection=connection, job_class=AllowedJob, serializer=JSONSerializer)
+
+
+def all_queues(connection: Redis) -> list[Queue]:
+    """Every queue that Redis knows, by name."""
+    queues: list[Queue] = Queue.all(
+        connection=connection, job_class=AllowedJob, serializer=JSONSerializer
+    )
+    return sorted(queues, key=lambda queue: queue.name)
+
+
+def fetch_jobs(connection: Redis, ids: Iterable[str]) -> dict[str, AllowedJob]:
+    """The jobs that are there, by id."""
+    found = AllowedJob.fetch_many(list(ids), connection=connection, serializer=JSONSerializer)
+    return {job.id: job for job in found if isinstance(job, AllowedJob)}
+
+
+def is_lost(job: AllowedJob, queued: set[str]) -> bool:
+    """Whether a worker took the job and died before it said so: queued, and in no queue."""
+    return job.get_status(refresh=False) == JobStatus.QUEUED and job.id not in queued
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReason:
+    """Why a job failed: the error's class, dotted, or empty, and its message."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, exc_string: str | None) -> "FailureReason":
+        """Read it from the last line of a traceback."""
+        lines = (exc_string or "").strip().splitlines()
+        last = lines[-1] if lines else "no reason was recorded"
+        if "AbandonedJobError" in last:
+            return cls("", "its worker died")
+        kind, colon, message = last.partition(": ")
+        return cls(kind, message) if colon and " " not in kind else cls("", last)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.kind else self.message

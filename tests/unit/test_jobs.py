@@ -1,0 +1,205 @@
+"""What a job may ask for, without a Redis: bounds, roots, the allow-list, ids."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.serializers import JSONSerializer
+
+from warmclip.errors import ForkedSessionError, JobRefused
+from warmclip.indexing.files import canonical_roots
+from warmclip.settings import Limits, Root, Settings
+from warmclip.work import horse, jobs
+from warmclip.work.allowlist import FUNCTIONS, AllowedJob
+from warmclip.work.client import job_id
+from warmclip.work.queues import FailureReason
+
+
+def make_settings(
+    *, redis_url: str | None = None, roots: tuple[Root, ...] = (), job_items: int = 8
+) -> Settings:
+    """Settings that read nothing."""
+    return Settings(
+        home=Path("/nonexistent"),
+        bundle=Path("/nonexistent"),
+        redis_url=redis_url,
+        roots=roots,
+        limits=Limits(job_items=job_items),
+    )
+
+
+def read_job(data: bytes, **record: str) -> AllowedJob:
+    """A job as a worker reads it from Redis; no connection is made."""
+    job = AllowedJob("a-job", connection=Redis(), serializer=JSONSerializer)
+    fields = {name.encode(): value.encode() for name, value in record.items()}
+    job.restore({b"data": data, b"origin": b"default", **fields})
+    return job
+
+
+def call_of(function: str, *args: Any) -> bytes:
+    """What a producer writes."""
+    return json.dumps([function, None, args, {}]).encode()
+
+
+@pytest.mark.parametrize("items", [None, "a.jpg", {"a": 1}, ["a.jpg", 7], ["a.jpg", None], 3])
+def test_items_that_are_no_list_of_str(items: Any) -> None:
+    """Anything but a list of strings is refused before it is used."""
+    with pytest.raises(JobRefused, match="texts must be a list of strings"):
+        jobs.check_items(items, "texts", make_settings())
+
+
+def test_oversized_job() -> None:
+    """One item more than the bound is refused, naming the bound's variable."""
+    settings = make_settings(job_items=2)
+    jobs.check_items(["a", "b"], "texts", settings)
+    with pytest.raises(JobRefused, match=r"3 texts.*at most 2.*WARMCLIP_MAX_JOB_ITEMS"):
+        jobs.check_items(["a", "b", "c"], "texts", settings)
+
+
+def test_shared_redis_without_roots() -> None:
+    """Whoever can write to a shared Redis may name no file until roots are set."""
+    with pytest.raises(JobRefused, match="WARMCLIP_ROOTS"):
+        jobs.check_paths(["/etc/passwd"], make_settings(redis_url="redis://host"), ())
+
+
+def test_private_redis_without_roots() -> None:
+    """The private Redis has one user, who may name any file."""
+    jobs.check_paths(["/somewhere/a.jpg"], make_settings(), ())
+
+
+@pytest.mark.parametrize(
+    "path", ["a.jpg", "", "../a.jpg", "/etc/passwd", "{root}/../b.jpg", "{root}-2/a.jpg", "/a\0b"]
+)
+def test_path_outside_the_roots(tmp_path: Path, path: str) -> None:
+    """A relative path, or one that leads out of every root, makes the whole job fail."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    roots = canonical_roots([Root(name="", folder=root)])
+    inside = f"{root}/a.jpg"
+    with pytest.raises(JobRefused):
+        jobs.check_paths([inside, path.format(root=root)], make_settings(), roots)
+
+
+def test_path_inside_the_roots(tmp_path: Path) -> None:
+    """Paths below a root pass, also by another spelling of the root, or with a strange name."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    alias = tmp_path / "alias"
+    alias.symlink_to(root)
+    name = os.fsdecode(b"caf\xe9.jpg")
+    for folder in (root, alias):
+        roots = canonical_roots([Root(name="p", folder=folder)])
+        paths = [f"{root}/a.jpg", f"{root}/b/../{name}", f"{alias}/c.jpg"]
+        jobs.check_paths(paths, make_settings(), roots)
+
+
+def test_no_worker_in_this_process() -> None:
+    """A job function outside a worker says where it belongs."""
+    with pytest.raises(JobRefused, match="warmclip worker"):
+        jobs.embed_texts(["a"])
+
+
+def test_forked_child_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A horse of another process is not used: the message names both processes' remedy."""
+    settings = make_settings()
+    elsewhere: Any = object()
+    stranger = horse.Horse(
+        settings=settings, roots=(), encoder=elsewhere, store=elsewhere, pid=os.getpid() + 1
+    )
+    monkeypatch.setattr(horse, "_horse", stranger)
+    with pytest.raises(ForkedSessionError, match="warmclip worker"):
+        jobs.embed_texts(["a"])
+
+
+def test_listed_functions_exist() -> None:
+    """Each name on the allow-list is a function of jobs.py."""
+    for name in FUNCTIONS:
+        module, _, function = name.rpartition(".")
+        assert module == "warmclip.work.jobs"
+        assert callable(getattr(jobs, function))
+
+
+@pytest.mark.parametrize(
+    "function", ["os.system", "warmclip.work.jobs.horse.open_horse", "eval", ""]
+)
+def test_unlisted_function(function: str) -> None:
+    """A function that is not listed is refused before it is imported."""
+    with pytest.raises(JobRefused, match="not on the worker's list"):
+        read_job(call_of(function, "x")).perform()
+
+
+def test_method_of_an_instance() -> None:
+    """An instance in the record does not lead around the list."""
+    data = json.dumps(["warmclip.work.jobs.embed_texts", {"a": 1}, [], {}]).encode()
+    with pytest.raises(JobRefused, match="not on the worker's list"):
+        read_job(data).perform()
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "stopped"])
+def test_callback(kind: str) -> None:
+    """A callback makes a job fail, and is gone from whoever reads the job."""
+    record = {f"{kind}_callback_name": "os.system"}
+    job = read_job(call_of("warmclip.work.jobs.embed_texts", []), **record)
+    assert getattr(job, f"{kind}_callback") is None
+    with pytest.raises(JobRefused, match=r"callback 'os\.system'"):
+        job.perform()
+
+
+def test_webhook() -> None:
+    """A webhook makes a job fail, and is gone: nobody makes the worker send requests."""
+    hook = {"url": "http://10.0.0.1/", "job_status": "failed", "method": "GET", "timeout": 1}
+    job = read_job(
+        call_of("warmclip.work.jobs.embed_texts", []),
+        webhooks=json.dumps([hook | {"headers": None}]),
+    )
+    assert job.webhooks == []
+    with pytest.raises(JobRefused, match="webhooks"):
+        job.perform()
+
+
+@pytest.mark.parametrize(
+    "record", [{"status": "odd"}, {"result_ttl": "soon"}, {"created_at": "now"}]
+)
+def test_malformed_record(record: dict[str, str]) -> None:
+    """A record that RQ cannot read becomes a job that is refused, in its own queue."""
+    job = read_job(call_of("warmclip.work.jobs.embed_texts", []), **record)
+    assert job.origin == "default"
+    with pytest.raises(JobRefused, match="malformed"):
+        job.perform()
+
+
+def test_refusal_is_not_retried() -> None:
+    """What is refused once is refused for good."""
+    job = read_job(call_of("os.system", "x"), retries_left="5")
+    with pytest.raises(JobRefused):
+        job.perform()
+    assert not job.should_retry
+
+
+def test_job_ids_follow_from_the_work() -> None:
+    """The same paths in any order are one job; another collection or path is another."""
+    paths = ["/a.jpg", "/b.jpg", os.fsdecode(b"/caf\xe9.jpg")]
+    id_ = job_id("my.photos", paths)
+    assert id_ == job_id("my.photos", reversed(paths))
+    assert id_ != job_id("my_photos", paths)
+    assert id_ != job_id("my.photos", paths[:2])
+    AllowedJob(id_, connection=Redis())  # RQ checks its characters
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Traceback ...\nwarmclip.errors.JobRefused: 3 texts: too many\n",
+         "warmclip.errors.JobRefused: 3 texts: too many"),
+        ("Moved to FailedJobRegistry, due to AbandonedJobError, at 2026", "its worker died"),
+        ("MemoryError", "MemoryError"),
+        ("", "no reason was recorded"),
+        (None, "no reason was recorded"),
+    ],
+)  # fmt: skip
+def test_reason_of_a_failure(text: str | None, expected: str) -> None:
+    """The last line of a traceback says what and why."""
+    assert str(FailureReason.of(text)) == expected
