@@ -1,0 +1,194 @@
+"""What a person sees: progress, reports, hits. Answers go to stdout, everything else to stderr."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rich.progress as bars
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from warmclip.errors import WarmclipError
+from warmclip.indexing.query import Query
+from warmclip.indexing.report import IndexReport
+from warmclip.progress import Progress
+
+_MOST_REASONS = 20
+_NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
+
+
+class Terminal:
+    """Where one command writes."""
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self._answers = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        if not self._answers.is_terminal:
+            self._answers.width = _NO_TERMINAL_WIDTH
+        self._notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        handler: logging.Handler = logging.StreamHandler()  # a log file: one line each, with time
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+        if self._notes.is_terminal:
+            handler = RichHandler(console=self._notes, show_path=False, show_time=False)
+            handler.setFormatter(_Printable("%(message)s"))
+        level = logging.INFO if verbose else logging.WARNING
+        logging.basicConfig(level=level, handlers=[handler], force=True)
+        # It announces every repeated call in its own words; `transport` says the same in ours.
+        logging.getLogger("stamina").setLevel(logging.ERROR)
+
+    def note(self, text: str) -> None:
+        """Say something by the way, on stderr."""
+        self._notes.print(text, soft_wrap=True)
+
+    def error(self, exc: WarmclipError) -> None:
+        """One paragraph on stderr; with --json also an object on stdout."""
+        if self.as_json:
+            self.json({"error": {"type": type(exc).__name__, "message": str(exc)}})
+        message = Text.assemble(("error: ", "bold red"), printable(str(exc), lines=True))
+        self._notes.print(message, soft_wrap=True)
+
+    def json(self, value: Mapping[str, Any]) -> None:
+        """One JSON object on stdout. It is pure ASCII, and so keeps names that are not UTF-8."""
+        self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
+
+    @contextmanager
+    def progress(self, unit: str) -> Iterator[Progress]:
+        """A bar with rate and time left, on a terminal."""
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TaskProgressColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[rate]}"),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+        )
+        hidden = self.as_json or not self._notes.is_terminal
+        with bars.Progress(*columns, console=self._notes, transient=True, disable=hidden) as bar:
+            task = bar.add_task("", total=None, rate="")
+
+            def advance(done: int, total: int, stage: str) -> None:
+                speed = bar.tasks[0].speed
+                rate = f"{speed:.0f} {unit}/s" if speed else ""
+                bar.update(task, completed=done, total=total or None, description=stage, rate=rate)
+
+            yield advance
+
+    def index_report(self, report: IndexReport) -> None:
+        """What became of each picture."""
+        if self.as_json:
+            self.json(report.to_dict())
+            return
+        skipped = report.skipped
+        counts = {
+            "indexed": report.indexed,
+            "unchanged": report.unchanged,
+            "reused": report.reused,
+            "pruned": report.pruned,
+            "ignored": report.ignored,
+            "skipped": len(skipped),
+        }
+        told = [f"{count} {what}" for what, count in counts.items() if count]
+        self._answers.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
+        if not skipped:
+            return
+        table = Table("skipped", "because", box=None, pad_edge=False, header_style="bold")
+        for path, reason in list(skipped.items())[:_MOST_REASONS]:
+            table.add_row(Text(printable(path), overflow="fold"), Text(printable(reason)))
+        self._answers.print(table)
+        if len(skipped) > _MOST_REASONS:
+            rest = len(skipped) - _MOST_REASONS
+            self._answers.print(f"... and {rest} more; --json lists them all")
+
+    def hits(
+        self, queries: Sequence[Query], hits_of_each: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """The pictures found for each query, best first."""
+        answers = list(zip(queries, hits_of_each, strict=True))
+        if self.as_json:
+            self.json({"queries": [asdict(query) | {"hits": hits} for query, hits in answers]})
+            return
+        for query, hits in answers:
+            self._answers.print(Text(printable(shortened(query.heading)), style="bold"))
+            for place, hit in enumerate(hits, start=1):
+                path = printable(shortened(hit["path"]))
+                self._answers.print(f"{place:4}  {hit['score']:.3f}  {path}")
+
+    def submitted(self, job_ids: Sequence[str], images: int) -> None:
+        """What was queued, when nobody waits for it."""
+        if self.as_json:
+            self.json({"jobs": list(job_ids), "images": images})
+        else:
+            self._answers.print(
+                f"queued {images} images in {len(job_ids)} jobs; `warmclip status` shows them"
+            )
+
+    def queue_status(self, status: Mapping[str, Any]) -> None:
+        """Queues, workers and failures."""
+        if self.as_json:
+            self.json(status)
+            return
+        self._table(status["queues"], ("queue", "name"), "queued", "started", "finished", "failed")
+        self._table(status["workers"], ("worker", "name"), "state", "job", "hostname", "pid")
+        self._table(status["failures"], ("failed job", "job"), "function", "reason", "ended_at")
+        if not status["workers"]:
+            self._answers.print("no worker is running; start one with `warmclip worker`")
+
+    def benchmark(self, benchmark: Mapping[str, Any]) -> None:
+        """The figures of one machine."""
+        if self.as_json:
+            self.json(benchmark)
+            return
+        self._answers.print(
+            "{model} on {provider}, {machine}, {cores} cores; loaded and warm in {load_s:.2f} s; "
+            "medians of {rounds} interleaved rounds".format_map(benchmark)
+        )
+        rounded = [
+            case | {"per_second": f"{case['per_second']:.1f}", "ms_each": f"{case['ms_each']:.1f}"}
+            for case in benchmark["cases"]
+        ]
+        self._table(rounded, ("case", "name"), "batch", "per_second", "ms_each")
+
+    def _table(
+        self, rows: Sequence[Mapping[str, Any]], first: tuple[str, str], *columns: str
+    ) -> None:
+        """Rows under the columns' own names; ``first`` is a heading and the field below it."""
+        if not rows:
+            return
+        table = Table(first[0], *columns, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            cells = (row[column] for column in (first[1], *columns))
+            table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
+        self._answers.print(table)
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text that any terminal can show: control characters, and bytes that are no UTF-8, escaped.
+
+    Args:
+        text: whatever it is, such as a file's name.
+        lines: keep line feeds, which in a name would forge lines of ours.
+    """
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else ascii(char)[1:-1]
+        for char in shown
+    )
+
+
+def shortened(path: str) -> str:
+    """A path as seen from here, if it lies under the working folder."""
+    here = str(Path.cwd()) + os.sep
+    return path.removeprefix(here)

@@ -1,0 +1,210 @@
+"""The commands as people start them: real processes, an embedded store, the demo model."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from warmclip_export import scenes
+
+
+@pytest.fixture(autouse=True)
+def demo_model(monkeypatch: pytest.MonkeyPatch, demo_bundle: Path) -> None:
+    """Every command here runs the demo model."""
+    monkeypatch.setenv("WARMCLIP_BUNDLE", str(demo_bundle))
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    """Twelve drawn pictures, named after what is in them."""
+    scenes.write_gallery(tmp_path / "pictures", 12, seed=0)
+    return tmp_path / "pictures"
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Start a command and wait for its end."""
+    command = [sys.executable, "-m", "warmclip.cli", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def answer(*arguments: str | Path, expected: int = 0, **environment: str) -> Any:
+    """A command's answer in JSON."""
+    done = run(*arguments, "--json", **environment)
+    assert done.returncode == expected, done.stderr
+    return json.loads(done.stdout)
+
+
+def names(hits: Sequence[dict[str, Any]]) -> list[str]:
+    """The files' names, best hit first."""
+    return [Path(hit["path"]).name for hit in hits]
+
+
+def test_index_then_search_by_words(gallery: Path) -> None:
+    """A picture is among the first three hits for its own description."""
+    report = answer("index", gallery)
+    assert (report["indexed"], report["skipped"]) == (12, {})
+    wanted = sorted(gallery.iterdir())[3].name
+    words = wanted.rsplit("-", 1)[0].replace("-", " ")
+    (query,) = answer("search", words, "--limit", "3")["queries"]
+    assert query["text"] == words
+    assert wanted in names(query["hits"])
+    scores = [hit["score"] for hit in query["hits"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_search_by_picture(gallery: Path) -> None:
+    """A picture is most like itself."""
+    answer("index", gallery)
+    picture = sorted(gallery.iterdir())[0]
+    (query,) = answer("search", "--image", picture, "-n", "1")["queries"]
+    assert names(query["hits"]) == [picture.name]
+    assert query["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_second_run_does_nothing(gallery: Path) -> None:
+    """Unchanged files are skipped, and that is no failure."""
+    answer("index", gallery)
+    report = answer("index", gallery)
+    assert (report["indexed"], report["unchanged"]) == (0, 12)
+
+
+def test_contact_sheet(gallery: Path, tmp_path: Path) -> None:
+    """People look at pictures: the sheet is a PNG that shows the hits."""
+    answer("index", gallery)
+    sheet = tmp_path / "found.png"
+    done = run("search", "a star", "a circle", "--limit", "3", "--sheet", sheet)
+    assert done.returncode == 0, done.stderr
+    with Image.open(sheet) as drawn:
+        assert drawn.width > 300
+        assert len(np.unique(np.asarray(drawn.convert("L")))) > 20
+
+
+def test_partly_bad_folder(gallery: Path) -> None:
+    """What could not be read is listed with its reason, and the exit code is 1."""
+    (gallery / "broken.png").write_bytes(b"no picture")
+    done = run("index", gallery)
+    assert done.returncode == 1
+    assert "12 indexed" in done.stdout
+    assert "broken.png" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (["index", "."], {"WARMCLIP_BUNDLE": "no/such/model"}, 2, "make export-model"),
+        (["index", "."], {"WARMCLIP_PROVIDER": "cuda"}, 2, "WARMCLIP_PROVIDER"),
+        (["index", ".", "--collection", "a b"], {}, 2, "a b"),
+        (["index", ".", "--provider", "coreml"], {}, 2, "CoreMLExecutionProvider"),
+        (["index", ".", "--detach"], {}, 2, "--queue"),
+        (["index", ".", "--exif-transpose", "--queue"], {}, 2, "warmclip worker"),
+        (["search"], {}, 2, "--image"),
+        (["search", "x", "--collection", "nothing"], {}, 2, "warmclip index"),
+        (["search", "x", "--image", "none.png"], {}, 2, "none.png"),
+        (["search", "x"], {"QDRANT_URL": "http://u:hunter2@127.0.0.1:9"}, 3, "QDRANT_URL"),
+        (["status"], {"REDIS_URL": "redis://u:hunter2@127.0.0.1:9"}, 3, "REDIS_URL"),
+        (["worker"], {"REDIS_URL": "redis://:hunter2@127.0.0.1:9"}, 3, "127.0.0.1:9"),
+        (["migrate", "nothing"], {}, 2, "nothing"),
+    ],
+)
+def test_what_cannot_be_done(
+    arguments: list[str], environment: dict[str, str], code: int, said: str
+) -> None:
+    """One paragraph on stderr, the right exit code, no traceback, no password."""
+    if sys.platform == "darwin" and "coreml" in arguments:
+        pytest.skip("this machine has CoreML")
+    done = run(*arguments, **environment)
+    told = " ".join(done.stderr.split())
+    assert done.returncode == code, told
+    assert said in told
+    assert "Traceback" not in told
+    assert "hunter2" not in told + done.stdout
+
+
+def test_error_as_json() -> None:
+    """A script reads the error as it reads the answer."""
+    assert answer("search", expected=2)["error"]["type"] == "SettingsError"
+
+
+def test_help_is_quick() -> None:
+    """Help loads no model runtime; how fast it is, `make bench` need not say."""
+    code = (
+        "import sys, warmclip.cli as cli\n"
+        "try: cli.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'open_clip', 'onnx', 'onnxruntime', 'qdrant_client', 'rq', 'numpy'}\n"
+        "print('LOADED', sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout
+    for command in ("index", "search", "migrate", "worker", "status", "bench"):
+        assert command in done.stdout
+
+
+def test_name_that_is_not_utf8(gallery: Path) -> None:
+    """Names are bytes: such a file is indexed, found, and shown."""
+    odd = gallery / os.fsdecode(b"caf\xe9.png")
+    try:
+        sorted(gallery.iterdir())[0].rename(odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert answer("index", gallery)["indexed"] == 12
+    (query,) = answer("search", "a shape", "--limit", "12")["queries"]
+    assert str(odd) in [hit["path"] for hit in query["hits"]]
+    done = run("search", "a shape", "--limit", "12")
+    assert r"caf\xe9.png" in done.stdout
+
+
+def test_queue_without_a_worker_then_with_one(gallery: Path) -> None:
+    """Jobs wait for a worker; status shows them; a burst worker does them and leaves."""
+    queued = answer("index", gallery, "--queue", "--detach")
+    assert queued["images"] == 12
+    waiting = answer("status")
+    assert {queue["name"]: queue["queued"] for queue in waiting["queues"]} == {"default": 1}
+    assert waiting["workers"] == []
+    assert run("worker", "--burst").returncode == 0
+    assert answer("index", gallery)["unchanged"] == 12
+
+
+def test_search_while_a_worker_owns_the_store(gallery: Path) -> None:
+    """The embedded store has one owner; a search asks it and gets the same answer."""
+    answer("index", gallery)
+    alone = answer("search", "a star", "--limit", "5")
+    command = [sys.executable, "-m", "warmclip.cli", "worker"]
+    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not answer("status")["workers"]:
+            assert time.monotonic() < deadline
+        shared = answer("search", "a star", "--limit", "5")
+        assert names(shared["queries"][0]["hits"]) == names(alone["queries"][0]["hits"])
+        second = run("worker", "--burst")
+        assert second.returncode == 2
+        assert "QDRANT_URL" in second.stderr
+        queued = answer("index", gallery, "--queue")
+        assert queued["unchanged"] == 12
+    finally:
+        worker.terminate()
+        assert worker.wait(timeout=30) == 0
+
+
+def test_bench_prints_figures() -> None:
+    """The benchmark measures every case and says of what machine it speaks."""
+    figures = answer("bench", "--rounds", "1")
+    assert figures["machine"]
+    assert {case["name"] for case in figures["cases"]} >= {"cropped images", "texts"}
+    assert all(case["per_second"] > 0 for case in figures["cases"])
