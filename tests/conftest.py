@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
+_NOBODY = 65534
 _OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
 
 
@@ -38,6 +41,24 @@ def restored_logging() -> Iterator[None]:
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of somebody whom permissions bind, and this process acting as them.
+
+    Root, as which tests run in containers, may read and write everything.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="warmclip-"))
+    me = os.geteuid()
+    if me == 0:
+        os.chown(folder, _NOBODY, _NOBODY)
+        os.seteuid(_NOBODY)
+    try:
+        yield folder
+    finally:
+        os.seteuid(me)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

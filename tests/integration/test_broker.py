@@ -233,9 +233,9 @@ def test_unreachable_url_hides_the_password() -> None:
         assert "s3cret" not in str(caught.value)
 
 
-def test_url_that_is_no_address() -> None:
-    """A port that is no number is a wrong setting, told without the password."""
-    settings = Settings.from_env({"REDIS_URL": "redis://me:s3cret@host:port/0"})
+def test_url_that_redis_cannot_use() -> None:
+    """A database that is no number is a wrong setting, told without the password."""
+    settings = Settings.from_env({"REDIS_URL": "redis://me:s3cret@host?db=first&socket_timeout=x"})
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
         open_broker(settings).__enter__()
     assert "s3cret" not in str(caught.value)

@@ -173,10 +173,9 @@ def test_missing_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "loop").startswith("cannot be opened: Too many levels")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_file_without_permission(tmp_path: Path) -> None:
+def test_file_without_permission(unprivileged: Path) -> None:
     """A file that may not be read says so."""
-    path = tmp_path / "secret.png"
+    path = unprivileged / "secret.png"
     path.write_bytes(encoded(noise()))
     path.chmod(0)
     assert refused(path) == "cannot be opened: Permission denied"
