@@ -239,7 +239,7 @@ def test_tag_without_network_and_cache_is_one_paragraph(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert ended.returncode == 2
+    assert ended.returncode == 3
     assert "Traceback" not in ended.stderr
     assert "Retrying" not in ended.stderr
     error = next(line for line in ended.stderr.splitlines() if line.startswith("error:"))
