@@ -223,7 +223,7 @@ def test_unknown_model_is_refused_with_its_neighbours() -> None:
 
 
 def test_tag_without_network_and_cache_is_one_paragraph(tmp_path: Path) -> None:
-    """The command names the three ways on, ends with 2, quickly, and leaves nothing."""
+    """The command names the three ways on, ends with 3, quickly, and leaves nothing."""
     ended = subprocess.run(
         [sys.executable, "-m", "warmclip_export", "model", "--out", str(tmp_path / "models")],
         env={
