@@ -146,8 +146,8 @@ def _resolve(
     missing = [package for package in _NEEDED if find_spec(package) is None]
     if missing:
         raise ExportRefused(
-            f"exporting needs {', '.join(missing)}, which is not installed: "
-            "pip install 'warmclip[export]'"
+            f"exporting needs packages that are not installed ({', '.join(missing)}): "
+            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
         )
     recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
     if recipe.activation.note:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 partly done, 2 bad usage or configuration, 3 a service is 
 """
 
 import dataclasses
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -29,7 +30,6 @@ app = typer.Typer(
     name="warmclip",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Embed pictures and texts with an exported OpenCLIP model, and search them.",
     epilog="Exit codes: 0 done, 1 partly, 2 bad usage or configuration, 3 service unreachable.",
 )
 
@@ -54,10 +54,28 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"warmclip {importlib.metadata.version('warmclip')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say it.")
+    ] = False,
+) -> None:
+    """Embed pictures and texts with an exported OpenCLIP model, and search them."""
+
+
 @app.command()
 def index(
     paths: Annotated[
-        list[Path], typer.Argument(help="Pictures, folders, or quoted patterns like 'trip/*.jpg'.")
+        list[Path],
+        typer.Argument(
+            readable=False, help="Pictures, folders, or quoted patterns like 'trip/*.jpg'."
+        ),
     ],
     collection: Collection = None,
     bundle: Bundle = None,
@@ -79,7 +97,10 @@ def index(
     verbose: Verbose = False,
 ) -> None:
     """Embed pictures and keep their vectors; unchanged files are skipped."""
-    with _terminal(as_json, verbose) as terminal:
+    when_stopped = "stopped; run the same command again to go on where it was"
+    if queue:
+        when_stopped = "no longer waiting; the jobs stay queued, `warmclip status` shows them"
+    with _terminal(as_json, verbose, when_stopped=when_stopped) as terminal:
         settings = _settings(bundle, collection, provider, exif_transpose)
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
@@ -90,7 +111,8 @@ def index(
             )
         if prune and queue:
             raise SettingsError(
-                "--prune compares files with the store here: use it without --queue"
+                "--prune needs the store to itself: stop the worker for a moment, "
+                "then run it without --queue"
             )
         if queue:
             report = _index_by_queue(terminal, settings, paths, detach=detach)
@@ -108,7 +130,8 @@ def search(
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for, in words.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option("--image", help="Look for pictures like this one.")
+        list[Path] | None,
+        typer.Option("--image", readable=False, help="Look for pictures like this one."),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=1000, help="Hits for each query.")
@@ -127,12 +150,16 @@ def search(
     with _terminal(as_json, verbose) as terminal:
         settings = _settings(bundle, collection, provider, exif_transpose)
         queries = [Query(text=text) for text in texts or []]
-        if image is not None:
-            if not image.is_file():
-                raise SettingsError(f"--image {image}: there is no such file")
-            queries.append(Query(image=str(image.absolute())))
+        for path in image or []:
+            if not path.is_file():
+                raise SettingsError(f"--image {path}: there is no such file")
+            queries.append(Query(image=str(path.absolute())))
         if not queries:
             raise SettingsError("say what to look for: words, or --image FILE")
+        if any(query.text is not None and not query.text.strip() for query in queries):
+            raise SettingsError("an empty text is like nothing: say what to look for")
+        if sheet is not None and sheet.suffix.lower() != ".png":
+            raise SettingsError(f"--sheet {sheet}: the sheet is a PNG, and so ends its name")
         try:
             found = _search(settings, queries, limit)
         except StoreHeld as held:
@@ -291,7 +318,9 @@ def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[lis
 
 
 @contextmanager
-def _terminal(as_json: bool = False, verbose: bool = False) -> Iterator[Terminal]:
+def _terminal(
+    as_json: bool = False, verbose: bool = False, *, when_stopped: str = "stopped"
+) -> Iterator[Terminal]:
     """What a command writes to; errors become one paragraph and an exit code."""
     terminal = Terminal(as_json=as_json, verbose=verbose)
     try:
@@ -300,7 +329,7 @@ def _terminal(as_json: bool = False, verbose: bool = False) -> Iterator[Terminal
         terminal.error(exc)
         raise typer.Exit(exc.exit_code) from None
     except KeyboardInterrupt:
-        terminal.note("stopped; run the same command again to go on where it was")
+        terminal.note(when_stopped)
         raise typer.Exit(130) from None
 
 

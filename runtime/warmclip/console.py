@@ -97,7 +97,7 @@ class Terminal:
             "unchanged": report.unchanged,
             "reused": report.reused,
             "pruned": report.pruned,
-            "ignored": report.ignored,
+            "ignored (hidden, or no pictures by name)": report.ignored,
             "skipped": len(skipped),
         }
         told = [f"{count} {what}" for what, count in counts.items() if count]
@@ -132,7 +132,7 @@ class Terminal:
             self.json({"jobs": list(job_ids), "images": images})
         else:
             self._answers.print(
-                f"queued {images} images in {len(job_ids)} jobs; `warmclip status` shows them"
+                f"queued; images: {images}, jobs: {len(job_ids)}; `warmclip status` shows them"
             )
 
     def queue_status(self, status: Mapping[str, Any]) -> None:
@@ -142,7 +142,10 @@ class Terminal:
             return
         self._table(status["queues"], ("queue", "name"), "queued", "started", "finished", "failed")
         self._table(status["workers"], ("worker", "name"), "state", "job", "hostname", "pid")
-        self._table(status["failures"], ("failed job", "job"), "function", "reason", "ended_at")
+        for failure in status["failures"]:
+            job = f"{failure['function']} {failure['job']}"
+            self._answers.print(f"failed  {failure['ended_at']}  {printable(job)}")
+            self._answers.print(f"        {printable(failure['reason'])}")
         if not status["workers"]:
             self._answers.print("no worker is running; start one with `warmclip worker`")
 

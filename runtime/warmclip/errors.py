@@ -66,7 +66,7 @@ class ImagesUnreadable(WarmclipError):
     def __init__(self, reasons: Mapping[int, str]) -> None:
         self.reasons = dict(reasons)
         listed = "; ".join(f"[{index}] {reason}" for index, reason in self.reasons.items())
-        super().__init__(f"{len(self.reasons)} images could not be read: {listed}")
+        super().__init__(f"images that could not be read: {listed}")
 
 
 class TextRefused(WarmclipError):

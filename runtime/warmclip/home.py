@@ -33,6 +33,11 @@ def own_folder(folder: Path, *, private: bool) -> Path:
             f"{folder} belongs to the user with the number {status.st_uid}, not to you; "
             "name a folder of your own with WARMCLIP_HOME"
         )
+    if status.st_mode & stat.S_ISVTX:
+        raise SettingsError(
+            f"{folder} is shared by all users; name a folder of your own with WARMCLIP_HOME, "
+            f"such as {folder / 'warmclip'}"
+        )
     if status.st_mode & forbidden:
         raise SettingsError(
             f"{folder} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}), who could "

@@ -115,6 +115,8 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["search"], {}, 2, "--image"),
         (["search", "x", "--collection", "nothing"], {}, 2, "warmclip index"),
         (["search", "x", "--image", "none.png"], {}, 2, "none.png"),
+        (["search", " "], {}, 2, "empty"),
+        (["search", "x", "--sheet", "found.jpg"], {}, 2, "PNG"),
         (["search", "x"], {"QDRANT_URL": "http://u:hunter2@127.0.0.1:9"}, 3, "QDRANT_URL"),
         (["status"], {"REDIS_URL": "redis://u:hunter2@127.0.0.1:9"}, 3, "REDIS_URL"),
         (["worker"], {"REDIS_URL": "redis://:hunter2@127.0.0.1:9"}, 3, "127.0.0.1:9"),
@@ -138,6 +140,24 @@ def test_what_cannot_be_done(
 def test_error_as_json() -> None:
     """A script reads the error as it reads the answer."""
     assert answer("search", expected=2)["error"]["type"] == "SettingsError"
+
+
+def test_version() -> None:
+    """The first thing that a bug report needs."""
+    done = run("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "warmclip")
+
+
+def test_root_named_later(gallery: Path) -> None:
+    """Naming a root gives its pictures other ids; --prune removes what had the former ones."""
+    answer("index", gallery)
+    roots = f"photos={gallery}"
+    refused = answer("index", gallery, "--prune", expected=2, WARMCLIP_ROOTS=roots)
+    assert "--yes" in refused["error"]["message"]
+    report = answer("index", gallery, "--prune", "--yes", WARMCLIP_ROOTS=roots)
+    assert (report["reused"], report["pruned"]) == (12, 12)
+    (query,) = answer("search", "a shape", "--limit", "50", WARMCLIP_ROOTS=roots)["queries"]
+    assert len(names(query["hits"])) == 12
 
 
 def test_help_is_quick() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import warmclip
 from warmclip import settings
+from warmclip.work.allowlist import FUNCTIONS, job_name
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,5 +57,12 @@ def test_map_of_the_modules() -> None:
 
 def test_import_needs_no_model() -> None:
     """The documented names are importable from the top."""
-    for name in re.findall(r"from warmclip import (\w+)", README):
-        assert name in warmclip.__all__
+    imported = re.findall(r"^from warmclip import (.+)$", README, re.MULTILINE)
+    names = {name.strip() for line in imported for name in line.split(",")}
+    assert {"Encoder", "Indexer"} <= names <= set(warmclip.__all__)
+
+
+def test_jobs_that_the_readme_names_are_the_ones_that_run() -> None:
+    """The table of jobs is the allow-list."""
+    listed = set(re.findall(r"^\| `(\w+)\(", README, re.MULTILINE))
+    assert {job_name(name) for name in listed} == FUNCTIONS

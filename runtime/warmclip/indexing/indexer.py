@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from warmclip.errors import PruneRefused
-from warmclip.indexing.files import canonical_folder, canonical_roots, find_images, is_gone
+from warmclip.indexing.files import (
+    canonical_folder,
+    canonical_roots,
+    find_images,
+    is_gone,
+    point_id,
+)
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import Hit, Point, Space, VectorStore
 from warmclip.indexing.sync import ImageEncoder, Sync
@@ -91,7 +97,7 @@ class Indexer:
         doomed = self._find_gone(named, yes=yes) if prune else []
         found = find_images(named)
         indexed = self.index_files(found.files, progress=progress)
-        doomed = [point for point in doomed if is_gone(point.payload.path)]
+        doomed = [point for point in doomed if self._is_stale(point)]
         if doomed:
             self._store.delete(self.collection, [point.id for point in doomed])
         return replace(
@@ -201,13 +207,13 @@ class Indexer:
         )
 
     def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[Point]:
-        """The collection's points below these folders whose files are gone."""
+        """The collection's points below these folders that stand for no file any more."""
         folders = tuple(_prunable(path).rstrip(os.sep) + os.sep for path in paths)
         total = 0
         gone = []
         for point in self._store.scroll(self.collection):
             total += 1
-            if point.payload.path.startswith(folders) and is_gone(point.payload.path):
+            if point.payload.path.startswith(folders) and self._is_stale(point):
                 gone.append(point)
         if not yes and len(gone) > _MOST_LOST * total:
             raise PruneRefused(
@@ -216,6 +222,11 @@ class Indexer:
                 "If they are meant to go, repeat with --yes"
             )
         return gone
+
+    def _is_stale(self, point: Point) -> bool:
+        """Whether its file is gone, or has another id since the roots were named otherwise."""
+        path = point.payload.path
+        return is_gone(path) or point.id != point_id(path, self._roots)
 
 
 def _prunable(path: str) -> str:

@@ -182,7 +182,8 @@ def _own(folder: Path) -> int:
         os.close(descriptor)
         raise StoreHeld(
             f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, stop "
-            "it, or run a Qdrant server (`make db-up`) and set QDRANT_URL"
+            "it, or, if it is a `warmclip worker`, have it do the work: `warmclip index --queue`. "
+            "Several owners need a Qdrant server (`make db-up`) and QDRANT_URL"
         ) from exc
     with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
         os.ftruncate(descriptor, 0)

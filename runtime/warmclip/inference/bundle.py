@@ -171,7 +171,8 @@ class ModelBundle:
             text = where.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError) as exc:
             hint = "run `make export-model`, or name a bundle with WARMCLIP_BUNDLE or --bundle"
-            what = f"{folder} holds no {MANIFEST}" if folder.is_dir() else f"no folder {folder}"
+            here = folder.absolute()
+            what = f"{here} holds no {MANIFEST}" if folder.is_dir() else f"no folder {here}"
             raise BundleError(f"{what}: there is no model there; {hint}") from exc
         except (OSError, UnicodeDecodeError) as exc:
             raise BundleError(f"cannot read {where}: {exc}") from exc

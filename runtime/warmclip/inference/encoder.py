@@ -162,6 +162,8 @@ class Encoder:
         Raises:
             ImagesUnreadable: one or more could not be read; it names each with its reason.
         """
+        if isinstance(images, str | bytes):
+            raise TypeError("a list of images is needed, not one of them: write [image]")
         vectors = np.empty((len(images), self.dim), np.float32)
         reasons = {}
         for index, result in self.encode_each(enumerate(images)):

@@ -50,6 +50,12 @@ class StallWatch:
             return
         if self._alone_since is None:
             self._alone_since = now
+            log.warning(
+                "no worker is listening on the queue %r; start one with `warmclip worker` "
+                "(waiting %.0f s)",
+                self._queue.name,
+                self._worker_wait_s,
+            )
         if now - self._alone_since >= self._worker_wait_s:
             raise QueueUnreachable(
                 f"no worker is listening on the queue {self._queue.name!r}; run `warmclip worker`. "
