@@ -193,7 +193,7 @@ def test_job_ids_follow_from_the_work() -> None:
     ("text", "expected"),
     [
         ("Traceback ...\nwarmclip.errors.JobRefused: 3 texts: too many\n",
-         "warmclip.errors.JobRefused: 3 texts: too many"),
+         "JobRefused: 3 texts: too many"),
         ("Moved to FailedJobRegistry, due to AbandonedJobError, at 2026", "its worker died"),
         ("MemoryError", "MemoryError"),
         ("", "no reason was recorded"),

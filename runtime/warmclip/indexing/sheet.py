@@ -25,6 +25,15 @@ _HEADING_PX = 56
 _CAPTION_PX = 52
 _NOTHING_PX = 44
 
+# With names as Pillow finds them in the system's folders: macOS, then Linux.
+_FONTS = (
+    "Arial Unicode.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "LiberationSans-Regular.ttf",
+)
+
 _PAPER = (252, 252, 250)
 _PANEL = (238, 238, 234)
 _INK = (34, 34, 34)
@@ -92,9 +101,9 @@ class _Pen:
         self._draw = ImageDraw.Draw(sheet)
         self._roots = roots
         self._limits = limits
-        self._large = ImageFont.load_default(26)
-        self._middle = ImageFont.load_default(18)
-        self._small = ImageFont.load_default(14)
+        self._large = _font(26)
+        self._middle = _font(18)
+        self._small = _font(14)
 
     def draw_heading(self, text: str, top: int, width_px: int) -> None:
         line = shorten(" ".join(text.split()), self._large, width_px)
@@ -140,6 +149,16 @@ class _Pen:
             return ImageOps.contain(picture.convert("RGBA"), (_CELL_PX, _CELL_PX))
         except UNDECODABLE as exc:
             raise ImageUnreadable(f"cannot be drawn: {exc}") from exc
+
+
+def _font(size_px: int) -> Font:
+    """The widest font that this machine has; Pillow's own knows no letter beyond ASCII."""
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size_px)
+        except OSError:
+            continue
+    return ImageFont.load_default(size_px)
 
 
 def _stretch(picture: Image.Image) -> Image.Image:

@@ -53,4 +53,5 @@ class FailureReason:
         return cls(kind, message) if colon and " " not in kind else cls("", last)
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}" if self.kind else self.message
+        name = self.kind.rpartition(".")[2]
+        return f"{name}: {self.message}" if name else self.message
