@@ -411,9 +411,13 @@ def test_shared_redis_and_roots(tmp_path: Path, demo_bundle: Path, pictures: lis
                 assert "set WARMCLIP_ROOTS" in report.skipped[pictures[0]]
             environment["WARMCLIP_ROOTS"] = str(Path(pictures[0]).parent)
             with running_worker(Settings.from_env(environment), environment) as worker:
-                answer = worker.run("warmclip.work.jobs.embed_images", pictures).return_value
+                link = Path(pictures[0]).with_name("link.png")
+                link.symlink_to("/etc/hostname")
+                paths = [*pictures, str(link)]
+                answer = worker.run("warmclip.work.jobs.embed_images", paths).return_value
                 assert answer is not None
                 assert set(answer["vectors"]) == set(pictures)
+                assert "outside the roots" in answer["unreadable"][str(link)]
                 result = worker.run("warmclip.work.jobs.index_images", ["/etc/passwd"], "q")
                 assert "'/etc/passwd' is outside the roots" in reason(result)
                 assert "s3cret" not in worker.log.read_text()

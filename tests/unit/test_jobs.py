@@ -96,6 +96,15 @@ def test_path_inside_the_roots(tmp_path: Path) -> None:
         jobs.check_paths(paths, make_settings(), roots)
 
 
+def test_link_that_leads_out_of_its_root(tmp_path: Path) -> None:
+    """The job goes on: the link is refused by itself when it is opened."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    (root / "link.jpg").symlink_to("/etc/hostname")
+    roots = canonical_roots([Root(name="", folder=root)])
+    jobs.check_paths([f"{root}/link.jpg"], make_settings(), roots)
+
+
 def test_no_worker_in_this_process() -> None:
     """A job function outside a worker says where it belongs."""
     with pytest.raises(JobRefused, match="warmclip worker"):

@@ -208,7 +208,9 @@ def _opened(path: str | Path, roots: Sequence[Root]) -> Iterator[tuple[int, Loca
         real = _descriptor_path(descriptor, os.fspath(path))
         if not _leads_to(real, status):
             raise ImageUnreadable("was moved or replaced while it was being opened")
-        require_inside(real, roots)
+        if roots and not is_inside(real, roots):
+            listed = ", ".join(str(root.folder) for root in roots)
+            raise ImageUnreadable(f"is outside the roots {listed} (WARMCLIP_ROOTS)")
         yield (
             descriptor,
             Location(
@@ -241,15 +243,9 @@ def _leads_to(path: str, status: os.stat_result) -> bool:
         return False
 
 
-def require_inside(path: str, roots: Sequence[Root]) -> None:
-    """Refuse a canonical path outside the roots; without roots every path is inside.
-
-    Raises:
-        ImageUnreadable: naming the roots and WARMCLIP_ROOTS.
-    """
-    if roots and _root_of(path, roots) is None:
-        listed = ", ".join(str(root.folder) for root in roots)
-        raise ImageUnreadable(f"is outside the roots {listed} (WARMCLIP_ROOTS)")
+def is_inside(path: str, roots: Sequence[Root]) -> bool:
+    """Whether a path, taken as it is spelt, lies below one of the roots."""
+    return _root_of(path, roots) is not None
 
 
 def _root_of(path: str, roots: Sequence[Root]) -> Root | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused
-from warmclip.indexing.files import read_picture, require_inside
+from warmclip.indexing.files import is_inside, read_picture
 from warmclip.settings import Root, Settings, check_collection
 from warmclip.work import horse
 
@@ -148,10 +148,11 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
     for path in paths:
         if not Path(path).is_absolute() or "\0" in path:
             raise JobRefused(f"{path!r} is not an absolute path")
-        try:
-            require_inside(os.path.realpath(path), roots)
-        except ImageUnreadable as exc:
-            raise JobRefused(f"{path!r} {exc}") from exc
+        # As written, or as it is: a link in a root that leads out costs itself, not its neighbours.
+        spellings = (os.path.normpath(path), os.path.realpath(path))
+        if roots and not any(is_inside(each, (*settings.roots, *roots)) for each in spellings):
+            listed = ", ".join(str(root.folder) for root in roots)
+            raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
 
 
 def _read(path: str, here: horse.Horse) -> bytes:
