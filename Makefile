@@ -15,7 +15,7 @@ TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
         export-model train-demo export-demo worker bench db-up wheel check clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
@@ -67,7 +67,7 @@ bench: $(VENV)/installed ## Images and texts a second on this machine
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait
 
-wheel: $(VENV)/installed ## Build the wheel and the sdist into dist/
+wheel: $(VENV)/installed ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 check: lint test-unit ## What to run before a commit
