@@ -3,6 +3,8 @@
 Nothing here is read at import, and no other module reads the environment.
 """
 
+import difflib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ from warmclip.errors import SettingsError
 
 ProviderChoice = Literal["auto", "cpu", "coreml"]
 ExifRule = Literal["ignore", "transpose"]
+
+log = logging.getLogger(__name__)
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -66,13 +70,13 @@ class Settings:
         Raises:
             SettingsError: naming the variable, its value and what it may be.
         """
-        env = {name: value for name, value in environ.items() if value}
+        env = _Environment({name: value for name, value in environ.items() if value})
         default = cls(home=Path("~/.warmclip").expanduser(), bundle=Path("models/ViT-B-32-openai"))
         limits = {
             item.name: _count(env, item.metadata["variable"], getattr(default.limits, item.name))
             for item in fields(Limits)
         }
-        return cls(
+        settings = cls(
             home=_path(env, "WARMCLIP_HOME", default.home).absolute(),
             bundle=_path(env, "WARMCLIP_BUNDLE", default.bundle),
             collection=check_collection(env.get("WARMCLIP_COLLECTION", default.collection)),
@@ -86,6 +90,32 @@ class Settings:
             threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),
             limits=Limits(**limits),
         )
+        env.warn_of_strangers()
+        return settings
+
+
+class _Environment(dict[str, str]):
+    """Variables, and which of them anybody asked for."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(variables)
+        self._asked: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self._asked.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._asked.add(name)
+        return super().get(name, default)
+
+    def warn_of_strangers(self) -> None:
+        """A misspelt variable would else change nothing, in silence."""
+        for name in sorted(self.keys() - self._asked):
+            if name.startswith("WARMCLIP_"):
+                near = difflib.get_close_matches(name, self._asked, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                log.warning("%s is no setting of this warmclip%s", name, hint)
 
 
 def check_collection(name: str) -> str:

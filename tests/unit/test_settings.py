@@ -37,6 +37,14 @@ def test_limit_from_the_environment() -> None:
     assert limits.image_bytes == Settings.from_env({}).limits.image_bytes
 
 
+def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
+    """A setting that nobody reads is said aloud, with the one that was meant."""
+    Settings.from_env({"WARMCLIP_BACTH_SIZE": "8", "WARMCLIP_BATCH_SIZE": "4", "PATH": "/bin"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "WARMCLIP_BACTH_SIZE is no setting of this warmclip; did you mean WARMCLIP_BATCH_SIZE?"
+    ]
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
