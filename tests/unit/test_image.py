@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 from warmclip.errors import ImageUnreadable
+from warmclip.inference import image as image_module
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import (
     crop,
+    decoded,
     normalise,
     open_image,
     resized_size,
@@ -295,6 +297,30 @@ def test_one_lazy_picture_in_many_threads() -> None:
         with Image.open(io.BytesIO(data)) as lazy, ThreadPoolExecutor(8) as pool:
             opened = list(pool.map(lambda image: open_image(image, LIMITS), [lazy] * 8))
             assert all(image is lazy for image in opened)
+
+
+def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large pictures a process holds one at a time; small ones pass meanwhile."""
+    monkeypatch.setattr(image_module, "_LARGE_PIXELS", 100)
+    large, small = encoded(noise(40, 40)), encoded(noise(10, 10))
+
+    def decode(data: bytes) -> tuple[int, int]:
+        with decoded(data, LIMITS) as picture:
+            return picture.size
+
+    with ThreadPoolExecutor(2) as pool:
+        with decoded(large, LIMITS):
+            waiting = pool.submit(decode, large)
+            assert pool.submit(decode, small).result(30) == (10, 10)
+            assert not waiting.done()
+        assert waiting.result(30) == (40, 40)
+
+
+def test_small_pictures_are_decoded_side_by_side() -> None:
+    """Only pictures that the caller opened take turns, and only for loading."""
+    data = encoded(noise())
+    with ThreadPoolExecutor(1) as pool, decoded(data, LIMITS):
+        assert pool.submit(lambda: open_image(data, LIMITS).size).result(30) == (31, 23)
 
 
 def test_lazy_picture_that_was_closed() -> None:

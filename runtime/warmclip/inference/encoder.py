@@ -213,11 +213,13 @@ class Encoder:
 
     def _decode(self, source: ImageSource) -> _Decoded | ImageUnreadable:
         try:
-            opened = pictures.open_image(source() if callable(source) else source, self._limits)
-            crop = pictures.crop(opened, self._recipe, self._limits)
+            with pictures.decoded(
+                source() if callable(source) else source, self._limits
+            ) as picture:
+                crop = pictures.crop(picture, self._recipe, self._limits)
+                return _Decoded(crop=crop, width_px=picture.width, height_px=picture.height)
         except ImageUnreadable as exc:
             return exc
-        return _Decoded(crop=crop, width_px=opened.width, height_px=opened.height)
 
     def _embed(
         self, window: list[tuple[K, _Decoded | ImageUnreadable]]

@@ -9,7 +9,8 @@ refused with ``ImageUnreadable``, whose message is a short phrase about the pict
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +26,9 @@ from warmclip.settings import Limits
 
 Size: TypeAlias = tuple[int, int]
 """Width and height, px."""
+
+Source: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image
+"""A file's path, a file's bytes, or a picture that Pillow opened."""
 
 # Raster formats that people keep photographs and drawings in; MPO comes with JPEG. Pillow's other
 # readers stay out: EPS starts ghostscript, for one. TGA has no signature, so it is asked last.
@@ -62,13 +66,14 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 
+_LARGE_PIXELS = 25_000_000  # decoders take up to 16 bytes a pixel: 400 MB
+_large_lock = threading.Lock()
+
 # A caller's lazy picture may stand in one call twice, and Pillow cannot load it in two threads.
 _caller_lock = threading.Lock()
 
 
-def open_image(
-    source: str | Path | bytes | bytearray | memoryview | Image.Image, limits: Limits
-) -> Image.Image:
+def open_image(source: Source, limits: Limits) -> Image.Image:
     """Decode a picture from a file, from bytes, or take one that Pillow already opened.
 
     An animation gives its first frame. The bounds on bytes and pixels hold before decoding.
@@ -76,11 +81,31 @@ def open_image(
     Raises:
         ImageUnreadable: the source is no whole picture, or is larger than the limits.
     """
+    image = _identify_source(source, limits)
+    return _load(image, is_callers=image is source)
+
+
+@contextmanager
+def decoded(source: Source, limits: Limits) -> Iterator[Image.Image]:
+    """A picture as ``open_image`` gives it, for as long as it is needed.
+
+    A process decodes on several threads; of large pictures it holds one at a time, so that its
+    memory is bounded by the largest one and not by a multiple of it.
+
+    Raises:
+        ImageUnreadable: as ``open_image``.
+    """
+    image = _identify_source(source, limits)
+    is_large = image.width * image.height > _LARGE_PIXELS
+    with _large_lock if is_large else nullcontext():
+        yield _load(image, is_callers=image is source)
+
+
+def _identify_source(source: Source, limits: Limits) -> Image.Image:
     match source:
         case Image.Image():
             _check_pixels(source.size, limits)
-            with _caller_lock:
-                return _load(source)
+            return source
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
         case str() | Path():
@@ -91,7 +116,7 @@ def open_image(
     check_bytes(len(data), limits)
     image = _identify(data)
     _check_pixels(image.size, limits)
-    return _load(image)
+    return image
 
 
 def crop(image: Image.Image, recipe: ImageRecipe, limits: Limits) -> Crop:
@@ -188,9 +213,10 @@ def _identify(data: bytes) -> Image.Image:
     raise ImageUnreadable(f"is no picture in a format that is read here ({', '.join(_FORMATS)})")
 
 
-def _load(image: Image.Image) -> Image.Image:
+def _load(image: Image.Image, *, is_callers: bool) -> Image.Image:
     try:
-        image.load()
+        with _caller_lock if is_callers else nullcontext():
+            image.load()
     except UNDECODABLE as exc:
         cut = "truncated" in str(exc).lower()
         raise ImageUnreadable(f"{'is truncated' if cut else 'cannot be decoded'}: {exc}") from exc
