@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from warmclip.console import Terminal
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle
-from warmclip_export import catalog, scenes
+from warmclip_export import catalog, drawing, scenes
 from warmclip_export.errors import ExportRefused
 
 app = typer.Typer(
@@ -126,7 +126,7 @@ def draw_scenes(
     """Draw pictures to index, whose names say what is in them; needs no torch."""
     with _command(as_json) as terminal:
         try:
-            written = scenes.write_gallery(folder, count, seed)
+            written = drawing.write_gallery(folder, count, seed)
         except OSError as exc:
             raise ExportRefused(f"cannot draw into {folder}: {exc.strerror}") from exc
         if as_json:

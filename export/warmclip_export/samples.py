@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from warmclip_export import scenes
+from warmclip_export import captions, drawing, scenes
 from warmclip_export.errors import ExportRefused
 
 # Files that lie in the packages themselves, so that nothing is downloaded.
@@ -103,9 +103,10 @@ def gather() -> Samples:
     """
     rng = Random(0)  # noqa: S311  # pictures, not secrets
     drawings = tuple(_draw(side, rng) for side in _DRAWING_SIDES)
-    captions = [scenes.caption(scene, rng).text for scene in rng.sample(scenes.held_out(), 100)]
-    texts = (*_SENTENCES, *captions)[:PICTURES]
-    strings = (*_SENTENCES, *captions, *(_hostile(rng) for _ in range(200)))
+    described = rng.sample(scenes.held_out(), 100)
+    sentences = [captions.caption(scene, rng).text for scene in described]
+    texts = (*_SENTENCES, *sentences)[:PICTURES]
+    strings = (*_SENTENCES, *sentences, *(_hostile(rng) for _ in range(200)))
     return Samples(pictures=(*_photographs(), *drawings, *_noises()), texts=texts, strings=strings)
 
 
@@ -128,7 +129,7 @@ def _photographs() -> tuple[Image.Image, ...]:
 
 def _draw(side_px: int, rng: Random) -> Image.Image:
     scene = scenes.arrange(rng.choice(scenes.held_out()), rng)
-    return scenes.draw(scene, rng, side_px)
+    return drawing.draw(scene, rng, side_px)
 
 
 def _noises() -> tuple[Image.Image, ...]:

@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from warmclip_export import scenes
-from warmclip_export.scenes import Caption, Scene
+from warmclip_export import captions, drawing, scenes
+from warmclip_export.captions import Caption
+from warmclip_export.scenes import Scene
 
 NAME = "warmclip-demo"
 ARCHITECTURE = {
@@ -144,10 +145,10 @@ class Batches(Dataset[Batch]):
             chosen = rng.sample(scenes.training(), self._plan.batch_size)
         drawn = [scenes.arrange(combination, rng) for combination in chosen]
         pixels = [
-            self._preprocess(scenes.draw(scene, rng, rng.choice((128, 192, 256))))
+            self._preprocess(drawing.draw(scene, rng, rng.choice((128, 192, 256))))
             for scene in drawn
         ]
-        described = [scenes.caption(scene, rng) for scene in drawn]
+        described = [captions.caption(scene, rng) for scene in drawn]
         return Batch(
             torch.stack(pixels),
             open_clip.tokenize([caption.text for caption in described]),
@@ -214,16 +215,16 @@ def evaluate(model: CLIP, preprocess: Preprocess, seed: int) -> HeldOutScore:
     """Match every held-out scene with its caption among all of them."""
     rng = Random(f"{seed}/held-out")  # noqa: S311  # pictures, not secrets
     drawn = [scenes.arrange(combination, rng) for combination in scenes.held_out()]
-    pixels = [preprocess(scenes.draw(scene, rng, EVALUATION_SIDE_PX)) for scene in drawn]
+    pixels = [preprocess(drawing.draw(scene, rng, EVALUATION_SIDE_PX)) for scene in drawn]
     images: Tensor = model.encode_image(torch.stack(pixels), normalize=True)
 
     def match(sentences: Sequence[str]) -> Tensor:
         texts: Tensor = model.encode_text(open_clip.tokenize(sentences), normalize=True)
         return texts @ images.T
 
-    similarity = match([scenes.captions(scene)[0] for scene in drawn])
+    similarity = match([captions.captions(scene)[0] for scene in drawn])
     own = torch.arange(len(drawn))
-    queries = [scenes.short_caption(scene) for scene in drawn]
+    queries = [captions.short_caption(scene) for scene in drawn]
     nearest = match([query.text for query in queries]).argmax(dim=1)
     found = _truth(queries, drawn)[own, nearest]
     return HeldOutScore(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warmclip_export import scenes
+from warmclip_export import drawing
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def demo_model(monkeypatch: pytest.MonkeyPatch, demo_bundle: Path) -> None:
 @pytest.fixture
 def gallery(tmp_path: Path) -> Path:
     """Twelve drawn pictures, named after what is in them."""
-    scenes.write_gallery(tmp_path / "pictures", 12, seed=0)
+    drawing.write_gallery(tmp_path / "pictures", 12, seed=0)
     return tmp_path / "pictures"
 
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from PIL import Image, ImageChops
 
-from warmclip_export import scenes
+from warmclip_export import captions, drawing, scenes
 from warmclip_export.scenes import Scene
 
 PLAIN = Scene(shape="star", colour="red", size="large", background="grey")
@@ -15,12 +15,12 @@ PLAIN = Scene(shape="star", colour="red", size="large", background="grey")
 
 def drawn(scene: Scene, seed: int = 3, side_px: int = 96) -> bytes:
     """Draw a scene, as bytes to compare."""
-    return scenes.draw(scene, Random(seed), side_px).tobytes()
+    return drawing.draw(scene, Random(seed), side_px).tobytes()
 
 
 def ink_share(scene: Scene) -> float:
     """Measure the part of a picture that is not background, from 0 to 1."""
-    picture = scenes.draw(scene, Random(3), 96)
+    picture = drawing.draw(scene, Random(3), 96)
     backdrop = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
     covered = ImageChops.difference(picture, backdrop).convert("L").point(lambda v: v > 24 and 255)
     return covered.histogram()[255] / (96 * 96)
@@ -88,7 +88,7 @@ def test_held_out_captions_are_distinct() -> None:
     """No two held-out scenes share their first caption, whatever their counts and positions."""
     arranged = [scenes.arrange(scene, Random(n)) for n, scene in enumerate(scenes.held_out())]
 
-    assert len({scenes.captions(scene)[0] for scene in arranged}) == scenes.HELD_OUT
+    assert len({captions.captions(scene)[0] for scene in arranged}) == scenes.HELD_OUT
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_drawing_follows_its_seed() -> None:
 @pytest.mark.parametrize("side_px", [1, 64, 257])
 def test_drawing_has_the_asked_size(side_px: int) -> None:
     """A drawing is an RGB square of the asked side."""
-    picture = scenes.draw(PLAIN, Random(1), side_px)
+    picture = drawing.draw(PLAIN, Random(1), side_px)
 
     assert (picture.mode, picture.size) == ("RGB", (side_px, side_px))
 
@@ -170,7 +170,7 @@ def test_shapes_stay_inside_the_picture(combination: Scene) -> None:
     """However a scene is arranged, its border shows nothing but background."""
     rng = Random(11)
     for _ in range(10):
-        picture = scenes.draw(scenes.arrange(combination, rng), rng, 96)
+        picture = drawing.draw(scenes.arrange(combination, rng), rng, 96)
         picture.paste(picture.crop((0, 0, 1, 1)).resize((94, 94)), (1, 1))
         assert len(picture.getcolors() or ()) == 1
 
@@ -186,8 +186,8 @@ def test_first_caption_is_plain_words() -> None:
         count=2,
     )
 
-    assert scenes.captions(PLAIN)[0] == "a large red star on a grey background"
-    assert scenes.captions(group)[:2] == (
+    assert captions.captions(PLAIN)[0] == "a large red star on a grey background"
+    assert captions.captions(group)[:2] == (
         "two small orange crosses on a navy background",
         "two small orange crosses at the top left on a navy background",
     )
@@ -197,7 +197,7 @@ def test_first_caption_is_plain_words() -> None:
 def test_short_caption_is_a_search(count: int, text: str) -> None:
     """The short caption is what people type: a colour and a shape, fitting any size or ground."""
     scene = replace(PLAIN, count=count)
-    caption = scenes.short_caption(scene)
+    caption = captions.short_caption(scene)
 
     assert caption.text == text
     assert caption.fits(scene, replace(scene, size="small", background="navy"))
@@ -208,18 +208,18 @@ def test_captions_of_a_scene_differ() -> None:
     """A scene is described in several phrasings, and many more at random."""
     rng = Random(2)
 
-    assert len(set(scenes.captions(PLAIN))) >= 4
-    assert len({scenes.caption(PLAIN, rng).text for _ in range(200)}) > 50
+    assert len(set(captions.captions(PLAIN))) >= 4
+    assert len({captions.caption(PLAIN, rng).text for _ in range(200)}) > 50
 
 
 def test_caption_follows_its_seed() -> None:
     """The same seed gives the same sentence."""
-    assert scenes.caption(PLAIN, Random(4)) == scenes.caption(PLAIN, Random(4))
+    assert captions.caption(PLAIN, Random(4)) == captions.caption(PLAIN, Random(4))
 
 
 def test_caption_fits_what_it_describes() -> None:
     """A sentence is true of its own scene and of those that differ in what it leaves out."""
-    red_star = scenes.Caption(text="a red star", mentions=frozenset({"shape", "colour"}))
+    red_star = captions.Caption(text="a red star", mentions=frozenset({"shape", "colour"}))
 
     assert red_star.fits(PLAIN, PLAIN)
     assert red_star.fits(PLAIN, replace(PLAIN, size="small", background="mint"))
@@ -230,7 +230,7 @@ def test_caption_fits_what_it_describes() -> None:
 def test_article_fits_the_vowel() -> None:
     """It is "an orange star" and "an arrow", as people write it."""
     described = (replace(PLAIN, colour="orange"), replace(PLAIN, shape="arrow"))
-    texts = {scenes.caption(scene, Random(n)).text for scene in described for n in range(400)}
+    texts = {captions.caption(scene, Random(n)).text for scene in described for n in range(400)}
 
     assert any("an orange star" in text for text in texts)
     assert any("an arrow" in text for text in texts)
@@ -239,7 +239,7 @@ def test_article_fits_the_vowel() -> None:
 
 def test_gallery_writes_what_it_says(tmp_path: Path) -> None:
     """The gallery is that many PNG files of that size, named after what is in them."""
-    paths = scenes.write_gallery(tmp_path / "new" / "pictures", count=20, seed=6, side_px=64)
+    paths = drawing.write_gallery(tmp_path / "new" / "pictures", count=20, seed=6, side_px=64)
 
     assert sorted(paths) == sorted((tmp_path / "new" / "pictures").iterdir())
     assert len(paths) == 20
@@ -252,8 +252,8 @@ def test_gallery_writes_what_it_says(tmp_path: Path) -> None:
 
 def test_gallery_follows_its_seed(tmp_path: Path) -> None:
     """The same seed writes the same names and bytes, without repeating a combination."""
-    first = scenes.write_gallery(tmp_path / "a", count=10, seed=6, side_px=64)
-    again = scenes.write_gallery(tmp_path / "b", count=10, seed=6, side_px=64)
+    first = drawing.write_gallery(tmp_path / "a", count=10, seed=6, side_px=64)
+    again = drawing.write_gallery(tmp_path / "b", count=10, seed=6, side_px=64)
 
     assert [(p.name, p.read_bytes()) for p in first] == [(p.name, p.read_bytes()) for p in again]
 
@@ -261,6 +261,6 @@ def test_gallery_follows_its_seed(tmp_path: Path) -> None:
 def test_gallery_beyond_the_held_out_scenes_is_refused(tmp_path: Path) -> None:
     """More pictures than held-out combinations is an error, and nothing is written."""
     with pytest.raises(ValueError, match="201 different held-out"):
-        scenes.write_gallery(tmp_path / "pictures", count=201, seed=1)
+        drawing.write_gallery(tmp_path / "pictures", count=201, seed=1)
 
     assert not (tmp_path / "pictures").exists()
