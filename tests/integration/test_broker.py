@@ -16,7 +16,7 @@ import pytest
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.private_redis import find_server, socket_path
+from warmclip.work.private_redis import socket_path
 
 # Joins, says which server it found, and leaves when its stdin is closed.
 _CLIENT = """
@@ -29,15 +29,7 @@ with open_broker(Settings.from_env(os.environ)) as redis:
 """
 
 
-@pytest.fixture(autouse=True)
-def server_binary() -> None:
-    """Skip where there is no server to start, but never in CI."""
-    try:
-        find_server()
-    except QueueUnreachable as exc:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(exc))
+pytestmark = pytest.mark.usefixtures("server_binary")
 
 
 @pytest.fixture

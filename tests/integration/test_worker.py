@@ -34,7 +34,6 @@ from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.client import call, submit_index, watch
-from warmclip.work.private_redis import find_server
 from warmclip.work.queues import open_queue
 from warmclip.work.status import listening, read_status
 from warmclip.work.worker import run_worker
@@ -101,15 +100,7 @@ def environment_of(home: Path, bundle: Path, **more: str) -> dict[str, str]:
     return {"WARMCLIP_HOME": str(home), "WARMCLIP_BUNDLE": str(bundle)} | more
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server_binary() -> None:
-    """Skip where there is no server to start, but never in CI."""
-    try:
-        find_server()
-    except QueueUnreachable as exc:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(exc))
+pytestmark = pytest.mark.usefixtures("server_binary")
 
 
 @pytest.fixture(scope="module")

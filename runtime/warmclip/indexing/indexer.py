@@ -96,7 +96,7 @@ class Indexer:
         self._store.ensure(self.collection, self._space)
         doomed = self._find_gone(named, yes=yes) if prune else []
         found = find_images(named)
-        indexed = self.index_files(found.files, progress=progress)
+        indexed = self._bring_in(found.files, progress)
         doomed = [point for point in doomed if self._is_stale(point)]
         if doomed:
             self._store.delete(self.collection, [point.id for point in doomed])
@@ -117,11 +117,8 @@ class Indexer:
         Raises:
             SpaceMismatch, StoreError: as ``index``.
         """
-        started = time.monotonic()
         self._store.ensure(self.collection, self._space)
-        sync = self._sync(self.collection, progress)
-        sync.run(files)
-        return self._report(sync, started)
+        return self._bring_in(files, progress)
 
     def search(
         self,
@@ -184,6 +181,13 @@ class Indexer:
         former = self._store.switch(self.collection, self._space)
         if drop and former is not None:
             self._store.drop(former)
+        return self._report(sync, started)
+
+    def _bring_in(self, files: Sequence[str], progress: Progress | None) -> IndexReport:
+        """Files into a collection that is there."""
+        started = time.monotonic()
+        sync = self._sync(self.collection, progress)
+        sync.run(files)
         return self._report(sync, started)
 
     def _report(self, sync: Sync, started: float) -> IndexReport:
