@@ -1,14 +1,5 @@
-"""The command ``warmclip``. Options become Settings here, and errors become exit codes.
+"""The commands about pictures: index, search, migrate."""
 
-Exit codes: 0 done, 1 partly done, 2 bad usage or configuration, 3 a service is unreachable,
-70 a bug in warmclip.
-"""
-
-import dataclasses
-import importlib.metadata
-import os
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,63 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmclip.cli.options import (
+    Bundle,
+    Collection,
+    ExifTranspose,
+    Json,
+    Provider,
+    Verbose,
+    open_terminal,
+    read_settings,
+)
 from warmclip.console import Terminal
-from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld, WarmclipError
+from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
 from warmclip.indexing.query import Query
-from warmclip.settings import ProviderChoice, Settings, check_collection
+from warmclip.settings import Settings
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
     from warmclip.indexing.store import Hit
 
-app = typer.Typer(
-    name="warmclip",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 1 partly, 2 bad usage or configuration, 3 service unreachable.",
-)
 
-Bundle = Annotated[
-    Path | None, typer.Option("--bundle", help="The model folder [WARMCLIP_BUNDLE].")
-]
-Collection = Annotated[
-    str | None, typer.Option("--collection", help="Where the vectors live [WARMCLIP_COLLECTION].")
-]
-Provider = Annotated[
-    ProviderChoice | None,
-    typer.Option("--provider", help="Where to compute; auto is the CPU [WARMCLIP_PROVIDER]."),
-]
-ExifTranspose = Annotated[
-    bool,
-    typer.Option(
-        "--exif-transpose",
-        help="Turn pictures by their EXIF tag; its vectors are a space of their own.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"warmclip {importlib.metadata.version('warmclip')}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    """Embed pictures and texts with an exported OpenCLIP model, and search them."""
-
-
-@app.command()
 def index(
     paths: Annotated[
         list[Path],
@@ -103,8 +58,8 @@ def index(
     when_stopped = "stopped; run the same command again to go on where it was"
     if queue:
         when_stopped = "no longer waiting; the jobs stay queued, `warmclip status` shows them"
-    with _terminal(as_json, verbose, when_stopped=when_stopped) as terminal:
-        settings = _settings(bundle, collection, provider, exif_transpose)
+    with open_terminal(as_json, verbose, when_stopped=when_stopped) as terminal:
+        settings = read_settings(bundle, collection, provider, exif_transpose)
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
         if queue and (bundle or provider or exif_transpose):
@@ -127,7 +82,6 @@ def index(
             raise typer.Exit(report.exit_code)
 
 
-@app.command()
 def search(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for, in words.")
@@ -150,8 +104,8 @@ def search(
     verbose: Verbose = False,
 ) -> None:
     """Find pictures by words, or by a picture."""
-    with _terminal(as_json, verbose) as terminal:
-        settings = _settings(bundle, collection, provider, exif_transpose)
+    with open_terminal(as_json, verbose) as terminal:
+        settings = read_settings(bundle, collection, provider, exif_transpose)
         queries = [Query(text=text) for text in texts or []]
         for path in image or []:
             if not path.is_file():
@@ -177,7 +131,6 @@ def search(
         terminal.hits(queries, [[hit.to_dict() for hit in hits] for hits in found])
 
 
-@app.command()
 def migrate(
     collection: Annotated[str, typer.Argument(help="The collection to carry over.")],
     bundle: Bundle = None,
@@ -193,71 +146,12 @@ def migrate(
     verbose: Verbose = False,
 ) -> None:
     """Embed a collection's pictures with another model, then switch to it at once."""
-    with _terminal(as_json, verbose) as terminal:
-        settings = _settings(bundle, collection, provider, exif_transpose)
+    with open_terminal(as_json, verbose) as terminal:
+        settings = read_settings(bundle, collection, provider, exif_transpose)
         with _open_indexer(settings) as indexer, terminal.progress("images") as progress:
             report = indexer.migrate(yes=yes, drop=drop, progress=progress)
         terminal.index_report(report)
         raise typer.Exit(report.exit_code)
-
-
-@app.command()
-def worker(
-    queues: Annotated[
-        str, typer.Option("--queues", help="What to work on, the most urgent first.")
-    ] = "high,default",
-    burst: Annotated[bool, typer.Option("--burst", help="Stop when the queues are empty.")] = False,
-    bundle: Bundle = None,
-    provider: Provider = None,
-    exif_transpose: ExifTranspose = False,
-) -> None:
-    """Run jobs from Redis with a warm model, without ever forking it."""
-    with _terminal(verbose=True):
-        from warmclip.work.worker import run_worker
-
-        names = [name.strip() for name in queues.split(",") if name.strip()]
-        if not names:
-            raise SettingsError(f"--queues={queues!r}: name at least one queue")
-        settings = _settings(bundle, None, provider, exif_transpose)
-        run_worker(settings, queues=names, burst=burst)
-
-
-@app.command()
-def status(as_json: Json = False, verbose: Verbose = False) -> None:
-    """Show queues, workers and recent failures."""
-    with _terminal(as_json, verbose) as terminal:
-        from warmclip.work.broker import open_broker
-        from warmclip.work.status import read_status
-
-        with open_broker(_settings()) as connection:
-            terminal.queue_status(read_status(connection).to_dict())
-
-
-@app.command()
-def bench(
-    bundle: Bundle = None,
-    provider: Provider = None,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of which the median counts.")] = 7,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure this machine: images and texts a second, by batch size."""
-    with _terminal(as_json, verbose) as terminal:
-        from warmclip.inference.bench import measure
-
-        settings = _settings(bundle, None, provider)
-        with terminal.progress("rounds") as progress:
-            benchmark = measure(settings, rounds=rounds, progress=progress)
-        terminal.benchmark(benchmark.to_dict())
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        app()
-    except Exception:  # a bug, which must not end in 1: that means "partly done"
-        traceback.print_exc()
-        sys.exit(70)
 
 
 def _index_by_queue(
@@ -318,40 +212,3 @@ def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[lis
         sheet.save(file, "PNG")
     except OSError as exc:
         raise SettingsError(f"cannot write --sheet {file}: {exc.strerror}") from exc
-
-
-@contextmanager
-def _terminal(
-    as_json: bool = False, verbose: bool = False, *, when_stopped: str = "stopped"
-) -> Iterator[Terminal]:
-    """What a command writes to; errors become one paragraph and an exit code."""
-    terminal = Terminal(as_json=as_json, verbose=verbose)
-    try:
-        yield terminal
-    except WarmclipError as exc:
-        terminal.error(exc)
-        raise typer.Exit(exc.exit_code) from None
-    except KeyboardInterrupt:
-        terminal.note(when_stopped)
-        raise typer.Exit(130) from None
-
-
-def _settings(
-    bundle: Path | None = None,
-    collection: str | None = None,
-    provider: ProviderChoice | None = None,
-    exif_transpose: bool = False,
-) -> Settings:
-    """The environment's settings, with what the command line says in their place."""
-    settings = Settings.from_env(os.environ)
-    return dataclasses.replace(
-        settings,
-        bundle=bundle or settings.bundle,
-        collection=check_collection(collection) if collection else settings.collection,
-        provider=provider or settings.provider,
-        exif="transpose" if exif_transpose else settings.exif,
-    )
-
-
-if __name__ == "__main__":
-    main()

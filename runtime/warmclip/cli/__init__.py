@@ -1,0 +1,54 @@
+"""The command ``warmclip``. Options become Settings here, and errors become exit codes.
+
+Exit codes: 0 done, 1 partly done, 2 bad usage or configuration, 3 a service is unreachable,
+70 a bug in warmclip.
+"""
+
+import importlib.metadata
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from warmclip.cli.jobs import status, worker
+from warmclip.cli.machine import bench
+from warmclip.cli.pictures import index, migrate, search
+
+app = typer.Typer(
+    name="warmclip",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, 1 partly, 2 bad usage or configuration, 3 service unreachable.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"warmclip {importlib.metadata.version('warmclip')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Embed pictures and texts with an exported OpenCLIP model, and search them."""
+
+
+for command in (index, search, migrate, worker, status, bench):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except Exception:  # a bug, which must not end in 1: that means "partly done"
+        traceback.print_exc()
+        sys.exit(70)

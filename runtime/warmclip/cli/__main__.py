@@ -1,0 +1,5 @@
+"""``python -m warmclip.cli``."""
+
+from warmclip.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""What the commands have in common: their options, their settings, and how they end."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warmclip.console import Terminal
+from warmclip.errors import WarmclipError
+from warmclip.settings import ProviderChoice, Settings, check_collection
+
+Bundle = Annotated[
+    Path | None, typer.Option("--bundle", help="The model folder [WARMCLIP_BUNDLE].")
+]
+Collection = Annotated[
+    str | None, typer.Option("--collection", help="Where the vectors live [WARMCLIP_COLLECTION].")
+]
+Provider = Annotated[
+    ProviderChoice | None,
+    typer.Option("--provider", help="Where to compute; auto is the CPU [WARMCLIP_PROVIDER]."),
+]
+ExifTranspose = Annotated[
+    bool,
+    typer.Option(
+        "--exif-transpose",
+        help="Turn pictures by their EXIF tag; its vectors are a space of their own.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+
+
+@contextmanager
+def open_terminal(
+    as_json: bool = False, verbose: bool = False, *, when_stopped: str = "stopped"
+) -> Iterator[Terminal]:
+    """What a command writes to; errors become one paragraph and an exit code."""
+    terminal = Terminal(as_json=as_json, verbose=verbose)
+    try:
+        yield terminal
+    except WarmclipError as exc:
+        terminal.error(exc)
+        raise typer.Exit(exc.exit_code) from None
+    except KeyboardInterrupt:
+        terminal.note(when_stopped)
+        raise typer.Exit(130) from None
+
+
+def read_settings(
+    bundle: Path | None = None,
+    collection: str | None = None,
+    provider: ProviderChoice | None = None,
+    exif_transpose: bool = False,
+) -> Settings:
+    """The environment's settings, with what the command line says in their place."""
+    settings = Settings.from_env(os.environ)
+    return dataclasses.replace(
+        settings,
+        bundle=bundle or settings.bundle,
+        collection=check_collection(collection) if collection else settings.collection,
+        provider=provider or settings.provider,
+        exif="transpose" if exif_transpose else settings.exif,
+    )
