@@ -16,6 +16,7 @@ WarmclipError
 ├── PruneRefused               a deletion that looks like an unmounted disk
 ├── JobRefused                 a job outside the allow-list, the roots or the bounds
 ├── JobFailed                  a worker could not do what it was asked for
+├── HorseDied                  the process that ran a job died, or was killed as it hung
 └── QueueUnreachable           no answer from Redis
 
 A message says what, which value, where, and what to do. ``exit_code`` is what a command
@@ -104,8 +105,27 @@ class JobFailed(WarmclipError):
     """A worker could not do what it was asked for."""
 
 
+class HorseDied(WarmclipError):
+    """The process that ran a job died under it; the message names how, and what it was at."""
+
+    exit_code = 3
+    may_pass = True
+
+
 class QueueUnreachable(WarmclipError):
     """No answer from Redis."""
 
     exit_code = 3
     may_pass = True
+
+
+def revive(kind: str, message: str) -> WarmclipError:
+    """An error that another process told of, by the name of its class."""
+    found = globals().get(kind)
+    if (
+        isinstance(found, type)
+        and issubclass(found, WarmclipError)
+        and found is not ImagesUnreadable  # made of reasons, not of a message
+    ):
+        return found(message)
+    return WarmclipError(f"{kind}: {message}")

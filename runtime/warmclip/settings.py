@@ -4,11 +4,12 @@ Nothing here is read at import, and no other module reads the environment.
 """
 
 import difflib
+import json
 import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ ExifRule = Literal["ignore", "transpose"]
 log = logging.getLogger(__name__)
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,15 @@ class Settings:
     exif: ExifRule = "ignore"  # WARMCLIP_EXIF: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
     threads: int = 0  # WARMCLIP_THREADS: of one session; 0 lets onnxruntime choose
+    jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... that jobs may name as well
+    hang_s: int = 30  # WARMCLIP_HANG_SECONDS: without a sign of life, a worker's horse is killed
+    max_crashes: int = 2  # WARMCLIP_MAX_CRASHES: in a row, before a provider is quarantined
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def embedded_store(self) -> Path:
+        """The folder of the embedded store."""
+        return self.home / "qdrant"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -88,10 +98,31 @@ class Settings:
             exif=_choice(env, "WARMCLIP_EXIF", get_args(ExifRule)),
             batch_size=_count(env, "WARMCLIP_BATCH_SIZE", default.batch_size, high=4096),
             threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),
+            jobs=_functions(env.get("WARMCLIP_JOBS", "")),
+            hang_s=_count(env, "WARMCLIP_HANG_SECONDS", default.hang_s, high=86_400),
+            max_crashes=_count(env, "WARMCLIP_MAX_CRASHES", default.max_crashes, high=1000),
             limits=Limits(**limits),
         )
         env.warn_of_strangers()
         return settings
+
+    def to_json(self) -> str:
+        """All of it, secrets included, in one line: for a pipe to a child, never for a log."""
+        return json.dumps(asdict(self), default=os.fspath)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of ``to_json``."""
+        raw = json.loads(text)
+        roots = (Root(name=root["name"], folder=Path(root["folder"])) for root in raw["roots"])
+        parts = {
+            "home": Path(raw["home"]),
+            "bundle": Path(raw["bundle"]),
+            "roots": tuple(roots),
+            "jobs": tuple(raw["jobs"]),
+            "limits": Limits(**raw["limits"]),
+        }
+        return cls(**raw | parts)
 
 
 class _Environment(dict[str, str]):
@@ -212,3 +243,14 @@ def _roots(text: str) -> tuple[Root, ...]:
     if len(named) != len(set(named)):
         raise SettingsError(f"WARMCLIP_ROOTS: a root name stands twice in {named}")
     return tuple(roots)
+
+
+def _functions(text: str) -> tuple[str, ...]:
+    """``module:function`` each, as RQ's jobs name them: ``module.function``."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        if not _FUNCTION.fullmatch(name):
+            raise SettingsError(
+                f"WARMCLIP_JOBS: {name!r} is not module:function, such as myapp.training:train"
+            )
+    return tuple(name.replace(":", ".") for name in names)

@@ -15,6 +15,7 @@ from warmclip.indexing.store import Space
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.encoder import Embedded, ImageSource
 from warmclip.inference.image import open_image
+from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
 
 K = TypeVar("K")
@@ -72,7 +73,7 @@ class PixelEncoder:
                 yield key, embedded
 
     def _embed(self, source: ImageSource) -> Embedded:
-        image = open_image(source() if callable(source) else source, self._limits)
+        image = open_image(source.read() if isinstance(source, LazyImage) else source, self._limits)
         return Embedded(vector=_vector(image), width_px=image.width, height_px=image.height)
 
 

@@ -1,7 +1,10 @@
 import dataclasses
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import pytest
 from PIL import Image
 
 from warmclip import Encoder
+from warmclip.activity import Stage
 from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable, ProviderUnavailable
 from warmclip.inference import encoder as encoder_module
 from warmclip.inference.arrays import Features, unit_rows
 from warmclip.inference.providers import CPU
+from warmclip.inference.reading import LazyImage
 from warmclip.inference.session import OnnxSession
 from warmclip.settings import Limits
 
@@ -55,10 +60,11 @@ def test_unit_rows_whatever_the_batch(encoder: Encoder, n: int) -> None:
 
 
 def test_every_kind_of_source_gives_the_same_vector(encoder: Encoder, tmp_path: Path) -> None:
-    """A path, its text, its bytes, the picture, and a function that reads it are one picture."""
+    """A path, its text, its bytes, the picture, and one that is read later are one picture."""
     path = png(picture(0), tmp_path / "a.png")
     data = path.read_bytes()
-    vectors = encoder.encode_images([path, str(path), data, picture(0), lambda: data])
+    later = LazyImage("a.png", lambda: data)
+    vectors = encoder.encode_images([path, str(path), data, picture(0), later])
     np.testing.assert_allclose(vectors, np.repeat(vectors[:1], 5, axis=0), atol=1e-6)
 
 
@@ -177,3 +183,49 @@ def test_features_of_the_wrong_width() -> None:
     """A model of another dimension is noticed at once."""
     with pytest.raises(BadVectors, match="expected"):
         unit_rows(np.ones((2, 7), np.float32), 8)
+
+
+class Watch:
+    """An activity that keeps what it was told, and how much went on at once."""
+
+    def __init__(self, *, one_at_a_time: bool) -> None:
+        self.one_at_a_time = one_at_a_time
+        self.begun: list[tuple[str, str]] = []
+        self.most_at_once = 0
+        self._lock = threading.Lock()
+        self._open = 0
+
+    @contextmanager
+    def during(self, stage: Stage, what: str, *, rows: int = 1) -> Iterator[None]:
+        """Count."""
+        assert rows >= 1
+        if what.endswith("2.png"):
+            raise ImageUnreadable("was set aside")
+        with self._lock:
+            self.begun.append((stage, what))
+            self._open += 1
+            self.most_at_once = max(self.most_at_once, self._open)
+        time.sleep(0.01)
+        yield
+        with self._lock:
+            self._open -= 1
+
+
+@pytest.mark.parametrize("one_at_a_time", [True, False])
+def test_native_work_is_announced(
+    demo_bundle: Path, tmp_path: Path, *, one_at_a_time: bool
+) -> None:
+    """Each picture and batch is told before it begins; if asked for, nothing overlaps; a picture
+    that is refused then costs itself.
+    """
+    encoder = Encoder.open(demo_bundle, batch_size=2)
+    encoder.warm()
+    watch = Watch(one_at_a_time=one_at_a_time)
+    encoder.activity = watch
+    paths = [png(picture(seed), tmp_path / f"{seed}.png") for seed in range(6)]
+    results = dict(encoder.encode_each((path.name, path) for path in paths))
+    decoded = [what for stage, what in watch.begun if stage == "decode"]
+    assert sorted(decoded) == [str(path) for path in paths if path.name != "2.png"]
+    assert [stage for stage, _ in watch.begun].count("run") == 3
+    assert str(results["2.png"]) == "was set aside"
+    assert (watch.most_at_once == 1) == one_at_a_time

@@ -54,6 +54,9 @@ def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
         ("WARMCLIP_PROVIDER", "cuda"),
         ("WARMCLIP_EXIF", "rotate"),
         ("WARMCLIP_ROOTS", "photos=relative/folder"),
+        ("WARMCLIP_JOBS", "os.system"),
+        ("WARMCLIP_JOBS", "os:system()"),
+        ("WARMCLIP_HANG_SECONDS", "0"),
         ("WARMCLIP_ROOTS", "a=/x:a=/y"),
         ("WARMCLIP_COLLECTION", "two words"),
         ("WARMCLIP_COLLECTION", "a__b"),
@@ -90,3 +93,26 @@ def test_password_is_never_shown(url: str) -> None:
         assert "hunter2" not in without_password(url)
     except SettingsError as exc:
         assert url not in str(exc)  # noqa: PT017 - the refusal is one of two good outcomes
+
+
+def test_settings_through_a_pipe() -> None:
+    """A child gets all that its parent had, secrets and odd folders included."""
+    settings = Settings.from_env(
+        {
+            "WARMCLIP_HOME": "/srv/\udce9 warm",
+            "REDIS_URL": "rediss://:secret@host/1",
+            "WARMCLIP_ROOTS": "photos=/mnt/photos:/srv/scans",
+            "WARMCLIP_JOBS": "myapp.training:train",
+            "WARMCLIP_MAX_JOB_ITEMS": "7",
+        }
+    )
+    line = settings.to_json()
+    assert "\n" not in line
+    assert line.isascii()
+    assert Settings.from_json(line) == settings
+
+
+def test_functions_of_ones_own() -> None:
+    """They are named as Python's entry points are, and known as RQ names them."""
+    settings = Settings.from_env({"WARMCLIP_JOBS": "myapp.training:train, other:run"})
+    assert settings.jobs == ("myapp.training.train", "other.run")

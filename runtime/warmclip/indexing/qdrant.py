@@ -34,11 +34,16 @@ def collection_of(name: str, fingerprint: str) -> str:
     return name if "__" in name else f"{name}__{fingerprint}"
 
 
-def open_store(settings: Settings) -> "QdrantStore":
-    """The store that the settings name: a server's, or the embedded one under ``home``."""
+def open_store(settings: Settings, owner: int | None = None) -> "QdrantStore":
+    """The store that the settings name: a server's, or the embedded one under ``home``.
+
+    Args:
+        settings: the address, or the home.
+        owner: the embedded store's lock, from ``own_store``; without it, it is taken here.
+    """
     if settings.qdrant_url is not None:
         return QdrantStore.server(settings.qdrant_url, settings.qdrant_api_key)
-    return QdrantStore.embedded(settings.home / "qdrant")
+    return QdrantStore.embedded(settings.embedded_store, owner)
 
 
 class QdrantStore:
@@ -55,14 +60,18 @@ class QdrantStore:
         self._indexes_payload = indexes_payload
 
     @classmethod
-    def embedded(cls, folder: Path) -> Self:
+    def embedded(cls, folder: Path, owner: int | None = None) -> Self:
         """Open or make a store in a folder, which this process then owns until ``close``.
+
+        Args:
+            folder: of mode 0700.
+            owner: its lock, from ``own_store``, if it is taken already.
 
         Raises:
             StoreHeld: another process owns it.
             StoreError: the folder is not ours alone, or cannot be used.
         """
-        transport = EmbeddedTransport(folder)
+        transport = EmbeddedTransport(folder, owner)
         try:
             # sqlite's own thread check would refuse on macOS what our lock makes safe.
             client = transport(

@@ -13,6 +13,7 @@ from warmclip.errors import ImageUnreadable
 from warmclip.indexing.files import Location, locate, read_picture
 from warmclip.indexing.store import Payload, Point, VectorStore
 from warmclip.inference.arrays import Vectors
+from warmclip.inference.reading import LazyImage
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 
@@ -186,7 +187,10 @@ class Sync:
         points: dict[str, Point] = {}
         unwritten: list[Point] = []
         # Read a second time, when it is its turn: a chunk's files may not fit in memory.
-        items = ((digest, partial(self._reread, content)) for digest, content in fresh.items())
+        items = (
+            (digest, LazyImage(content.location.path, partial(self._reread, content)))
+            for digest, content in fresh.items()
+        )
         for digest, result in self._encoder.encode_each(items):
             if isinstance(result, ImageUnreadable):
                 self._skip(fresh[digest].path, str(result))

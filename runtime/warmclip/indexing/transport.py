@@ -3,8 +3,6 @@
 Here, and nowhere else, become the errors of sqlite and of Qdrant's client our own.
 """
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -19,8 +17,8 @@ from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from warmclip.errors import StoreError, StoreHeld, StoreUnreachable
-from warmclip.home import own_folder
+from warmclip.errors import StoreError, StoreUnreachable
+from warmclip.indexing.ownership import own_store
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +47,16 @@ class EmbeddedTransport:
     unpickles what it finds: only a private folder of our own is opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, owner: int | None = None) -> None:
+        """Take the folder for this process.
+
+        Args:
+            folder: made if it is not there.
+            owner: from ``own_store``, of the process that started this one.
+        """
         self._folder = folder
         self._lock = threading.Lock()
-        try:
-            own_folder(folder.parent, private=False)
-            own_folder(folder, private=True)
-            self._owner = _own(folder)
-        except OSError as exc:
-            raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
+        self._owner = own_store(folder) if owner is None else owner
 
     def __call__(self, call: Callable[[], T], /) -> T:
         """Return what the call returns, when it is this thread's turn."""
@@ -167,25 +166,3 @@ def _reason(content: bytes) -> str:
         return str(json.loads(content)["status"]["error"])
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _own(folder: Path) -> int:
-    """Take the folder for this process; the returned descriptor holds it.
-
-    Qdrant has a lock of its own, but takes it after it has loaded everything.
-    """
-    descriptor = os.open(folder / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise StoreHeld(
-            f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, stop "
-            "it, or, if it is a `warmclip worker`, have it do the work: `warmclip index --queue`. "
-            "Several owners need a Qdrant server (`make db-up`) and QDRANT_URL"
-        ) from exc
-    with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode("ascii"))
-    return descriptor

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from warmclip.activity import Activity, Unwatched
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, ProviderUnavailable
 from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop, Vector, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.reading import LazyImage
 from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import Tokenizer, one_hot
 from warmclip.settings import ExifRule, Limits, ProviderChoice, Settings
 
 log = logging.getLogger(__name__)
 
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | Callable[[], bytes]
-"""A file's path, its bytes, a picture, or a function that reads the bytes when they are needed."""
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | LazyImage
+"""A file's path, its bytes, a picture, or one whose bytes are read when they are needed."""
 
 K = TypeVar("K")
 
@@ -85,6 +87,7 @@ class Encoder:
         self._lock = threading.Lock()
         self._towers: dict[Tower, OnnxSession] = {}
         self._tokenizer: Tokenizer | None = None
+        self.activity: Activity = Unwatched()
         if manifest.is_random:
             log.warning("%s holds RANDOM weights: its vectors carry no meaning", bundle.folder)
 
@@ -197,6 +200,10 @@ class Encoder:
     def _decode_each(
         self, items: Iterable[tuple[K, ImageSource]]
     ) -> Iterator[tuple[K, _Decoded | ImageUnreadable]]:
+        if self.activity.one_at_a_time:
+            for key, source in items:
+                yield key, self._decode(source)
+            return
         ahead: deque[tuple[K, Future[_Decoded | ImageUnreadable]]] = deque()
         pool = ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="warmclip-decode")
         try:
@@ -213,9 +220,12 @@ class Encoder:
 
     def _decode(self, source: ImageSource) -> _Decoded | ImageUnreadable:
         try:
-            with pictures.decoded(
-                source() if callable(source) else source, self._limits
-            ) as picture:
+            with (
+                self.activity.during("decode", _name(source)),
+                pictures.decoded(
+                    source.read() if isinstance(source, LazyImage) else source, self._limits
+                ) as picture,
+            ):
                 crop = pictures.crop(picture, self._recipe, self._limits)
                 return _Decoded(crop=crop, width_px=picture.width, height_px=picture.height)
         except ImageUnreadable as exc:
@@ -244,7 +254,11 @@ class Encoder:
         return self._run("image", {"pixel_values": pixels})
 
     def _run(self, tower: Tower, feeds: Mapping[str, npt.NDArray[Any]]) -> Vectors:
-        return unit_rows(self._open_tower(tower).run(feeds), self.dim)
+        session = self._open_tower(tower)
+        rows = len(next(iter(feeds.values())))
+        with self.activity.during("run", f"the {tower} tower on {self.provider}", rows=rows):
+            features = session.run(feeds)
+        return unit_rows(features, self.dim)
 
     def _open_tokenizer(self) -> Tokenizer:
         with self._lock:
@@ -256,10 +270,11 @@ class Encoder:
     def _open_tower(self, tower: Tower) -> OnnxSession:
         with self._lock:
             if tower not in self._towers:
-                graph = self.bundle.graph(tower, self._provider.precision)
-                session = OnnxSession(graph, self._provider, threads=self._threads)
-                if not self._provider.is_reference:
-                    self._compare_with_golden(tower, session)
+                with self.activity.during("load", f"the {tower} tower on {self.provider}"):
+                    graph = self.bundle.graph(tower, self._provider.precision)
+                    session = OnnxSession(graph, self._provider, threads=self._threads)
+                    if not self._provider.is_reference:
+                        self._compare_with_golden(tower, session)
                 self._towers[tower] = session
             return self._towers[tower]
 
@@ -279,3 +294,13 @@ class Encoder:
                 f"{cosine:.5f} to the golden ones, at least {_MIN_GOLDEN_COSINE} is needed; "
                 "use WARMCLIP_PROVIDER=cpu"
             )
+
+
+def _name(source: ImageSource) -> str:
+    match source:
+        case LazyImage():
+            return source.name
+        case str() | Path():
+            return os.fspath(source)
+        case _:
+            return ""

@@ -3,12 +3,27 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from warmclip.errors import ImageUnreadable
 from warmclip.settings import Limits
 
 _CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LazyImage:
+    """A picture whose bytes are read when it is its turn.
+
+    Attributes:
+        name: what it is called in messages, such as its path.
+        read: returns the bytes, or raises ImageUnreadable.
+    """
+
+    name: str
+    read: Callable[[], bytes]
 
 
 def read_image_file(path: str | Path, limits: Limits) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused
 from warmclip.indexing.files import is_inside, read_picture
+from warmclip.inference.reading import LazyImage
 from warmclip.settings import Root, Settings, check_collection
 from warmclip.work import horse
 
@@ -49,7 +50,7 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
     here = horse.current()
     check_paths(paths, here.settings, here.roots)
     vectors, unreadable = {}, {}
-    items = ((path, partial(_read, path, here)) for path in dict.fromkeys(paths))
+    items = ((path, LazyImage(path, partial(_read, path, here))) for path in dict.fromkeys(paths))
     for path, result in here.encoder.encode_each(items):
         if isinstance(result, ImageUnreadable):
             unreadable[path] = str(result)
@@ -101,7 +102,9 @@ def search(
         case None, str():
             check_paths([image], here.settings, here.roots)
             try:
-                hits = indexer.search(image=partial(_read, image, here), limit=limit)
+                hits = indexer.search(
+                    image=LazyImage(image, partial(_read, image, here)), limit=limit
+                )
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
         case _:

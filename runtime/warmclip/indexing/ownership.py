@@ -1,0 +1,47 @@
+"""The embedded store's folder belongs to one process, and to those that it hands the lock on to."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from warmclip.errors import StoreError, StoreHeld
+from warmclip.home import own_folder
+
+
+def own_store(folder: Path) -> int:
+    """Make the folder, if need be, and take it for this process.
+
+    Qdrant has a lock of its own, but takes it after it has loaded everything.
+
+    Returns:
+        A descriptor that holds the folder as long as any process has it open.
+
+    Raises:
+        StoreHeld: another process owns it.
+        StoreError: it cannot be used.
+    """
+    try:
+        own_folder(folder.parent, private=False)
+        own_folder(folder, private=True)
+        return _locked(folder)
+    except OSError as exc:
+        raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise StoreHeld(
+            f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, stop "
+            "it, or, if it is a `warmclip worker`, have it do the work: `warmclip index --queue`. "
+            "Several owners need a Qdrant server (`make db-up`) and QDRANT_URL"
+        ) from exc
+    with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode("ascii"))
+    return descriptor
