@@ -21,7 +21,7 @@ from warmclip.inference.arrays import Crop, Vector, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import Tokenizer, one_hot
-from warmclip.settings import ExifRule, Limits, ProviderChoice, Settings
+from warmclip.settings import ExifRule, Limits, Settings
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Encoder:
         self,
         bundle: ModelBundle,
         *,
-        provider: ProviderChoice = "auto",
+        provider: str = "auto",
         exif: ExifRule = "ignore",
         batch_size: int = 32,
         threads: int = 0,
@@ -93,7 +93,7 @@ class Encoder:
         cls,
         bundle: str | Path,
         *,
-        provider: ProviderChoice = "auto",
+        provider: str = "auto",
         exif: ExifRule = "ignore",
         batch_size: int = 32,
         threads: int = 0,
