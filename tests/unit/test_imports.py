@@ -16,7 +16,10 @@ HEAVY = [
 ]
 
 
-@pytest.mark.parametrize("module", ["warmclip", "warmclip.cli", "warmclip.inference.providers"])
+@pytest.mark.parametrize(
+    "module",
+    ["warmclip", "warmclip.cli", "warmclip.inference.providers", "warmclip.inference.quarantine"],
+)
 def test_importing_is_light(module: str) -> None:
     """A process that only sends jobs, or prints help, loads nothing that makes forking unsafe."""
     code = f"import sys, {module}; print(*(set({HEAVY}) & sys.modules.keys()))"
