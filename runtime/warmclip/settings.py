@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from warmclip.errors import SettingsError
 
-ProviderChoice = Literal["auto", "cpu", "coreml"]
 ExifRule = Literal["ignore", "transpose"]
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Settings:
     qdrant_url: str | None = field(default=None, repr=False)  # QDRANT_URL; none: embedded
     qdrant_api_key: str | None = field(default=None, repr=False)  # QDRANT_API_KEY
     roots: tuple[Root, ...] = ()  # WARMCLIP_ROOTS: [name=]/folder, more after a ":"
-    provider: ProviderChoice = "auto"  # WARMCLIP_PROVIDER
+    provider: str = "auto"  # WARMCLIP_PROVIDER: a name of the providers table
     exif: ExifRule = "ignore"  # WARMCLIP_EXIF: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
     threads: int = 0  # WARMCLIP_THREADS: of one session; 0 lets onnxruntime choose
@@ -94,7 +93,7 @@ class Settings:
             qdrant_url=_url(env, "QDRANT_URL", ("http", "https")),
             qdrant_api_key=_secret(env, "QDRANT_API_KEY"),
             roots=_roots(env.get("WARMCLIP_ROOTS", "")),
-            provider=_choice(env, "WARMCLIP_PROVIDER", get_args(ProviderChoice)),
+            provider=env.get("WARMCLIP_PROVIDER", default.provider),
             exif=_choice(env, "WARMCLIP_EXIF", get_args(ExifRule)),
             batch_size=_count(env, "WARMCLIP_BATCH_SIZE", default.batch_size, high=4096),
             threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),

@@ -1,6 +1,6 @@
 import pytest
 
-from warmclip.errors import ProviderUnavailable
+from warmclip.errors import ProviderUnavailable, SettingsError
 from warmclip.inference.providers import choose
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
@@ -31,3 +31,9 @@ def test_coreml_is_asked_for_in_its_one_good_form() -> None:
     assert provider.options["ModelFormat"] == "MLProgram"
     assert provider.options["RequireStaticInputShapes"] == "1"
     assert provider.buckets
+
+
+def test_name_that_is_in_no_table() -> None:
+    """The error lists the names, before anything is loaded."""
+    with pytest.raises(SettingsError, match=r"'cuda'.*auto, coreml.*cpu"):
+        choose("cuda", APPLE, "1.32.0")

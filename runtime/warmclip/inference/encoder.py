@@ -23,7 +23,7 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.reading import LazyImage
 from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import Tokenizer, one_hot
-from warmclip.settings import ExifRule, Limits, ProviderChoice, Settings
+from warmclip.settings import ExifRule, Limits, Settings
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Encoder:
         self,
         bundle: ModelBundle,
         *,
-        provider: ProviderChoice = "auto",
+        provider: str = "auto",
         exif: ExifRule = "ignore",
         batch_size: int = 32,
         threads: int = 0,
@@ -96,7 +96,7 @@ class Encoder:
         cls,
         bundle: str | Path,
         *,
-        provider: ProviderChoice = "auto",
+        provider: str = "auto",
         exif: ExifRule = "ignore",
         batch_size: int = 32,
         threads: int = 0,

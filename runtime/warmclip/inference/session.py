@@ -12,7 +12,6 @@ import numpy.typing as npt
 from warmclip.errors import BundleError, ForkedSessionError, ProviderUnavailable
 from warmclip.inference.arrays import Features
 from warmclip.inference.providers import Provider, choose
-from warmclip.settings import ProviderChoice
 
 # onnxruntime names the axis in our graphs; pinning it makes every shape static.
 _BATCH_AXIS = "batch"
@@ -30,7 +29,7 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
-def find_provider(choice: ProviderChoice) -> Provider:
+def find_provider(choice: str) -> Provider:
     """The provider for a choice, in the onnxruntime that is installed.
 
     Raises:
@@ -113,6 +112,8 @@ class OnnxSession:
                 providers=[(wanted, self.provider.options)],
                 disabled_optimizers=list(self.provider.disabled_optimizers),
             )
+            if self.provider.around is not None:
+                session = self.provider.around(session)
         except _foreign_errors() as exc:
             raise BundleError(f"onnxruntime cannot load {self.graph}: {exc}") from exc
         session.disable_fallback()
