@@ -141,13 +141,34 @@ class Terminal:
             self.json(status)
             return
         self._table(status["queues"], ("queue", "name"), "queued", "started", "finished", "failed")
-        self._table(status["workers"], ("worker", "name"), "state", "job", "hostname", "pid")
+        workers = [
+            worker | {"at": f"{worker['at'][0]} of {worker['at'][1]}" if worker["at"] else None}
+            for worker in status["workers"]
+        ]
+        self._table(workers, ("worker", "name"), "state", "job", "at", "hostname", "pid")
         for failure in status["failures"]:
             job = f"{failure['function']} {failure['job']}"
             self._answers.print(f"failed  {failure['ended_at']}  {printable(job)}")
             self._answers.print(f"        {printable(failure['reason'])}")
+        if status["dead"]:
+            self._answers.print(
+                f"pictures set aside: {status['dead']}; `warmclip status --dead` lists them"
+            )
         if not status["workers"]:
             self._answers.print("no worker is running; start one with `warmclip worker`")
+
+    def dead_letters(self, letters: Sequence[Mapping[str, Any]]) -> None:
+        """Pictures that were set aside, and why."""
+        if self.as_json:
+            self.json({"dead": list(letters)})
+            return
+        for letter in letters:
+            self._answers.print(f"{letter['at']}  {printable(letter['path'])}")
+            self._answers.print(f"    {printable(letter['reason'])}")
+        if letters:
+            self._answers.print("`warmclip status --requeue` gives them another chance")
+        else:
+            self._answers.print("no picture is set aside")
 
     def benchmark(self, benchmark: Mapping[str, Any]) -> None:
         """The figures of one machine."""

@@ -79,7 +79,15 @@ class StoreError(WarmclipError):
 
 
 class StoreHeld(StoreError):
-    """Another process owns the embedded store."""
+    """Another process owns the embedded store.
+
+    Attributes:
+        by_the_living: whether the process that took it still runs; else a child of it holds it.
+    """
+
+    def __init__(self, message: str, *, by_the_living: bool = True) -> None:
+        self.by_the_living = by_the_living
+        super().__init__(message)
 
 
 class SpaceMismatch(StoreError):
@@ -128,4 +136,4 @@ def revive(kind: str, message: str) -> WarmclipError:
         and found is not ImagesUnreadable  # made of reasons, not of a message
     ):
         return found(message)
-    return WarmclipError(f"{kind}: {message}")
+    return JobFailed(f"{kind}: {message}")

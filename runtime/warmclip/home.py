@@ -84,3 +84,14 @@ def replace_file(file: Path, content: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number runs here."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,10 @@ import pytest
 from redis import Redis
 from rq.serializers import JSONSerializer
 
-from warmclip.errors import ForkedSessionError, JobRefused
+from warmclip.errors import JobRefused
 from warmclip.indexing.files import canonical_roots
 from warmclip.settings import Limits, Root, Settings
-from warmclip.work import horse, jobs
+from warmclip.work import jobs
 from warmclip.work.allowlist import FUNCTIONS, AllowedJob
 from warmclip.work.client import job_id
 from warmclip.work.queues import FailureReason
@@ -111,16 +113,32 @@ def test_no_worker_in_this_process() -> None:
         jobs.embed_texts(["a"])
 
 
-def test_forked_child_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A horse of another process is not used: the message names both processes' remedy."""
-    settings = make_settings()
-    elsewhere: Any = object()
-    stranger = horse.Horse(
-        settings=settings, roots=(), encoder=elsewhere, store=elsewhere, pid=os.getpid() + 1
-    )
-    monkeypatch.setattr(horse, "_horse", stranger)
-    with pytest.raises(ForkedSessionError, match="warmclip worker"):
-        jobs.embed_texts(["a"])
+_FORKED = """
+import os, sys
+from pathlib import Path
+from warmclip.errors import ForkedSessionError
+from warmclip.settings import Settings
+from warmclip.work import jobs
+from warmclip.work.horse.warm import open_horse
+
+with open_horse(Settings(home=Path(sys.argv[2]), bundle=Path(sys.argv[1]))):
+    assert jobs.embed_texts(["a"])["vectors"]
+    if os.fork() == 0:
+        try:
+            jobs.embed_texts(["a"])
+        except ForkedSessionError as exc:
+            print(exc, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_forked_child_of_a_horse(demo_bundle: Path, tmp_path: Path) -> None:
+    """A model of another process is not used: the message says where it is to be used."""
+    command = [sys.executable, "-c", _FORKED, str(demo_bundle), str(tmp_path / "home")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "was forked from the horse" in said
+    assert "use the model where it was loaded" in said
 
 
 def test_listed_functions_exist() -> None:

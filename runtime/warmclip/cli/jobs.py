@@ -21,26 +21,62 @@ def worker(
         str, typer.Option("--queues", help="What to work on, the most urgent first.")
     ] = "high,default",
     burst: Annotated[bool, typer.Option("--burst", help="Stop when the queues are empty.")] = False,
+    max_jobs: Annotated[
+        int | None, typer.Option("--max-jobs", min=1, help="Stop after so many.")
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, max=256, help="So many processes; needs QDRANT_URL."),
+    ] = 1,
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
     with open_terminal(verbose=True):
-        from warmclip.work.worker import run_worker
+        from warmclip.work.launch import run_worker
+        from warmclip.work.supervisor import run_workers
 
         names = [name.strip() for name in queues.split(",") if name.strip()]
         if not names:
             raise SettingsError(f"--queues={queues!r}: name at least one queue")
         settings = read_settings(bundle, None, provider, exif_transpose)
-        run_worker(settings, queues=names, burst=burst)
+        if workers > 1:
+            # What was said to this command, said to each of them.
+            arguments = [f"--queues={','.join(names)}"]
+            arguments += ["--burst"] if burst else []
+            arguments += [f"--max-jobs={max_jobs}"] if max_jobs else []
+            arguments += [f"--bundle={bundle}"] if bundle else []
+            arguments += [f"--provider={provider}"] if provider else []
+            arguments += ["--exif-transpose"] if exif_transpose else []
+            raise typer.Exit(run_workers(workers, settings, arguments))
+        run_worker(settings, queues=names, burst=burst, max_jobs=max_jobs, supervisor=supervisor)
 
 
-def status(as_json: Json = False, verbose: Verbose = False) -> None:
+def status(
+    dead: Annotated[
+        bool, typer.Option("--dead", help="List the pictures that were set aside, and why.")
+    ] = False,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Give them another chance, and queue them again.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Show queues, workers and recent failures."""
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.work.broker import open_broker
+        from warmclip.work.client import requeue_dead
+        from warmclip.work.dead_letters import DeadLetters
         from warmclip.work.status import read_status
 
-        with open_broker(read_settings()) as connection:
-            terminal.queue_status(read_status(connection).to_dict())
+        settings = read_settings()
+        with open_broker(settings) as connection:
+            if requeue:
+                jobs, images = requeue_dead(connection, settings)
+                terminal.submitted(jobs, images)
+            elif dead:
+                terminal.dead_letters([it.to_dict() for it in DeadLetters(connection).all()])
+            else:
+                terminal.queue_status(read_status(connection).to_dict())

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from warmclip.errors import StoreError, StoreHeld
-from warmclip.home import own_folder
+from warmclip.home import is_running, own_folder
 
 
 def own_store(folder: Path) -> int:
@@ -39,7 +39,8 @@ def _locked(folder: Path) -> int:
         raise StoreHeld(
             f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, stop "
             "it, or, if it is a `warmclip worker`, have it do the work: `warmclip index --queue`. "
-            "Several owners need a Qdrant server (`make db-up`) and QDRANT_URL"
+            "Several owners need a Qdrant server (`make db-up`) and QDRANT_URL",
+            by_the_living=not holder.isdigit() or is_running(int(holder)),
         ) from exc
     with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
         os.ftruncate(descriptor, 0)

@@ -4,16 +4,19 @@ Whoever can write to Redis can name any function of any installed module, and a 
 webhook beside it. What is refused here is recorded as a failed job, with the reason.
 """
 
+import importlib
 import logging
+import os
+import sys
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 from redis.exceptions import ResponseError
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 
-from warmclip.errors import JobRefused, WarmclipError
+from warmclip.errors import JobRefused, SettingsError, WarmclipError
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +40,13 @@ _MALFORMED = (ValueError, TypeError, AttributeError, AssertionError, RecursionEr
 class AllowedJob(Job):
     """A job as read from Redis by a worker or a client of ours.
 
-    Callbacks and webhooks are dropped when the job is read, whoever reads it, and make it fail
-    when it is run: RQ would import the one, and send requests for the other, in other places too
-    than the running of a job.
+    Callbacks and webhooks are dropped when the job is read, unless they are on the list of the
+    process that runs it, and make it fail when it is run: RQ would import the one, and send
+    requests for the other, in other places too than the running of a job.
     """
 
+    allowed: ClassVar[frozenset[str]] = FUNCTIONS
+    allowed_callbacks: ClassVar[frozenset[str]] = frozenset()
     _refusal: str | None = None
 
     @classmethod
@@ -73,15 +78,20 @@ class AllowedJob(Job):
         if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
             self._dependency_ids = []
             self._refusal = "it depends on what is no job"
-        names = (self._success_callback_name, self._failure_callback_name)
-        callbacks = [name for name in (*names, self._stopped_callback_name) if name]
-        if callbacks:
-            self._refusal = f"its callback {callbacks[0]!r} is not on the worker's list"
+        self._success_callback_name = self._checked(self._success_callback_name)
+        self._failure_callback_name = self._checked(self._failure_callback_name)
+        if self._stopped_callback_name:  # it would run in the worker, which loads nothing
+            self._refusal = f"its callback {self._stopped_callback_name!r} is on_stopped"
         elif self.webhooks:
             self._refusal = "webhooks are not on the worker's list"
-        self._success_callback_name = self._failure_callback_name = None
         self._stopped_callback_name = None
         self.webhooks = []
+
+    def _checked(self, callback: str | None) -> str | None:
+        if callback and callback not in self.allowed_callbacks:
+            self._refusal = f"its callback {callback!r} is not on the worker's list"
+            return None
+        return callback
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -90,8 +100,8 @@ class AllowedJob(Job):
         Raises:
             JobRefused: it is not on the list.
         """
-        if self.instance is not None or self.func_name not in FUNCTIONS:
-            listed = ", ".join(sorted(FUNCTIONS))
+        if self.instance is not None or self.func_name not in self.allowed:
+            listed = ", ".join(sorted(self.allowed))
             raise JobRefused(
                 f"the function {self.func_name!r} is not on the worker's list: {listed}"
             )
@@ -121,6 +131,34 @@ class AllowedJob(Job):
             raise DeserializationError(
                 "the job is not in JSON: enqueue it with Queue(..., serializer=JSONSerializer)"
             ) from exc
+
+
+def find_functions(names: Iterable[str]) -> type[AllowedJob]:
+    """Import the user's own functions, and return the class of jobs that may name them too.
+
+    Args:
+        names: dotted, from WARMCLIP_JOBS. They may be callbacks as well.
+
+    Raises:
+        SettingsError: there is no such module or function, or the module cannot be imported.
+    """
+    names = frozenset(names)
+    if names:
+        # As with `rq worker`, a module beside which it was started; last, so that it hides none.
+        sys.path.append(os.getcwd())  # noqa: PTH109 - sys.path holds str
+    for name in names:
+        module, _, function = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), function, None)
+        except Exception as exc:  # whatever the user's module raises
+            raise SettingsError(f"WARMCLIP_JOBS: cannot import {module}: {exc!r}") from exc
+        if not callable(found):
+            raise SettingsError(f"WARMCLIP_JOBS: {module} has no function {function}")
+    return type(
+        "ListedJob",
+        (AllowedJob,),
+        {"allowed": FUNCTIONS | names, "allowed_callbacks": names},
+    )
 
 
 def _unpacks_to_more(packed: bytes, most: int) -> bool:

@@ -1,8 +1,12 @@
 """The connection to Redis: the one that REDIS_URL names, else the private one."""
 
+import copy
 import os
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
@@ -20,11 +24,45 @@ _ANSWER_TIMEOUT_S = 30.0  # of one command; RQ's worker raises it where it waits
 _HEALTH_CHECK_S = 30
 
 
+class Patience(ExponentialBackoff):
+    """Waits between the attempts of one command, for so long in all."""
+
+    def __init__(self, patience_s: float, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Patience of a connection.
+
+        Args:
+            patience_s: after which a command that still fails raises.
+            given_up: asked between attempts; once it says so, the command raises at once.
+        """
+        super().__init__(cap=1.0, base=0.05)
+        self._patience_s = patience_s
+        self._given_up = given_up
+        self._deadline = 0.0
+
+    def reset(self) -> None:
+        """A command begins."""
+        self._deadline = time.monotonic() + self._patience_s
+
+    def compute(self, failures: int) -> float:
+        """Seconds until the next attempt; called while the error of the last is handled."""
+        error = sys.exception()
+        if error is not None and (time.monotonic() > self._deadline or self._given_up()):
+            raise error
+        return super().compute(failures)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)  # each connection counts for itself, and asks the same question
+
+
 @contextmanager
-def open_broker(settings: Settings) -> Iterator[Redis]:
+def open_broker(settings: Settings, patience: Patience | None = None) -> Iterator[Redis]:
     """Connect to Redis, starting the private one if no URL is set and none runs yet.
 
     An answer that fails to come inside the ``with`` block is translated too.
+
+    Args:
+        settings: REDIS_URL, or the home of the private Redis.
+        patience: of each command, once Redis has answered; without it, a second or two.
 
     Raises:
         QueueUnreachable: no answer; the message has the address, without its password.
@@ -40,20 +78,21 @@ def open_broker(settings: Settings) -> Iterator[Redis]:
             url, address = settings.redis_url, without_password(settings.redis_url)
             path = ""
         # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
-        with _connect(url, path, timeout_s=_CONNECT_TIMEOUT_S) as probe:
+        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+        with _connect(url, path, soon, timeout_s=_CONNECT_TIMEOUT_S) as probe:
             try:
                 probe.ping()
             except RedisError as exc:
                 raise _unreachable(address, exc) from exc
-        connection = stack.enter_context(_connect(url, path, timeout_s=_ANSWER_TIMEOUT_S))
+        retry = Retry(patience, -1) if patience is not None else soon
+        connection = stack.enter_context(_connect(url, path, retry, timeout_s=_ANSWER_TIMEOUT_S))
         try:
             yield connection
         except (RedisConnectionError, RedisTimeoutError) as exc:
             raise _unreachable(address, exc) from exc
 
 
-def _connect(url: str | None, path: str, *, timeout_s: float) -> Redis:
-    retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> Redis:
     if url is None:
         return Redis(unix_socket_path=path, socket_timeout=timeout_s, retry=retry)
     try:

@@ -13,13 +13,13 @@ from rq.job import JobStatus, Retry
 from rq.queue import Queue
 from rq.results import Result
 
-from warmclip import errors
-from warmclip.errors import ImagesUnreadable, JobFailed, QueueUnreachable, WarmclipError
+from warmclip.errors import JobFailed, QueueUnreachable, WarmclipError, revive
 from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, job_name
-from warmclip.work.queues import FailureReason, fetch_jobs, is_lost, open_queue
+from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.queues import FailureReason, fetch_jobs, open_queue
 from warmclip.work.stalls import StallWatch
 from warmclip.work.status import listening
 
@@ -88,6 +88,27 @@ def submit_index(
     )
 
 
+def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]:
+    """Give the pictures that were set aside another chance.
+
+    Those that were to be indexed are queued again; the others are only no longer refused.
+
+    Returns:
+        The jobs, and how many pictures they are about.
+    """
+    letters = DeadLetters(connection)
+    paths: dict[str, list[str]] = {}
+    for letter in letters.all():
+        letters.remove([letter.path])
+        if letter.collection is not None:
+            paths.setdefault(letter.collection, []).append(letter.path)
+    runs = [
+        submit_index(connection, settings, some, collection=collection)
+        for collection, some in paths.items()
+    ]
+    return [id_ for run in runs for id_ in run.job_ids], sum(run.images for run in runs)
+
+
 def job_id(collection: str, paths: Iterable[str]) -> str:
     """The id of the job that indexes these paths: the same work always has the same id."""
     digest = hashlib.sha256(collection.encode())
@@ -128,7 +149,7 @@ def watch(
         if over:
             stalls.reset()
         else:
-            stalls.check(list(pending)[:_LOOK_AHEAD])
+            stalls.check()
             time.sleep(_POLL_S)
     return replace(report, seconds=time.monotonic() - started)
 
@@ -175,10 +196,11 @@ def call(
 
 def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The chunks whose jobs are not on their way; what is left of former ones is deleted."""
-    queued = set(queue.job_ids)
+    listed = {*queue.job_ids, *queue.intermediate_queue.get_job_ids()}
     fresh = dict(chunks)
     for id_, job in fetch_jobs(queue.connection, chunks).items():
-        if job.get_status(refresh=False) in _WAITING and not is_lost(job, queued):
+        status = job.get_status(refresh=False)
+        if status in _WAITING and (status != JobStatus.QUEUED or id_ in listed):
             del fresh[id_]
         else:
             job.delete()
@@ -225,11 +247,7 @@ def _answer(result: Result) -> Any:
     if result.type == Result.Type.SUCCESSFUL:
         return result.return_value
     reason = FailureReason.of(result.exc_string)
-    error = getattr(errors, reason.kind.removeprefix("warmclip.errors."), None)
-    if (
-        isinstance(error, type)
-        and issubclass(error, WarmclipError)
-        and error is not ImagesUnreadable
-    ):
-        raise error(reason.message)
+    module, _, kind = reason.kind.rpartition(".")
+    if module == WarmclipError.__module__:
+        raise revive(kind, reason.message)
     raise JobFailed(f"the worker could not do it: {reason}")

@@ -19,7 +19,7 @@ from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused
 from warmclip.indexing.files import is_inside, read_picture
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Root, Settings, check_collection
-from warmclip.work import horse
+from warmclip.work.horse.warm import Horse, current
 
 _MOST_HITS = 1_000
 
@@ -32,9 +32,9 @@ def index_images(paths: list[str], collection: str) -> dict[str, Any]:
         SpaceMismatch: the collection holds vectors of another model.
         StoreError: the store failed.
     """
-    here = horse.current()
+    here = current()
     check_paths(paths, here.settings, here.roots)
-    return here.indexer(check_collection(collection)).index_files(paths).to_dict()
+    return _index(here, paths, check_collection(collection))
 
 
 def embed_images(paths: list[str]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
     Raises:
         JobRefused: a path is outside the roots, or there are too many.
     """
-    here = horse.current()
+    here = current()
     check_paths(paths, here.settings, here.roots)
     vectors, unreadable = {}, {}
     items = ((path, LazyImage(path, partial(_read, path, here))) for path in dict.fromkeys(paths))
@@ -69,7 +69,7 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
         JobRefused: the texts are no list of str, or too many.
         TextRefused: one is longer than the limit.
     """
-    here = horse.current()
+    here = current()
     check_items(texts, "texts", here.settings)
     unique = list(dict.fromkeys(texts))
     rows = here.encoder.encode_texts(unique).tolist()
@@ -92,7 +92,7 @@ def search(
         TextRefused: the text.
         StoreError: there is no such collection.
     """
-    here = horse.current()
+    here = current()
     indexer = here.indexer(check_collection(collection))
     if type(limit) is not int or not 1 <= limit <= _MOST_HITS:
         raise JobRefused(f"limit={limit!r}: use a whole number from 1 to {_MOST_HITS}")
@@ -158,9 +158,14 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
             raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
 
 
-def _read(path: str, here: horse.Horse) -> bytes:
+def _index(here: Horse, paths: list[str], collection: str) -> dict[str, Any]:
+    report = here.indexer(collection).index_files(paths, progress=here.progress)
+    return report.to_dict()
+
+
+def _read(path: str, here: Horse) -> bytes:
     return read_picture(path, here.roots, here.settings.limits)[1]
 
 
-def _space(here: horse.Horse) -> dict[str, Any]:
+def _space(here: Horse) -> dict[str, Any]:
     return {"fingerprint": here.encoder.fingerprint, "dim": here.encoder.dim}

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redis import Redis
-from rq.job import JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
@@ -28,11 +27,6 @@ def fetch_jobs(connection: Redis, ids: Iterable[str]) -> dict[str, AllowedJob]:
     """The jobs that are there, by id."""
     found = AllowedJob.fetch_many(list(ids), connection=connection, serializer=JSONSerializer)
     return {job.id: job for job in found if isinstance(job, AllowedJob)}
-
-
-def is_lost(job: AllowedJob, queued: set[str]) -> bool:
-    """Whether a worker took the job and died before it said so: queued, and in no queue."""
-    return job.get_status(refresh=False) == JobStatus.QUEUED and job.id not in queued
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """How queues and workers are, for people and for monitoring."""
 
-import os
+import json
 import socket
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +10,9 @@ from rq.exceptions import DeserializationError
 from rq.queue import Queue
 from rq.worker import Worker
 
+from warmclip.home import is_running
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.dead_letters import DeadLetters
 from warmclip.work.queues import FailureReason, all_queues, fetch_jobs
 
 _MOST_FAILURES = 20
@@ -36,6 +38,7 @@ class WorkerState:
     state: str  # started, idle, busy or suspended
     queues: tuple[str, ...]
     job: str | None  # the id of the one that it runs
+    at: tuple[int, int, str] | None  # how far that is: done, total, stage
     hostname: str
     pid: int
     last_heartbeat: str | None  # ISO 8601, UTC
@@ -59,6 +62,7 @@ class QueueStatus:
     queues: tuple[QueueCounts, ...]
     workers: tuple[WorkerState, ...]
     failures: tuple[Failure, ...]  # the latest first, at most 20
+    dead: int  # pictures that were set aside
 
     def to_dict(self) -> dict[str, Any]:
         """The status as JSON can carry it."""
@@ -74,6 +78,7 @@ def read_status(connection: Redis) -> QueueStatus:
         queues=tuple(_counts(queue) for queue in queues),
         workers=tuple(_state(worker) for worker in _alive(Worker.all(connection=connection))),
         failures=tuple(failures[:_MOST_FAILURES]),
+        dead=DeadLetters(connection).count(),
     )
 
 
@@ -88,18 +93,8 @@ def _alive(workers: list[Any]) -> list[Any]:
     return [
         worker
         for worker in workers
-        if worker.pid and (worker.hostname != here or _is_running(worker.pid))
+        if worker.pid and (worker.hostname != here or is_running(worker.pid))
     ]
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True
 
 
 def _counts(queue: Queue) -> QueueCounts:
@@ -118,11 +113,22 @@ def _state(worker: Any) -> WorkerState:
         name=worker.name,
         state=str(worker.get_state()),
         queues=tuple(worker.queue_names()),
-        job=worker.get_current_job_id(),
+        job=(job := worker.get_current_job_id()),
+        at=_at(worker) if job else None,
         hostname=worker.hostname or "",
         pid=worker.pid,
         last_heartbeat=beat.isoformat() if beat else None,
     )
+
+
+def _at(worker: Any) -> tuple[int, int, str] | None:
+    """What the worker last heard of its horse."""
+    raw = worker.connection.hget(worker.key, "at")
+    try:
+        done, total, stage = json.loads(raw or b"")
+    except (ValueError, TypeError):
+        return None
+    return int(done), int(total), str(stage)
 
 
 def _failures(queue: Queue) -> list[Failure]:

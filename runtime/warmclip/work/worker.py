@@ -1,145 +1,296 @@
-"""The worker: RQ's SimpleWorker with JSON, an allow-list, and a model that is already warm.
+"""The worker: RQ's bookkeeping, and one warm horse that does the work.
 
-It never forks: no work horse per job, no scheduler, no worker pool. In this version a job that
-kills its process kills the worker with it; a supervisor starts it again, and RQ retries the job.
+This process imports neither onnxruntime nor numpy, Pillow or Qdrant's client, and never forks: its
+horse is exec'd once and kept.
 """
 
+import json
 import logging
+import os
 import signal
-import socket
-import sys
 import time
-import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from types import FrameType
-from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq import worker_registration
+from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.serializers import JSONSerializer
-from rq.worker import SimpleWorker
+from rq.utils import as_text, now
+from rq.worker import WorkerStatus
 
-from warmclip.errors import QueueUnreachable, WarmclipError
-from warmclip.settings import Settings
-from warmclip.work.allowlist import AllowedJob
-from warmclip.work.broker import open_broker
-from warmclip.work.horse import Horse, open_horse
+from warmclip.errors import WarmclipError
+from warmclip.work.horse.blame import Death
+from warmclip.work.horse.flight import Flight
+from warmclip.work.horse.stable import Stable
+from warmclip.work.inquest import Inquest
+from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker, new_name
+from warmclip.work.rescue import Rescue
 
 log = logging.getLogger(__name__)
 
 QUEUES = ("high", "default")
 
-_PAUSE_S = 0.2  # after a record that is no job, in case there are many
+_GRACE_S = 5.0  # beyond a job's time-out, which its own process should have noticed
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.2  # for a job, while there are several queues
+_ONLY_QUEUE_WAIT_S = 1.0
+_TWICE_S = 1.0  # signals closer than this are one: a terminal's Ctrl+C may come twice
 
 
-class JsonWorker(SimpleWorker):
-    """SimpleWorker for the jobs of the allow-list, in JSON."""
+class WarmWorker(JsonWorker):
+    """An RQ worker whose horse is warm. Make one with ``run_worker``."""
 
-    log_result_lifespan = False
-
-    def __init__(self, queues: Sequence[str], connection: Redis) -> None:
-        # A name of its own at every start: RQ takes a killed worker's for taken, for minutes.
-        super().__init__(
-            list(queues),
-            name=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
-            connection=connection,
-            job_class=AllowedJob,
-            serializer=JSONSerializer,
-            log_job_description=False,  # arguments are not for the log: they may be searches
-        )
-        self.was_asked_to_stop = False
-
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Finish the job, then leave; a second signal leaves at once."""
-        self.was_asked_to_stop = True
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # rq's is not annotated
-
-    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for a job, passing by what is none.
-
-        A record that breaks RQ's own reading of the queue must not end the worker: the next one
-        would read it again.
-        """
-        while True:
-            try:
-                return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
-            except (RedisConnectionError, RedisTimeoutError):
-                raise
-            except (RedisError, ValueError, TypeError, RecursionError) as exc:
-                self.log.warning("something in the queues is no job; passed by: %r", exc)
-                time.sleep(_PAUSE_S)
-
-    def procline(self, message: str) -> None:
-        """Keep the process's title: setproctitle loads frameworks on macOS."""
-
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log what went wrong: our own errors say it in a line."""
-        if isinstance(exc_info[1], WarmclipError):
-            self.log.error("job %s failed: %s", job.id, exc_info[1])
-        else:
-            super().handle_exception(job, *exc_info)
-
-    def handle_job_failure(
+    def __init__(
         self,
-        job: Job,
-        queue: Queue,
-        started_job_registry: object = None,
-        exc_string: str = "",
-        execution: Execution | None = None,
+        queues: Sequence[str],
+        connection: Redis,
+        stable: Stable,
+        supervisor: int | None = None,
     ) -> None:
-        """Record a failure, even one whose text cannot be UTF-8, as a file's name may not be."""
-        text = exc_string.encode("utf-8", "backslashreplace").decode("utf-8")
-        super().handle_job_failure(job, queue, started_job_registry, text, execution)
+        super().__init__(queues, name=new_name(), connection=connection)
+        self.was_asked_to_stop = False
+        self._forced = False
+        self._stable = stable
+        self._supervisor = supervisor
+        self._rescue = Rescue(self.queues)
+        self._inquest = Inquest(connection, stable)
+        self._known_at = self._beat_at = float("-inf")
+        self._problem: WarmclipError | None = None
 
+    @property
+    def gives_up(self) -> bool:
+        """Whether waiting for Redis makes no sense any more."""
+        return self._forced or (self.was_asked_to_stop and not self._horse_pid)
 
-def run_worker(settings: Settings, *, queues: Sequence[str] = QUEUES, burst: bool = False) -> None:
-    """Load the model, then run jobs until SIGTERM or SIGINT.
+    def run(self, *, burst: bool = False, max_jobs: int | None = None) -> bool:
+        """Work until asked to stop, or until there is nothing to do.
 
-    Args:
-        settings: where Redis, the model and the store are, and what jobs may name.
-        queues: polled in this order.
-        burst: leave as soon as the queues are empty.
+        Returns whether it ended as it should.
 
-    Raises:
-        BundleError, ProviderUnavailable: the model cannot be used.
-        StoreHeld: another worker owns the embedded store.
-        QueueUnreachable: Redis does not answer, or was lost.
-    """
-    # Until RQ listens to it, a SIGTERM too shall close what is open here.
-    signal.signal(signal.SIGTERM, _leave)
-    with open_broker(settings) as connection, open_horse(settings) as horse:
-        worker = JsonWorker(queues, connection)
-        _announce(worker, horse, settings)
+        Raises:
+            WarmclipError: no horse can be had any more.
+        """
+        self.work(burst=burst, max_jobs=max_jobs, with_scheduler=False)
+        if self._problem is not None:
+            raise self._problem
+        return burst or max_jobs is not None or self.was_asked_to_stop
+
+    # Dequeuing
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Wait for a job; without a time-out, only look.
+
+        Jobs are moved, never popped: one that is taken by a worker which dies at that instant is
+        found again by ``Rescue``.
+        """
+        if self.get_state() != WorkerStatus.IDLE:
+            self.set_state(WorkerStatus.IDLE)
+        idle_since = time.monotonic()
+        wait_s = _ONLY_QUEUE_WAIT_S if len(self.queues) == 1 else _SHORTEST_WAIT_S
+        while not self.was_asked_to_stop and not self._is_orphan():
+            self._stay_known()
+            if not self._have_horse():
+                return None
+            for queue in self.queues:
+                if job := self._take(queue):
+                    return job, queue
+            if timeout is None:
+                return None
+            first = self.queues[0]
+            if job := self._take(first, wait_s):
+                return job, first
+            if max_idle_time is not None and time.monotonic() - idle_since > max_idle_time:
+                return None
+            wait_s = max(wait_s, min(wait_s * 1.2, _LONGEST_WAIT_S))
+        return None
+
+    def _is_orphan(self) -> bool:
+        if self._supervisor in (None, os.getppid()):
+            return False
+        log.warning("the supervisor is gone, and so goes this worker")
+        self.was_asked_to_stop = True
+        return True
+
+    def _take(self, queue: Queue, wait_s: float | None = None) -> Job | None:
+        """The next job of a queue, moved to its intermediate list."""
+        key = queue.intermediate_queue.key
+        while True:
+            if wait_s is None:
+                taken = self.connection.lmove(queue.key, key, "LEFT", "RIGHT")
+            else:  # redis-py's annotation knows whole seconds only; Redis takes fractions
+                taken = self.connection.blmove(queue.key, key, wait_s, "LEFT", "RIGHT")  # type: ignore[arg-type]
+            if taken is None:
+                return None
+            if job := self._fetch(queue, taken):
+                return job
+
+    def _fetch(self, queue: Queue, taken: bytes | str) -> Job | None:
+        """The job of an id; what is none is dropped, so that it cannot come again."""
         try:
-            worker.work(burst=burst, with_scheduler=False)
-        except SystemExit:  # asked to leave before RQ listened, or for the second time
-            worker.register_death()  # type: ignore[no-untyped-call]  # rq's is not annotated
-            raise
-        if not (burst or worker.was_asked_to_stop):
-            raise QueueUnreachable(
-                "the worker could not go on, most likely because Redis was lost; its log says why"
+            job: Job = self.job_class.fetch(
+                as_text(taken), connection=self.connection, serializer=self.serializer
             )
+        except NoSuchJobError:
+            pass
+        except (RedisConnectionError, RedisTimeoutError):
+            raise
+        except (RedisError, ValueError, TypeError, RecursionError) as exc:
+            log.warning("something in the queue %r is no job; passed by: %r", queue.name, exc)
+        else:
+            return job
+        self.connection.lrem(queue.intermediate_queue.key, 1, taken)  # type: ignore[arg-type]  # bytes will do
+        return None
 
+    def _have_horse(self) -> bool:
+        try:
+            self._stable.ensure(lambda _: self._stay_known())
+        except WarmclipError as exc:
+            self._problem = exc
+            return False
+        return True
 
-def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
-    sys.exit(0)
+    def _stay_known(self) -> None:
+        """Every few seconds: heartbeat, registration, and a look after lost jobs."""
+        self._rescue.look()
+        if time.monotonic() - self._known_at < BEAT_EVERY_S:
+            return
+        self._known_at = time.monotonic()
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        with self.connection.pipeline() as pipeline:
+            # Again, in case Redis came back without its memory.
+            pipeline.hset(self.key, mapping=self.serialize())
+            worker_registration.register(self, pipeline)
+            super().heartbeat(pipeline=pipeline)
+            pipeline.execute()
 
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Leave RQ's heartbeat after every job to ``_stay_known``."""
+        if timeout is not None or pipeline is not None:
+            super().heartbeat(timeout, pipeline)
 
-def _announce(worker: JsonWorker, horse: Horse, settings: Settings) -> None:
-    encoder = horse.encoder
-    log.info(
-        "worker %s: %s (%s) on %s, queues %s",
-        worker.name,
-        encoder.bundle.manifest.name,
-        encoder.fingerprint[:12],
-        encoder.provider,
-        ", ".join(worker.queue_names()),
-        extra={"action": "worker_ready"},
-    )
-    if settings.redis_url is not None and not settings.roots:
-        log.warning("no WARMCLIP_ROOTS are set: jobs that name files will be refused")
+    # One job
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Have the horse run a job, and see to it when the horse dies."""
+        execution = self.prepare_execution(job)
+        job.started_at = now()
+        self._stopped_job_id = None
+        self._horse_pid = self._stable.pid
+        try:
+            self._run(job, queue, execution)
+        except WarmclipError as exc:
+            self._requeue(job, queue, execution)
+            self._problem = exc
+            self._stop_requested = True
+        finally:
+            self._horse_pid = 0
+            self.executions.pop(execution.id, None)
+            if job.origin != queue.name:  # else the horse did
+                queue.intermediate_queue.remove(job.id)
+
+    def _run(self, job: Job, queue: Queue, execution: Execution) -> None:
+        seconds = float(job.timeout or queue.DEFAULT_TIMEOUT)
+        timeout_s = seconds if seconds > 0 else None
+        ends_at = time.monotonic() + timeout_s + _GRACE_S if timeout_s else float("inf")
+        case = self._inquest.open(job)
+        while True:
+            order = {
+                "job": job.id,
+                "execution": execution.id,
+                "queue": queue.name,
+                "careful": case.careful,
+            }
+            death = self._stable.ride(
+                order,
+                timeout_s=timeout_s,
+                ends_at=ends_at,
+                look=lambda flight: self._beat(job, execution, flight),
+            )
+            if death is None or not self._is_unfinished(execution):
+                return
+            log.warning("job %s: %s", job.id, death, extra={"action": "horse_died"})
+            if self._forced:
+                self._requeue(job, queue, execution)
+                return
+            again = self._stopped_job_id != job.id and case.hear(death)
+            if not again or time.monotonic() > ends_at:
+                self._fail(job, queue, execution, death)
+                return
+            self._stable.ensure(lambda flight: self._beat(job, execution, flight))
+            self._horse_pid = self._stable.pid
+
+    def _beat(self, job: Job, execution: Execution, flight: Flight) -> None:
+        """Every few seconds of a job: keep it and this worker alive in RQ's eyes."""
+        if time.monotonic() - self._beat_at < BEAT_EVERY_S:
+            return
+        self._beat_at = time.monotonic()
+        self.maintain_heartbeats(job, execution)
+        if flight.at is not None:
+            self.connection.hset(self.key, "at", json.dumps(flight.at))
+
+    def _is_unfinished(self, execution: Execution) -> bool:
+        """Whether the horse died before it had recorded what became of its job."""
+        return bool(self.connection.exists(execution.key))
+
+    def _fail(self, job: Job, queue: Queue, execution: Execution, death: Death) -> None:
+        """Fail the job, or retry it, as RQ does when a work horse ends."""
+        if self._stopped_job_id == job.id:
+            reason = "Job stopped by user, work-horse terminated."
+        else:
+            reason = f"warmclip.errors.HorseDied: {death}"
+        try:
+            # The horse has written since.
+            job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        except NoSuchJobError:
+            return  # deleted meanwhile
+        job.ended_at = now()
+        self.handle_job_failure(job, queue=queue, exc_string=reason, execution=execution)
+        queue.intermediate_queue.remove(job.id)
+
+    def _requeue(self, job: Job, queue: Queue, execution: Execution) -> None:
+        """Put the job back to where it was; this attempt does not count."""
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            job.set_status(JobStatus.QUEUED, pipeline=pipeline)
+            queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+            pipeline.lrem(queue.intermediate_queue.key, 0, job.id)
+            pipeline.execute()
+        log.warning("job %s is queued again", job.id)
+
+    # Signals and commands
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's
+        """Finish the job, then leave. A second signal leaves at once; the job is queued again."""
+        first = self._shutdown_requested_date
+        if first is None:
+            self._shutdown_requested_date = now()
+            self.was_asked_to_stop = self._stop_requested = True
+            log.info("asked to stop: the job that runs is finished first")
+        elif now() - first >= timedelta(seconds=_TWICE_S):
+            self._forced = True
+            self.kill_horse()
+
+    request_force_stop = request_stop
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:  # noqa: ARG002 - rq's
+        """End the horse, and with it the job that it runs; from any thread."""
+        stopped = self._stopped_job_id
+        if stopped is not None and all(it.job_id != stopped for it in self.executions.values()):
+            return  # the job was over before the command to stop it came; the next is not meant
+        self._stable.kill()
+
+    def _pubsub_exception_handler(self, exc: Exception, *_: object) -> None:
+        """Wait until Redis is back: commands are listened to again then."""
+        if not isinstance(exc, RedisConnectionError | RedisTimeoutError):
+            raise exc
+        time.sleep(1.0)

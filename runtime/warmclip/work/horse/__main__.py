@@ -1,0 +1,108 @@
+"""The horse's own program: settings in, then one line a job, until the worker hangs up."""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+from typing import IO
+
+from redis import Redis
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+
+from warmclip.console import Terminal
+from warmclip.errors import WarmclipError
+from warmclip.settings import Settings
+from warmclip.work.allowlist import AllowedJob, find_functions
+from warmclip.work.broker import open_broker
+from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.horse.beats import Beats
+from warmclip.work.horse.warm import open_horse
+from warmclip.work.json_worker import JsonWorker
+
+
+class Runner(JsonWorker):
+    """RQ's part of running a job: what happens in the work horse of other workers."""
+
+    def __init__(self, name: str, job_class: type[AllowedJob], connection: Redis) -> None:
+        # One queue, so that RQ clears the intermediate entry; which one makes no difference.
+        super().__init__(
+            ["default"], name=name, connection=connection, job_class=job_class, is_horse=True
+        )
+
+    def run(self, job_id: str, execution_id: str, queue_name: str) -> None:
+        """Run one job and record what became of it.
+
+        Raises:
+            NoSuchJobError: it was deleted meanwhile.
+        """
+        job: Job = self.job_class.fetch(
+            job_id, connection=self.connection, serializer=self.serializer
+        )
+        execution = Execution(execution_id, job_id, self.connection, self.name)
+        execution._job = job
+        queue = Queue(
+            queue_name,
+            connection=self.connection,
+            job_class=self.job_class,
+            serializer=JSONSerializer,
+        )
+        self.perform_job(job, queue, execution)
+
+
+def main() -> None:
+    """Run jobs until the pipe ends."""
+    commands, beats_to = int(sys.argv[1]), int(sys.argv[2])
+    for descriptor in (commands, beats_to):
+        os.set_inheritable(descriptor, False)
+    # The worker decides when this process ends: by the pipe, or by SIGKILL.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    with os.fdopen(commands, encoding="ascii") as lines:
+        settings = Settings.from_json(lines.readline())
+        hello = json.loads(lines.readline())
+        Terminal(verbose=True)
+        _serve(settings, hello, lines, beats_to)
+
+
+def _serve(settings: Settings, hello: dict[str, object], lines: IO[str], beats_to: int) -> None:
+    owner = hello["store_owner"]
+    dead: DeadLetters | None = None
+    beats = Beats(beats_to, lambda path: dead.reason(path) if dead is not None else None)
+    try:
+        with (
+            open_broker(settings) as connection,
+            open_horse(
+                settings,
+                activity=beats,
+                progress=beats.progress,
+                store_owner=owner if isinstance(owner, int) else None,
+            ) as horse,
+        ):
+            dead = DeadLetters(connection)
+            job_class = find_functions(settings.jobs)
+            runner = Runner(str(hello["worker"]), job_class, connection)
+            beats.start_pulse()
+            beats.say(
+                ready=True,
+                provider=horse.encoder.provider,
+                model=horse.encoder.bundle.manifest.name,
+                fingerprint=horse.encoder.fingerprint,
+            )
+            for line in lines:
+                job = json.loads(line)
+                dead.refresh()
+                with beats.job(careful=job["careful"]):
+                    runner.run(job["job"], job["execution"], job["queue"])
+                beats.say(done=job["job"])
+    except WarmclipError as exc:
+        beats.say(error=type(exc).__name__, message=str(exc))
+        sys.exit(exc.exit_code)
+
+
+if __name__ == "__main__":
+    main()

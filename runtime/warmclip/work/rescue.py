@@ -1,0 +1,80 @@
+"""Jobs whose worker died at a bad moment go back to where they were.
+
+A job is moved from its queue to an intermediate list, then recorded as started. A worker that is
+killed in between leaves it in that list; one that is killed later, among the started ones. Every
+worker looks after both, for all.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from redis.exceptions import WatchError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import JobStatus
+from rq.queue import Queue
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 2.0
+_GRACE_S = 3.0  # a worker is between its two steps for milliseconds
+
+
+class Rescue:
+    """One worker's look at the queues, every few seconds."""
+
+    def __init__(self, queues: Sequence[Queue]) -> None:
+        self._queues = queues
+        self._seen: dict[tuple[str, str], float] = {}
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Hand back what was lost, if it is time to look."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _EVERY_S
+        for queue in self._queues:
+            # Reading it has RQ retry, or fail, the jobs whose heartbeats ceased.
+            started = set(queue.started_job_registry.get_job_ids())
+            self._empty_intermediate(queue, started, now)
+
+    def _empty_intermediate(self, queue: Queue, started: set[str], now: float) -> None:
+        between = {id_ for id_ in queue.intermediate_queue.get_job_ids() if id_ not in started}
+        for id_ in between:
+            since = self._seen.setdefault((queue.name, id_), now)
+            if now - since >= _GRACE_S:
+                _put_back(queue, id_)
+        for name, id_ in list(self._seen):
+            if name == queue.name and id_ not in between:
+                del self._seen[name, id_]
+
+
+def _put_back(queue: Queue, job_id: str) -> None:
+    """From the intermediate list to the front of the queue, in one step."""
+    key = queue.intermediate_queue.key
+    with queue.connection.pipeline() as pipeline:
+        try:
+            pipeline.watch(key)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
+            if job_id.encode() not in pipeline.lrange(key, 0, -1):
+                return
+            waits = _still_waits(queue, job_id)
+            pipeline.multi()
+            pipeline.lrem(key, 0, job_id)
+            if waits:
+                queue.push_job_id(job_id, pipeline=pipeline, at_front=True)
+            pipeline.execute()
+        except WatchError:
+            return  # somebody else was at it
+    if waits:
+        log.warning("job %s was lost with its worker; it is queued again", job_id)
+
+
+def _still_waits(queue: Queue, job_id: str) -> bool:
+    try:
+        job = queue.job_class.fetch(
+            job_id, connection=queue.connection, serializer=queue.serializer
+        )
+        return job.get_status() == JobStatus.QUEUED
+    except (NoSuchJobError, InvalidJobOperation):
+        return False
