@@ -1,21 +1,16 @@
-import dataclasses
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from warmclip import Encoder
-from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable, ProviderUnavailable
+from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable
 from warmclip.inference import encoder as encoder_module
-from warmclip.inference.arrays import Features, unit_rows
-from warmclip.inference.providers import CPU
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.arrays import unit_rows
 from warmclip.settings import Limits
 
 
@@ -137,31 +132,6 @@ def test_random_weights_are_said_aloud(
     with caplog.at_level(logging.WARNING):
         Encoder.open(bundle)
     assert "RANDOM" in caplog.text
-
-
-def test_untrusted_provider_passes_the_golden_comparison(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A provider that computes the reference's vectors is accepted."""
-    provider = dataclasses.replace(CPU, name="tried", is_reference=False, buckets=(1, 8))
-    monkeypatch.setattr(encoder_module, "find_provider", lambda _: provider)
-    Encoder.open(demo_bundle).warm()
-
-
-def test_provider_that_computes_wrong_vectors(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A provider whose vectors stray from the golden ones is refused before it stores any."""
-
-    class Straying(OnnxSession):
-        def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Features:
-            return super().run(feeds)[:, ::-1]
-
-    provider = dataclasses.replace(CPU, name="tried", is_reference=False)
-    monkeypatch.setattr(encoder_module, "find_provider", lambda _: provider)
-    monkeypatch.setattr(encoder_module, "OnnxSession", Straying)
-    with pytest.raises(ProviderUnavailable, match="computes wrong image vectors"):
-        Encoder.open(demo_bundle).encode_images([picture(0)])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

@@ -1,7 +1,8 @@
-"""The commands about pictures: index, search, migrate."""
+"""The commands about pictures: index, search, migrate, audit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from warmclip.settings import Settings
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
-    from warmclip.indexing.store import Hit
+    from warmclip.indexing.store import Hit, VectorStore
 
 
 def index(
@@ -154,6 +155,50 @@ def migrate(
         raise typer.Exit(report.exit_code)
 
 
+def audit(
+    suspect: Annotated[
+        bool,
+        typer.Option(
+            "--suspect",
+            help="List the pictures whose vectors no good check of their provider has followed.",
+        ),
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="With --suspect: embed them again.")
+    ] = False,
+    collection: Collection = None,
+    bundle: Bundle = None,
+    provider: Provider = None,
+    exif_transpose: ExifTranspose = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Look for stored vectors that are not to be trusted; exit code 1 if there are any."""
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.indexing.audit import AuditReport, find_suspects
+        from warmclip.indexing.qdrant import open_store
+
+        settings = read_settings(bundle, collection, provider, exif_transpose)
+        if not suspect:
+            raise SettingsError(
+                "say what to audit: --suspect lists the pictures whose provider failed, or whose "
+                "process died, before a check confirmed their vectors; --repair embeds them again"
+            )
+        with open_store(settings) as store:
+            report = AuditReport(
+                collection=settings.collection,
+                suspects=find_suspects(store, settings.collection),
+            )
+            if repair and report.suspects:
+                with terminal.progress("images") as progress:
+                    repaired = _indexer(settings, store).index_files(
+                        [it.path for it in report.suspects], progress=progress
+                    )
+                report = replace(report, repaired=repaired)
+        terminal.audit_report(report)
+        raise typer.Exit(report.exit_code)
+
+
 def _index_by_queue(
     terminal: Terminal, settings: Settings, paths: list[Path], *, detach: bool
 ) -> "IndexReport | None":
@@ -190,14 +235,18 @@ def _search_by_worker(settings: Settings, queries: list[Query], limit: int) -> "
 
 @contextmanager
 def _open_indexer(settings: Settings) -> "Iterator[Indexer]":
-    from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.qdrant import open_store
 
     # The store first: it says at once that another process owns it.
     with open_store(settings) as store:
-        from warmclip.inference.encoder import Encoder
+        yield _indexer(settings, store)
 
-        yield Indexer.from_settings(Encoder.from_settings(settings), store, settings)
+
+def _indexer(settings: Settings, store: "VectorStore") -> "Indexer":
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.inference.encoder import Encoder
+
+    return Indexer.from_settings(Encoder.from_settings(settings), store, settings)
 
 
 def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]") -> None:
