@@ -1,8 +1,8 @@
 """One provider tried on one tower, in a process that may crash, hang and be thrown away.
 
 ``run_trial`` starts that process: exec'd, never forked, in a group of its own, with a deadline.
-``python -m warmclip.inference.trial`` is the process: its request comes on stdin, which stays
-open as long as somebody waits, and its answer goes to stdout, a line of JSON for each stage.
+``python -m warmclip.inference.trial REQUEST`` is the process: its stdin stays open as long as
+somebody waits, and its answer goes to stdout, a line of JSON for each stage.
 """
 
 import json
@@ -99,9 +99,9 @@ def run_trial(
     }
     with (
         tempfile.TemporaryFile() as stderr,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603 - our own module, by this very Python
             # -P: no module of the working directory shadows one of ours.
-            [sys.executable, "-P", "-m", "warmclip.inference.trial"],
+            [sys.executable, "-P", "-m", "warmclip.inference.trial", json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -110,7 +110,6 @@ def run_trial(
     ):
         stage, answer, timed_out = "starting", None, False
         try:
-            _send(child, json.dumps(request))
             for line in _lines(child, deadline_s, waiting):
                 message = _message(line)
                 stage = message.get("stage", stage)
@@ -232,15 +231,6 @@ def _rate(session: OnnxSession, golden: Golden, tower: Tower, batch: int) -> flo
     return batch / statistics.median(times)
 
 
-def _send(child: "subprocess.Popen[bytes]", request: str) -> None:
-    assert child.stdin is not None  # noqa: S101 - a pipe, as asked for
-    try:
-        child.stdin.write(request.encode() + b"\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        pass  # it died at once: its exit status says so
-
-
 def _lines(
     child: "subprocess.Popen[bytes]", deadline_s: float, waiting: Callable[[], None] | None
 ) -> Iterator[bytes]:
@@ -309,7 +299,7 @@ def main() -> None:
     """Answer one request."""
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print
-    request = json.loads(sys.stdin.buffer.readline())
+    request = json.loads(sys.argv[1])
     signal.alarm(request["alarm_s"])  # ends even a process that hangs in native code
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
