@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.progress as bars
 from rich.console import Console
@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from warmclip.errors import WarmclipError
-from warmclip.indexing.audit import AuditReport
 from warmclip.indexing.query import Query
 from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
+
+if TYPE_CHECKING:  # keeps numpy out of this import
+    from warmclip.indexing.audit import AuditReport
 
 _MOST_REASONS = 20
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
@@ -105,7 +107,7 @@ class Terminal:
         self._answers.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
         self._paths("skipped", "because", skipped)
 
-    def audit_report(self, report: AuditReport) -> None:
+    def audit_report(self, report: "AuditReport") -> None:
         """Which pictures are suspect, and what was done about it."""
         if self.as_json:
             self.json(report.to_dict())

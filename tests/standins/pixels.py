@@ -13,7 +13,8 @@ from PIL import Image
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.store import Space
 from warmclip.inference.arrays import Vector, Vectors
-from warmclip.inference.encoder import Embedded, ImageSource
+from warmclip.inference.decoding import ImageSource
+from warmclip.inference.encoder import Embedded
 from warmclip.inference.image import open_image
 from warmclip.settings import Limits
 

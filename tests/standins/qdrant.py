@@ -324,7 +324,7 @@ def _condition(wanted: dict[str, Any]) -> Any:
         case {"key": key, "match": {"value": value}}:
             return edge.FieldCondition(key=key, match=edge.MatchValue(value=value))
         case {"has_id": ids}:
-            return edge.HasIdCondition(point_ids=ids)
+            return edge.HasIdCondition(point_ids=set(ids))
         case {"is_empty": {"key": key}}:
             return edge.IsEmptyCondition(key=key)
     raise Refused(400, f"the stand-in knows no condition {wanted}")

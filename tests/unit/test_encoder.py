@@ -9,8 +9,9 @@ from PIL import Image
 
 from warmclip import Encoder
 from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable
-from warmclip.inference import encoder as encoder_module
 from warmclip.inference.arrays import unit_rows
+from warmclip.inference.decoding import ImageSource
+from warmclip.inference.encoder import Embedded
 from warmclip.settings import Limits
 
 
@@ -60,7 +61,7 @@ def test_every_kind_of_source_gives_the_same_vector(encoder: Encoder, tmp_path: 
 def test_unreadable_among_readable(encoder: Encoder, tmp_path: Path) -> None:
     """Results carry their key, so a picture that fails never shifts its neighbours."""
     good = [png(picture(seed), tmp_path / f"{seed}.png") for seed in range(6)]
-    items: list[tuple[str, encoder_module.ImageSource]] = []
+    items: list[tuple[str, ImageSource]] = []
     for index, path in enumerate(good):
         items += [(f"bad-{index}", b"no picture"), (f"good-{index}", path)]
     results = dict(encoder.encode_each(items))
@@ -68,7 +69,7 @@ def test_unreadable_among_readable(encoder: Encoder, tmp_path: Path) -> None:
     for index, path in enumerate(good):
         assert isinstance(results[f"bad-{index}"], ImageUnreadable)
         result = results[f"good-{index}"]
-        assert isinstance(result, encoder_module.Embedded)
+        assert isinstance(result, Embedded)
         np.testing.assert_allclose(result.vector, encoder.encode_images([path])[0], atol=1e-6)
         assert (result.width_px, result.height_px) == (90, 70)
 
@@ -91,7 +92,7 @@ def test_sources_are_read_only_a_little_ahead(encoder: Encoder) -> None:
     """A million pictures pass in bounded memory: the stream is consumed as results are taken."""
     taken = 0
 
-    def endless() -> Iterator[tuple[int, encoder_module.ImageSource]]:
+    def endless() -> Iterator[tuple[int, ImageSource]]:
         nonlocal taken
         while True:
             taken += 1

@@ -17,7 +17,8 @@ from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
-    from warmclip.inference.encoder import Embedded, ImageSource
+    from warmclip.inference.decoding import ImageSource
+    from warmclip.inference.encoder import Embedded
 
 K = TypeVar("K")
 

@@ -4,26 +4,26 @@ import importlib.metadata
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable
 from warmclip.inference import image as pictures
-from warmclip.inference.arrays import Crop, Vector, Vectors
+from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.fork import refuse_fork
 from warmclip.inference.golden import Feeds, Golden
 from warmclip.inference.guard import Checked, Guard, Service
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
-from warmclip.inference.session import refuse_fork
+from warmclip.inference.session import onnxruntime_version
 from warmclip.inference.text import Tokenizer
 from warmclip.inference.verdict import DEADLINE_S, decide
 from warmclip.progress import Progress
@@ -31,12 +31,7 @@ from warmclip.settings import ExifRule, Limits, Settings, default_home
 
 log = logging.getLogger(__name__)
 
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | Callable[[], bytes]
-"""A file's path, its bytes, a picture, or a function that reads the bytes when they are needed."""
-
 K = TypeVar("K")
-
-_DECODE_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +43,6 @@ class Embedded:
     height_px: int
     provider: str
     canary: str = ""  # the check that the vector still waits for, see ``Encoder.is_proven``
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Decoded:
-    crop: Crop
-    width_px: int
-    height_px: int
 
 
 class Encoder:
@@ -85,7 +73,7 @@ class Encoder:
         self._recipe = manifest.image.model_copy(update={"exif": exif})
         self.versions = {
             "warmclip": importlib.metadata.version("warmclip"),
-            "onnxruntime": importlib.metadata.version("onnxruntime"),
+            "onnxruntime": onnxruntime_version(),
             "pillow": importlib.metadata.version("pillow"),
         }
         self._batch_size = batch_size
@@ -262,48 +250,22 @@ class Encoder:
     def _encode_each(
         self, items: Iterable[tuple[K, ImageSource]]
     ) -> Iterator[tuple[K, Embedded | ImageUnreadable]]:
-        window: list[tuple[K, _Decoded | ImageUnreadable]] = []
+        window: list[tuple[K, Decoded | ImageUnreadable]] = []
         readable = 0
-        for key, decoded in self._decode_each(items):
+        ahead = 2 * self._batch_size
+        for key, decoded in decode_each(items, self._recipe, self._limits, ahead=ahead):
             # A long run of unreadable files must not grow the window without end.
             if readable == self._batch_size or len(window) == 4 * self._batch_size:
                 yield from self._embed(window)
                 window, readable = [], 0
             window.append((key, decoded))
-            readable += isinstance(decoded, _Decoded)
+            readable += isinstance(decoded, Decoded)
         yield from self._embed(window, is_last=True)
 
-    def _decode_each(
-        self, items: Iterable[tuple[K, ImageSource]]
-    ) -> Iterator[tuple[K, _Decoded | ImageUnreadable]]:
-        ahead: deque[tuple[K, Future[_Decoded | ImageUnreadable]]] = deque()
-        pool = ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="warmclip-decode")
-        try:
-            for key, source in items:
-                ahead.append((key, pool.submit(self._decode, source)))
-                if len(ahead) >= 2 * self._batch_size:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
-            while ahead:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _decode(self, source: ImageSource) -> _Decoded | ImageUnreadable:
-        try:
-            with pictures.decoded(
-                source() if callable(source) else source, self._limits
-            ) as picture:
-                crop = pictures.crop(picture, self._recipe, self._limits)
-                return _Decoded(crop=crop, width_px=picture.width, height_px=picture.height)
-        except ImageUnreadable as exc:
-            return exc
-
     def _embed(
-        self, window: list[tuple[K, _Decoded | ImageUnreadable]], *, is_last: bool = False
+        self, window: list[tuple[K, Decoded | ImageUnreadable]], *, is_last: bool = False
     ) -> Iterator[tuple[K, Embedded | ImageUnreadable]]:
-        crops = [decoded.crop for _, decoded in window if isinstance(decoded, _Decoded)]
+        crops = [decoded.crop for _, decoded in window if isinstance(decoded, Decoded)]
         vectors: Iterator[Vector] = iter(())
         if crops:
             pixels = pictures.normalise(np.stack(crops), self._recipe)

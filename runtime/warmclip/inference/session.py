@@ -1,10 +1,8 @@
 """One graph on one provider, owned by one process. The only module that imports onnxruntime."""
 
 import contextlib
-import ctypes
 import os
 import threading
-import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy.typing as npt
 
 from warmclip.errors import BundleError, ForkedSessionError, ProviderUnavailable
 from warmclip.inference.arrays import Features
+from warmclip.inference.fork import never_destroy_in_children, refuse_fork, watch_forks
 from warmclip.inference.machine import os_build
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import Candidates, Provider, find_candidates
@@ -24,7 +23,6 @@ from warmclip.inference.providers import Candidates, Provider, find_candidates
 _BATCH_AXIS = "batch"
 
 _loaded_in: int | None = None  # the process that imported onnxruntime here
-_sessions: "weakref.WeakSet[OnnxSession]" = weakref.WeakSet()
 _exclusive = threading.Lock()
 
 
@@ -42,7 +40,7 @@ def load_onnxruntime() -> Any:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
-        os.register_at_fork(after_in_child=_keep_inherited)
+        watch_forks()
         _loaded_in = os.getpid()
         return onnxruntime
     if _loaded_in != os.getpid():
@@ -54,20 +52,6 @@ def load_onnxruntime() -> Any:
     import onnxruntime
 
     return onnxruntime
-
-
-def refuse_fork(owner: int, what: str) -> None:
-    """Raise in a forked child of the owner, before any lock that was held at the fork.
-
-    Raises:
-        ForkedSessionError: this process is not the owner.
-    """
-    if os.getpid() != owner:
-        raise ForkedSessionError(
-            f"this {what} was made in process {owner} and is used in its forked child "
-            f"{os.getpid()}, where it may hang or abort: run jobs in `warmclip worker`, which "
-            "never forks a model, or start the process with spawn"
-        )
 
 
 def candidates(choice: str) -> Candidates:
@@ -88,6 +72,11 @@ def find_provider(name: str) -> Provider:
         SettingsError, ProviderUnavailable: as ``candidates``.
     """
     return candidates(name).here[0]
+
+
+def onnxruntime_version() -> str:
+    """Such as "1.32.0", of whichever of its distributions is installed."""
+    return str(load_onnxruntime().__version__)
 
 
 def onnxruntime_build() -> str:
@@ -144,7 +133,11 @@ class OnnxSession:
         )
         self._sessions: dict[int, Any] = {}
         self._session(provider.buckets[0] if provider.buckets else 0)
-        _sessions.add(self)
+        never_destroy_in_children(self)
+
+    def inner_sessions(self) -> list[Any]:
+        """Onnxruntime's own, as far as they are loaded."""
+        return list(self._sessions.values())
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Features:
         """Compute ``features``, shape (n, dim), of inputs whose first axis is n >= 1.
@@ -269,13 +262,6 @@ def _placement(session: Any, provider: Provider) -> Placement | None:
         partitions=sum(piece.ep_name == wanted for piece in pieces),
         cpu_nodes=sum(len(piece.get_nodes()) for piece in pieces if piece.ep_name != wanted),
     )
-
-
-def _keep_inherited() -> None:
-    """In a forked child: never destroy the parent's sessions, which would wait for its threads."""
-    for owner in _sessions:
-        for session in owner._sessions.values():
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
 
 
 def _foreign_errors() -> tuple[type[Exception], ...]:

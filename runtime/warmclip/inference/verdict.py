@@ -22,7 +22,8 @@ from warmclip.inference.machine import chip, os_build
 from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip.inference.quarantine import Quarantine, Quarantined
 from warmclip.inference.session import candidates, onnxruntime_build
-from warmclip.inference.trial import Trial, run_trial
+from warmclip.inference.trial import Trial
+from warmclip.inference.trial_process import run_trial
 from warmclip.progress import Progress
 
 log = logging.getLogger(__name__)
