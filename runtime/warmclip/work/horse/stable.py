@@ -60,7 +60,6 @@ class Stable:
         self._hang_s = hang_s
         self._max_crashes = max_crashes
         self._horse: HorseProcess | None = None
-        self._provider = "none yet"
         self._crashes: Counter[str] = Counter()
 
     @property
@@ -177,7 +176,6 @@ class Stable:
                 for beat in self._horse.beats(_LOOK_S):
                     silent_s = 0.0
                     flight.note(beat)
-                    self._provider = beat.get("provider", self._provider)
                     if last_word in beat or "error" in beat:
                         return beat
             except EOFError:
@@ -200,7 +198,7 @@ class Stable:
         return Death(
             returncode=self._horse.end(),
             flight=flight,
-            provider=self._provider,
+            provider=flight.provider or self.ready.provider or "none yet",
             hung_s=hung_s,
             overran=overran,
         )
