@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rich.progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
@@ -63,6 +63,10 @@ class Terminal:
         """One JSON object on stdout. It is pure ASCII, and so keeps names that are not UTF-8."""
         self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
 
+    def picture(self, drawn: RenderableType) -> None:
+        """Something drawn by others, on stdout."""
+        self._answers.print(drawn, soft_wrap=False)
+
     @contextmanager
     def progress(self, unit: str) -> Iterator[Progress]:
         """A bar with rate and time left, on a terminal."""
@@ -81,7 +85,7 @@ class Terminal:
 
             def advance(done: int, total: int, stage: str) -> None:
                 speed = bar.tasks[0].speed
-                rate = f"{speed:.0f} {unit}/s" if speed else ""
+                rate = f"{speed:.0f} {unit}/s" if speed and speed >= 1 else ""
                 bar.update(task, completed=done, total=total or None, description=stage, rate=rate)
 
             yield advance

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from warmclip.cli.jobs import status, worker
-from warmclip.cli.machine import bench
+from warmclip.cli.machine import bench, doctor
 from warmclip.cli.pictures import index, migrate, search
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def options(
     """Embed pictures and texts with an exported OpenCLIP model, and search them."""
 
 
-for command in (index, search, migrate, worker, status, bench):
+for command in (index, search, migrate, worker, status, bench, doctor):
     app.command()(command)
 
 

@@ -1,5 +1,6 @@
-"""The commands about this machine: bench."""
+"""The commands about this machine: bench, doctor."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -22,3 +23,35 @@ def bench(
         with terminal.progress("rounds") as progress:
             benchmark = measure(settings, rounds=rounds, progress=progress)
         terminal.benchmark(benchmark.to_dict())
+
+
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="onnxruntime only, and less patience with a hang.")
+    ] = False,
+    deadline: Annotated[
+        float, typer.Option(min=1, max=600, help="Seconds that one step of a cell may take.")
+    ] = 60.0,
+    bundle: Bundle = None,
+    provider: Provider = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what works on this machine, and what dies in a forked process.
+
+    Each cell runs in a child of its own: the doctor survives what it looks at.
+    """
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.doctor.picture import draw
+        from warmclip.doctor.report import examine
+
+        settings = read_settings(bundle, None, provider)
+        with terminal.progress("cells") as progress:
+            report = examine(
+                settings, os.environ, deadline_s=deadline, quick=quick, progress=progress
+            )
+        if as_json:
+            terminal.json(report.to_dict())
+        else:
+            terminal.picture(draw(report))
+        raise typer.Exit(report.exit_code)
