@@ -15,10 +15,13 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from warmclip import logs
 from warmclip.errors import WarmclipError
 from warmclip.indexing.query import Query
 from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
+
+log = logging.getLogger(__name__)
 
 _MOST_REASONS = 20
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
@@ -32,30 +35,45 @@ class _Printable(logging.Formatter):
 class Terminal:
     """Where one command writes."""
 
-    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, verbose: bool = False, log_json: bool = False
+    ) -> None:
         self.as_json = as_json
+        self._log_json = log_json
         self._answers = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         if not self._answers.is_terminal:
             self._answers.width = _NO_TERMINAL_WIDTH
         self._notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        level = logging.INFO if verbose else logging.WARNING
+        if log_json:
+            logs.log_json(level)
+        else:
+            self._log_text(level)
+        # It announces every repeated call in its own words; `transport` says the same in ours.
+        logging.getLogger("stamina").setLevel(logging.ERROR)
+
+    def _log_text(self, level: int) -> None:
         handler: logging.Handler = logging.StreamHandler()  # a log file: one line each, with time
         handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
         if self._notes.is_terminal:
             handler = RichHandler(console=self._notes, show_path=False, show_time=False)
             handler.setFormatter(_Printable("%(message)s"))
-        level = logging.INFO if verbose else logging.WARNING
         logging.basicConfig(level=level, handlers=[handler], force=True)
-        # It announces every repeated call in its own words; `transport` says the same in ours.
-        logging.getLogger("stamina").setLevel(logging.ERROR)
 
     def note(self, text: str) -> None:
         """Say something by the way, on stderr."""
-        self._notes.print(text, soft_wrap=True)
+        if self._log_json:
+            log.info("%s", text)
+        else:
+            self._notes.print(text, soft_wrap=True)
 
     def error(self, exc: WarmclipError) -> None:
         """One paragraph on stderr; with --json also an object on stdout."""
         if self.as_json:
             self.json({"error": {"type": type(exc).__name__, "message": str(exc)}})
+        if self._log_json:
+            log.error("%s", exc, extra={"action": "failed", "error": type(exc).__name__})
+            return
         message = Text.assemble(("error: ", "bold red"), printable(str(exc), lines=True))
         self._notes.print(message, soft_wrap=True)
 
@@ -79,7 +97,7 @@ class Terminal:
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(),
         )
-        hidden = self.as_json or not self._notes.is_terminal
+        hidden = self.as_json or self._log_json or not self._notes.is_terminal
         with bars.Progress(*columns, console=self._notes, transient=True, disable=hidden) as bar:
             task = bar.add_task("", total=None, rate="")
 

@@ -8,6 +8,7 @@ from warmclip.cli.options import (
     Bundle,
     ExifTranspose,
     Json,
+    LogJson,
     Provider,
     Verbose,
     open_terminal,
@@ -24,9 +25,10 @@ def worker(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    log_json: LogJson = False,
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
-    with open_terminal(verbose=True):
+    with open_terminal(verbose=True, log_json=log_json):
         from warmclip.work.worker import run_worker
 
         names = [name.strip() for name in queues.split(",") if name.strip()]
