@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _MOST_REASONS = 20
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
+_PAGE_WIDTH = 120  # but for pictures
 
 
 class _Printable(logging.Formatter):
@@ -83,7 +84,8 @@ class Terminal:
 
     def picture(self, drawn: RenderableType) -> None:
         """Something drawn by others, on stdout."""
-        self._answers.print(drawn, soft_wrap=False)
+        width = None if self._answers.is_terminal else _PAGE_WIDTH
+        self._answers.print(drawn, soft_wrap=False, width=width)
 
     @contextmanager
     def progress(self, unit: str) -> Iterator[Progress]:

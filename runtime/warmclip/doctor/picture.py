@@ -91,7 +91,7 @@ def _cell(cell: Cell) -> Text:
     style = _STYLES[cell.status]
     match cell.status:
         case "ok":
-            then = f", then {_duration(cell.again_s)}" if cell.again_s is not None else ""
+            then = f"\nthen {_duration(cell.again_s)}" if cell.again_s is not None else ""
             return Text(f"ok {_duration(cell.seconds)}{then}", style=style)
         case "hang":
             what = f"HANG {cell.seconds or 0:.0f} s"
