@@ -1,7 +1,11 @@
 """Folders that are ours alone: what lies in them is trusted, so nobody else may write there."""
 
+import fcntl
 import os
 import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from warmclip.errors import SettingsError
@@ -45,3 +49,38 @@ def own_folder(folder: Path, *, private: bool) -> Path:
             f"chmod {'700' if private else 'go-w'} '{folder}'"
         )
     return folder
+
+
+@contextmanager
+def exclusive(lock: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock file: one process at a time is inside, and a process that dies lets go.
+
+    Args:
+        lock: made with mode 0600, and never deleted.
+        waiting: called about five times a second while another process is inside.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                time.sleep(0.2 if waiting is not None else 0.01)
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(file: Path, content: str) -> None:
+    """Write a file whole or not at all, mode 0600; a reader sees the former content or this."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)

@@ -3,10 +3,23 @@ import sys
 
 import pytest
 
-HEAVY = ["torch", "open_clip", "onnx", "onnxruntime", "qdrant_client", "rq", "numpy", "PIL"]
+HEAVY = [
+    "torch",
+    "open_clip",
+    "onnx",
+    "onnxruntime",
+    "qdrant_client",
+    "rq",
+    "numpy",
+    "PIL",
+    "pydantic",
+]
 
 
-@pytest.mark.parametrize("module", ["warmclip", "warmclip.cli"])
+@pytest.mark.parametrize(
+    "module",
+    ["warmclip", "warmclip.cli", "warmclip.inference.providers", "warmclip.inference.quarantine"],
+)
 def test_importing_is_light(module: str) -> None:
     """A process that only sends jobs, or prints help, loads nothing that makes forking unsafe."""
     code = f"import sys, {module}; print(*(set({HEAVY}) & sys.modules.keys()))"

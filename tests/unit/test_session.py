@@ -1,12 +1,11 @@
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from warmclip.errors import BundleError, ForkedSessionError, ProviderUnavailable
+from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.providers import CPU
@@ -52,21 +51,3 @@ def test_graph_in_a_folder_with_a_space(graph: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my models é"
     folder.mkdir()
     OnnxSession(Path(shutil.copy(graph, folder)), CPU).run({"pixel_values": pixels(1)})
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking is the test
-def test_session_in_a_forked_child(graph: Path) -> None:
-    """A forked child gets one sentence that names the fix, at once."""
-    session = OnnxSession(graph, CPU)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            session.run({"pixel_values": pixels(1)})
-        except ForkedSessionError as exc:
-            os.write(writer, str(exc).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        assert "warmclip worker" in answer.read()
-    os.waitpid(child, 0)

@@ -51,7 +51,6 @@ def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
         ("WARMCLIP_BATCH_SIZE", "many"),
         ("WARMCLIP_BATCH_SIZE", "0"),
         ("WARMCLIP_MAX_IMAGE_BYTES", "-1"),
-        ("WARMCLIP_PROVIDER", "cuda"),
         ("WARMCLIP_EXIF", "rotate"),
         ("WARMCLIP_ROOTS", "photos=relative/folder"),
         ("WARMCLIP_ROOTS", "a=/x:a=/y"),

@@ -11,7 +11,8 @@ import typer
 
 from warmclip.console import Terminal
 from warmclip.errors import WarmclipError
-from warmclip.settings import ProviderChoice, Settings, check_collection
+from warmclip.inference.providers import check_choice
+from warmclip.settings import Settings, check_collection
 
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="The model folder [WARMCLIP_BUNDLE].")
@@ -20,8 +21,10 @@ Collection = Annotated[
     str | None, typer.Option("--collection", help="Where the vectors live [WARMCLIP_COLLECTION].")
 ]
 Provider = Annotated[
-    ProviderChoice | None,
-    typer.Option("--provider", help="Where to compute; auto is the CPU [WARMCLIP_PROVIDER]."),
+    str | None,
+    typer.Option(
+        "--provider", help="Where to compute; auto: the fastest that is right [WARMCLIP_PROVIDER]."
+    ),
 ]
 ExifTranspose = Annotated[
     bool,
@@ -61,7 +64,7 @@ def open_terminal(
 def read_settings(
     bundle: Path | None = None,
     collection: str | None = None,
-    provider: ProviderChoice | None = None,
+    provider: str | None = None,
     exif_transpose: bool = False,
 ) -> Settings:
     """The environment's settings, with what the command line says in their place."""
@@ -70,6 +73,6 @@ def read_settings(
         settings,
         bundle=bundle or settings.bundle,
         collection=check_collection(collection) if collection else settings.collection,
-        provider=provider or settings.provider,
+        provider=check_choice(provider or settings.provider),
         exif="transpose" if exif_transpose else settings.exif,
     )

@@ -1,54 +1,130 @@
-"""The execution providers that warmclip knows: one entry each.
+"""The execution providers that warmclip knows: one entry each, the preferred first.
 
-``auto`` is the CPU: no provider is trusted with vectors before a trial has compared them with
-the golden ones, and a provider asked for by name passes that comparison when it is loaded.
+This module is light, so that a command line can check a name before anything is loaded.
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from warmclip.errors import ProviderUnavailable
-from warmclip.inference.bundle import Precision
-from warmclip.settings import ProviderChoice
+from warmclip.errors import ProviderUnavailable, SettingsError
+
+if TYPE_CHECKING:  # pydantic stays out of this import
+    from warmclip.inference.bundle import Precision
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """How one execution provider is asked for, and what it needs."""
 
-    name: str
+    name: str  # "family" or "family-variant": the family's name asks for any of its variants
     execution_provider: str  # onnxruntime's name for it
-    precision: Precision = "fp32"
+    precision: "Precision" = "fp32"
     options: dict[str, str] = field(default_factory=dict)
     buckets: tuple[int, ...] = ()  # static batch sizes, ascending; none: any batch will do
     disabled_optimizers: tuple[str, ...] = ()
     since: tuple[int, int] = (1, 23)  # the oldest onnxruntime whose provider takes our graphs
     is_reference: bool = False  # its vectors need no comparison with the golden ones
+    in_auto: bool = True  # whether "auto" may choose it
+    takes_all: bool = False  # it is refused if it leaves a node to the CPU, or cuts the graph up
+    is_exclusive: bool = False  # one run at a time in the whole process
+    cache_option: str | None = None  # the option that names a folder for what it compiles
+    around: Callable[[Any], Any] | None = None  # what stands around onnxruntime's session
 
+    def identity(self) -> dict[str, Any]:
+        """All that decides what it computes and how fast, as JSON can carry it."""
+        return {
+            "name": self.name,
+            "execution_provider": self.execution_provider,
+            "precision": self.precision,
+            "options": self.options,
+            "buckets": self.buckets,
+            "disabled_optimizers": self.disabled_optimizers,
+        }
 
-CPU = Provider(name="cpu", execution_provider="CPUExecutionProvider", is_reference=True)
+    @property
+    def family(self) -> str:
+        """What its variants have in common: "coreml" of "coreml-fp16"."""
+        return self.name.partition("-")[0]
+
 
 # MLProgram with static shapes: the one form in which each tower is a single CoreML partition.
-# fp32 stays off the Neural Engine, which computes in fp16 only.
-COREML = Provider(
-    name="coreml",
+_COREML_FP16 = Provider(
+    name="coreml-fp16",
     execution_provider="CoreMLExecutionProvider",
+    precision="fp16",
     options={
         "ModelFormat": "MLProgram",
-        "MLComputeUnits": "CPUAndGPU",
+        "MLComputeUnits": "ALL",
         "RequireStaticInputShapes": "1",
     },
     buckets=(1, 8, 32),
     # It would turn linears into Gemm(transB=0), whose weights CoreML stores inline.
     disabled_optimizers=("MatMulAddFusion",),
     since=(1, 28),
+    takes_all=True,
+    is_exclusive=True,
+    cache_option="ModelCacheDirectory",
+)
+# Off the GPU; "ALL" lets CoreML choose the Neural Engine as well, so "auto" does not try it apart.
+_COREML_ANE = replace(
+    _COREML_FP16,
+    name="coreml-ane",
+    options={**_COREML_FP16.options, "MLComputeUnits": "CPUAndNeuralEngine"},
+    in_auto=False,
+)
+# The Neural Engine computes in fp16 only.
+_COREML_FP32 = replace(
+    _COREML_FP16,
+    name="coreml-fp32",
+    precision="fp32",
+    options={**_COREML_FP16.options, "MLComputeUnits": "CPUAndGPU"},
 )
 
-PROVIDERS = {provider.name: provider for provider in (CPU, COREML)}
+# Where the build "onnxruntime-openvino" is installed. FP32 said aloud: on some processors it
+# would compute in bfloat16 by itself.
+_OPENVINO = Provider(
+    name="openvino",
+    execution_provider="OpenVINOExecutionProvider",
+    options={"device_type": "CPU", "precision": "FP32"},
+    takes_all=True,
+)
+
+CPU = Provider(name="cpu", execution_provider="CPUExecutionProvider", is_reference=True)
+
+PROVIDERS = {
+    provider.name: provider
+    for provider in (_COREML_FP16, _COREML_ANE, _COREML_FP32, _OPENVINO, CPU)
+}
 
 
-def choose(choice: ProviderChoice, available: list[str], onnxruntime_version: str) -> Provider:
-    """The provider for a choice; asking for one that is not there is an error, not a fallback.
+def check_choice(choice: str) -> str:
+    """Return the choice if it names a provider, a family of them, or "auto".
+
+    Raises:
+        SettingsError: listing the names.
+    """
+    names = list(dict.fromkeys([AUTO, *(p.family for p in PROVIDERS.values()), *PROVIDERS]))
+    if choice not in names:
+        raise SettingsError(
+            f"provider {choice!r} (--provider, WARMCLIP_PROVIDER): use one of {', '.join(names)}"
+        )
+    return choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """What a choice may come down to on this machine, and what it cannot."""
+
+    here: tuple[Provider, ...]  # in the table's order; none: the choice cannot be met
+    absent: dict[str, str]  # name -> why this onnxruntime does not have it
+
+
+def find_candidates(choice: str, available: Sequence[str], onnxruntime_version: str) -> Candidates:
+    """The providers that a choice asks for, in the onnxruntime that is installed.
 
     Args:
         choice: what the user asked for.
@@ -56,21 +132,38 @@ def choose(choice: ProviderChoice, available: list[str], onnxruntime_version: st
         onnxruntime_version: such as "1.32.0".
 
     Raises:
-        ProviderUnavailable: saying what this onnxruntime has.
+        SettingsError: there is no provider of that name.
+        ProviderUnavailable: none of them is there; it says what is.
     """
-    provider = CPU if choice == "auto" else PROVIDERS[choice]
+    check_choice(choice)
+    here, absent = [], {}
+    for provider in PROVIDERS.values():
+        asked = provider.in_auto if choice == AUTO else choice in (provider.name, provider.family)
+        if asked:
+            refusal = _refusal(provider, available, onnxruntime_version)
+            if refusal is None:
+                here.append(provider)
+            else:
+                absent[provider.name] = refusal
+    if not here:
+        raise ProviderUnavailable(next(iter(absent.values())))
+    return Candidates(here=tuple(here), absent=absent)
+
+
+def _refusal(provider: Provider, available: Sequence[str], version: str) -> str | None:
+    """Why this onnxruntime cannot be asked for the provider."""
     if provider.execution_provider not in available:
-        raise ProviderUnavailable(
-            f"provider {choice!r} needs {provider.execution_provider}, which this onnxruntime "
-            f"{onnxruntime_version} does not have; it has: {', '.join(available)}"
+        return (
+            f"provider {provider.name!r} needs {provider.execution_provider}, which this "
+            f"onnxruntime {version} does not have; it has: {', '.join(available)}"
         )
-    if _major_minor(onnxruntime_version) < provider.since:
+    if _major_minor(version) < provider.since:
         oldest = ".".join(map(str, provider.since))
-        raise ProviderUnavailable(
-            f"provider {choice!r} needs onnxruntime {oldest} or newer, "
-            f"this is {onnxruntime_version}: pip install -U onnxruntime"
+        return (
+            f"provider {provider.name!r} needs onnxruntime {oldest} or newer, "
+            f"this is {version}: pip install -U onnxruntime"
         )
-    return provider
+    return None
 
 
 def _major_minor(version: str) -> tuple[int, int]:
