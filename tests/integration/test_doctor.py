@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from warmclip.inference.quarantine import Quarantine
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -68,6 +71,42 @@ def test_matrix(demo_bundle: Path) -> None:
         )
         assert report["verdict"]["is_fork_unsafe"]
         assert "Forking is unsafe here because" in report["verdict"]["sentence"]
+
+
+def test_trial_of_the_providers(demo_bundle: Path, tmp_path: Path) -> None:
+    """A whole visit tries each provider on the model; a quick one shows what is known by then."""
+    home = tmp_path / "home"
+    environment = {"WARMCLIP_BUNDLE": str(demo_bundle), "WARMCLIP_HOME": str(home)}
+    done = run("--json", **environment)
+    assert json.loads(done.stdout)["providers"]["verdict"]["trials"] == []
+    options = ["--bundle", str(demo_bundle), "--choice", "auto", "--home", str(home)]
+    child = [sys.executable, "-P", "-m", "warmclip.doctor.provider_trials", "--deadline", "60"]
+    tried = subprocess.run(
+        [*child, *options],
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE_S,
+        check=True,
+    )
+    (told,) = re.findall(r'^\{"done": "uses it".*$', tried.stdout, re.MULTILINE)
+    verdict = json.loads(told)["facts"]["verdict"]
+    assert {trial["tower"] for trial in verdict["trials"]} == {"image", "text"}
+    assert all(trial["cosine"] > 0.999 for trial in verdict["trials"])
+
+
+def test_provider_is_let_out_of_quarantine(demo_bundle: Path, tmp_path: Path) -> None:
+    """--retry-provider forgets what was held against it, and says so; a wrong name is 2."""
+    home = tmp_path / "home"
+    Quarantine(home).add("coreml-fp16", "it strayed")
+    Quarantine(home).add("openvino", "it crashed")
+    environment = {"WARMCLIP_BUNDLE": str(demo_bundle), "WARMCLIP_HOME": str(home)}
+    done = run("--json", "--retry-provider", "coreml", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "coreml-fp16 out of quarantine" in done.stderr
+    assert list(Quarantine(home).active()) == ["openvino"]
+    done = run("--retry-provider", "cuda", **environment)
+    assert done.returncode == 2
+    assert "cuda" in done.stderr
 
 
 def test_picture_on_paper(demo_bundle: Path) -> None:

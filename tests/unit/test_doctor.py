@@ -252,15 +252,46 @@ def test_folk_remedies_are_noted() -> None:
 def test_exit_codes(works: bool, states: list[str], code: int) -> None:
     """1 when warmclip cannot work, 2 for a wrong setting, 3 for a silent service."""
     assert report(works=works, states=states).exit_code == code
+    assert report(works=works, states=states, trials=ERROR).exit_code == 1
 
 
-def report(*, works: bool = True, states: list[str], rows: tuple[Row, ...] = ()) -> Report:
+VERDICT = {
+    "asked": "auto",
+    "chosen": {"image": "cpu"},
+    "why": {"image": "20 images/s at batch 32"},
+    "trials": [
+        {
+            "provider": name,
+            "tower": "image",
+            "passed": name == "cpu",
+            "reason": reason,
+            "cosine": cosine,
+            "images_per_s": {1: 12.3},
+            "load_s": None,
+            "peak_rss_mb": 700.0,
+            "partitions": 1,
+            "cpu_nodes": 0,
+        }
+        for name, reason, cosine in (("cpu", "", 1.0), ("coreml-fp16", "strays", 0.5))
+    ],
+    "passed_over": {"openvino": "it is in quarantine"},
+}
+
+
+def report(
+    *,
+    works: bool = True,
+    states: list[str],
+    rows: tuple[Row, ...] = (),
+    trials: Cell | None = None,
+) -> Report:
     """A visit with these findings."""
     return Report(
         machine=read_machine({"PYTORCH_ENABLE_MPS_FALLBACK": "1"}),
         services=tuple(Service(name="s", state=state, detail="d\n\x1b[31m") for state in states),  # type: ignore[arg-type]  # each is one of State
         graph="a graph",
         rows=rows,
+        trials=trials or Cell(status="ok", facts={"verdict": VERDICT}),
         finding=Finding(is_fork_unsafe=True, own_way_works=works, sentence="So it is."),
         seconds=1,
     )
@@ -279,7 +310,8 @@ def test_picture_shows_every_kind_of_cell(width: int) -> None:
     console.print(draw(report(states=["ok", "wrong"], rows=rows)))
     assert isinstance(console.file, io.StringIO)
     text = " ".join(console.file.getvalue().split())
-    for word in ("HANG", "SIGABRT", "RuntimeError", "installed", "then 10.0 ms", "So it is."):
+    words = ("HANG", "SIGABRT", "RuntimeError", "installed", "then 10.0 ms", "So it is.")
+    for word in (*words, "passed", "failed", "strays", "used", "it is in quarantine"):
         assert word in text
     assert "\x1b" not in text
     assert "PYTORCH_ENABLE_MPS_FALLBACK" in text

@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 
 from warmclip.cli.options import Bundle, Json, Provider, Verbose, open_terminal, read_settings
+from warmclip.console import Terminal
+from warmclip.inference.providers import AUTO
+from warmclip.settings import Settings
 
 
 def bench(
@@ -32,6 +35,12 @@ def doctor(
     deadline: Annotated[
         float, typer.Option(min=1, max=600, help="Seconds that one step of a cell may take.")
     ] = 60.0,
+    retry_provider: Annotated[
+        str | None,
+        typer.Option(
+            "--retry-provider", metavar="NAME", help="Let a provider out of quarantine first."
+        ),
+    ] = None,
     bundle: Bundle = None,
     provider: Provider = None,
     as_json: Json = False,
@@ -46,6 +55,8 @@ def doctor(
         from warmclip.doctor.report import examine
 
         settings = read_settings(bundle, None, provider)
+        if retry_provider is not None:
+            _let_out(terminal, settings, retry_provider)
         with terminal.progress("cells") as progress:
             report = examine(
                 settings, os.environ, deadline_s=deadline, quick=quick, progress=progress
@@ -55,3 +66,17 @@ def doctor(
         else:
             terminal.picture(draw(report))
         raise typer.Exit(report.exit_code)
+
+
+def _let_out(terminal: Terminal, settings: Settings, name: str) -> None:
+    """Forget what was held against a provider: its quarantine and its former trials."""
+    from warmclip.inference.providers import check_choice
+    from warmclip.inference.quarantine import Quarantine
+    from warmclip.inference.verdict import forget
+
+    check_choice(name)
+    wanted = None if name == AUTO else name
+    cleared = Quarantine(settings.home).clear(wanted)
+    forgotten = forget(settings.home, wanted)
+    was = f"{', '.join(cleared)} out of quarantine" if cleared else "none was in quarantine"
+    terminal.note(f"{name}: {was}; {forgotten} former trials forgotten")

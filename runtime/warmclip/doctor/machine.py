@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from warmclip.inference.machine import chip, os_build
 
 _OURS = (
     "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "tokenizers",
@@ -31,7 +32,7 @@ class Machine:
     """One machine, as far as it matters for what runs and what crashes."""
 
     system: str  # such as "macOS 15.1"
-    build: str  # such as "24B83"; on Linux the kernel
+    build: str  # such as "macOS 15.1 24B83"; on Linux the kernel
     architecture: str
     chip: str
     cores: int
@@ -56,12 +57,11 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
     packages = {name: _version(name) for name in _OURS}
     packages |= {name: found for name in _IF_INSTALLED if (found := _version(name))}
     is_mac = sys.platform == "darwin"
-    system, build = _mac() if is_mac else _linux()
     return Machine(
-        system=system,
-        build=build,
+        system=f"macOS {platform.mac_ver()[0]}" if is_mac else _distribution(),
+        build=os_build(),
         architecture=platform.machine(),
-        chip=(_sysctl("machdep.cpu.brand_string") if is_mac else _cpu_model()) or "unknown",
+        chip=chip(),
         cores=os.cpu_count() or 1,
         usable_cores=_usable_cores(),
         memory_bytes=_memory_bytes(),
@@ -78,7 +78,7 @@ def _notes(
     notes = [
         f"{name} is set: {effect}" for name, effect in _FOLK_REMEDIES.items() if environ.get(name)
     ]
-    if is_mac and _sysctl("sysctl.proc_translated") == "1":
+    if is_mac and _is_translated():
         notes.append("this Python is for Intel and runs under Rosetta: install one for arm64")
     if is_mac and packages.get("setproctitle"):
         notes.append("setproctitle is installed: on macOS it crashes forked children (rq/rq#2029)")
@@ -92,40 +92,23 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _mac() -> tuple[str, str]:
-    return f"macOS {platform.mac_ver()[0]}", _said(["/usr/bin/sw_vers", "-buildVersion"])
-
-
-def _linux() -> tuple[str, str]:
+def _distribution() -> str:
     try:
-        system = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     except OSError:
-        system = platform.system()
-    return system, f"{platform.system()} {platform.release()}"
+        return platform.system()
 
 
-def _sysctl(name: str) -> str:
-    return _said(["/usr/sbin/sysctl", "-n", name])
-
-
-def _said(command: list[str]) -> str:
-    """What a command of the system prints, or nothing."""
-    try:
-        done = subprocess.run(  # noqa: S603 - the system's own commands, by whole path
-            command, capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
+def _is_translated() -> bool:
+    """Whether an Intel program runs here on Apple Silicon."""
+    done = subprocess.run(
+        ["/usr/sbin/sysctl", "-n", "sysctl.proc_translated"],
+        capture_output=True,
+        text=True,
+        timeout=5,
+        check=False,
+    )
+    return done.stdout.strip() == "1"
 
 
 def _usable_cores() -> int:

@@ -1,7 +1,8 @@
 """The doctor's report as a person reads it: the machine, the matrix in colours, the verdict."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -41,6 +42,14 @@ def draw(report: Report) -> RenderableType:
     details = list(_details(report.rows))
     if details:
         parts.append(_detail_table(details))
+    if report.verdict is not None:
+        parts.append(_providers(report.verdict))
+        if passed_over := report.verdict["passed_over"].values():
+            reasons = "\n".join(f"not tried: {printable(reason)}" for reason in passed_over)
+            parts.append(Text(reasons, style="dim"))
+    elif report.trials.status not in ("ok", "absent"):
+        told = f"the trial of the providers {happened(report.trials)}"
+        parts.append(Text(printable(told), style="red"))
     works = report.finding.own_way_works
     parts.append(Text(report.finding.sentence, style="bold green" if works else "bold red"))
     spaced = itertools.chain.from_iterable((part, Text("")) for part in parts[:-1])
@@ -122,6 +131,42 @@ def _legend(graph: str) -> Text:
         f"Sessions are made of {graph}.",
         style="dim",
     )
+
+
+def _providers(verdict: Mapping[str, Any]) -> Table:
+    """Each trial, and what is used."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("provider", "tower", "trial"):
+        table.add_column(heading)
+    for heading in ("cosine", "/s at 1, 8, 32", "load", "MB", "pieces", "on CPU"):
+        table.add_column(heading, justify="right")
+    for trial in verdict["trials"]:
+        tower = trial["tower"]
+        rates = {str(batch): rate for batch, rate in trial["images_per_s"].items()}
+        outcome = Text(f"failed: {printable(trial['reason'])}", style="red")
+        if trial["passed"]:
+            is_used = verdict["chosen"][tower] == trial["provider"]
+            outcome = Text("passed, used" if is_used else "passed", style="green")
+        table.add_row(
+            Text(trial["provider"], style="bold"),
+            tower,
+            outcome,
+            _figure(trial["cosine"], ".6f"),
+            ", ".join(_figure(rates.get(batch), ".0f") or "-" for batch in ("1", "8", "32")),
+            _figure(trial["load_s"], ".1f", " s"),
+            _figure(trial["peak_rss_mb"], ".0f"),
+            _figure(trial["partitions"], "d"),
+            _figure(trial["cpu_nodes"], "d"),
+        )
+    if not verdict["trials"]:
+        for tower, name in verdict["chosen"].items():
+            used = f"none, used: {printable(verdict['why'][tower])}"
+            table.add_row(Text(name, style="bold"), tower, used, *[""] * 6)
+    return table
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def _details(rows: Sequence[Row]) -> Iterator[tuple[str, str, Cell]]:

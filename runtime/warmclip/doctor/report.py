@@ -1,18 +1,22 @@
 """One visit to the doctor, from beginning to end."""
 
 import os
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from warmclip.doctor.cell import Cell, absent, run_cell
 from warmclip.doctor.finding import Finding, conclude
 from warmclip.doctor.machine import Machine, read_machine
 from warmclip.doctor.matrix import Graph, Row, run_matrix
+from warmclip.doctor.processes import LONGEST_DEADLINE_S
 from warmclip.doctor.services import Service, read_services
 from warmclip.doctor.tiny_graph import SIDE_PX, tiny_graph
 from warmclip.errors import BundleError
@@ -21,6 +25,7 @@ from warmclip.progress import Progress
 from warmclip.settings import Settings
 
 _DEMO = Path("models/demo/bundle")  # in a checkout
+DEADLINE_S = 300.0  # for one provider on one tower: CoreML may compile for minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +36,20 @@ class Report:
     services: tuple[Service, ...]
     graph: str  # of which the sessions were made
     rows: tuple[Row, ...]
+    trials: Cell  # of the providers: its facts have the ``verdict``, if there is one
     finding: Finding
     seconds: float
 
     @property
+    def verdict(self) -> Mapping[str, Any] | None:
+        """Which provider is used and why, as ``inference.verdict`` found it."""
+        found: Mapping[str, Any] | None = self.trials.facts.get("verdict")
+        return found
+
+    @property
     def exit_code(self) -> int:
         """0 all well, 1 warmclip's own way does not work, 2 bad configuration, 3 no answer."""
-        if not self.finding.own_way_works:
+        if not self.finding.own_way_works or self.trials.status not in ("ok", "absent"):
             return 1
         states = {service.state for service in self.services}
         return 3 if "unreachable" in states else 2 if "wrong" in states else 0
@@ -49,6 +61,7 @@ class Report:
             "services": [service.to_dict() for service in self.services],
             "graph": self.graph,
             "matrix": [row.to_dict() for row in self.rows],
+            "providers": self.trials.to_dict() | {"verdict": self.verdict},
             "verdict": self.finding.to_dict(),
             "seconds": self.seconds,
             "exit_code": self.exit_code,
@@ -77,14 +90,30 @@ def examine(
     services = read_services(settings)
     with _graph(settings) as graph:
         rows = run_matrix(graph, deadline_s=deadline_s, quick=quick, progress=progress)
+    trials = _try_providers(settings, services, only_look=quick, progress=progress)
     return Report(
         machine=machine,
         services=services,
         graph=graph.name,
         rows=rows,
+        trials=trials,
         finding=conclude(rows, settings.provider),
         seconds=time.monotonic() - started,
     )
+
+
+def _try_providers(
+    settings: Settings, services: Sequence[Service], *, only_look: bool, progress: Progress | None
+) -> Cell:
+    if any(service.name == "model" and service.state != "ok" for service in services):
+        return absent("there is no model to try providers on")
+    if progress is not None:
+        progress(0, 0, "trying the providers")
+    command = [sys.executable, "-P", "-m", "warmclip.doctor.provider_trials"]
+    command += ["--bundle", os.fspath(settings.bundle), "--choice", settings.provider]
+    command += ["--home", os.fspath(settings.home), "--threads", str(settings.threads)]
+    command += ["--deadline", str(DEADLINE_S)] + ["--only-look"] * only_look
+    return run_cell(command, deadline_s=LONGEST_DEADLINE_S, stop=threading.Event())
 
 
 @contextmanager
