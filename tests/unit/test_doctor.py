@@ -317,6 +317,19 @@ def test_picture_shows_every_kind_of_cell(width: int) -> None:
     assert "PYTORCH_ENABLE_MPS_FALLBACK" in text
 
 
+def test_colours_can_be_read() -> None:
+    """What hangs is white on red; the step below it is red on the terminal's own ground."""
+    console = Console(width=140, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(draw(report(states=["ok"], rows=(row("a", fork=HANG),))))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    (hang,) = [line for line in lines if "HANG" in line]
+    (step,) = [line for line in lines if "exits" in line and "│" in line]
+    assert ";41m" in hang
+    assert "31m" in step
+    assert ";41m" not in step
+
+
 def test_built_in_graph_computes(tmp_path: Path) -> None:
     """The graph for machines without a bundle runs in our own session."""
     file = tmp_path / "tiny.onnx"

@@ -15,6 +15,7 @@ from typing import Any
 
 from warmclip.doctor.cell import Cell, absent, run_cell
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
+from warmclip.errors import BundleError
 from warmclip.inference.bundle import Precision
 from warmclip.inference.providers import PROVIDERS
 from warmclip.progress import Progress
@@ -115,8 +116,11 @@ def run_matrix(
     trials += run.onnx_row(_IMPORT_ONNX, (), variants=1)
     for provider in _providers(known[_key(first[-1])]):
         name = f"onnxruntime session, {provider}"
+        try:
+            file = graph.file_of(PROVIDERS[provider].precision)
+        except BundleError:  # no such precision: the trial of the providers says so
+            continue
         rows.append((name, provider))
-        file = graph.file_of(PROVIDERS[provider].precision)
         options = (
             *("--graph", os.fspath(file)),
             *("--side", str(graph.side_px)),

@@ -112,8 +112,7 @@ def _cell(cell: Cell) -> Text:
             return Text(str(cell.reason).removesuffix(" is not installed"), style=style).append(
                 "\nnot installed"
             )
-    told = Text(f" {what} ", style=style)
-    return told.append(f"\n{cell.step}", style="red") if cell.step else told
+    return Text.assemble((f" {what} ", style), (f"\n{cell.step}" if cell.step else "", "red"))
 
 
 def _duration(seconds: float | None) -> str:
