@@ -93,6 +93,9 @@ class Terminal:
     @contextmanager
     def progress(self, unit: str) -> Iterator[Progress]:
         """A bar with rate and time left, on a terminal."""
+        if self._log_json:  # even a hidden bar ends with an empty line, before rich 14.1
+            yield lambda _done, _total, _stage: None
+            return
         columns = (
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -102,7 +105,7 @@ class Terminal:
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(),
         )
-        hidden = self.as_json or self._log_json or not self._notes.is_terminal
+        hidden = self.as_json or not self._notes.is_terminal
         with bars.Progress(*columns, console=self._notes, transient=True, disable=hidden) as bar:
             task = bar.add_task("", total=None, rate="")
 
