@@ -6,12 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from standins.faulty import environment
+from warmclip.errors import ProviderUnavailable
+from warmclip.inference import verdict
+from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.providers import CPU, PROVIDERS
+from warmclip.inference.session import find_provider
+from warmclip.inference.trial import try_provider
 
 _DECIDE = """
 import dataclasses, json, sys
@@ -72,9 +79,9 @@ def machine(demo_bundle: Path, tmp_path: Path) -> Machine:
     return Machine(demo_bundle, tmp_path / "home")
 
 
-def trials(verdict: Any, provider: str) -> list[dict[str, Any]]:
+def trials(decided: Any, provider: str) -> list[dict[str, Any]]:
     """What was found of a provider, by tower."""
-    return [trial for trial in verdict["trials"] if trial["provider"] == provider]
+    return [trial for trial in decided["trials"] if trial["provider"] == provider]
 
 
 @pytest.mark.parametrize(
@@ -95,22 +102,22 @@ def test_faulty_provider_ends_in_cpu(
     machine: Machine, fault: str, reason: str, variables: dict[str, str]
 ) -> None:
     """Whatever it does, both towers compute on the CPU, and the verdict says why."""
-    verdict = machine.decide(fault, variables=variables)["verdict"]
-    assert verdict["chosen"] == {"image": "cpu", "text": "cpu"}
-    for trial in trials(verdict, f"faulty-{fault}"):
+    decided = machine.decide(fault, variables=variables)["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    for trial in trials(decided, f"faulty-{fault}"):
         assert not trial["passed"]
         assert reason in trial["reason"]
-        assert reason in verdict["why"][trial["tower"]]
-    assert all(trial["passed"] for trial in trials(verdict, "cpu"))
+        assert reason in decided["why"][trial["tower"]]
+    assert all(trial["passed"] for trial in trials(decided, "cpu"))
 
 
 @pytest.mark.parametrize("fault", ["hang", "loadhang"])
 def test_hanging_provider_ends_in_cpu(machine: Machine, fault: str) -> None:
     """A process that hangs in native code is killed at its deadline, and leaves nothing behind."""
     answer = machine.decide(fault, deadline_s=10)
-    verdict = answer["verdict"]
-    assert verdict["chosen"] == {"image": "cpu", "text": "cpu"}
-    for trial in trials(verdict, f"faulty-{fault}"):
+    decided = answer["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    for trial in trials(decided, f"faulty-{fault}"):
         assert "gave no answer within 10 s, while" in trial["reason"]
     assert len(answer["told"]) > 10  # about one a second, so that nobody takes us for hung
     assert running_trials(machine) == []
@@ -118,17 +125,17 @@ def test_hanging_provider_ends_in_cpu(machine: Machine, fault: str) -> None:
 
 def test_slow_provider_ends_in_cpu(machine: Machine) -> None:
     """It is right, and it is slower: it passes, and is not chosen."""
-    verdict = machine.decide("slow", variables={"FAULTY_SECONDS": "0.2"})["verdict"]
-    assert verdict["chosen"] == {"image": "cpu", "text": "cpu"}
-    assert all(trial["passed"] for trial in trials(verdict, "faulty-slow"))
-    assert "faulty-slow" in verdict["why"]["image"]
+    decided = machine.decide("slow", variables={"FAULTY_SECONDS": "0.2"})["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    assert all(trial["passed"] for trial in trials(decided, "faulty-slow"))
+    assert "faulty-slow" in decided["why"]["image"]
 
 
 def test_fast_provider_that_is_right(machine: Machine) -> None:
     """It is chosen, and the figures say why."""
-    verdict = machine.decide("none")["verdict"]
-    assert verdict["chosen"] == {"image": "faulty-none", "text": "faulty-none"}
-    for trial in verdict["trials"]:
+    decided = machine.decide("none")["verdict"]
+    assert decided["chosen"] == {"image": "faulty-none", "text": "faulty-none"}
+    for trial in decided["trials"]:
         assert trial["passed"]
         assert trial["cosine"] > 0.99999
         assert trial["max_abs"] < 1e-5
@@ -158,6 +165,49 @@ def test_verdict_is_kept(machine: Machine) -> None:
     assert machine.decide("none")["told"]
 
 
+def test_forgotten_provider_is_tried_again(machine: Machine) -> None:
+    """What failed while the machine was busy may be tried once more, and only that."""
+    machine.decide("abort")
+    assert verdict.forget(machine.home, "faulty") == 2
+    stages = {stage for _, _, stage in machine.decide("abort")["told"]}
+    assert stages == {"trying faulty-abort on images", "trying faulty-abort on texts"}
+    assert verdict.forget(machine.home) == 4
+
+
+def test_provider_that_leaves_nodes_to_the_cpu(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right vectors are not enough where an entry says that it takes the whole graph."""
+    monkeypatch.setitem(
+        PROVIDERS,
+        "azure",
+        replace(
+            CPU,
+            name="azure",
+            execution_provider="AzureExecutionProvider",
+            is_reference=False,
+            takes_all=True,
+        ),
+    )
+    try:
+        find_provider("azure")
+    except ProviderUnavailable as exc:
+        pytest.skip(str(exc))
+    trial = try_provider(
+        ModelBundle.open(machine.bundle),
+        PROVIDERS["azure"],
+        "image",
+        home=tmp_path,
+        threads=0,
+        stage=lambda _: None,
+    )
+    if trial.partitions is None:
+        pytest.skip("this onnxruntime does not tell where nodes went")
+    assert not trial.passed
+    assert trial.partitions == 0
+    assert "in 0 pieces and leaves" in trial.reason
+
+
 def test_damaged_record_is_tried_again(machine: Machine) -> None:
     """A file that cannot be read costs time, not the start."""
     machine.decide("abort")
@@ -182,9 +232,9 @@ def test_processes_that_start_together_share_one_trial(machine: Machine) -> None
 
 def test_family_asked_for_by_name(machine: Machine) -> None:
     """One variant that is right is enough; the CPU is not among them."""
-    verdict = machine.decide(None, "faulty-none")["verdict"]
-    assert verdict["chosen"] == {"image": "faulty-none", "text": "faulty-none"}
-    assert verdict["why"]["image"] == "asked for by name"
+    decided = machine.decide(None, "faulty-none")["verdict"]
+    assert decided["chosen"] == {"image": "faulty-none", "text": "faulty-none"}
+    assert decided["why"]["image"] == "asked for by name"
 
 
 def test_quarantined_provider(machine: Machine) -> None:
@@ -194,9 +244,9 @@ def test_quarantined_provider(machine: Machine) -> None:
         "Q(pathlib.Path(sys.argv[1])).add('faulty-none', 'two crashes in a row')"
     )
     subprocess.run([sys.executable, "-c", code, str(machine.home)], check=True)
-    verdict = machine.decide("none")["verdict"]
-    assert verdict["chosen"]["image"] == "cpu"
-    assert "two crashes in a row" in verdict["passed_over"]["faulty-none"]
+    decided = machine.decide("none")["verdict"]
+    assert decided["chosen"]["image"] == "cpu"
+    assert "two crashes in a row" in decided["passed_over"]["faulty-none"]
     error = machine.decide("none", "faulty-none")["error"]
     assert error.startswith("ProviderUnavailable: ")
     assert "two crashes in a row" in error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from warmclip.errors import BadVectors, BundleError, ProviderUnavailable
+from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Features, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.golden import TOLERANCES, Feeds, Golden
@@ -257,7 +257,7 @@ class Guard:
             is_news = name not in self._service.distrusted
             self._service.distrusted[name] = reason
         if is_news:
-            self._service.quarantine.add(name, reason, hours=_QUARANTINE_HOURS)
+            self._quarantine(name, reason)
             log.error(
                 "%s is left for %d hours: %s. %s; see `warmclip doctor`, and `warmclip audit "
                 "--suspect` for pictures that were stored since its last good check",
@@ -269,6 +269,12 @@ class Guard:
                 else "The CPU goes on",
             )
         self._refuse_if_insisted()
+
+    def _quarantine(self, name: str, reason: str) -> None:
+        try:
+            self._service.quarantine.add(name, reason, hours=_QUARANTINE_HOURS)
+        except (OSError, SettingsError) as exc:  # this process leaves it all the same
+            log.warning("cannot tell other processes that %s failed: %s", name, exc)
 
     def _refuse_if_insisted(self) -> None:
         if self._service.is_insisted:

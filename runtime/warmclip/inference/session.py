@@ -265,7 +265,10 @@ def _placement(session: Any, provider: Provider) -> Placement | None:
 
 
 def _foreign_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises: its own classes have no base of their own but Exception."""
+    """What onnxruntime raises: its own classes have no base of their own but Exception.
+
+    OSError is a full disk, for a provider that compiles.
+    """
     state = load_onnxruntime().capi.onnxruntime_pybind11_state
     own = (
         state.Fail,
@@ -278,4 +281,4 @@ def _foreign_errors() -> tuple[type[Exception], ...]:
         state.NotImplemented,
         state.RuntimeException,
     )
-    return (*own, RuntimeError, ValueError)
+    return (*own, RuntimeError, ValueError, OSError)

@@ -134,7 +134,10 @@ def read(bundle: ModelBundle, choice: str, *, home: Path, threads: int = 0) -> V
 
 
 def forget(home: Path, name: str | None = None) -> int:
-    """Let a provider, a family, or every provider be tried again; returns the trials forgotten."""
+    """Let a provider, a family, or every provider be tried again; returns the trials forgotten.
+
+    One in quarantine is not tried before ``Quarantine.clear`` as well.
+    """
     forgotten = 0
     for file in sorted((home / _FOLDER).glob("*.json")):
         provider = file.name.partition("@")[0]
@@ -258,7 +261,10 @@ class _Trials:
         if not trial.passed:
             log.warning("%s is not used on %ss: %s", provider.name, tower, trial.reason)
         if trial.passed or not provider.is_reference:
-            replace_file(self._file(provider, tower), json.dumps(trial.to_dict(), indent=2))
+            try:
+                replace_file(self._file(provider, tower), json.dumps(trial.to_dict(), indent=2))
+            except OSError as exc:
+                log.warning("the trial of %s is not kept: %s", provider.name, exc)
         return trial
 
     def _file(self, provider: Provider, tower: Tower) -> Path:
