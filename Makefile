@@ -12,7 +12,7 @@ TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-integration test-faults test-floor parity lint format types \
-        export-model train-demo export-demo worker bench db-up wheel check clean
+        export-model train-demo export-demo worker doctor bench db-up wheel check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ export-demo: $(VENV)/installed ## Export the demo checkpoint to models/demo/bund
 
 worker: $(VENV)/installed ## Run a worker: REDIS_URL, else a private redis-server
 	$(BIN)/warmclip worker
+
+doctor: $(VENV)/installed ## What works on this machine, and what dies in a forked process
+	$(BIN)/warmclip doctor
 
 bench: $(VENV)/installed ## Images and texts a second on this machine
 	$(BIN)/warmclip bench

@@ -5,7 +5,7 @@ torch is imported inside the commands that need it, so that ``--help`` answers a
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from warmclip.console import Terminal
+from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export import catalog, drawing, scenes
 from warmclip_export.errors import ExportRefused
+from warmclip_export.probe import NEEDED, Device, Stage, run_probe
 
 app = typer.Typer(
     name="warmclip-export",
@@ -135,6 +137,22 @@ def draw_scenes(
             typer.echo(f"{len(written)} pictures in {folder}")
 
 
+@app.command()
+def probe(
+    stage: Annotated[Stage, typer.Option(help="What to do.")] = "open_clip",
+    device: Annotated[Device, typer.Option(help="Where to do it.")] = "cpu",
+    process: Annotated[Kind, typer.Option(help="Who does it again, after this process.")] = "main",
+    slack: Annotated[
+        float, typer.Option(min=0.1, help="Seconds a forked child may take beyond its share.")
+    ] = DEFAULT_SLACK_S,
+) -> None:
+    """Try torch in one kind of process; `warmclip doctor` shows them all. JSON lines on stdout."""
+    with _command(as_json=False):
+        _require(NEEDED[stage])
+        code = run_probe(stage, device, process, slack)
+    raise SystemExit(code)
+
+
 def main() -> None:
     """Run the command."""
     app()
@@ -143,12 +161,7 @@ def main() -> None:
 def _resolve(
     terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
 ) -> catalog.ModelRecipe:
-    missing = [package for package in _NEEDED if find_spec(package) is None]
-    if missing:
-        raise ExportRefused(
-            f"exporting needs packages that are not installed ({', '.join(missing)}): "
-            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
-        )
+    _require(_NEEDED)
     recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
@@ -158,6 +171,15 @@ def _resolve(
             "The bundle computes, and its vectors mean nothing"
         )
     return recipe
+
+
+def _require(packages: Sequence[str]) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ExportRefused(
+            f"exporting needs packages that are not installed ({', '.join(missing)}): "
+            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
+        )
 
 
 def _certified(bundle: ModelBundle) -> tuple[str, str]:
