@@ -29,6 +29,7 @@ from warmclip.inference.bundle import (
 from warmclip.inference.text import Tokenizer
 from warmclip_export import graph, onnx_file, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
+from warmclip_export.coreml import report
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import Finding, Gate
 from warmclip_export.reference import Reference
@@ -39,7 +40,7 @@ Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-STEPS = 9  # of an export, and of checking a bundle again
+STEPS = 10
 _MADE_WITH = ("warmclip", "open_clip_torch", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -49,6 +50,7 @@ class Exported:
 
     bundle: ModelBundle
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...]  # what a person should know of it, though it passed
 
 
 def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) -> Exported:
@@ -78,10 +80,21 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
             tower: _write_tower(tower, wrapper, opset, folder, gate, step)
             for tower, wrapper in towers.items()
         }
+        step("look at the graphs as CoreML would")
+        placements = report.lint_all(
+            {
+                record.file: folder / record.file
+                for of_precision in graphs.values()
+                for record in of_precision.values()
+            }
+        )
         step("write golden vectors, certificate and manifest")
         golden = write(folder / "golden.npz", _golden(gate, chosen, crops))
         certificate = write(
-            folder / "certificate.json", _json_bytes(_certificate(recipe, gate, folder, graphs))
+            folder / "certificate.json",
+            _json_bytes(
+                _certificate(recipe, gate, folder, graphs) | {"coreml": report.as_json(placements)}
+            ),
         )
         manifest = Manifest(
             format=FORMAT,
@@ -106,7 +119,11 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
         )
         manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
         write(folder / MANIFEST, _json_bytes(manifest.model_dump(mode="json")))
-    return Exported(bundle=ModelBundle.open(target), findings=tuple(gate.findings))
+    return Exported(
+        bundle=ModelBundle.open(target),
+        findings=tuple(gate.findings),
+        notes=tuple(report.notes(placements)),
+    )
 
 
 def check_bundle(bundle: ModelBundle, recipe: ModelRecipe, *, step: Step) -> tuple[Finding, ...]:

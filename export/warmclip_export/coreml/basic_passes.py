@@ -1,0 +1,260 @@
+"""A graph as the CoreML provider is shown it: batch pinned, onnxruntime's basic passes done.
+
+The provider chooses its nodes after free-dimension overrides and the level-1 passes, and before
+any other. onnxruntime on the CPU shows the same graph of a float32 file. Of a float16 file it does
+not: having no such kernels, it adds hundreds of Casts. So such a file is given to it in float32,
+its own Casts disguised from the passes, and the types are put back after.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from warmclip.inference.providers import COREML
+from warmclip.inference.session import load_onnxruntime
+from warmclip_export.coreml.node import FLOATS, Operation, Value
+from warmclip_export.errors import ExportRefused
+
+# Looks like a Cast to the passes: one input, one output of the same shape, and never folded away.
+_DISGUISE = "Softsign"
+_MARK = "disguised_cast_"
+_CAST_NAME = re.compile(rf"^{_MARK}\d+_")
+_LARGE_BYTES = 2**16  # constants above stay on disk: nothing depends on their content
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Load a graph file with its weights.
+
+    Raises:
+        ExportRefused: there is none, or it is no ONNX file.
+    """
+    try:
+        model = onnx.load(path)
+    except OSError as exc:
+        raise ExportRefused(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except (DecodeError, ValueError) as exc:
+        raise ExportRefused(f"{path} is not an ONNX file: {exc}") from exc
+    if not model.graph.node:
+        raise ExportRefused(f"{path} is not an ONNX file: it has no nodes")
+    return model
+
+
+def operations(model: onnx.ModelProto, batch: int) -> list[Operation]:
+    """The operations that the provider is shown, in topological order.
+
+    Args:
+        model: as exported, in float32 or float16, with its weights.
+        batch: what a symbolic first axis of an input is pinned to.
+
+    Raises:
+        ExportRefused: onnxruntime cannot load the graph.
+    """
+    halves = _half_names(model)
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    casts = _disguise(shown) if halves else {}
+    widen(shown)
+    seen = _level_1(shown, batch)
+    return list(_operations(seen, casts, halves))
+
+
+def widen(model: onnx.ModelProto) -> None:
+    """Replace every float16 type in a graph by float32, in place."""
+    graph = model.graph
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            if node.op_type == "Cast" and attribute.name == "to":
+                attribute.i = (
+                    TensorProto.FLOAT if attribute.i == TensorProto.FLOAT16 else attribute.i
+                )
+    del graph.value_info[:]
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        wide = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+
+
+def _half_names(model: onnx.ModelProto) -> set[str]:
+    """The inputs and constants that are float16."""
+    graph = model.graph
+    inputs = {v.name for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    return inputs | {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
+
+
+def _disguise(model: onnx.ModelProto) -> dict[str, int]:
+    """Hide casts between float types from the passes; returns what each cast makes, by name."""
+    types = value_types(model)
+    casts = {}
+    for number, node in enumerate(model.graph.node):
+        if node.op_type != "Cast":
+            continue
+        node.name = f"{_MARK}{number}_{node.name}"
+        casts[node.name] = next(a.i for a in node.attribute if a.name == "to")
+        if types.get(node.input[0]) in FLOATS and casts[node.name] in FLOATS:
+            node.op_type = _DISGUISE
+            del node.attribute[:]
+    return casts
+
+
+def value_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every value, by name."""
+    light = _without_weights(model)
+    inferred = onnx.shape_inference.infer_shapes(light).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """The graph after the basic passes, its large weights left out, its shapes inferred."""
+    onnxruntime = load_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    for axis in {axis.dim_param for axis in _first_axes(model)} - {""}:
+        options.add_free_dimension_override_by_name(axis, batch)
+    with tempfile.TemporaryDirectory(prefix="warmclip-") as folder:
+        optimised = Path(folder) / "level_1.onnx"
+        options.optimized_model_filepath = str(optimised)
+        for key, value in {
+            "session.optimized_model_external_initializers_file_name": "weights",
+            "session.optimized_model_external_initializers_min_size_in_bytes": str(_LARGE_BYTES),
+            "session.disable_prepacking": "1",
+        }.items():
+            options.add_session_config_entry(key, value)
+        try:
+            onnxruntime.InferenceSession(
+                model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(COREML.disabled_optimizers),
+            )
+        except Exception as exc:  # onnxruntime's errors have no other base in common
+            raise ExportRefused(f"onnxruntime cannot load the graph: {exc}") from exc
+        seen = onnx.load(optimised, load_external_data=False)
+    return onnx.shape_inference.infer_shapes(_without_weights(seen), data_prop=True)
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The length of the inputs' first axis, if it is a number and not a name."""
+    axes = _first_axes(model)
+    if not axes or any(axis.dim_param for axis in axes):
+        return None
+    return int(axes[0].dim_value)
+
+
+def _first_axes(model: onnx.ModelProto) -> list[Any]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shapes = [v.type.tensor_type.shape for v in model.graph.input if v.name not in constants]
+    return [shape.dim[0] for shape in shapes if shape.dim]
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its large constants as inputs, which keeps their types and shapes."""
+    light = onnx.ModelProto(ir_version=model.ir_version, functions=model.functions)
+    light.opset_import.extend(model.opset_import)
+    graph = light.graph
+    graph.name = "light"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.ByteSize() > _LARGE_BYTES:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            info.doc_string = _MARK
+            graph.input.append(info)
+        else:
+            graph.initializer.append(tensor)
+    return light
+
+
+def _operations(
+    model: onnx.ModelProto, casts: dict[str, int], halves: set[str]
+) -> Iterator[Operation]:
+    """The nodes, with float16 put back where it was.
+
+    All floats of a node are of one type, but for a Cast; so types are followed from the inputs
+    and constants on, and a constant that the passes made takes the type of what it meets.
+    """
+    graph = model.graph
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    values = {v.name: _value(v) for v in (*graph.value_info, *graph.output, *graph.input)}
+    values |= {tensor.name: _constant(tensor) for tensor in graph.initializer}
+    _make_half(values, halves)
+    for node in graph.node:
+        known = [values[name] for name in node.input if name in values]
+        floats = [value for value in known if value.dtype in FLOATS]
+        flowing = [value for value in floats if not value.is_constant] or floats
+        is_half = any(value.dtype == TensorProto.FLOAT16 for value in flowing)
+        made = casts.get(node.name, TensorProto.FLOAT16 if is_half else TensorProto.FLOAT)
+        _make_half(values, node.input if is_half else ())
+        _make_half(values, node.output if made == TensorProto.FLOAT16 else ())
+        is_cast = node.name in casts
+        kind = "Cast" if is_cast else node.op_type
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        yield Operation(
+            name=_CAST_NAME.sub("", node.name),
+            kind=kind,
+            domain=node.domain,
+            since=_since(kind, node.domain, opsets),
+            attributes={"to": casts[node.name]} if is_cast else attributes,
+            inputs=tuple(_named(values, name) if name else None for name in node.input),
+            outputs=tuple(_named(values, name) for name in node.output if name),
+        )
+
+
+def _make_half(values: dict[str, Value], names: Iterable[str]) -> None:
+    for name in names:
+        if name in values and values[name].dtype == TensorProto.FLOAT:
+            values[name] = replace(values[name], dtype=TensorProto.FLOAT16)
+
+
+def _named(values: dict[str, Value], name: str) -> Value:
+    unknown = Value(name=name, dtype=TensorProto.UNDEFINED, shape=None)
+    return values.get(name, unknown)
+
+
+def _value(info: onnx.ValueInfoProto) -> Value:
+    kind = info.type.tensor_type
+    shape = None
+    if kind.HasField("shape"):
+        shape = tuple(
+            axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim
+        )
+    is_weight = info.doc_string == _MARK
+    return Value(name=info.name, dtype=kind.elem_type, shape=shape, is_constant=is_weight)
+
+
+def _constant(tensor: TensorProto) -> Value:
+    return Value(
+        name=tensor.name,
+        dtype=tensor.data_type,
+        shape=tuple(tensor.dims),
+        is_constant=True,
+        array=numpy_helper.to_array(tensor),
+    )
+
+
+def _since(kind: str, domain: str, opsets: dict[str, int]) -> int:
+    """The opset that defined an operator as it is used here; 1 for other domains' operators."""
+    if domain not in ("", "ai.onnx") or not onnx.defs.has(kind):
+        return 1
+    schema = onnx.defs.get_schema(kind, opsets.get("", opsets.get("ai.onnx", 1)))
+    return int(schema.since_version)
