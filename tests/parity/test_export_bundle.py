@@ -128,6 +128,22 @@ def test_pinned_graph_has_nothing_that_accelerators_refuse(
     assert all(axis.HasField("dim_value") for shape in shapes for axis in shape.dim)
 
 
+def test_coreml_takes_every_graph_whole(bundle: ModelBundle) -> None:
+    """At batches 1, 8 and 32: one partition, nothing refused or inexact, no weights inline."""
+    coreml = json.loads((bundle.folder / "certificate.json").read_text("utf-8"))["coreml"]
+
+    assert (coreml["whole"], coreml["notes"]) == (True, [])
+    assert sorted(coreml["graphs"]) == sorted(
+        f"{tower}.{precision}.onnx" for tower in TOWERS for precision in ("fp32", "fp16")
+    )
+    for placements in coreml["graphs"].values():
+        assert [placement["batch"] for placement in placements] == [1, 8, 32]
+        for placement in placements:
+            assert (placement["partitions"], placement["findings"]) == (1, [])
+            assert placement["taken"] == placement["nodes"] > 40
+            assert placement["inline_bytes"] < 1000
+
+
 @pytest.mark.parametrize("tower", TOWERS)
 def test_linear_layers_are_gemms_with_weights_as_stored(
     bundle: ModelBundle, tower: Tower, tmp_path: Path

@@ -57,13 +57,13 @@ def operations(model: onnx.ModelProto, batch: int) -> list[Operation]:
     Raises:
         ExportRefused: onnxruntime cannot load the graph.
     """
-    halves = _half_names(model)
+    given = _given_types(model)
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
-    casts = _disguise(shown) if halves else {}
+    casts = _disguise(shown) if TensorProto.FLOAT16 in given.values() else {}
     widen(shown)
     seen = _level_1(shown, batch)
-    return list(_operations(seen, casts, halves))
+    return list(_operations(seen, casts, given))
 
 
 def widen(model: onnx.ModelProto) -> None:
@@ -91,11 +91,10 @@ def _widen_tensor(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
-def _half_names(model: onnx.ModelProto) -> set[str]:
-    """The inputs and constants that are float16."""
-    graph = model.graph
-    inputs = {v.name for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
-    return inputs | {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
+def _given_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element types of the inputs and constants."""
+    inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    return inputs | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
 def _disguise(model: onnx.ModelProto) -> dict[str, int]:
@@ -186,7 +185,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _operations(
-    model: onnx.ModelProto, casts: dict[str, int], halves: set[str]
+    model: onnx.ModelProto, casts: dict[str, int], given: dict[str, int]
 ) -> Iterator[Operation]:
     """The nodes, with float16 put back where it was.
 
@@ -197,14 +196,14 @@ def _operations(
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     values = {v.name: _value(v) for v in (*graph.value_info, *graph.output, *graph.input)}
     values |= {tensor.name: _constant(tensor) for tensor in graph.initializer}
-    _make_half(values, halves)
+    _make_half(values, [name for name, dtype in given.items() if dtype == TensorProto.FLOAT16])
     for node in graph.node:
         known = [values[name] for name in node.input if name in values]
         floats = [value for value in known if value.dtype in FLOATS]
         flowing = [value for value in floats if not value.is_constant] or floats
         is_half = any(value.dtype == TensorProto.FLOAT16 for value in flowing)
         made = casts.get(node.name, TensorProto.FLOAT16 if is_half else TensorProto.FLOAT)
-        _make_half(values, node.input if is_half else ())
+        _make_half(values, (name for name in node.input if is_half and name not in given))
         _make_half(values, node.output if made == TensorProto.FLOAT16 else ())
         is_cast = node.name in casts
         kind = "Cast" if is_cast else node.op_type

@@ -19,9 +19,9 @@ from warmclip_export.coreml.conditions import (
     conv,
     gather,
     gemm,
-    layer_norm,
     matmul,
     not_empty,
+    one_output,
     output_rank,
     plain_windows,
     pool,
@@ -33,10 +33,9 @@ from warmclip_export.coreml.conditions import (
 )
 from warmclip_export.coreml.node import FLOATS, NUMBERS, Complaint, Operation, type_name
 
-OPSETS = (7, 27)
 _HALF_MAX = float(np.finfo(np.float16).max)
 
-_AXES = constant(1, "axes")
+_AXES = constant(1, "list of axes")
 _POOL = (pool, attribute("storage_order", (0,), 0), plain_windows)
 # Every operator with a builder. A few more have one whose conditions this lint does not know, such
 # as Resize and BatchNormalization; no tower needs them, and they count as refused.
@@ -69,7 +68,7 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
         constant(2, "bias"),
         attribute("stash_type", (1,), 1),
         same_types,
-        layer_norm,
+        one_output,
     ),
     "MatMul": (matmul,),
     "MaxPool": _POOL,
@@ -80,11 +79,11 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
     "Slice": (
         constant(1, "start"),
         constant(2, "end"),
-        constant(3, "axes"),
+        constant(3, "list of axes"),
         constant(4, "step"),
         not_empty,
     ),
-    "Split": (constant(1, "sizes"), several("outputs")),
+    "Split": (constant(1, "list of sizes"), several("outputs")),
     "Squeeze": (_AXES,),
     "Unsqueeze": (_AXES, output_rank),
     "Where": (where,),
@@ -92,7 +91,9 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
     "com.microsoft.QuickGelu": (),
 }
 
-_OLDEST = {"Slice": 10, "Softmax": 13}
+# Of the form that an operator may have, by the opset which defined it.
+_OLDEST = {"Add": 7, "Div": 7, "Mul": 7, "Sub": 7, "Slice": 10, "Softmax": 13}
+_NEWEST = 27
 _TYPES: dict[str, tuple[int, ...]] = {
     "And": (TensorProto.BOOL,),
     "Cast": CASTABLE,
@@ -133,7 +134,7 @@ def _has_builder(op: Operation) -> Complaint | None:
 
 
 def _opset(op: Operation) -> Complaint | None:
-    oldest, newest = _OLDEST.get(op.kind, OPSETS[0] if op.is_standard else 1), OPSETS[1]
+    oldest, newest = _OLDEST.get(op.kind, 1), _NEWEST
     if oldest <= op.since <= newest:
         return None
     return Complaint(
