@@ -21,10 +21,11 @@ from warmclip_export import exporter
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve
 from warmclip_export.coreml import report
-from warmclip_export.coreml.basic_passes import operations, read, value_types
+from warmclip_export.coreml.basic_passes import operations, read
 from warmclip_export.coreml.lint import BATCHES, lint, place
 from warmclip_export.coreml.node import Operation, Value
 from warmclip_export.coreml.rules import judge
+from warmclip_export.element_types import value_types
 from warmclip_export.reference import Reference
 
 TOWERS: tuple[Tower, ...] = ("image", "text")

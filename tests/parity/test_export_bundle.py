@@ -82,7 +82,8 @@ def test_bundle_is_whole_and_certified(bundle: ModelBundle) -> None:
         for batch in (1, 2, 7, 32)
     ]
     wrappers = [f"{tower} wrapper in torch" for tower in TOWERS]
-    assert sorted(stages) == sorted(["tokens", "crops", "pixels", *wrappers, *graphs])
+    emulated = [f"{tower} fp16 emulated" for tower in TOWERS]
+    assert sorted(stages) == sorted(["tokens", "crops", "pixels", *wrappers, *graphs, *emulated])
     assert all(stage["passed"] for stage in certificate["stages"])
     assert set(certificate["operators"]["text"]) == {"fp32", "fp16"}
 
@@ -239,7 +240,7 @@ def test_existing_bundle_passes_the_gate_again(bundle: ModelBundle, tmp_path: Pa
 
     findings = exporter.check_bundle(bundle, recipe, step=_silent)
 
-    assert len(findings) == 3 + 16
+    assert len(findings) == 3 + 16 + 2
 
 
 def test_other_weights_are_not_the_bundle_s(bundle: ModelBundle, tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def _unscaled_query(towers: dict[Tower, Any]) -> None:
 
 
 def _other_activation(towers: dict[Tower, Any]) -> None:
-    towers["text"].blocks[1].activation = torch.nn.GELU(approximate="tanh")
+    towers["text"].blocks[1].mlp.activation = torch.nn.GELU(approximate="tanh")
 
 
 def _no_mask(towers: dict[Tower, Any]) -> None:

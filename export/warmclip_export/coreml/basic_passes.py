@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
@@ -21,13 +20,19 @@ from onnx import TensorProto, helper, numpy_helper
 from warmclip.inference.providers import COREML
 from warmclip.inference.session import load_onnxruntime
 from warmclip_export.coreml.node import FLOATS, Operation, Value
+from warmclip_export.element_types import (
+    LARGE_BYTES,
+    WEIGHT,
+    value_types,
+    widen,
+    without_weights,
+)
 from warmclip_export.errors import ExportRefused
 
 # Looks like a Cast to the passes: one input, one output of the same shape, and never folded away.
 _DISGUISE = "Softsign"
 _MARK = "disguised_cast_"
 _CAST_NAME = re.compile(rf"^{_MARK}\d+_")
-_LARGE_BYTES = 2**16  # constants above stay on disk: nothing depends on their content
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -66,31 +71,6 @@ def operations(model: onnx.ModelProto, batch: int) -> list[Operation]:
     return list(_operations(seen, casts, given))
 
 
-def widen(model: onnx.ModelProto) -> None:
-    """Replace every float16 type in a graph by float32, in place."""
-    graph = model.graph
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                _widen_tensor(attribute.t)
-            if node.op_type == "Cast" and attribute.name == "to":
-                attribute.i = (
-                    TensorProto.FLOAT if attribute.i == TensorProto.FLOAT16 else attribute.i
-                )
-    del graph.value_info[:]
-
-
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT16:
-        wide = numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
-
-
 def _given_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element types of the inputs and constants."""
     inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
@@ -112,15 +92,6 @@ def _disguise(model: onnx.ModelProto) -> dict[str, int]:
     return casts
 
 
-def value_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every value, by name."""
-    light = _without_weights(model)
-    inferred = onnx.shape_inference.infer_shapes(light).graph
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {tensor.name: tensor.data_type for tensor in inferred.initializer}
-
-
 def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """The graph after the basic passes, its large weights left out, its shapes inferred."""
     onnxruntime = load_onnxruntime()
@@ -134,7 +105,7 @@ def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         options.optimized_model_filepath = str(optimised)
         for key, value in {
             "session.optimized_model_external_initializers_file_name": "weights",
-            "session.optimized_model_external_initializers_min_size_in_bytes": str(_LARGE_BYTES),
+            "session.optimized_model_external_initializers_min_size_in_bytes": str(LARGE_BYTES),
             "session.disable_prepacking": "1",
         }.items():
             options.add_session_config_entry(key, value)
@@ -148,7 +119,7 @@ def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         except Exception as exc:  # onnxruntime's errors have no other base in common
             raise ExportRefused(f"onnxruntime cannot load the graph: {exc}") from exc
         seen = onnx.load(optimised, load_external_data=False)
-    return onnx.shape_inference.infer_shapes(_without_weights(seen), data_prop=True)
+    return onnx.shape_inference.infer_shapes(without_weights(seen), data_prop=True)
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
@@ -163,25 +134,6 @@ def _first_axes(model: onnx.ModelProto) -> list[Any]:
     constants = {tensor.name for tensor in model.graph.initializer}
     shapes = [v.type.tensor_type.shape for v in model.graph.input if v.name not in constants]
     return [shape.dim[0] for shape in shapes if shape.dim]
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its large constants as inputs, which keeps their types and shapes."""
-    light = onnx.ModelProto(ir_version=model.ir_version, functions=model.functions)
-    light.opset_import.extend(model.opset_import)
-    graph = light.graph
-    graph.name = "light"
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.ByteSize() > _LARGE_BYTES:
-            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            info.doc_string = _MARK
-            graph.input.append(info)
-        else:
-            graph.initializer.append(tensor)
-    return light
 
 
 def _operations(
@@ -237,7 +189,7 @@ def _value(info: onnx.ValueInfoProto) -> Value:
         shape = tuple(
             axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim
         )
-    is_weight = info.doc_string == _MARK
+    is_weight = info.doc_string == WEIGHT
     return Value(name=info.name, dtype=kind.elem_type, shape=shape, is_constant=is_weight)
 
 
