@@ -141,7 +141,7 @@ def runs(model: onnx.ModelProto, outputs: list[str], feeds: Feeds) -> Iterator[l
     """Run a model over the rows of its inputs, a few at a time."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
-    # Any pass would take two casts that follow each other for one too many.
+    # No pass may fuse, or take two casts that follow each other for one too many.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
