@@ -21,8 +21,8 @@ from warmclip_export import exporter
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve
 from warmclip_export.coreml import report
-from warmclip_export.coreml.basic_passes import operations, read
-from warmclip_export.coreml.lint import BATCHES, lint, place
+from warmclip_export.coreml.basic_passes import disguise, operations, read
+from warmclip_export.coreml.lint import BATCHES, Placement, lint, place
 from warmclip_export.coreml.node import Operation, Value
 from warmclip_export.coreml.rules import judge
 from warmclip_export.element_types import value_types
@@ -37,13 +37,17 @@ def _parsed(inside: str, opset: int = 20) -> onnx.ModelProto:
     return onnx.parser.parse_model(f"{head} g {inside}")
 
 
+def _placed(model: onnx.ModelProto, batch: int) -> Placement:
+    return place(disguise(model), batch)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_rule_is_broken_and_repaired(name: str) -> None:
     """The broken graph gets the one complaint that names the rule, the repaired one none."""
     case = CASES[name]
 
-    broken = place(_parsed(case.broken, case.opset), 2)
-    repaired = place(_parsed(case.repaired, case.opset), 2)
+    broken = _placed(_parsed(case.broken, case.opset), 2)
+    repaired = _placed(_parsed(case.repaired, case.opset), 2)
 
     (finding,) = broken.findings
     assert finding.complaint.kind == case.kind
@@ -97,7 +101,7 @@ def test_rule_that_no_file_reaches_here(operation: Operation, reason: str) -> No
 )
 def test_partitions_are_onnxruntime_s(nodes: str, partitions: int, taken: int) -> None:
     """A refused node splits what depends on it, and pieces of trivial nodes alone are dropped."""
-    placement = place(_parsed(f"(float[4,4] x) => (float[4,4] y) {{ {nodes} }}"), 1)
+    placement = _placed(_parsed(f"(float[4,4] x) => (float[4,4] y) {{ {nodes} }}"), 1)
 
     assert (placement.partitions, placement.taken) == (partitions, taken)
 
@@ -110,7 +114,7 @@ def test_weights_that_would_lie_inline_are_counted(transposed: int, is_whole: bo
     weight = onnx.helper.make_tensor("w", TensorProto.FLOAT, [512, 512], bytes(2**20), raw=True)
     model.graph.initializer.append(weight)
 
-    placement = place(model, 8)
+    placement = _placed(model, 8)
 
     sizes = (placement.inline_bytes, placement.filed_bytes)
     assert sizes == ((0, 2**20) if is_whole else (2**20, 0))
@@ -123,7 +127,7 @@ def test_float16_is_what_the_file_says(demo_bundle: Path) -> None:
     for tower in TOWERS:
         model = read(demo_bundle / f"{tower}.fp16.onnx")
         expected = value_types(model)
-        seen = operations(model, 8)
+        seen = operations(disguise(model), 8)
 
         values = [v for op in seen for v in (*op.inputs, *op.outputs) if v and v.name in expected]
         assert len(values) > 150
@@ -140,7 +144,7 @@ def test_norm_of_mixed_types_is_refused() -> None:
         " {{ w = Cast<to = 1>(x) n = LayerNormalization<axis = -1>({}, v) y = Cast<to = 10>(n) }}"
     )
 
-    inside, across = (place(_parsed(graph.format(name)), 2) for name in ("w", "x"))
+    inside, across = (_placed(_parsed(graph.format(name)), 2) for name in ("w", "x"))
 
     assert inside.is_whole
     assert [f.complaint.reason for f in across.findings] == ["its inputs differ in type"]

@@ -9,15 +9,15 @@ its own Casts disguised from the passes, and the types are put back after.
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from warmclip.inference.providers import COREML
+from warmclip.inference.providers import PROVIDERS
 from warmclip.inference.session import load_onnxruntime
 from warmclip_export.coreml.node import FLOATS, Operation, Value
 from warmclip_export.element_types import (
@@ -28,6 +28,12 @@ from warmclip_export.element_types import (
     without_weights,
 )
 from warmclip_export.errors import ExportRefused
+
+COREML = next(
+    provider
+    for provider in PROVIDERS.values()
+    if provider.execution_provider == "CoreMLExecutionProvider"
+)
 
 # Looks like a Cast to the passes: one input, one output of the same shape, and never folded away.
 _DISGUISE = "Softsign"
@@ -52,23 +58,62 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def operations(model: onnx.ModelProto, batch: int) -> list[Operation]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A graph as onnxruntime's CPU is given it, and what was hidden from it.
+
+    Attributes:
+        content: the graph in float32, with its weights.
+        batch_axes: the names of the inputs' first axes, as far as they have names.
+        fixed_batch: the length of those axes, if it is a number.
+        casts: what each cast of the file makes, by the node's name.
+        given: the element types of inputs and constants in the file.
+    """
+
+    content: bytes
+    batch_axes: frozenset[str]
+    fixed_batch: int | None
+    casts: dict[str, int]
+    given: dict[str, int]
+
+
+def disguise(model: onnx.ModelProto) -> Shown:
+    """Write a graph in float32, its casts between float types hidden from the passes.
+
+    Raises:
+        ExportRefused: it holds more than fits into one file.
+    """
+    given = _given_types(model)
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    casts = _disguise_casts(wide) if TensorProto.FLOAT16 in given.values() else {}
+    widen(wide)
+    axes = _first_axes(model)
+    names = frozenset(axis.dim_param for axis in axes) - {""}
+    try:
+        content = wide.SerializeToString()
+    except (EncodeError, ValueError) as exc:
+        raise ExportRefused(f"the graph cannot be looked at in one piece: {exc}") from exc
+    return Shown(
+        content=content,
+        batch_axes=names,
+        fixed_batch=int(axes[0].dim_value) if axes and not names else None,
+        casts=casts,
+        given=given,
+    )
+
+
+def operations(shown: Shown, batch: int) -> list[Operation]:
     """The operations that the provider is shown, in topological order.
 
     Args:
-        model: as exported, in float32 or float16, with its weights.
+        shown: the graph.
         batch: what a symbolic first axis of an input is pinned to.
 
     Raises:
         ExportRefused: onnxruntime cannot load the graph.
     """
-    given = _given_types(model)
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    casts = _disguise(shown) if TensorProto.FLOAT16 in given.values() else {}
-    widen(shown)
-    seen = _level_1(shown, batch)
-    return list(_operations(seen, casts, given))
+    return list(_operations(_level_1(shown, batch), shown.casts, shown.given))
 
 
 def _given_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -77,7 +122,7 @@ def _given_types(model: onnx.ModelProto) -> dict[str, int]:
     return inputs | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
-def _disguise(model: onnx.ModelProto) -> dict[str, int]:
+def _disguise_casts(model: onnx.ModelProto) -> dict[str, int]:
     """Hide casts between float types from the passes; returns what each cast makes, by name."""
     types = value_types(model)
     casts = {}
@@ -92,13 +137,13 @@ def _disguise(model: onnx.ModelProto) -> dict[str, int]:
     return casts
 
 
-def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+def _level_1(shown: Shown, batch: int) -> onnx.ModelProto:
     """The graph after the basic passes, its large weights left out, its shapes inferred."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    for axis in {axis.dim_param for axis in _first_axes(model)} - {""}:
+    for axis in shown.batch_axes:
         options.add_free_dimension_override_by_name(axis, batch)
     with tempfile.TemporaryDirectory(prefix="warmclip-") as folder:
         optimised = Path(folder) / "level_1.onnx"
@@ -111,7 +156,7 @@ def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
             options.add_session_config_entry(key, value)
         try:
             onnxruntime.InferenceSession(
-                model.SerializeToString(),
+                shown.content,
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=list(COREML.disabled_optimizers),
@@ -120,14 +165,6 @@ def _level_1(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
             raise ExportRefused(f"onnxruntime cannot load the graph: {exc}") from exc
         seen = onnx.load(optimised, load_external_data=False)
     return onnx.shape_inference.infer_shapes(without_weights(seen), data_prop=True)
-
-
-def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The length of the inputs' first axis, if it is a number and not a name."""
-    axes = _first_axes(model)
-    if not axes or any(axis.dim_param for axis in axes):
-        return None
-    return int(axes[0].dim_value)
 
 
 def _first_axes(model: onnx.ModelProto) -> list[Any]:

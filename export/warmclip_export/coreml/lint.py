@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import TensorProto
 
-from warmclip.inference.providers import COREML
-from warmclip_export.coreml.basic_passes import fixed_batch, operations, read
+from warmclip_export.coreml.basic_passes import COREML, Shown, disguise, operations, read
 from warmclip_export.coreml.node import Complaint, Operation, Value
 from warmclip_export.coreml.rules import judge
 
@@ -118,18 +116,18 @@ def lint(graph: Path, batches: Sequence[int] = BATCHES) -> tuple[Placement, ...]
     Raises:
         ExportRefused: the file cannot be read, or onnxruntime cannot load it.
     """
-    model = read(graph)
-    fixed = fixed_batch(model)
-    return tuple(place(model, batch) for batch in ([fixed] if fixed else batches))
+    shown = disguise(read(graph))
+    fixed = [shown.fixed_batch] if shown.fixed_batch else None
+    return tuple(place(shown, batch) for batch in fixed or batches)
 
 
-def place(model: onnx.ModelProto, batch: int) -> Placement:
-    """Where the nodes of a model would run at one batch size.
+def place(shown: Shown, batch: int) -> Placement:
+    """Where the nodes of a graph would run at one batch size.
 
     Raises:
         ExportRefused: onnxruntime cannot load it.
     """
-    nodes = operations(model, batch)
+    nodes = operations(shown, batch)
     complaints = [judge(node) for node in nodes]
     refused = {number for number, why in enumerate(complaints) if why and why.kind == "refused"}
     groups = partitions(nodes, refused)
