@@ -22,6 +22,7 @@ from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
+from warmclip_export.half.emulation import emulate
 from warmclip_export.reference import Reference
 from warmclip_export.samples import Samples
 
@@ -122,6 +123,10 @@ class Gate:
             feeds = {name: array[:batch] for name, array in self.feeds[tower].items()}
             features = session.run(feeds)
             self._compare(f"{tower} {precision}, batch {batch}", tower, precision, features)
+        if precision == "fp16":
+            # The CPU computed it in float32: this shows what an accelerator would lose.
+            features = emulate(graph, self.feeds[tower])
+            self._compare(f"{tower} fp16 emulated", tower, precision, features)
 
     def _compare(self, stage: str, tower: Tower, precision: Precision, features: Features) -> None:
         expected = self.vectors[tower][: len(features)]
