@@ -3,7 +3,6 @@
 The bundle, its recipe, its graph or the runtime is made wrong, never the suite.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from tiny_models import TINY_VIT, written
+from tiny_models import TINY_VIT, rewritten, written
 from warmclip.inference import image as pictures
-from warmclip.inference.bundle import MANIFEST, FileRecord, Manifest, ModelBundle, Tower
+from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.text import Tokenizer
 from warmclip_export import exporter, onnx_file
 from warmclip_export.catalog import ModelRecipe, resolve
@@ -77,34 +76,8 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
 
 
 def _wrong_recipe(bundle: ModelBundle, folder: Path, **changes: Any) -> ModelBundle:
-    """The bundle with another recipe for pictures, and the fingerprint that belongs to it."""
     image = bundle.manifest.image.model_copy(update=changes)
-    manifest = bundle.manifest.model_copy(update={"image": image})
-    return _written(bundle, folder, manifest)
-
-
-def _wrong_graph(
-    bundle: ModelBundle, folder: Path, tower: Tower, path: Path, content: bytes
-) -> ModelBundle:
-    """The bundle with another file for a tower, and the digest that belongs to it."""
-    record = FileRecord(
-        file=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
-    )
-    graphs = {**bundle.manifest.graphs, tower: {"fp32": record}}
-    manifest = bundle.manifest.model_copy(update={"graphs": graphs})
-    return _written(bundle, folder, manifest, {path.name: content})
-
-
-def _written(
-    bundle: ModelBundle, folder: Path, manifest: Manifest, wrong: dict[str, bytes] | None = None
-) -> ModelBundle:
-    folder.mkdir()
-    for record in bundle.files():
-        content = (wrong or {}).get(record.file, (bundle.folder / record.file).read_bytes())
-        (folder / record.file).write_bytes(content)
-    manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
-    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
-    return ModelBundle.open(folder)
+    return rewritten(bundle, folder, image=image)
 
 
 def _exported_again(
@@ -121,10 +94,9 @@ def _exported_again(
         if tower == "image"
         else {"input_ids": torch.ones(2, 77, dtype=torch.int64), "eot_onehot": onehot}
     )
-    path = folder.with_name("again") / f"{tower}.fp32.onnx"
-    path.parent.mkdir()
+    path = folder.with_name(f"{tower}.fp32.onnx")
     onnx_file.write_tower(wrapper, inputs, path, opset=20)
-    return _wrong_graph(patient.bundle, folder, tower, path, path.read_bytes())
+    return rewritten(patient.bundle, folder, files={path.name: path.read_bytes()})
 
 
 def _first_and_all(outcome: Outcome) -> tuple[str, set[str]]:
@@ -175,12 +147,12 @@ def test_crop_off_by_one(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_blue_and_red_swapped(patient: Patient, tmp_path: Path) -> None:
     """A graph that takes its channels as BGR: the image tower."""
-    path = patient.bundle.graph("image", "fp32")
-    model = onnx.load(path)
+    model = onnx.load(patient.bundle.graph("image", "fp32"))
     (kernel,) = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
     swapped = np.ascontiguousarray(numpy_helper.to_array(kernel)[:, ::-1])
     kernel.CopyFrom(numpy_helper.from_array(swapped, kernel.name))
-    wrong = _wrong_graph(patient.bundle, tmp_path / "m", "image", path, model.SerializeToString())
+    files = {"image.fp32.onnx": model.SerializeToString()}
+    wrong = rewritten(patient.bundle, tmp_path / "m", files=files)
 
     first, strayed = _first_and_all(patient.measure(wrong))
 

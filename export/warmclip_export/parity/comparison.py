@@ -19,7 +19,8 @@ from warmclip_export.parity.retrieval import Agreement, Searches
 Figures = npt.NDArray[np.float64]
 BothTowers = dict[Tower, Vectors]
 
-_PICTURE_QUERIES = 4  # beside all texts, each so many-th picture is a query
+# Each so many-th is a query.
+_TEXTS, _PICTURES = 2, 4
 
 
 def differences(ours: Vectors, theirs: Vectors) -> Figures:
@@ -39,15 +40,16 @@ def distance(ours: BothTowers, theirs: BothTowers) -> float:
 
     A tower may not depend on what the two references differ in: a ResNet has no GELU.
     """
-    return max(
-        float(np.linalg.norm(ours[tower].astype(np.float64) - theirs[tower], axis=1).mean())
+    between = [
+        np.linalg.norm(ours[tower].astype(np.float64) - theirs[tower], axis=1).mean()
         for tower in ours
-    )
+    ]
+    return float(np.max(between))  # which, unlike max(), is NaN if one of them is
 
 
 def queries(vectors: BothTowers) -> Vectors:
-    """What is searched with: every text, and some of the pictures."""
-    return np.concatenate([vectors["text"], vectors["image"][::_PICTURE_QUERIES]])
+    """What is searched with: texts and pictures of every kind."""
+    return np.concatenate([vectors["text"][::_TEXTS], vectors["image"][::_PICTURES]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ def as_json(outcome: Outcome) -> str:
 def as_html(outcome: Outcome) -> str:
     """The report for people: one page, no script, nothing loaded from anywhere."""
     style = files("warmclip_export.parity").joinpath("report.css").read_text("utf-8")
-    name = escape(outcome.bundle)
+    name = _text(outcome.bundle)
     body = "".join(
         (
             *_head(outcome, name),
@@ -102,9 +102,9 @@ def _head(outcome: Outcome, name: str) -> Iterator[str]:
         can = "Strayed:" if shares else "No:"
         yield (
             f'<p class="verdict"><span class="bad">{can}</span> it strays from open_clip at '
-            f"<em>{escape(first.stage)}</em>{others}.</p>"
+            f"<em>{_text(first.stage)}</em>{others}.</p>"
         )
-    yield f"<p>{escape(outcome.activation)}.</p>"
+    yield f"<p>{_text(outcome.activation)}.</p>"
     if outcome.is_random:
         yield (
             '<p class="warning">The weights are random: the figures hold for the machinery, and '
@@ -122,7 +122,7 @@ def _head(outcome: Outcome, name: str) -> Iterator[str]:
     }
     yield '<dl class="facts">'
     for term, fact in facts.items():
-        yield f"<div><dt>{term}</dt><dd>{escape(fact)}</dd></div>"
+        yield f"<div><dt>{term}</dt><dd>{_text(fact)}</dd></div>"
     yield "</dl></header>"
 
 
@@ -134,7 +134,7 @@ def _rulings(outcome: Outcome) -> Iterator[str]:
         "queries.</p>"
     )
     for way, rulings in groupby(outcome.record.rulings, lambda ruling: ruling.way):
-        yield f'<h3>{escape(way)}</h3><div class="cards">'
+        yield f'<h3>{_text(way)}</h3><div class="cards">'
         for ruling in rulings:
             yield from _card(ruling)
         yield "</div>"
@@ -145,13 +145,13 @@ def _card(ruling: Ruling) -> Iterator[str]:
     answer, colour = ("Yes", "good") if ruling.may_share else ("No", "bad")
     yield f'<article class="card"><p class="answer"><span class="{colour}">{answer}</span>, '
     yield f"with {WORDS[ruling.activation]}</p>"
-    made_by = f"<code>{escape(ruling.made_by)}</code>" if ruling.made_by else "no call makes these"
+    made_by = f"<code>{_text(ruling.made_by)}</code>" if ruling.made_by else "no call makes these"
     yield f'<p class="of faint">{made_by}</p><ul>'
     for finding in ruling.findings:
         stage = finding.stage.partition(",")[0]
         colour = "number" if finding.passed else "number bad"
         yield (
-            f"<li><span>{escape(stage)}: {finding.measure}</span>"
+            f"<li><span>{_text(stage)}: {finding.measure}</span>"
             f'<span class="{colour}">{shown(finding)}</span></li>'
         )
     nearer = "these" if ruling.is_nearest else "the other activation"
@@ -173,9 +173,9 @@ def _stages(outcome: Outcome) -> Iterator[str]:
         sign = "≥" if finding.measure in AT_LEAST else "≤"
         why = "" if finding.passed or not finding.note else finding.note
         yield (
-            f'<tr><td class="mark {colour}">{mark}</td><td>{escape(finding.stage)}: '
+            f'<tr><td class="mark {colour}">{mark}</td><td>{_text(finding.stage)}: '
             f'<span class="faint">{finding.measure}</span>'
-            f"{f'<span class=why>{escape(_safe(why))}</span>' if why else ''}</td>"
+            f"{f'<span class=why>{_text(why)}</span>' if why else ''}</td>"
             f'<td class="number">{shown(finding)}</td>'
             f'<td class="number allowed">{sign} {finding.threshold:g}</td>'
             f'<td class="track">{_track(finding)}</td></tr>'
@@ -231,7 +231,7 @@ def _wrong_crops(outcome: Outcome) -> Iterator[str]:
         ours = _image(crop.ours, "ours") if crop.ours is not None else "<span>refused</span>"
         yield (
             f'<figure><div class="pair">{ours}{_image(crop.theirs, "open_clip&#39;s")}</div>'
-            f"<figcaption>{escape(crop.name)}: {escape(_safe(crop.note))}</figcaption></figure>"
+            f"<figcaption>{_text(crop.name)}: {_text(crop.note)}</figcaption></figure>"
         )
     yield "</div></section>"
 
@@ -252,7 +252,7 @@ def _spreads(outcome: Outcome) -> Iterator[str]:
         missing = f", <span class=bad>{lost} without a vector</span>" if lost else ""
         label = f"{spread.stage}: {figures}"
         yield (
-            f'<figure class="card"><figcaption>{escape(spread.stage)} '
+            f'<figure class="card"><figcaption>{_text(spread.stage)} '
             f'<span class="faint">{count}, {figures}{missing}</span></figcaption>'
             f"{plots.histogram(spread.differences, spread.threshold, label)}</figure>"
         )
@@ -263,13 +263,13 @@ def _worst(outcome: Outcome) -> Iterator[str]:
     yield "<section><h2>The worst of them</h2>"
     yield '<p class="lead">Where to look first when a figure grows, also if all passed.</p>'
     for spread in _last_of_each_way(outcome.record.spreads):
-        yield f"<h3>{escape(spread.stage)}</h3>"
+        yield f"<h3>{_text(spread.stage)}</h3>"
         if spread.tower == "image":
             yield '<div class="shots">'
             for row in spread.worst:
                 yield (
                     f"<figure>{_image(outcome.crops[row], outcome.pictures[row])}<figcaption>"
-                    f"{escape(outcome.pictures[row])}<br>{_difference(spread, row)}"
+                    f"{_text(outcome.pictures[row])}<br>{_difference(spread, row)}"
                     "</figcaption></figure>"
                 )
             yield "</div>"
@@ -277,7 +277,7 @@ def _worst(outcome: Outcome) -> Iterator[str]:
             yield "<table><tbody>"
             for row in spread.worst:
                 yield (
-                    f'<tr><td class="text" dir="auto">{escape(_safe(outcome.texts[row]))}</td>'
+                    f'<tr><td class="text" dir="auto">{_text(_shortened(outcome.texts[row]))}</td>'
                     f'<td class="number">{_difference(spread, row)}</td></tr>'
                 )
             yield "</tbody></table>"
@@ -299,14 +299,14 @@ def _footer(outcome: Outcome) -> Iterator[str]:
     if outcome.absent:
         yield "<h3>Not measured here</h3><ul>"
         for name, reason in outcome.absent.items():
-            yield f"<li>{escape(name)}: {escape(reason)}</li>"
+            yield f"<li>{_text(name)}: {_text(reason)}</li>"
         yield "</ul>"
     made = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     yield (
         "<h3>How it was measured</h3><p>Thresholds and the measurements behind them stand in "
         "<code>warmclip_export/parity/bounds.py</code>. Figures for every stage, and quantiles "
         "with the worst rows by name, are in the JSON beside this page.</p>"
-        f"<p>{escape(made)}. Fingerprint <code>{outcome.fingerprint}</code></p></footer>"
+        f"<p>{_text(made)}. Fingerprint <code>{outcome.fingerprint}</code></p></footer>"
     )
 
 
@@ -318,10 +318,13 @@ def _image(crop: Crop, name: str) -> str:
     picture.save(stream, "PNG" if max(picture.size) <= 64 else "JPEG", quality=85)
     kind = "png" if max(picture.size) <= 64 else "jpeg"
     data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<img alt="{escape(name)}" src="data:image/{kind};base64,{data}">'
+    return f'<img alt="{_text(name)}" src="data:image/{kind};base64,{data}">'
 
 
-def _safe(text: str) -> str:
-    """A text as it can stand in a page: shortened, and nothing in it that is invisible."""
-    short = text if len(text) <= _TEXT_CHARS else f"{text[:_TEXT_CHARS]}…"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in short) or "(empty)"
+def _shortened(text: str) -> str:
+    return (text if len(text) <= _TEXT_CHARS else f"{text[:_TEXT_CHARS]}…") or "(empty)"
+
+
+def _text(text: str) -> str:
+    """A text as it can stand in a page: nothing in it is markup, or invisible."""
+    return escape("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))

@@ -1,5 +1,7 @@
 """The stages of one way of computing: towers, batches, runs, the encoder, scores, searches."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, get_args
 
@@ -14,7 +16,7 @@ from warmclip.inference.session import OnnxSession
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.parity.comparison import BothTowers, Comparison, differences, distance
 from warmclip_export.parity.corpus import Corpus
-from warmclip_export.parity.finding import Finding
+from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.parity.gate import BATCHES, Feeds
 from warmclip_export.parity.outcome import Record, Spread
 from warmclip_export.parity.retrieval import Searches
@@ -63,10 +65,17 @@ class WayStages:
 
     def check_steadiness(self) -> None:
         """A vector depends neither on its batch nor on its neighbours, nor on the run."""
+        bounds = self._way.bounds
         for tower in _TOWERS:
-            if tower not in self._notes:  # else there is nothing to repeat, and it was said why
-                self._check_batches(tower)
-                self._check_runs(tower)
+            if tower in self._notes:
+                continue  # there is nothing to repeat, and it was said why
+            batches = f"{tower} {self._way}, in batches"
+            self._steady(batches, "largest difference", bounds.batches, self._over_batches, tower)
+            runs = f"{tower} {self._way}, {RUNS} runs"
+            if bounds.runs == 0:
+                self._steady(runs, "runs that differ", 0, self._unlike_runs, tower)
+            else:
+                self._steady(runs, "largest difference", bounds.runs, self._over_runs, tower)
 
     def check_encoder(self) -> None:
         """From files and strings to unit vectors; where the runtime never computes so, towers."""
@@ -144,45 +153,53 @@ class WayStages:
     def _note(self) -> str:
         return "; ".join(dict.fromkeys(self._notes.values()))
 
-    def _check_batches(self, tower: Tower) -> None:
-        """Compute some rows in other batch sizes among other neighbours."""
+    def _steady(
+        self,
+        stage: str,
+        measure: Measure,
+        threshold: float,
+        compute: Callable[[Tower], float],
+        tower: Tower,
+    ) -> None:
+        figure, note = math.nan, ""
+        try:
+            figure = compute(tower)
+        except WarmclipError as exc:
+            note = str(exc)
+        self._record.findings.append(
+            Finding(stage=stage, measure=measure, figure=figure, threshold=threshold, note=note)
+        )
+
+    def _over_batches(self, tower: Tower) -> float:
+        """The largest difference when rows run in other batch sizes among other neighbours."""
         expected = self._towers[tower]
         rows = _spread_out(len(expected), _REBATCHED)
         rng = np.random.default_rng(3)
         session = self._load(tower)
-        largest = 0.0
-        for size in BATCHES:
-            order = rng.permutation(rows)
-            again = self._embed(session, tower, order, size)
-            largest = max(largest, float(differences(again, expected[order]).max()))
-        self._record.findings.append(
-            Finding(
-                stage=f"{tower} {self._way}, in batches",
-                measure="largest difference",
-                figure=largest,
-                threshold=self._way.bounds.batches,
-            )
+        orders = [rng.permutation(rows) for _ in BATCHES]
+        return max(
+            float(differences(self._embed(session, tower, order, size), expected[order]).max())
+            for order, size in zip(orders, BATCHES, strict=True)
         )
 
-    def _check_runs(self, tower: Tower) -> None:
-        """Run the same batch again and again, half of the times in a session loaded anew."""
+    def _unlike_runs(self, tower: Tower) -> float:
+        """How many runs of one batch are not the first, bit for bit."""
+        runs = self._runs(tower)
+        return sum(run.tobytes() != runs[0].tobytes() for run in runs)
+
+    def _over_runs(self, tower: Tower) -> float:
+        """The largest difference between the runs of one batch."""
+        runs = self._runs(tower)
+        return max(float(differences(run, runs[0]).max()) for run in runs)
+
+    def _runs(self, tower: Tower) -> list[Vectors]:
+        """The same batch again and again, half of the times in a session loaded anew."""
         rows = _spread_out(len(self._towers[tower]), _REPEATED)
         runs = []
         for _ in range(2):
             session = self._load(tower)
             runs += [self._embed(session, tower, rows, _REPEATED) for _ in range(RUNS // 2)]
-        stage = f"{tower} {self._way}, {RUNS} runs"
-        if self._way.bounds.runs == 0:
-            differ = sum(run.tobytes() != runs[0].tobytes() for run in runs)
-            found = Finding(stage=stage, measure="runs that differ", figure=differ, threshold=0)
-        else:
-            found = Finding(
-                stage=stage,
-                measure="largest difference",
-                figure=max(float(differences(run, runs[0]).max()) for run in runs),
-                threshold=self._way.bounds.runs,
-            )
-        self._record.findings.append(found)
+        return runs
 
     def _encode_pictures(self, encoder: Encoder) -> None:
         refused = []
