@@ -15,13 +15,17 @@ from typer.testing import CliRunner
 
 from tiny_models import rewritten
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.corpus import Corpus
-from warmclip_export.parity.outcome import Outcome
+from warmclip_export.parity.input_stages import check_reference
+from warmclip_export.parity.outcome import Outcome, Record
+from warmclip_export.parity.truth import observe
 from warmclip_export.parity.ways import find_ways
+from warmclip_export.reference import Reference
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
@@ -164,6 +168,41 @@ def test_graph_that_cannot_be_loaded_is_reported(samples: Corpus, tmp_path: Path
     assert outcome.failed[0].stage == "image fp32 on cpu"
     assert "cannot load" in outcome.failed[0].note
     assert all(finding.stage.endswith("fp32 on cpu") for finding in outcome.failed)
+
+
+def test_other_provider_is_measured_end_to_end(
+    samples: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider with static shapes, entered into the table: padded batches and the encoder too."""
+    static = Provider(name="static", execution_provider="CPUExecutionProvider", buckets=(1, 8, 32))
+    monkeypatch.setitem(PROVIDERS, "static", static)
+
+    outcome = _measure(ModelBundle.open(DEMO / "bundle"), samples.every(20))
+
+    of_static = [it for it in outcome.record.findings if it.stage.endswith("fp32 on static")]
+    runs = [it for it in outcome.record.findings if "static, 20 runs" in it.stage]
+    assert outcome.passed
+    assert "images end to end, fp32 on static" in {finding.stage for finding in of_static}
+    # Every bit is asked of the CPU alone.
+    assert {finding.measure for finding in runs} == {"largest difference"}
+
+
+def test_reference_on_another_device_is_compared_with_itself(samples: Corpus) -> None:
+    """Where torch runs on MPS, how far it strays from itself is a stage, and comes first."""
+    recipe = resolve(MODEL, WEIGHTS)
+    reference = Reference.build(recipe, recipe.weights.path)
+    truth = observe(reference, samples.every(40))
+    truth.vectors["text"][0] *= -1.0
+    reference.device = "mps"  # its name: there is none here
+    record = Record()
+
+    check_reference(record, reference, truth)
+
+    assert reference.device == "cpu"
+    assert [finding.stage for finding in record.findings if not finding.passed] == [
+        "open_clip on mps, text",
+        "open_clip on mps, text",
+    ]
 
 
 def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:

@@ -148,6 +148,7 @@ def test_distance_is_that_of_the_tower_that_is_further_off() -> None:
 def _ruling(*, is_nearest: bool, figure: float = 1e-7) -> Ruling:
     return Ruling(
         way="fp32 on cpu",
+        is_served=True,
         activation="gelu",
         is_own=True,
         made_by="open_clip.create_model('m')",

@@ -116,7 +116,7 @@ def _head(outcome: Outcome, name: str) -> Iterator[str]:
         f"{reference['dtype']}",
         "compared": f"{len(outcome.pictures)} pictures, {len(outcome.texts)} texts",
         "machine": f"{reference['system']} {reference['machine']}",
-        "measured": f"{outcome.measured_at[:16].replace('T', ' ')} UTC, in {outcome.seconds:.0f} s",
+        "measured": f"{outcome.measured_at[:16].replace('T', ' ')} UTC, in {outcome.seconds:.0f}\u00a0s",
         "weights": f"{reference['model']}, {reference['pretrained']}",
         "fingerprint": outcome.fingerprint[:16],
     }
@@ -133,8 +133,12 @@ def _rulings(outcome: Outcome) -> Iterator[str]:
         "either activation. In the searches every other stored vector is ours, and so are the "
         "queries.</p>"
     )
-    for way, rulings in groupby(outcome.record.rulings, lambda ruling: ruling.way):
-        yield f'<h3>{_text(way)}</h3><div class="cards">'
+    ways = groupby(outcome.record.rulings, lambda ruling: (ruling.way, ruling.is_served))
+    for (way, is_served), rulings in ways:
+        note = (
+            "" if is_served else ' <span class="note">the graphs alone: workers never do so</span>'
+        )
+        yield f'<h3>{_text(way)}{note}</h3><div class="cards">'
         for ruling in rulings:
             yield from _card(ruling)
         yield "</div>"

@@ -16,6 +16,7 @@ class Ruling:
 
     Attributes:
         way: such as "fp32 on cpu".
+        is_served: whether the runtime ever computes so; else its towers alone were measured.
         activation: of open_clip.
         is_own: whether it is the bundle's own activation too.
         made_by: the call of open_clip that makes such vectors; empty if there is none.
@@ -24,6 +25,7 @@ class Ruling:
     """
 
     way: str
+    is_served: bool
     activation: Activation
     is_own: bool
     made_by: str
@@ -47,6 +49,7 @@ class Ruling:
         """The ruling as it stands in the report."""
         return {
             "way": self.way,
+            "served": self.is_served,
             "activation": self.activation,
             "made_by": self.made_by,
             "may_share": self.may_share,

@@ -122,6 +122,7 @@ class WayStages:
             self._record.rulings.append(
                 Ruling(
                     way=str(self._way),
+                    is_served=self._way.is_served,
                     activation="quick_gelu" if with_quick else "gelu",
                     is_own=is_own,
                     made_by=recipe.call(quick_gelu=with_quick),
