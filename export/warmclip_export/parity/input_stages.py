@@ -16,6 +16,9 @@ from warmclip_export.parity.outcome import Record, WrongCrop
 from warmclip_export.parity.truth import Truth, embed
 from warmclip_export.reference import Reference
 
+INPUTS = frozenset({"tokens", "crops", "pixels"})
+"""The stages before a model, whichever provider runs it."""
+
 _SHOWN = 8
 
 
@@ -58,7 +61,7 @@ def check_pixels(record: Record, bundle: ModelBundle, corpus: Corpus, truth: Tru
     for exhibit, theirs in zip(corpus.pictures, truth.crops, strict=True):
         try:
             ours: Crop | None = _crop(exhibit, recipe)
-            note = "differs"
+            note = ""
         except WarmclipError as exc:
             ours, note = None, str(exc)
         if ours is None or not np.array_equal(ours, theirs):
@@ -71,7 +74,7 @@ def check_pixels(record: Record, bundle: ModelBundle, corpus: Corpus, truth: Tru
             measure="crops that differ",
             figure=len(record.wrong_crops),
             threshold=0,
-            note=_some([f"{crop.name}: {crop.note}" for crop in record.wrong_crops]),
+            note=_some(list(map(str, record.wrong_crops))),
         )
     )
     # Of open_clip's crops: a wrong crop is the stage before.

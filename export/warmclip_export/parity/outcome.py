@@ -63,7 +63,10 @@ class WrongCrop:
     name: str
     ours: Crop | None  # None if the picture was refused
     theirs: Crop
-    note: str
+    note: str  # why it was refused
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.note}" if self.note else self.name
 
 
 @dataclass(slots=True, kw_only=True)

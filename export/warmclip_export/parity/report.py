@@ -111,12 +111,13 @@ def _head(outcome: Outcome, name: str) -> Iterator[str]:
             "for no trained model.</p>"
         )
     reference = outcome.reference
+    when = outcome.measured_at[:16].replace("T", " ")
     facts = {
         "reference": f"open_clip {outcome.versions['open_clip_torch']} on {reference['device']}, "
         f"{reference['dtype']}",
         "compared": f"{len(outcome.pictures)} pictures, {len(outcome.texts)} texts",
         "machine": f"{reference['system']} {reference['machine']}",
-        "measured": f"{outcome.measured_at[:16].replace('T', ' ')} UTC, in {outcome.seconds:.0f}\u00a0s",
+        "measured": f"{when} UTC, in {outcome.seconds:.0f}\u00a0s",
         "weights": f"{reference['model']}, {reference['pretrained']}",
         "fingerprint": outcome.fingerprint[:16],
     }
@@ -135,10 +136,8 @@ def _rulings(outcome: Outcome) -> Iterator[str]:
     )
     ways = groupby(outcome.record.rulings, lambda ruling: (ruling.way, ruling.is_served))
     for (way, is_served), rulings in ways:
-        note = (
-            "" if is_served else ' <span class="note">the graphs alone: workers never do so</span>'
-        )
-        yield f'<h3>{_text(way)}{note}</h3><div class="cards">'
+        note = "" if is_served else "the graphs alone: workers never compute so"
+        yield f'<h3>{_text(way)} <span class="note">{note}</span></h3><div class="cards">'
         for ruling in rulings:
             yield from _card(ruling)
         yield "</div>"
@@ -235,7 +234,7 @@ def _wrong_crops(outcome: Outcome) -> Iterator[str]:
         ours = _image(crop.ours, "ours") if crop.ours is not None else "<span>refused</span>"
         yield (
             f'<figure><div class="pair">{ours}{_image(crop.theirs, "open_clip&#39;s")}</div>'
-            f"<figcaption>{_text(crop.name)}: {_text(crop.note)}</figcaption></figure>"
+            f"<figcaption>{_text(str(crop))}</figcaption></figure>"
         )
     yield "</div></section>"
 

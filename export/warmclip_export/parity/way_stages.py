@@ -18,6 +18,7 @@ from warmclip_export.parity.comparison import BothTowers, Comparison, difference
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.parity.gate import BATCHES, Feeds
+from warmclip_export.parity.input_stages import INPUTS
 from warmclip_export.parity.outcome import Record, Spread
 from warmclip_export.parity.retrieval import Searches
 from warmclip_export.parity.ruling import Ruling
@@ -117,6 +118,10 @@ class WayStages:
                 note=self._note,
             )
         )
+        # A graph that is right makes no right vectors of wrong pixels.
+        strayed_inputs = [
+            it for it in self._record.findings if it.stage in INPUTS and not it.passed
+        ]
         for is_own, verdict in ((True, near), (False, far)):
             with_quick = quick is is_own
             self._record.rulings.append(
@@ -126,7 +131,7 @@ class WayStages:
                     activation="quick_gelu" if with_quick else "gelu",
                     is_own=is_own,
                     made_by=recipe.call(quick_gelu=with_quick),
-                    findings=verdict.all,
+                    findings=(*strayed_inputs, *verdict.all),
                     is_nearest=times_nearer > 1 if is_own else times_nearer < 1,
                 )
             )
