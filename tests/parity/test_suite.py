@@ -219,10 +219,7 @@ def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:
 def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands below are about commands."""
     whole = corpus.gather
-    monkeypatch.setattr(
-        "warmclip_export.parity.corpus.gather",
-        lambda folder, size_px: whole(folder, size_px).every(20),
-    )
+    monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
 
 
 @pytest.mark.usefixtures("small_corpus")
