@@ -8,7 +8,7 @@ from typing import TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from warmclip.errors import ImageUnreadable, WarmclipError
+from warmclip.errors import ImageUnreadable, ProviderUnavailable, WarmclipError
 from warmclip.inference.arrays import Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.encoder import Encoder
@@ -86,11 +86,15 @@ class WayStages:
         self._notes.clear()
         self._ends = {tower: _missing(self._truth, tower) for tower in _TOWERS}
         try:
-            encoder = Encoder(self._bundle, provider=self._way.name, batch_size=BATCH)
+            name = self._way.provider.name
+            encoder = Encoder(self._bundle, provider=name, batch_size=BATCH)
             self._encode_pictures(encoder)
             self._ends["text"] = encoder.encode_texts(self._corpus.texts)
+            if encoder.provider != name:
+                raise ProviderUnavailable(f"asked for {name}, the encoder used {encoder.provider}")
         except WarmclipError as exc:
-            self._notes = dict.fromkeys(_TOWERS, str(exc)) | self._notes
+            self._ends = {tower: _missing(self._truth, tower) for tower in _TOWERS}
+            self._notes = dict.fromkeys(_TOWERS, str(exc))
         for tower in _TOWERS:
             self._compare(f"{tower}s end to end, {self._way}", tower, self._ends[tower])
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle, Precision
 from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip.inference.session import find_provider
-from warmclip.settings import ProviderChoice
 from warmclip_export.parity.bounds import Bounds, find_bounds
 
 
@@ -16,7 +14,6 @@ from warmclip_export.parity.bounds import Bounds, find_bounds
 class Way:
     """One provider with one precision."""
 
-    name: ProviderChoice
     provider: Provider
     precision: Precision
     bounds: Bounds
@@ -27,7 +24,7 @@ class Way:
         return self.precision == self.provider.precision
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.name}"
+        return f"{self.precision} on {self.provider.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +46,20 @@ def find_ways(bundle: ModelBundle, device: str) -> Ways:
     has = [precision for precision in graphs["image"] if precision in graphs["text"]]
     present: list[Way] = []
     absent: dict[str, str] = {}
-    for key in PROVIDERS:
-        name = cast("ProviderChoice", key)
+    # The reference first: what strays there strays everywhere.
+    for name in sorted(PROVIDERS, key=lambda name: not PROVIDERS[name].is_reference):
         try:
             provider = find_provider(name)
         except ProviderUnavailable as exc:
-            absent[key] = str(exc)
+            absent[name] = str(exc)
             continue
         wanted = has if provider.is_reference else [provider.precision]
         for precision in wanted:
             stated = find_bounds(provider, precision, device)
             if precision not in has:
-                absent[key] = f"the bundle has no {precision}, which {key} needs"
+                absent[name] = f"the bundle has no {precision} of both towers, which {name} needs"
             elif stated is None:
-                absent[f"{precision} on {key}"] = f"no bounds are stated for {precision}"
+                absent[f"{precision} on {name}"] = f"no bounds are stated for {precision}"
             else:
-                present.append(
-                    Way(name=name, provider=provider, precision=precision, bounds=stated)
-                )
+                present.append(Way(provider=provider, precision=precision, bounds=stated))
     return Ways(present=tuple(present), absent=absent)
