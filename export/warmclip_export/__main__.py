@@ -27,7 +27,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
-    epilog="Exit codes: 0 done, 2 bad usage or no faithful export, 3 the weights cannot be had.",
+    epilog="Exit codes: 0 done, 1 not whole (lint), 2 bad usage or no faithful export, "
+    "3 the weights cannot be had.",
 )
 
 Pretrained = Annotated[
@@ -71,6 +72,8 @@ def model(
         target = out / (name or recipe.name)
         with _steps(STEPS, hidden=as_json) as step:
             exported = export_model(recipe, target, force=force, step=step)
+        for note in exported.notes:
+            terminal.note(note)
         manifest = exported.bundle.manifest
         report = {
             "bundle": str(target),
@@ -78,6 +81,7 @@ def model(
             "activation": manifest.activation,
             "dim": manifest.dim,
             "random": manifest.is_random,
+            "notes": list(exported.notes),
             "stages": [finding.as_json() for finding in exported.findings],
         }
         _answer(terminal, report, [str(finding) for finding in exported.findings], f"{target}")
@@ -154,6 +158,34 @@ def parity(
             raise typer.Exit(1)
 
 
+@app.command("lint")
+def lint_graphs(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle.")],
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="A batch size; may be repeated [those CoreML is run with].", min=1),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what CoreML would take of a graph, node by node; needs no Mac and no torch.
+
+    Exit code 1: some node is refused or inexact, there is more than one partition, or more than
+    1 MB of weights would lie inline.
+    """
+    with _command(as_json) as terminal:
+        _need("onnx")
+        from warmclip_export.coreml import report
+        from warmclip_export.coreml.lint import BATCHES
+
+        found = report.lint_all(report.graphs_of(path), batch or BATCHES)
+        if as_json:
+            terminal.json(report.as_json(found))
+        else:
+            report.show(found, _console())
+        if not report.is_whole(found):
+            raise typer.Exit(1)
+
+
 @app.command("draw-scenes")
 def draw_scenes(
     folder: Annotated[Path, typer.Argument(help="Where to write the pictures.")],
@@ -181,12 +213,7 @@ def main() -> None:
 def _resolve(
     terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
 ) -> catalog.ModelRecipe:
-    missing = [package for package in _NEEDED if find_spec(package) is None]
-    if missing:
-        raise ExportRefused(
-            f"exporting needs packages that are not installed ({', '.join(missing)}): "
-            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
-        )
+    _need(*_NEEDED)
     recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
@@ -196,6 +223,23 @@ def _resolve(
             "The bundle computes, and its vectors mean nothing"
         )
     return recipe
+
+
+def _need(*packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ExportRefused(
+            f"this needs packages that are not installed ({', '.join(missing)}): "
+            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
+        )
+
+
+def _console() -> Console:
+    """Where a table goes; a file or a pipe gets unfolded lines."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000
+    return console
 
 
 def _certified(bundle: ModelBundle) -> tuple[str, str]:

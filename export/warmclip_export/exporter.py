@@ -27,7 +27,9 @@ from warmclip.inference.bundle import (
 from warmclip.inference.text import Tokenizer
 from warmclip_export import graph, onnx_file, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
+from warmclip_export.coreml import report
 from warmclip_export.errors import ExportRefused
+from warmclip_export.half import reach
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
 from warmclip_export.reference import Reference, describe
@@ -39,7 +41,7 @@ Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-STEPS = 9
+STEPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Exported:
 
     bundle: ModelBundle
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...]  # what a person should know of it, though it passed
 
 
 def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) -> Exported:
@@ -73,14 +76,27 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
         crops = gate.check_pixels(image)
         towers = wrappers(reference)
         opset = graph.opset(*towers.values())
-        graphs = {
-            tower: _write_tower(tower, wrapper, opset, folder, gate, step)
-            for tower, wrapper in towers.items()
-        }
+        graphs: dict[Tower, dict[Precision, FileRecord]] = {}
+        reaches: dict[Tower, tuple[reach.Reach, ...]] = {}
+        for tower, wrapper in towers.items():
+            graphs[tower], reaches[tower] = _write_tower(tower, wrapper, opset, folder, gate, step)
+        step("look at the graphs as CoreML would")
+        placements = report.lint_all(
+            {
+                record.file: folder / record.file
+                for of_precision in graphs.values()
+                for record in of_precision.values()
+            }
+        )
         step("write golden vectors, certificate and manifest")
         golden = write(folder / "golden.npz", _golden(gate, chosen, crops))
         certificate = write(
-            folder / "certificate.json", _json_bytes(_certificate(recipe, gate, folder, graphs))
+            folder / "certificate.json",
+            _json_bytes(
+                _certificate(recipe, gate, folder, graphs)
+                | {"float16": {tower: reach.summary(of) for tower, of in reaches.items()}}
+                | {"coreml": report.as_json(placements)}
+            ),
         )
         manifest = Manifest(
             format=FORMAT,
@@ -105,7 +121,11 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
         )
         manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
         write(folder / MANIFEST, _json_bytes(manifest.model_dump(mode="json")))
-    return Exported(bundle=ModelBundle.open(target), findings=tuple(gate.findings))
+    return Exported(
+        bundle=ModelBundle.open(target),
+        findings=tuple(gate.findings),
+        notes=(*reach.notes(reaches), *report.notes(placements)),
+    )
 
 
 def image_recipe(reference: Reference) -> ImageRecipe:
@@ -159,18 +179,26 @@ def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> Tokenize
 
 def _write_tower(
     tower: Tower, wrapper: nn.Module, opset: int, folder: Path, gate: Gate, step: Step
-) -> dict[Precision, FileRecord]:
+) -> tuple[dict[Precision, FileRecord], tuple[reach.Reach, ...]]:
     gate.check_wrapper(tower, wrapper)
     # Two rows: from one, torch would conclude that the batch is always 1.
     inputs = {name: torch.from_numpy(array[:2]) for name, array in gate.feeds[tower].items()}
+    parts = [name for name, _ in wrapper.named_modules()]
     records: dict[Precision, FileRecord] = {}
+    reaches: tuple[reach.Reach, ...] = ()
     for precision in PRECISIONS:
         step(f"export and check the {tower} tower in {precision}")
-        module = wrapper.half() if precision == "fp16" else wrapper
         path = folder / f"{tower}.{precision}.onnx"
-        records[precision] = onnx_file.write_tower(module, inputs, path, opset)
+        if precision == "fp16":
+            kept = reach.overflowing(reaches)
+            if reach.EVERYTHING in kept:
+                continue
+            graph.halved(wrapper, kept)
+        records[precision] = onnx_file.write_tower(wrapper, inputs, path, opset)
         gate.check_graph(tower, precision, path)
-    return records
+        if precision == "fp32":
+            reaches = reach.measure(path, gate.feeds[tower], parts)
+    return records, reaches
 
 
 def _golden(gate: Gate, chosen: samples.Samples, crops: Crop) -> bytes:

@@ -81,7 +81,8 @@ def test_bundle_is_whole_and_certified(bundle: ModelBundle) -> None:
         for batch in (1, 2, 7, 32)
     ]
     wrappers = [f"{tower} wrapper in torch" for tower in TOWERS]
-    assert sorted(stages) == sorted(["tokens", "crops", "pixels", *wrappers, *graphs])
+    emulated = [f"{tower} fp16 emulated" for tower in TOWERS]
+    assert sorted(stages) == sorted(["tokens", "crops", "pixels", *wrappers, *graphs, *emulated])
     assert all(stage["passed"] for stage in certificate["stages"])
     assert set(certificate["operators"]["text"]) == {"fp32", "fp16"}
 
@@ -125,6 +126,22 @@ def test_pinned_graph_has_nothing_that_accelerators_refuse(
     assert len(shapes) > 20
     assert all(len(shape.dim) <= 4 for shape in shapes)
     assert all(axis.HasField("dim_value") for shape in shapes for axis in shape.dim)
+
+
+def test_coreml_takes_every_graph_whole(bundle: ModelBundle) -> None:
+    """At batches 1, 8 and 32: one partition, nothing refused or inexact, no weights inline."""
+    coreml = json.loads((bundle.folder / "certificate.json").read_text("utf-8"))["coreml"]
+
+    assert (coreml["whole"], coreml["notes"]) == (True, [])
+    assert sorted(coreml["graphs"]) == sorted(
+        f"{tower}.{precision}.onnx" for tower in TOWERS for precision in ("fp32", "fp16")
+    )
+    for placements in coreml["graphs"].values():
+        assert [placement["batch"] for placement in placements] == [1, 8, 32]
+        for placement in placements:
+            assert (placement["partitions"], placement["findings"]) == (1, [])
+            assert placement["taken"] == placement["nodes"] > 40
+            assert placement["inline_bytes"] < 1000
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -219,7 +236,7 @@ def _unscaled_query(towers: dict[Tower, Any]) -> None:
 
 
 def _other_activation(towers: dict[Tower, Any]) -> None:
-    towers["text"].blocks[1].activation = torch.nn.GELU(approximate="tanh")
+    towers["text"].blocks[1].mlp.activation = torch.nn.GELU(approximate="tanh")
 
 
 def _no_mask(towers: dict[Tower, Any]) -> None:

@@ -165,7 +165,7 @@ def test_gelu_for_quick_gelu(patient: Patient, tmp_path: Path) -> None:
 
     def spoil(tower: Any) -> None:
         for block in tower.blocks:
-            block.activation = nn.GELU()
+            block.mlp.activation = nn.GELU()
 
     wrong = _exported_again(patient, tmp_path / "m", "text", spoil)
 

@@ -21,6 +21,7 @@ from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
+from warmclip_export.half.emulation import emulate
 from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, of_cpu
 from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.reference import Reference
@@ -94,6 +95,10 @@ class Gate:
             feeds = {name: array[:batch] for name, array in self.feeds[tower].items()}
             features = session.run(feeds)
             self._compare(f"{tower} {precision}, batch {batch}", tower, precision, features)
+        if precision == "fp16":
+            # The CPU computed it in float32: this shows what an accelerator would lose.
+            features = emulate(graph, self.feeds[tower])
+            self._compare(f"{tower} fp16 emulated", tower, precision, features)
 
     def _compare(self, stage: str, tower: Tower, precision: Precision, features: Features) -> None:
         expected = self.vectors[tower][: len(features)]

@@ -93,6 +93,7 @@ def check_bundle(
             stages = WayStages(record, bundle, corpus, truth, way)
             step(f"{way}: both towers")
             stages.check_towers()
+            stages.check_emulated()
             step(f"{way}: in other batches, and {RUNS} times over")
             stages.check_steadiness()
             step(f"{way}: from files and strings to vectors")

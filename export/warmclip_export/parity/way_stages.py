@@ -14,6 +14,7 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.encoder import Encoder
 from warmclip.inference.session import OnnxSession
 from warmclip_export.catalog import ModelRecipe
+from warmclip_export.half.emulation import emulate
 from warmclip_export.parity.comparison import BothTowers, Comparison, differences, distance
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.finding import Finding, Measure
@@ -63,6 +64,25 @@ class WayStages:
             except WarmclipError as exc:
                 self._notes[tower] = str(exc)
             self._compare(f"{tower} {self._way}", tower, self._towers[tower])
+
+    def check_emulated(self) -> None:
+        """float16 with every result rounded, where the CPU computed it in float32."""
+        if self._way.precision != "fp16" or not self._way.provider.is_reference:
+            return
+        for tower in _TOWERS:
+            theirs = self._truth.vectors[tower]
+            rows = _spread_out(len(theirs), _REBATCHED)
+            ours, note = np.full_like(theirs[rows], np.nan), ""
+            try:
+                graph = self._bundle.graph(tower, "fp16")
+                feeds = {name: array[rows] for name, array in self._feeds[tower].items()}
+                ours = unit_rows(emulate(graph, feeds), self._bundle.manifest.dim)
+            except WarmclipError as exc:
+                note = str(exc)
+            comparison = Comparison(
+                stage=f"{tower} fp16 emulated", bounds=self._way.bounds, note=note
+            )
+            self._record.findings += comparison.of_vectors(ours, theirs[rows])
 
     def check_steadiness(self) -> None:
         """A vector depends neither on its batch nor on its neighbours, nor on the run."""
