@@ -27,8 +27,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
-    epilog="Exit codes: 0 done, 1 not whole (lint), 2 bad usage or no faithful export, "
-    "3 the weights cannot be had.",
+    epilog="Exit codes: 0 done, 1 not whole (lint) or strayed (parity), "
+    "2 bad usage or no faithful export, 3 the weights cannot be had.",
 )
 
 Pretrained = Annotated[

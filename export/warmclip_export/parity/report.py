@@ -117,7 +117,7 @@ def _head(outcome: Outcome, name: str) -> Iterator[str]:
         f"{reference['dtype']}",
         "compared": f"{len(outcome.pictures)} pictures, {len(outcome.texts)} texts",
         "machine": f"{reference['system']} {reference['machine']}",
-        "measured": f"{when} UTC, in {outcome.seconds:.0f}\u00a0s",
+        "measured": f"{when} UTC, in {outcome.seconds:.0f} s",
         "weights": f"{reference['model']}, {reference['pretrained']}",
         "fingerprint": outcome.fingerprint[:16],
     }
