@@ -35,8 +35,11 @@ test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redi
 test-floor: $(FLOOR)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)
 
-parity: $(VENV)/installed ## Compare every stage with open_clip in torch
+parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
+	$(BIN)/warmclip-export parity models/demo/bundle --model models/demo/warmclip-demo.json \
+	  --pretrained models/demo/warmclip-demo.safetensors --report parity-report $(PARITY_FLAGS)
 	$(BIN)/python -m pytest tests/parity
+	@echo "the report: $(CURDIR)/parity-report/parity.html"
 
 lint: $(VENV)/installed ## Style, types, import contracts
 	$(BIN)/ruff check .
@@ -79,7 +82,7 @@ wheel: $(VENV)/installed ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) demo-output dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO) $(FLOOR) demo-output parity-report dist build .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,17 +5,18 @@ torch is imported inside the commands that need it, so that ``--help`` answers a
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from warmclip.console import Terminal
+from warmclip.console import Terminal, printable
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle
@@ -28,8 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
-    epilog="Exit codes: 0 done, 1 not whole (lint), 2 bad usage or no faithful export, "
-    "3 the weights cannot be had.",
+    epilog="Exit codes: 0 done, 1 not whole (lint) or strayed (parity), "
+    "2 bad usage or no faithful export, 3 the weights cannot be had.",
 )
 
 Pretrained = Annotated[
@@ -88,7 +89,7 @@ def model(
         _answer(terminal, report, [str(finding) for finding in exported.findings], f"{target}")
 
 
-@app.command()
+@app.command(epilog="Exit codes: 0 passed, 1 a stage strayed, 2 bad usage, 3 no weights.")
 def parity(
     bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
     model: Annotated[
@@ -97,9 +98,27 @@ def parity(
     pretrained: Annotated[
         str, typer.Option(help="Its weights [what the certificate names].", show_default=False)
     ] = "",
+    against: Annotated[
+        Literal["mps", "cpu"] | None,
+        typer.Option(
+            help="Where torch computes the reference [mps if it is there, else cpu].",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE.html",
+            help="Write the findings as a page, and as JSON beside it.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare an existing bundle with open_clip again, stage by stage."""
+    """Compare a bundle with open_clip, and say whether its vectors may join those of torch.
+
+    Every stage, precision and provider is measured; what strays is told apart from what does not.
+    """
     with _command(as_json) as terminal:
         opened = ModelBundle.open(bundle)
         of_model, of_weights = _certified(opened)
@@ -114,12 +133,31 @@ def parity(
             pretrained or of_weights,
             opened.manifest.activation == "quick_gelu",
         )
-        from warmclip_export.exporter import STEPS, check_bundle
+        from warmclip_export.parity import corpus, suite
+        from warmclip_export.parity import report as reports
+        from warmclip_export.parity.ways import find_ways
+        from warmclip_export.reference import find_device
 
-        with _steps(STEPS, hidden=as_json) as step:
-            findings = check_bundle(opened, recipe, step=step)
-        report = {"bundle": str(bundle), "stages": [finding.as_json() for finding in findings]}
-        _answer(terminal, report, [str(finding) for finding in findings], f"{bundle}")
+        device = find_device(against)
+        ways = find_ways(opened, device)
+        places = reports.places(report) if report else None
+        with (
+            tempfile.TemporaryDirectory(prefix="warmclip-parity-") as folder,
+            _steps(suite.steps(ways), hidden=as_json) as step,
+        ):
+            samples = corpus.gather(Path(folder), opened.manifest.image.size_px)
+            outcome = suite.check_bundle(opened, recipe, samples, ways, device, step=step)
+        lines = [f"{'passed' if it.passed else 'STRAYED'}  {it}" for it in outcome.record.findings]
+        lines += [str(ruling) for ruling in outcome.record.rulings]
+        lines += [f"not measured: {name}: {why}" for name, why in outcome.absent.items()]
+        if places:
+            reports.write(outcome, *places)
+            lines.append(f"report: {places[0]}")
+        if not outcome.passed:
+            lines.append(f"first to stray: {outcome.failed[0].stage}")
+        _answer(terminal, outcome.as_json(), [printable(line) for line in lines], str(bundle))
+        if not outcome.passed:
+            raise typer.Exit(1)
 
 
 @app.command("lint")

@@ -18,8 +18,7 @@ from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import one_hot
 from warmclip_export import exporter, onnx_file
 from warmclip_export.catalog import resolve
-from warmclip_export.errors import ExportRefused, ParityFailed
-from warmclip_export.parity import Finding
+from warmclip_export.errors import ParityFailed
 
 # What no accelerator takes, or only in pieces.
 FORBIDDEN = {
@@ -232,25 +231,6 @@ def test_activation_decides_the_opset(bundle: ModelBundle) -> None:
     assert (bundle.manifest.opset, gelus) == expected
 
 
-def test_existing_bundle_passes_the_gate_again(bundle: ModelBundle, tmp_path: Path) -> None:
-    """The parity command's work: the same stages but for the wrappers, on the files alone."""
-    config = {**bundle.manifest.architecture}
-    quick = bundle.manifest.activation == "quick_gelu"
-    recipe = resolve(written(tmp_path, "again", config), "random:5", quick_gelu=quick)
-
-    findings = exporter.check_bundle(bundle, recipe, step=_silent)
-
-    assert len(findings) == 3 + 16 + 2
-
-
-def test_other_weights_are_not_the_bundle_s(bundle: ModelBundle, tmp_path: Path) -> None:
-    """Checking a bundle against other weights is refused before any figure."""
-    recipe = resolve(written(tmp_path, "other", dict(bundle.manifest.architecture)), "random:6")
-
-    with pytest.raises(ExportRefused, match="not the weights"):
-        exporter.check_bundle(bundle, recipe, step=_silent)
-
-
 def _unscaled_query(towers: dict[Tower, Any]) -> None:
     towers["image"].blocks[0].attention.query.weight.data *= 4.0
 
@@ -310,10 +290,3 @@ def test_wrong_graph_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
 
     assert list((tmp_path / "models").iterdir()) == []
-
-
-def test_figure_that_is_no_number_never_passes() -> None:
-    """NaN is outside every threshold."""
-    nan = float("nan")
-    for measure in ("largest difference", "lowest cosine"):
-        assert not Finding(stage="s", measure=measure, figure=nan, threshold=0.5).passed
