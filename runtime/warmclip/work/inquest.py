@@ -50,8 +50,11 @@ class Case:
         """Draw the consequences; returns whether to run the job again at once.
 
         Only our own functions are: they may run twice without harm. Of others we know nothing,
-        and RQ's rule holds: retried if the job says so, else failed.
+        and RQ's rule holds: retried if the job says so, else failed. So it does when somebody had
+        the horse killed: nobody else is to blame.
         """
+        if death.on_command:
+            return False
         suspect = death.suspect or ""
         strikes = self._inquest.strikes[suspect]
         blame = judge(death, careful=self.careful, strikes=strikes)

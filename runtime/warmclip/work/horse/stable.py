@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # the longest wait for a beat before anything else is looked at
 _START_PATIENCE_S = 120.0  # for the imports; loading a model announces itself
+_LEAST_PATIENCE_S = 5.0  # a pulse comes every second, and later on a busy machine
 _MOST_STARTS = 10  # that fail in a row
 _LONGEST_PAUSE_S = 5.0
 
@@ -59,6 +60,7 @@ class Stable:
         self._hang_s = hang_s
         self._max_crashes = max_crashes
         self._horse: HorseProcess | None = None
+        self._condemned: HorseProcess | None = None  # killed on command; may be dying
         self._provider = "none yet"
         self._crashes: Counter[str] = Counter()
 
@@ -78,7 +80,8 @@ class Stable:
             WarmclipError: what the horse found wrong, of the same class.
         """
         for failures in range(_MOST_STARTS):
-            if self._horse is not None and self._horse.is_alive:
+            horse = self._horse
+            if horse is not None and horse is not self._condemned and horse.is_alive:
                 return
             self._retire()
             self._horse = self._start()
@@ -125,7 +128,9 @@ class Stable:
         """
         assert self._horse is not None, "ensure() comes first"  # noqa: S101 - ours to keep
         self._horse.run(**order)
-        usual_s = self._hang_s if timeout_s is None else min(self._hang_s, timeout_s / 2)
+        usual_s = self._hang_s
+        if timeout_s is not None:
+            usual_s = min(usual_s, max(timeout_s / 2, _LEAST_PATIENCE_S))
         outcome = self._follow("done", usual_s=usual_s, ends_at=ends_at, look=look)
         if isinstance(outcome, Death):
             self._retire()
@@ -140,6 +145,8 @@ class Stable:
 
     def count(self, death: Death) -> None:
         """Hold a death against the provider; too many in a row, and the next horse goes without."""
+        if death.on_command:
+            return
         self._crashes[death.provider] += 1
         crashes = self._crashes[death.provider]
         if crashes >= self._max_crashes:
@@ -147,8 +154,10 @@ class Stable:
 
     def kill(self) -> None:
         """End the horse now; from any thread."""
-        if self._horse is not None:
-            self._horse.kill()
+        horse = self._horse
+        if horse is not None:
+            self._condemned = horse
+            horse.kill()
 
     def close(self) -> None:
         """Have the horse leave when it is done."""
@@ -200,4 +209,5 @@ class Stable:
             provider=self._provider,
             hung_s=hung_s,
             overran=overran,
+            on_command=self._horse is self._condemned,
         )
