@@ -1,5 +1,6 @@
 """A user's own jobs, as WARMCLIP_JOBS names them. They leave traces in files: one line a run."""
 
+import inspect
 import os
 import time
 from pathlib import Path
@@ -74,16 +75,9 @@ def ask_again(file: str, most: int) -> Retry:
     return Retry(max=most)
 
 
-def no_json() -> list[Any]:
+def no_json() -> object:
     """Return what JSON cannot carry."""
-    endless: list[Any] = []
-    endless.append(endless)
-    return endless
-
-
-def path() -> Path:
-    """Return what JSON has no type for."""
-    return Path("/a/b")
+    return object()
 
 
 def mark(meta: dict[str, Any], then_fail: bool = False) -> None:
@@ -129,23 +123,8 @@ def dawdle(*_: object) -> None:
 
 
 NAMES = ",".join(
-    f"{__name__}:{function.__name__}"
-    for function in (
-        *(
-            add,
-            add_later,
-            echo,
-            note,
-            process,
-            who,
-            sleep,
-            fail,
-            fail_until,
-            ask_again,
-            no_json,
-            path,
-        ),
-        *(mark, leave, embed, on_success, on_failure, raises, dawdle),
-    )
+    f"{__name__}:{name}"
+    for name, function in list(globals().items())
+    if inspect.isfunction(function) and function.__module__ == __name__
 )
 """All of them, for WARMCLIP_JOBS."""
