@@ -1,5 +1,6 @@
 """Commands to a worker, and its suspension."""
 
+import os
 import time
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from running import (
     eventually,
     outcome,
     reason,
+    running_worker,
 )
 from standins import user_jobs
 from user_worker import JOBS, begun, burst, enqueue, lines, queue_of, rq, run, seen, status
+from warmclip.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -84,6 +87,26 @@ def test_kill_horse_retried(worker: Running, trace: Path) -> None:
     send_kill_horse_command(worker.connection, seen(worker).name)
     assert outcome(job).return_value == 1
     assert lines(trace) == ["begin", "begin", "end"]
+
+
+def test_kill_horse_in_a_job_of_ours(tmp_path: Path, demo_bundle: Path) -> None:
+    """It fails as well, and the provider is not to blame: it is not passed over from then on."""
+    more = {
+        "WARMCLIP_PROVIDER": "faulty-slow",
+        "WARMCLIP_BATCH_SIZE": "4",
+        "WARMCLIP_MAX_CRASHES": "1",
+        "FAULTY_SECONDS": "0.5",
+    }
+    environment = user_environment(tmp_path / "home", demo_bundle, **more)
+    environment["PYTHONPATH"] += f"{os.pathsep}{Path(user_jobs.__file__).with_name('faulty')}"
+    settings = Settings.from_env(environment)
+    with running_worker(settings, environment) as worker:
+        job = worker.enqueue("warmclip.work.jobs.embed_texts", [str(n) for n in range(80)])
+        eventually(lambda: status(job) == JobStatus.STARTED)
+        send_kill_horse_command(worker.connection, seen(worker).name)
+        assert "killed on command; provider faulty-slow" in reason(outcome(job))
+        assert worker.run("warmclip.work.jobs.embed_texts", ["a"]).return_value
+    assert not (settings.home / "quarantine.json").exists()
 
 
 def test_kill_idle_horse(worker: Running) -> None:
