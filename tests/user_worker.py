@@ -13,14 +13,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from running import (
-    PATIENCE_S,
-    WORKER,
-    Running,
-    environment_of,
-    eventually,
-    outcome,
-)
+from running import PATIENCE_S, WORKER, Running, environment_of, eventually, outcome
 from standins import user_jobs
 
 JOBS = user_jobs.__name__

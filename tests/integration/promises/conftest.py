@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from running import (
-    Running,
-    running_worker,
-)
+from running import Running, running_worker
 from user_worker import user_environment
 from warmclip.settings import Settings
 

@@ -7,11 +7,7 @@ import pytest
 from rq.callbacks import Callback
 from rq.webhook import Webhook
 
-from running import (
-    Running,
-    outcome,
-    reason,
-)
+from running import Running, outcome, reason
 from standins import user_jobs
 from user_worker import JOBS, enqueue, lines, run
 

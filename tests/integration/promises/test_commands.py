@@ -16,15 +16,21 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import WorkerStatus
 
-from running import (
-    Running,
-    eventually,
-    outcome,
-    reason,
-    running_worker,
-)
+from running import Running, eventually, outcome, reason, running_worker
 from standins import user_jobs
-from user_worker import JOBS, begun, burst, enqueue, lines, queue_of, rq, run, seen, status
+from user_worker import (
+    JOBS,
+    begun,
+    burst,
+    enqueue,
+    lines,
+    queue_of,
+    rq,
+    run,
+    seen,
+    status,
+    user_environment,
+)
 from warmclip.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("server_binary")

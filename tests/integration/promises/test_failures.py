@@ -9,23 +9,9 @@ from rq.callbacks import Callback
 from rq.job import JobStatus, Retry
 from rq.results import Result
 
-from running import (
-    Running,
-    eventually,
-    outcome,
-    reason,
-)
+from running import Running, eventually, outcome, reason
 from standins import user_jobs
-from user_worker import (
-    JOBS,
-    begun,
-    enqueue,
-    fresh,
-    lines,
-    queue_of,
-    run,
-    status,
-)
+from user_worker import JOBS, begun, enqueue, fresh, lines, queue_of, run, status
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 

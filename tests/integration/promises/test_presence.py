@@ -9,35 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from rq.command import (
-    send_shutdown_command,
-    send_stop_job_command,
-)
+from rq.command import send_shutdown_command, send_stop_job_command
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 from rq.worker import Worker, WorkerStatus
 
-from running import (
-    PATIENCE_S,
-    WORKER,
-    Running,
-    eventually,
-    outcome,
-)
+from running import PATIENCE_S, WORKER, Running, eventually, outcome
 from standins import user_jobs
-from user_worker import (
-    JOBS,
-    begun,
-    burst,
-    enqueue,
-    fresh,
-    lines,
-    queue_of,
-    rq,
-    run,
-    seen,
-    status,
-)
+from user_worker import JOBS, begun, burst, enqueue, fresh, lines, queue_of, rq, run, seen, status
 from warmclip.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("server_binary")

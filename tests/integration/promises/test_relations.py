@@ -10,11 +10,7 @@ from rq.queue import Queue
 from rq.rate_limit import RateLimit
 from rq.repeat import Repeat
 
-from running import (
-    Running,
-    eventually,
-    outcome,
-)
+from running import Running, eventually, outcome
 from standins import user_jobs
 from user_worker import JOBS, enqueue, lines, queue_of, run, status
 

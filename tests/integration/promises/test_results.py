@@ -5,10 +5,7 @@ from rq.defaults import UNSERIALIZABLE_RETURN_VALUE_PAYLOAD
 from rq.job import JobStatus
 from rq.utils import now
 
-from running import (
-    Running,
-    outcome,
-)
+from running import Running, outcome
 from standins import user_jobs
 from user_worker import enqueue, fresh, queue_of, run, seen, status
 
