@@ -140,9 +140,10 @@ def test_warm_shutdown(worker: Running, environment: dict[str, str], trace: Path
         [*WORKER, "--queues", "last"], env=os.environ | environment, stderr=subprocess.DEVNULL
     )
     try:
-        first = queue.enqueue(f"{JOBS}.sleep", 3, str(trace))
+        first = queue.enqueue(f"{JOBS}.sleep", 4, str(trace))
         second = queue.enqueue(f"{JOBS}.add", 1, 2)
         eventually(lambda: lines(trace) == ["begin"])
+        time.sleep(1.5)  # beyond the job's first heartbeat
         (listed,) = Worker.all(queue=queue, serializer=JSONSerializer)
         assert isinstance(listed, Worker)
         if how == "shutdown command":
