@@ -51,6 +51,17 @@ def test_killed_while_idle(rig: Rig, signum: int) -> None:
         assert worker.horse != first
 
 
+def test_job_that_was_not_begun(rig: Rig) -> None:
+    """A job of one's own that a dying horse had not taken up yet is run by the next one."""
+    with rig.worker() as worker:
+        worker.kill_horse(signal.SIGSTOP)
+        job = worker.enqueue("faulty_jobs.process")
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        first = worker.kill_horse()
+        second = outcome(job, 60).return_value
+        assert second == worker.horse != first
+
+
 def test_stopped(rig: Rig) -> None:
     """A horse that gives no sign of life, as one that was stopped, is replaced."""
     pictures = rig.pictures(20)

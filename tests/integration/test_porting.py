@@ -56,7 +56,7 @@ def test_ported_job(tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.Monke
             monkeypatch.setenv("REDIS_URL", f"unix://{socket}")
             api: dict[str, Any] = {}
             exec(compile(BLOCKS["api.py"], "api.py", "exec"), api)  # noqa: S102 - the page's code
-            listener = worker.connection.pubsub()
+            listener = worker.connection.pubsub()  # type: ignore[no-untyped-call]  # redis-py's
             listener.subscribe("training")
             for _ in range(2):
                 result = outcome(api["start_training"]("s1", [*paths, bad])).return_value

@@ -49,16 +49,16 @@ class Case:
     def hear(self, death: Death) -> bool:
         """Draw the consequences; returns whether to run the job again at once.
 
-        Only our own functions are: they may run twice without harm. Of others we know nothing,
-        and RQ's rule holds: retried if the job says so, else failed. So it does when somebody had
-        the horse killed: nobody else is to blame.
+        Only our own functions are, as they may run twice without harm, and what the horse had not
+        begun with. For others RQ's rule holds: retried if the job says so, else failed. So it does
+        for all when somebody had the horse killed: neither picture nor provider is to blame.
         """
         if death.on_command:
             return False
         suspect = death.suspect or ""
         strikes = self._inquest.strikes[suspect]
         blame = judge(death, careful=self.careful, strikes=strikes)
-        may_repeat = is_ours(self._job)
+        may_repeat = is_ours(self._job) or not death.flight.taken
         match blame:
             case Blame.IMAGE:
                 may_repeat = self._set_aside(suspect, death) and may_repeat

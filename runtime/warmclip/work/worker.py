@@ -197,9 +197,9 @@ class WarmWorker(JsonWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have the horse run a job, and see to it when the horse dies."""
         with self._turn:
+            self._stopped_job_id = None
             execution = self.prepare_execution(job)
             job.started_at = now()
-            self._stopped_job_id = None
             self._horse_pid = self._stable.pid
         try:
             self._run(job, queue, execution)
