@@ -1,16 +1,20 @@
-"""Jobs that depend on others, belong together, repeat themselves or share a limit."""
+"""Jobs that depend on others, belong together, repeat themselves, share a limit or have a date."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rq.callbacks import Callback
 from rq.group import Group
-from rq.job import Dependency, JobStatus
+from rq.job import Dependency, JobStatus, Retry
 from rq.queue import Queue
 from rq.rate_limit import RateLimit
 from rq.repeat import Repeat
 
-from running import Running, eventually, outcome
+from running import PATIENCE_S, Running, eventually, outcome
 from standins import user_jobs
 from user_worker import JOBS, enqueue, lines, queue_of, run, status
 
@@ -83,3 +87,25 @@ def test_rate_limit(worker: Running) -> None:
     limit = RateLimit(key="one", concurrency=1)
     jobs = [enqueue(worker, user_jobs.add, number, 1, rate_limit=limit) for number in range(3)]
     assert [outcome(job).return_value for job in jobs] == [1, 2, 3]
+
+
+def test_schedule(worker: Running, trace: Path, tmp_path: Path) -> None:
+    """RQ's scheduler, as the page of promises starts it, has jobs retried and repeated later."""
+    page = (Path(__file__).parents[3] / "docs" / "rq-promises.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    program = tmp_path / "scheduler.py"
+    program.write_text(code, encoding="utf-8")
+    path = worker.connection.connection_pool.connection_kwargs["path"]
+    environment = os.environ | {"REDIS_URL": f"unix://{path}"}
+    repeated = tmp_path / "repeated"
+    with (tmp_path / "scheduler.log").open("w") as log:
+        process = subprocess.Popen([sys.executable, str(program)], env=environment, stderr=log)
+        try:
+            retry = Retry(max=1, interval=1)
+            job = enqueue(worker, user_jobs.fail_until, str(trace), 2, retry=retry)
+            enqueue(worker, user_jobs.note, str(repeated), repeat=Repeat(times=1, interval=1))
+            assert outcome(job).return_value == 2
+            eventually(lambda: lines(repeated) == ["ran", "ran"])
+        finally:
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
