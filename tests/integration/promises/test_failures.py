@@ -72,8 +72,8 @@ def test_retry_that_a_job_returns(worker: Running, trace: Path) -> None:
 def test_retry_later(worker: Running, trace: Path) -> None:
     """A retry with an interval is left to RQ's scheduler."""
     job = enqueue(worker, user_jobs.fail_until, str(trace), 2, retry=Retry(max=1, interval=600))
-    eventually(lambda: status(job) == JobStatus.SCHEDULED)
-    assert job.id in queue_of(worker).scheduled_job_registry
+    eventually(lambda: job.id in queue_of(worker).scheduled_job_registry)
+    assert status(job) == JobStatus.SCHEDULED
     assert job.id not in queue_of(worker).job_ids
 
 
