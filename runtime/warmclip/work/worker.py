@@ -164,7 +164,7 @@ class WarmWorker(JsonWorker):
         except WarmclipError as exc:
             self._problem = exc
             return False
-        return True
+        return self._stable.pid != 0
 
     def _ensure_horse(self, look: Callable[[Flight], None]) -> None:
         self._stable.ensure(look)
@@ -239,11 +239,11 @@ class WarmWorker(JsonWorker):
             if again:
                 self._ensure_horse(lambda flight: self._beat(job, execution, flight))
                 self._horse_pid = self._stable.pid
-            # Either may have come while the new horse got ready.
+                again = self._horse_pid != 0  # else it was killed on command
             if self._forced:
                 self._requeue(job, queue, execution)
                 return
-            if not again or self._stopped_job_id == job.id:
+            if not again:
                 self._fail(job, queue, execution, death)
                 return
 

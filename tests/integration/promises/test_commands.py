@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,24 +97,39 @@ def test_kill_horse_retried(worker: Running, trace: Path) -> None:
     assert lines(trace) == ["begin", "begin", "end"]
 
 
+@contextmanager
+def faulty_worker(home: Path, bundle: Path, **more: str) -> Iterator[Running]:
+    """A worker with a provider that is slow or crashes."""
+    environment = user_environment(home, bundle, WARMCLIP_BATCH_SIZE="4", **more)
+    environment["PYTHONPATH"] += f"{os.pathsep}{Path(user_jobs.__file__).with_name('faulty')}"
+    with running_worker(Settings.from_env(environment), environment) as worker:
+        yield worker
+
+
+def test_stop_job_while_a_new_horse_gets_ready(tmp_path: Path, demo_bundle: Path) -> None:
+    """A job that is to be run again, as its horse died, is stopped before that."""
+    more = {"WARMCLIP_PROVIDER": "faulty-nth", "FAULTY_N": "4", "WARMCLIP_MAX_CRASHES": "100"}
+    with faulty_worker(tmp_path / "home", demo_bundle, **more) as worker:
+        job = worker.enqueue("warmclip.work.jobs.embed_texts", [str(n) for n in range(80)])
+        eventually(lambda: "died by signal 6" in worker.log.read_text())
+        send_stop_job_command(worker.connection, job.id, serializer=JSONSerializer)
+        assert "stopped by user" in reason(outcome(job))
+        assert status(job) == JobStatus.STOPPED
+        assert worker.log.read_text().count("died by signal 6") == 1
+        assert worker.run("warmclip.work.jobs.embed_texts", ["a"]).return_value
+
+
 def test_kill_horse_in_a_job_of_ours(tmp_path: Path, demo_bundle: Path) -> None:
     """It fails as well, and the provider is not to blame: it is not passed over from then on."""
-    more = {
-        "WARMCLIP_PROVIDER": "faulty-slow",
-        "WARMCLIP_BATCH_SIZE": "4",
-        "WARMCLIP_MAX_CRASHES": "1",
-        "FAULTY_SECONDS": "0.5",
-    }
-    environment = user_environment(tmp_path / "home", demo_bundle, **more)
-    environment["PYTHONPATH"] += f"{os.pathsep}{Path(user_jobs.__file__).with_name('faulty')}"
-    settings = Settings.from_env(environment)
-    with running_worker(settings, environment) as worker:
+    more = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.5"}
+    home = tmp_path / "home"
+    with faulty_worker(home, demo_bundle, **more, WARMCLIP_MAX_CRASHES="1") as worker:
         job = worker.enqueue("warmclip.work.jobs.embed_texts", [str(n) for n in range(80)])
         eventually(lambda: status(job) == JobStatus.STARTED)
         send_kill_horse_command(worker.connection, seen(worker).name)
         assert "killed on command; provider faulty-slow" in reason(outcome(job))
         assert worker.run("warmclip.work.jobs.embed_texts", ["a"]).return_value
-    assert not (settings.home / "quarantine.json").exists()
+    assert not (home / "quarantine.json").exists()
 
 
 def test_kill_idle_horse(worker: Running) -> None:

@@ -70,7 +70,7 @@ class Stable:
         return self._horse.pid if self._horse is not None else 0
 
     def ensure(self, look: Callable[[Flight], None] = lambda _: None) -> None:
-        """See to it that a horse stands ready.
+        """See to it that a horse stands ready; none does if it was killed on command meanwhile.
 
         Args:
             look: called about once a second while one is started.
@@ -89,6 +89,9 @@ class Stable:
                 "ready", usual_s=_START_PATIENCE_S, ends_at=float("inf"), look=look
             )
             match outcome:
+                case Death(on_command=True):
+                    self._retire()
+                    return
                 case Death() as death:
                     log.error("a new horse did not get ready: %s", death)
                     self.count(death)
@@ -145,8 +148,6 @@ class Stable:
 
     def count(self, death: Death) -> None:
         """Hold a death against the provider; too many in a row, and the next horse goes without."""
-        if death.on_command:
-            return
         self._crashes[death.provider] += 1
         crashes = self._crashes[death.provider]
         if crashes >= self._max_crashes:
