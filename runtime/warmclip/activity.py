@@ -19,13 +19,16 @@ class Activity(Protocol):
         """Whether pictures are decoded alone, so that a death then has one cause."""
         ...
 
-    def during(self, stage: Stage, what: str, *, rows: int = 1) -> AbstractContextManager[object]:
+    def during(
+        self, stage: Stage, what: str, *, rows: int = 1, provider: str = ""
+    ) -> AbstractContextManager[object]:
         """The work goes on as long as the block does.
 
         Args:
             stage: which kind of work.
-            what: a picture's path, or what is loaded or run.
+            what: a picture's path, or the graph that is loaded or run.
             rows: of a batch.
+            provider: that computes it.
 
         Raises:
             ImageUnreadable: this picture is not to be decoded.
@@ -44,6 +47,7 @@ class Unwatched:
         what: str,  # noqa: ARG002 - the protocol's
         *,
         rows: int = 1,  # noqa: ARG002 - the protocol's
+        provider: str = "",  # noqa: ARG002 - the protocol's
     ) -> AbstractContextManager[object]:
         """Nothing is told."""
         return nullcontext()

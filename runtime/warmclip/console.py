@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.progress as bars
 from rich.console import Console
@@ -19,6 +19,9 @@ from warmclip.errors import WarmclipError
 from warmclip.indexing.query import Query
 from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
+
+if TYPE_CHECKING:  # keeps numpy out of this import
+    from warmclip.indexing.audit import AuditReport
 
 _MOST_REASONS = 20
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
@@ -102,14 +105,35 @@ class Terminal:
         }
         told = [f"{count} {what}" for what, count in counts.items() if count]
         self._answers.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
-        if not skipped:
+        self._paths("skipped", "because", skipped)
+
+    def audit_report(self, report: "AuditReport") -> None:
+        """Which pictures are suspect, and what was done about it."""
+        if self.as_json:
+            self.json(report.to_dict())
             return
-        table = Table("skipped", "because", box=None, pad_edge=False, header_style="bold")
-        for path, reason in list(skipped.items())[:_MOST_REASONS]:
-            table.add_row(Text(printable(path), overflow="fold"), Text(printable(reason)))
+        suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.suspects}
+        if not suspects:
+            self._answers.print(f"no vector in {report.collection!r} is suspect")
+        elif report.repaired is None:
+            self._answers.print(
+                f"{len(suspects)} pictures have vectors that no good check has followed; "
+                "--repair embeds them again"
+            )
+            self._paths("suspect", "computed by", suspects)
+        else:
+            self.index_report(report.repaired)
+
+    def _paths(self, heading: str, other: str, told: Mapping[str, str]) -> None:
+        """Paths, and what there is to say of each; the first of many."""
+        if not told:
+            return
+        table = Table(heading, other, box=None, pad_edge=False, header_style="bold")
+        for path, what in list(told.items())[:_MOST_REASONS]:
+            table.add_row(Text(printable(path), overflow="fold"), Text(printable(what)))
         self._answers.print(table)
-        if len(skipped) > _MOST_REASONS:
-            rest = len(skipped) - _MOST_REASONS
+        if len(told) > _MOST_REASONS:
+            rest = len(told) - _MOST_REASONS
             self._answers.print(f"... and {rest} more; --json lists them all")
 
     def hits(

@@ -47,11 +47,16 @@ class Limits:
     job_items: int = _limit(1_024, "WARMCLIP_MAX_JOB_ITEMS")  # paths or texts in one job
 
 
+def default_home() -> Path:
+    """Where warmclip keeps its state, unless told otherwise."""
+    return Path("~/.warmclip").expanduser()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All that warmclip takes from its environment."""
 
-    home: Path  # WARMCLIP_HOME: embedded store, private Redis
+    home: Path  # WARMCLIP_HOME: embedded store, private Redis, what was found of providers
     bundle: Path  # WARMCLIP_BUNDLE: the model folder
     collection: str = "images"  # WARMCLIP_COLLECTION
     redis_url: str | None = field(default=None, repr=False)  # REDIS_URL; none: the private Redis
@@ -59,6 +64,8 @@ class Settings:
     qdrant_api_key: str | None = field(default=None, repr=False)  # QDRANT_API_KEY
     roots: tuple[Root, ...] = ()  # WARMCLIP_ROOTS: [name=]/folder, more after a ":"
     provider: str = "auto"  # WARMCLIP_PROVIDER: a name of the providers table
+    trial_s: int = 300  # WARMCLIP_TRIAL_SECONDS: for the trial of one provider on one tower
+    canary_every: int = 64  # WARMCLIP_CANARY_EVERY: batches between golden rows; 0: none
     exif: ExifRule = "ignore"  # WARMCLIP_EXIF: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
     threads: int = 0  # WARMCLIP_THREADS: of one session; 0 lets onnxruntime choose
@@ -80,7 +87,7 @@ class Settings:
             SettingsError: naming the variable, its value and what it may be.
         """
         env = _Environment({name: value for name, value in environ.items() if value})
-        default = cls(home=Path("~/.warmclip").expanduser(), bundle=Path("models/ViT-B-32-openai"))
+        default = cls(home=default_home(), bundle=Path("models/ViT-B-32-openai"))
         limits = {
             item.name: _count(env, item.metadata["variable"], getattr(default.limits, item.name))
             for item in fields(Limits)
@@ -94,6 +101,8 @@ class Settings:
             qdrant_api_key=_secret(env, "QDRANT_API_KEY"),
             roots=_roots(env.get("WARMCLIP_ROOTS", "")),
             provider=env.get("WARMCLIP_PROVIDER", default.provider),
+            trial_s=_count(env, "WARMCLIP_TRIAL_SECONDS", default.trial_s, high=24 * 3600),
+            canary_every=_count(env, "WARMCLIP_CANARY_EVERY", default.canary_every, low=0),
             exif=_choice(env, "WARMCLIP_EXIF", get_args(ExifRule)),
             batch_size=_count(env, "WARMCLIP_BATCH_SIZE", default.batch_size, high=4096),
             threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),

@@ -6,6 +6,7 @@ Set QDRANT_URL to run it against a real server as well; it makes and removes its
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,47 @@ def test_more_than_one_page(store: QdrantStore, name: str) -> None:
     assert ids(store.scroll(name, sha256=[it.payload.sha256 for it in points])) == everything
     store.delete(name, everything[:260])
     assert ids(store.scroll(name)) == everything[260:]
+
+
+def waiting(number: int, canary: str) -> Point:
+    """A point whose vector waits for a canary."""
+    made = point(number)
+    return replace(made, payload=replace(made.payload, canary=canary))
+
+
+def test_suspect_until_proven(store: QdrantStore, name: str) -> None:
+    """What waits for a canary is found by it, keeps its vector, and is none once it is proven."""
+    store.ensure(name, OLD)
+    points = [waiting(1, "a-0"), waiting(2, "a-1"), point(3)]
+    store.upsert(name, points)
+    suspects = sorted(store.scroll(name, suspect=True), key=lambda it: it.id)
+    assert [it.payload.canary for it in suspects] == ["a-0", "a-1"]
+    store.prove(name, points[:1])
+    assert ids(store.scroll(name, suspect=True)) == [points[1].id]
+    (proven,) = store.scroll(name, ids=[points[0].id], with_vectors=True)
+    assert proven.payload == point(1).payload
+    assert proven.vector is not None
+    np.testing.assert_allclose(proven.vector, unit(1), atol=1e-6)
+
+
+def test_written_again_before_it_is_proven(store: QdrantStore, name: str) -> None:
+    """One process's good canary says nothing of what another one has written meanwhile."""
+    store.ensure(name, OLD)
+    store.upsert(name, [waiting(1, "a-0")])
+    store.upsert(name, [waiting(1, "b-0")])
+    store.prove(name, [waiting(1, "a-0")])
+    assert ids(store.scroll(name, suspect=True)) == [point(1).id]
+
+
+def test_many_proven_at_once(store: QdrantStore, name: str) -> None:
+    """More than one request's worth, of two canaries."""
+    store.ensure(name, OLD)
+    points = [waiting(number, f"a-{number % 2}") for number in range(300)]
+    store.upsert(name, points)
+    store.prove(name, points)
+    store.prove(name, [])
+    assert ids(store.scroll(name, suspect=True)) == []
+    assert len(ids(store.scroll(name))) == 300
 
 
 def test_delete(store: QdrantStore, name: str) -> None:

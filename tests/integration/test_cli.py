@@ -54,6 +54,18 @@ def names(hits: Sequence[dict[str, Any]]) -> list[str]:
     return [Path(hit["path"]).name for hit in hits]
 
 
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_provider_that_nobody_knows(gallery: Path, by: str) -> None:
+    """The names are listed before anything is loaded."""
+    done = (
+        run("index", gallery, "--provider", "cuda")
+        if by == "option"
+        else run("index", gallery, WARMCLIP_PROVIDER="cuda")
+    )
+    assert done.returncode == 2
+    assert "auto, coreml" in " ".join(done.stderr.split())
+
+
 def test_index_then_search_by_words(gallery: Path) -> None:
     """A picture is among the first three hits for its own description."""
     report = answer("index", gallery)

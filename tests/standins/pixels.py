@@ -13,7 +13,8 @@ from PIL import Image
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.store import Space
 from warmclip.inference.arrays import Vector, Vectors
-from warmclip.inference.encoder import Embedded, ImageSource
+from warmclip.inference.decoding import ImageSource
+from warmclip.inference.encoder import Embedded
 from warmclip.inference.image import open_image
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
@@ -39,6 +40,8 @@ class PixelEncoder:
         self.provider = "pixels"
         self.versions = {"pixels": "1"}
         self.embedded = 0
+        self.canary = ""  # what its vectors wait for
+        self.proven: set[str] = set()
         self._before_each = before_each
         self._seconds_each = seconds_each
         self._limits = limits or Limits()
@@ -74,7 +77,17 @@ class PixelEncoder:
 
     def _embed(self, source: ImageSource) -> Embedded:
         image = open_image(source.read() if isinstance(source, LazyImage) else source, self._limits)
-        return Embedded(vector=_vector(image), width_px=image.width, height_px=image.height)
+        return Embedded(
+            vector=_vector(image),
+            width_px=image.width,
+            height_px=image.height,
+            provider=self.provider,
+            canary=self.canary,
+        )
+
+    def is_proven(self, canary: str) -> bool:
+        """Whether the test has said so."""
+        return not canary or canary in self.proven
 
 
 def _vector(image: Image.Image) -> Vector:

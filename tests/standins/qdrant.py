@@ -114,6 +114,14 @@ class Engine:
         self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
         return {"operation_id": 0, "status": "completed"}
 
+    def delete_payload(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST /collections/{name}/points/payload/delete."""
+        chosen = _filter(body["filter"])
+        self._shard(name).update(
+            edge.UpdateOperation.delete_payload_by_filter(chosen, body["keys"])
+        )
+        return {"operation_id": 0, "status": "completed"}
+
     def retrieve(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """POST /collections/{name}/points."""
         found = self._shard(name).retrieve(body["ids"], True, bool(body.get("with_vector")))
@@ -124,7 +132,7 @@ class Engine:
         request = edge.ScrollRequest(
             offset=body.get("offset"),
             limit=body["limit"],
-            filter=_filter(body.get("filter")),
+            filter=_filter(body["filter"]) if body.get("filter") else None,
             with_payload=True,
             with_vector=bool(body.get("with_vector")),
         )
@@ -245,6 +253,10 @@ class QdrantStandIn:
             ("POST /collections/([^/]+)/points/scroll", lambda name: engine.scroll(name, body)),
             ("POST /collections/([^/]+)/points/query", lambda name: engine.query(name, body)),
             (
+                "POST /collections/([^/]+)/points/payload/delete",
+                lambda name: engine.delete_payload(name, body),
+            ),
+            (
                 "POST /collections/([^/]+)/points/delete",
                 lambda name: engine.delete(name, body["points"]),
             ),
@@ -295,9 +307,24 @@ def _record(found: Any) -> dict[str, Any]:
     return {"id": str(found.id), "payload": found.payload, "vector": found.vector}
 
 
-def _filter(wanted: dict[str, Any] | None) -> edge.Filter | None:
-    if wanted is None:
-        return None
-    (condition,) = wanted["must"]
-    match = edge.MatchAny(any=condition["match"]["any"])
-    return edge.Filter(must=[edge.FieldCondition(key=condition["key"], match=match)])
+def _filter(wanted: dict[str, Any]) -> edge.Filter:
+    unknown = wanted.keys() - {"must", "must_not"}
+    if unknown:
+        raise Refused(400, f"the stand-in knows no {unknown} in a filter")
+    return edge.Filter(
+        must=[_condition(it) for it in wanted.get("must") or []],
+        must_not=[_condition(it) for it in wanted.get("must_not") or []],
+    )
+
+
+def _condition(wanted: dict[str, Any]) -> Any:
+    match wanted:
+        case {"key": key, "match": {"any": values}}:
+            return edge.FieldCondition(key=key, match=edge.MatchAny(any=values))
+        case {"key": key, "match": {"value": value}}:
+            return edge.FieldCondition(key=key, match=edge.MatchValue(value=value))
+        case {"has_id": ids}:
+            return edge.HasIdCondition(point_ids=set(ids))
+        case {"is_empty": {"key": key}}:
+            return edge.IsEmptyCondition(key=key)
+    raise Refused(400, f"the stand-in knows no condition {wanted}")

@@ -1,26 +1,22 @@
-import dataclasses
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from warmclip import Encoder
 from warmclip.activity import Stage
-from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable, ProviderUnavailable
-from warmclip.inference import encoder as encoder_module
-from warmclip.inference.arrays import Features, unit_rows
-from warmclip.inference.providers import CPU
+from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable
+from warmclip.inference.arrays import unit_rows
+from warmclip.inference.decoding import ImageSource
+from warmclip.inference.encoder import Embedded
 from warmclip.inference.reading import LazyImage
-from warmclip.inference.session import OnnxSession
 from warmclip.settings import Limits
 
 
@@ -71,7 +67,7 @@ def test_every_kind_of_source_gives_the_same_vector(encoder: Encoder, tmp_path: 
 def test_unreadable_among_readable(encoder: Encoder, tmp_path: Path) -> None:
     """Results carry their key, so a picture that fails never shifts its neighbours."""
     good = [png(picture(seed), tmp_path / f"{seed}.png") for seed in range(6)]
-    items: list[tuple[str, encoder_module.ImageSource]] = []
+    items: list[tuple[str, ImageSource]] = []
     for index, path in enumerate(good):
         items += [(f"bad-{index}", b"no picture"), (f"good-{index}", path)]
     results = dict(encoder.encode_each(items))
@@ -79,7 +75,7 @@ def test_unreadable_among_readable(encoder: Encoder, tmp_path: Path) -> None:
     for index, path in enumerate(good):
         assert isinstance(results[f"bad-{index}"], ImageUnreadable)
         result = results[f"good-{index}"]
-        assert isinstance(result, encoder_module.Embedded)
+        assert isinstance(result, Embedded)
         np.testing.assert_allclose(result.vector, encoder.encode_images([path])[0], atol=1e-6)
         assert (result.width_px, result.height_px) == (90, 70)
 
@@ -102,7 +98,7 @@ def test_sources_are_read_only_a_little_ahead(encoder: Encoder) -> None:
     """A million pictures pass in bounded memory: the stream is consumed as results are taken."""
     taken = 0
 
-    def endless() -> Iterator[tuple[int, encoder_module.ImageSource]]:
+    def endless() -> Iterator[tuple[int, ImageSource]]:
         nonlocal taken
         while True:
             taken += 1
@@ -145,31 +141,6 @@ def test_random_weights_are_said_aloud(
     assert "RANDOM" in caplog.text
 
 
-def test_untrusted_provider_passes_the_golden_comparison(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A provider that computes the reference's vectors is accepted."""
-    provider = dataclasses.replace(CPU, name="tried", is_reference=False, buckets=(1, 8))
-    monkeypatch.setattr(encoder_module, "find_provider", lambda _: provider)
-    Encoder.open(demo_bundle).warm()
-
-
-def test_provider_that_computes_wrong_vectors(
-    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A provider whose vectors stray from the golden ones is refused before it stores any."""
-
-    class Straying(OnnxSession):
-        def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Features:
-            return super().run(feeds)[:, ::-1]
-
-    provider = dataclasses.replace(CPU, name="tried", is_reference=False)
-    monkeypatch.setattr(encoder_module, "find_provider", lambda _: provider)
-    monkeypatch.setattr(encoder_module, "OnnxSession", Straying)
-    with pytest.raises(ProviderUnavailable, match="computes wrong image vectors"):
-        Encoder.open(demo_bundle).encode_images([picture(0)])
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 def test_features_that_are_no_vector(value: float) -> None:
     """NaN, infinity and zero never become a vector."""
@@ -196,9 +167,12 @@ class Watch:
         self._open = 0
 
     @contextmanager
-    def during(self, stage: Stage, what: str, *, rows: int = 1) -> Iterator[None]:
+    def during(
+        self, stage: Stage, what: str, *, rows: int = 1, provider: str = ""
+    ) -> Iterator[None]:
         """Count."""
         assert rows >= 1
+        assert (provider == "cpu") == (stage != "decode")
         if what.endswith("2.png"):
             raise ImageUnreadable("was set aside")
         with self._lock:
@@ -218,10 +192,11 @@ def test_native_work_is_announced(
     """Each picture and batch is told before it begins; if asked for, nothing overlaps; a picture
     that is refused then costs itself.
     """
-    encoder = Encoder.open(demo_bundle, batch_size=2)
-    encoder.warm()
     watch = Watch(one_at_a_time=one_at_a_time)
-    encoder.activity = watch
+    encoder = Encoder.open(demo_bundle, batch_size=2, activity=watch)
+    encoder.warm()
+    assert ("load", "image.fp32.onnx") in watch.begun
+    watch.begun.clear()
     paths = [png(picture(seed), tmp_path / f"{seed}.png") for seed in range(6)]
     results = dict(encoder.encode_each((path.name, path) for path in paths))
     decoded = [what for stage, what in watch.begun if stage == "decode"]

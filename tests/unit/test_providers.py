@@ -1,39 +1,69 @@
 import pytest
 
 from warmclip.errors import ProviderUnavailable, SettingsError
-from warmclip.inference.providers import choose
+from warmclip.inference.providers import PROVIDERS, find_candidates
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
 APPLE = ["CoreMLExecutionProvider", "CPUExecutionProvider"]
+OPENVINO = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
 
 
-@pytest.mark.parametrize("available", [CPU_ONLY, APPLE])
-def test_auto_is_the_cpu(available: list[str]) -> None:
-    """Nothing is trusted untried, and what onnxruntime lists first decides nothing."""
-    assert choose("auto", available, "1.32.0").name == "cpu"
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        (CPU_ONLY, ["cpu"]),
+        (APPLE, ["coreml-fp16", "coreml-fp32", "cpu"]),
+        (OPENVINO, ["openvino", "cpu"]),
+    ],
+)
+def test_auto_is_what_is_there(available: list[str], expected: list[str]) -> None:
+    """The CPU is always among the candidates; what is absent is said with its reason."""
+    found = find_candidates("auto", available, "1.32.0")
+    assert [provider.name for provider in found.here] == expected
+    assert all("does not have" in reason for reason in found.absent.values())
+
+
+def test_family_stands_for_its_variants() -> None:
+    """`coreml` asks for whichever CoreML is best, and for nothing else."""
+    found = find_candidates("coreml", APPLE, "1.32.0")
+    assert [it.name for it in found.here] == ["coreml-fp16", "coreml-ane", "coreml-fp32"]
 
 
 def test_provider_that_is_not_there() -> None:
     """Asking by name and not getting it is an error that says what there is."""
     with pytest.raises(ProviderUnavailable, match="it has: AzureExecutionProvider, CPU"):
-        choose("coreml", CPU_ONLY, "1.32.0")
+        find_candidates("coreml", CPU_ONLY, "1.32.0")
 
 
 def test_onnxruntime_too_old_for_a_provider() -> None:
     """An old CoreML provider would cut the graphs up, so it says to upgrade."""
     with pytest.raises(ProviderUnavailable, match="pip install -U onnxruntime"):
-        choose("coreml", APPLE, "1.23.2")
-
-
-def test_coreml_is_asked_for_in_its_one_good_form() -> None:
-    """MLProgram and static shapes: the default format cannot hold a transformer."""
-    provider = choose("coreml", APPLE, "1.28.0+nightly")
-    assert provider.options["ModelFormat"] == "MLProgram"
-    assert provider.options["RequireStaticInputShapes"] == "1"
-    assert provider.buckets
+        find_candidates("coreml-fp32", APPLE, "1.23.2")
+    found = find_candidates("auto", APPLE, "1.23.2")
+    assert [provider.name for provider in found.here] == ["cpu"]
+    assert "pip install -U onnxruntime" in found.absent["coreml-fp16"]
 
 
 def test_name_that_is_in_no_table() -> None:
     """The error lists the names, before anything is loaded."""
     with pytest.raises(SettingsError, match=r"'cuda'.*auto, coreml.*cpu"):
-        choose("cuda", APPLE, "1.32.0")
+        find_candidates("cuda", APPLE, "1.32.0")
+
+
+@pytest.mark.parametrize("name", ["coreml-fp16", "coreml-ane", "coreml-fp32"])
+def test_coreml_is_asked_for_in_its_one_good_form(name: str) -> None:
+    """MLProgram and static shapes: the default format cannot hold a transformer."""
+    provider = PROVIDERS[name]
+    assert provider.options["ModelFormat"] == "MLProgram"
+    assert provider.options["RequireStaticInputShapes"] == "1"
+    assert provider.disabled_optimizers == ("MatMulAddFusion",)
+    assert provider.buckets
+    assert provider.takes_all
+    assert provider.is_exclusive
+
+
+def test_neural_engine_gets_no_fp32() -> None:
+    """It computes in fp16 only; an fp32 graph would silently stay off it, or lose precision."""
+    for provider in PROVIDERS.values():
+        units = provider.options.get("MLComputeUnits")
+        assert provider.precision != "fp32" or units in (None, "CPUAndGPU")

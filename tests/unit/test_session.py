@@ -1,16 +1,19 @@
 import dataclasses
-import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from warmclip.errors import BundleError, ForkedSessionError, ProviderUnavailable
+from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
-from warmclip.inference.providers import CPU
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.providers import CPU, Provider
+from warmclip.inference.session import OnnxSession, Placement, load_onnxruntime
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +50,60 @@ def test_file_that_is_no_graph(tmp_path: Path) -> None:
         OnnxSession(broken, CPU)
 
 
+def test_exclusive_provider_computes_one_batch_at_a_time(graph: Path) -> None:
+    """Two models in one process at once crash CoreML: another session waits, as does a load."""
+    busy = threading.Lock()
+    overlaps = []
+
+    class Watched:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def run(self, names: list[str], feeds: dict[str, Any]) -> Any:
+            if not busy.acquire(blocking=False):
+                overlaps.append("run")
+                return self._session.run(names, feeds)
+            try:
+                time.sleep(0.01)
+                return self._session.run(names, feeds)
+            finally:
+                busy.release()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+    def overlapping(provider: Provider) -> int:
+        overlaps.clear()
+        sessions = [OnnxSession(graph, provider) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(5):
+                list(pool.map(lambda it: it.run({"pixel_values": pixels(1)}), sessions))
+        return len(overlaps)
+
+    free = dataclasses.replace(CPU, around=Watched)
+    assert overlapping(free) > 0
+    assert overlapping(dataclasses.replace(free, is_exclusive=True)) == 0
+
+
+def test_placement_is_read_back(graph: Path) -> None:
+    """A provider that takes nothing is seen to take nothing, whatever it was asked for."""
+    onnxruntime = load_onnxruntime()
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers() or not hasattr(
+        onnxruntime.InferenceSession, "get_provider_graph_assignment_info"
+    ):
+        pytest.skip("this onnxruntime has no provider that takes nothing, or does not tell")
+    nothing = dataclasses.replace(CPU, execution_provider="AzureExecutionProvider")
+    placement = OnnxSession(graph, nothing, records_placement=True).placement()
+    assert placement is not None
+    assert placement.partitions == 0
+    assert placement.cpu_nodes > 50
+    assert OnnxSession(graph, CPU, records_placement=True).placement() == Placement(
+        partitions=1, cpu_nodes=0
+    )
+
+
 def test_graph_in_a_folder_with_a_space(graph: Path, tmp_path: Path) -> None:
     """Users keep models where they like."""
     folder = tmp_path / "my models é"
     folder.mkdir()
     OnnxSession(Path(shutil.copy(graph, folder)), CPU).run({"pixel_values": pixels(1)})
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking is the test
-def test_session_in_a_forked_child(graph: Path) -> None:
-    """A forked child gets one sentence that names the fix, at once."""
-    session = OnnxSession(graph, CPU)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            session.run({"pixel_values": pixels(1)})
-        except ForkedSessionError as exc:
-            os.write(writer, str(exc).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        assert "warmclip worker" in answer.read()
-    os.waitpid(child, 0)

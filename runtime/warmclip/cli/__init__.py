@@ -13,7 +13,7 @@ import typer
 
 from warmclip.cli.jobs import status, worker
 from warmclip.cli.machine import bench
-from warmclip.cli.pictures import index, migrate, search
+from warmclip.cli.pictures import audit, index, migrate, search
 
 app = typer.Typer(
     name="warmclip",
@@ -41,7 +41,7 @@ def options(
     """Embed pictures and texts with an exported OpenCLIP model, and search them."""
 
 
-for command in (index, search, migrate, worker, status, bench):
+for command in (index, search, migrate, audit, worker, status, bench):
     app.command()(command)
 
 

@@ -22,7 +22,9 @@ Collection = Annotated[
 ]
 Provider = Annotated[
     str | None,
-    typer.Option("--provider", help="Where to compute; auto is the CPU [WARMCLIP_PROVIDER]."),
+    typer.Option(
+        "--provider", help="Where to compute; auto: the fastest that is right [WARMCLIP_PROVIDER]."
+    ),
 ]
 ExifTranspose = Annotated[
     bool,

@@ -1,7 +1,8 @@
-"""The commands about pictures: index, search, migrate."""
+"""The commands about pictures: index, search, migrate, audit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from warmclip.settings import Settings
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
-    from warmclip.indexing.store import Hit
+    from warmclip.indexing.store import Hit, VectorStore
 
 
 def index(
@@ -75,7 +76,10 @@ def index(
         if queue:
             report = _index_by_queue(terminal, settings, paths, detach=detach)
         else:
-            with _open_indexer(settings) as indexer, terminal.progress("images") as progress:
+            with (
+                _open_indexer(settings, terminal) as indexer,
+                terminal.progress("images") as progress,
+            ):
                 report = indexer.index(paths, prune=prune, yes=yes, progress=progress)
         if report is not None:
             terminal.index_report(report)
@@ -118,7 +122,7 @@ def search(
         if sheet is not None and sheet.suffix.lower() != ".png":
             raise SettingsError(f"--sheet {sheet}: the sheet is a PNG, and so ends its name")
         try:
-            found = _search(settings, queries, limit)
+            found = _search(terminal, settings, queries, limit)
         except StoreHeld as held:
             if bundle or provider or exif_transpose:
                 raise  # the store's owner would answer with a model of its own
@@ -148,9 +152,54 @@ def migrate(
     """Embed a collection's pictures with another model, then switch to it at once."""
     with open_terminal(as_json, verbose) as terminal:
         settings = read_settings(bundle, collection, provider, exif_transpose)
-        with _open_indexer(settings) as indexer, terminal.progress("images") as progress:
+        with _open_indexer(settings, terminal) as indexer, terminal.progress("images") as progress:
             report = indexer.migrate(yes=yes, drop=drop, progress=progress)
         terminal.index_report(report)
+        raise typer.Exit(report.exit_code)
+
+
+def audit(
+    suspect: Annotated[
+        bool,
+        typer.Option(
+            "--suspect",
+            help="List the pictures whose vectors no good check of their provider has followed.",
+        ),
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="With --suspect: embed them again.")
+    ] = False,
+    collection: Collection = None,
+    bundle: Bundle = None,
+    provider: Provider = None,
+    exif_transpose: ExifTranspose = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Look for stored vectors that are not to be trusted; exit code 1 if there are any."""
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.indexing.audit import AuditReport, find_suspects
+        from warmclip.indexing.qdrant import open_store
+
+        settings = read_settings(bundle, collection, provider, exif_transpose)
+        if not suspect:
+            raise SettingsError(
+                "say what to audit: --suspect lists the pictures whose provider failed, or whose "
+                "process died, before a check confirmed their vectors; --repair embeds them again"
+            )
+        with open_store(settings) as store:
+            report = AuditReport(
+                collection=settings.collection,
+                suspects=find_suspects(store, settings.collection),
+            )
+            if repair and report.suspects:
+                indexer = _indexer(settings, store, terminal)
+                with terminal.progress("images") as progress:
+                    repaired = indexer.index_files(
+                        [it.path for it in report.suspects], progress=progress
+                    )
+                report = replace(report, repaired=repaired)
+        terminal.audit_report(report)
         raise typer.Exit(report.exit_code)
 
 
@@ -169,8 +218,10 @@ def _index_by_queue(
             return watch(connection, run, progress=progress)
 
 
-def _search(settings: Settings, queries: list[Query], limit: int) -> "list[list[Hit]]":
-    with _open_indexer(settings) as indexer:
+def _search(
+    terminal: Terminal, settings: Settings, queries: list[Query], limit: int
+) -> "list[list[Hit]]":
+    with _open_indexer(settings, terminal) as indexer:
         return [indexer.search(query.text, image=query.image, limit=limit) for query in queries]
 
 
@@ -189,15 +240,22 @@ def _search_by_worker(settings: Settings, queries: list[Query], limit: int) -> "
 
 
 @contextmanager
-def _open_indexer(settings: Settings) -> "Iterator[Indexer]":
-    from warmclip.indexing.indexer import Indexer
+def _open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
     from warmclip.indexing.qdrant import open_store
 
     # The store first: it says at once that another process owns it.
     with open_store(settings) as store:
-        from warmclip.inference.encoder import Encoder
+        yield _indexer(settings, store, terminal)
 
-        yield Indexer.from_settings(Encoder.from_settings(settings), store, settings)
+
+def _indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.inference.encoder import Encoder
+
+    # The first time on a machine with more than the CPU, it tries what there is, for a while.
+    with terminal.progress("trials") as progress:
+        encoder = Encoder.from_settings(settings, progress=progress)
+    return Indexer.from_settings(encoder, store, settings)
 
 
 def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]") -> None:

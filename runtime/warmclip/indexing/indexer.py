@@ -23,7 +23,7 @@ from warmclip.progress import Progress
 from warmclip.settings import Limits, Root, Settings
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
-    from warmclip.inference.encoder import ImageSource
+    from warmclip.inference.decoding import ImageSource
 
 _MOST_LOST = 0.2  # of a collection; more looks like an unmounted disk
 

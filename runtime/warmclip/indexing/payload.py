@@ -3,11 +3,14 @@
 import base64
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from warmclip.errors import StoreError
 from warmclip.indexing.store import Payload
+
+_OPTIONAL = {field.name for field in fields(Payload) if field.default is not MISSING}
+_REQUIRED = {field.name for field in fields(Payload)} - _OPTIONAL
 
 
 def to_json(payload: Payload) -> dict[str, Any]:
@@ -23,6 +26,8 @@ def to_json(payload: Payload) -> dict[str, Any]:
     except UnicodeDecodeError:
         raw["path"] = name.decode("utf-8", "backslashreplace")
         raw["path_b64"] = base64.b64encode(name).decode("ascii")
+    if not payload.canary:
+        del raw["canary"]  # a filter finds what has the field
     return raw
 
 
@@ -36,7 +41,7 @@ def from_json(raw: Mapping[str, Any] | None) -> Payload:
     if "path_b64" in values:
         values["path"] = os.fsdecode(base64.b64decode(values["path_b64"]))
     try:
-        return Payload(**{field.name: values[field.name] for field in fields(Payload)})
+        return Payload(**{name: values[name] for name in _REQUIRED | (_OPTIONAL & values.keys())})
     except KeyError as exc:
         raise StoreError(
             f"a point has no {exc} in its payload: it was not written by warmclip; "

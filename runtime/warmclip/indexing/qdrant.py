@@ -26,6 +26,11 @@ _WRITE_BATCH = 64  # points in one request: what Qdrant's documentation advises 
 _READ_BATCH = 256
 _REQUEST_TIMEOUT_S = 30
 
+# Points that have the field at all: it is taken away when their vectors are proven.
+_SUSPECT = models.Filter(
+    must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="canary"))]
+)
+
 T = TypeVar("T")
 
 
@@ -192,6 +197,7 @@ class QdrantStore:
         *,
         ids: Iterable[str] | None = None,
         sha256: Iterable[str] | None = None,
+        suspect: bool = False,
         with_vectors: bool = False,
     ) -> Iterator[Point]:
         """See ``VectorStore.scroll``."""
@@ -206,7 +212,18 @@ class QdrantStore:
                 found = self._scroll(collection, _any_sha256(batch), with_vectors)
                 yield from map(_point, found)
         else:
-            yield from map(_point, self._scroll(collection, None, with_vectors))
+            chosen = _SUSPECT if suspect else None
+            yield from map(_point, self._scroll(collection, chosen, with_vectors))
+
+    def prove(self, name: str, points: Sequence[Point]) -> None:
+        """See ``VectorStore.prove``."""
+        by_canary = sorted(points, key=lambda it: (it.payload.fingerprint, it.payload.canary))
+        for (fingerprint, canary), group in itertools.groupby(
+            by_canary, lambda it: (it.payload.fingerprint, it.payload.canary)
+        ):
+            collection = collection_of(name, fingerprint)
+            for batch in _batches((point.id for point in group), _READ_BATCH):
+                self._forget_canary(collection, batch, canary)
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         """See ``VectorStore.delete``."""
@@ -260,11 +277,15 @@ class QdrantStore:
             if not self._exists(collection):
                 raise
         if self._indexes_payload:
-            self._transport(
-                lambda: self._client.create_payload_index(
-                    collection, "sha256", models.PayloadSchemaType.KEYWORD, wait=True
-                )
+            for field in ("sha256", "canary"):
+                self._index(collection, field)
+
+    def _index(self, collection: str, field: str) -> None:
+        self._transport(
+            lambda: self._client.create_payload_index(
+                collection, field, models.PayloadSchemaType.KEYWORD, wait=True
             )
+        )
 
     def _write(self, collection: str, points: list[Point]) -> None:
         structs = [
@@ -280,6 +301,13 @@ class QdrantStore:
     def _delete(self, collection: str, ids: list[str]) -> None:
         selector = models.PointIdsList(points=list(ids))
         self._transport(lambda: self._client.delete(collection, selector, wait=True))
+
+    def _forget_canary(self, collection: str, ids: list[str], canary: str) -> None:
+        waiting = models.FieldCondition(key="canary", match=models.MatchValue(value=canary))
+        chosen = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), waiting])
+        self._transport(
+            lambda: self._client.delete_payload(collection, ["canary"], chosen, wait=True)
+        )
 
     def _retrieve(self, collection: str, ids: list[str], with_vectors: bool) -> list[models.Record]:
         return self._transport(

@@ -29,6 +29,7 @@ class Payload:
     provider: str
     versions: dict[str, str]
     indexed_at: str  # ISO 8601, UTC
+    canary: str = ""  # the check that the vector still waits for; empty: it is proven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,9 @@ class Hit:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """The inverse of ``to_dict``."""
-        payload = Payload(**{field.name: raw[field.name] for field in fields(Payload)})
+        payload = Payload(
+            **{field.name: raw[field.name] for field in fields(Payload) if field.name in raw}
+        )
         return cls(score=raw["score"], id=raw["id"], payload=payload)
 
 
@@ -96,12 +99,20 @@ class VectorStore(Protocol):
         *,
         ids: Iterable[str] | None = None,
         sha256: Iterable[str] | None = None,
+        suspect: bool = False,
         with_vectors: bool = False,
     ) -> Iterator[Point]:
-        """All points, or those with one of the ids, or with one of the content digests.
+        """All points, or those with one of the ids, or digests, or that wait for a canary.
 
         Raises:
             StoreError: there is no such collection.
+        """
+        ...
+
+    def prove(self, name: str, points: Sequence[Point]) -> None:
+        """Let these points wait for their canary no more.
+
+        One that was written again since, and waits for another canary, is left as it is.
         """
         ...
 

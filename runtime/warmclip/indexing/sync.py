@@ -18,7 +18,8 @@ from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
-    from warmclip.inference.encoder import Embedded, ImageSource
+    from warmclip.inference.decoding import ImageSource
+    from warmclip.inference.encoder import Embedded
 
 K = TypeVar("K")
 
@@ -48,6 +49,10 @@ class ImageEncoder(Protocol):
     @property
     def versions(self) -> dict[str, str]:
         """What it computes with."""
+        ...
+
+    def is_proven(self, canary: str) -> bool:
+        """See ``Encoder.is_proven``."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -100,6 +105,7 @@ class Sync:
         self._limits = limits
         self._progress = progress
         self._seen: set[str] = set()
+        self._unproven: list[Point] = []
         self._done = 0
         self._total = 0
 
@@ -110,6 +116,7 @@ class Sync:
         rest = iter(files)
         while chunk := list(islice(rest, _CHUNK)):
             self._run_chunk(chunk)
+            self._prove()
 
     def _run_chunk(self, files: list[str]) -> None:
         contents = self._digest(self._changed(self._locate(files)))
@@ -122,13 +129,13 @@ class Sync:
             else:
                 fresh[content.sha256] = content
         donors |= self._embed(fresh)
-        points = []
+        points: list[Point] = []
         for content in copies:
             if content.sha256 in donors:
                 points.append(_copy(donors[content.sha256], content))
             else:
                 self._skip(content.path, self.skipped[fresh[content.sha256].path])
-        self._store.upsert(self._collection, points)
+        self._upsert(points)
         self.reused += len(points)
         self._advance(len(points))
 
@@ -154,7 +161,7 @@ class Sync:
         for point in self._store.scroll(self._collection, ids=places):
             _, location = places[point.id]
             state = (point.payload.size_bytes, point.payload.mtime_ns)
-            if self._is_ours(point) and state == (location.size_bytes, location.mtime_ns):
+            if self._is_usable(point) and state == (location.size_bytes, location.mtime_ns):
                 del changed[point.id]
         self.unchanged += len(places) - len(changed)
         self._advance(len(places) - len(changed))
@@ -180,7 +187,7 @@ class Sync:
     def _donors(self, digests: set[str]) -> dict[str, Point]:
         """Digest -> a stored point with that content."""
         stored = self._store.scroll(self._collection, sha256=digests, with_vectors=True)
-        return {point.payload.sha256: point for point in stored if self._is_ours(point)}
+        return {point.payload.sha256: point for point in stored if self._is_usable(point)}
 
     def _embed(self, fresh: dict[str, _Content]) -> dict[str, Point]:
         """Embed and store contents, by digest; unreadable ones are skipped."""
@@ -210,9 +217,29 @@ class Sync:
         return picture
 
     def _write(self, points: list[Point]) -> None:
-        self._store.upsert(self._collection, points)
+        self._upsert(points)
         self.indexed += len(points)
         self._advance(len(points))
+
+    def _upsert(self, points: list[Point]) -> None:
+        """Write points, with their canaries only as long as they wait for them."""
+        marked = [self._without_old_canary(point) for point in points]
+        self._store.upsert(self._collection, marked)
+        self._unproven += [point for point in marked if point.payload.canary]
+
+    def _without_old_canary(self, point: Point) -> Point:
+        if not point.payload.canary or not self._encoder.is_proven(point.payload.canary):
+            return point
+        return replace(point, payload=replace(point.payload, canary=""))
+
+    def _prove(self) -> None:
+        """Take the canary from what has been proven since it was written.
+
+        What is left waits for a canary that failed: those points stay suspect.
+        """
+        proven = [it for it in self._unproven if self._encoder.is_proven(it.payload.canary)]
+        self._store.prove(self._collection, proven)
+        self._unproven = []
 
     def _point(self, content: _Content, embedded: "Embedded") -> Point:
         return Point(
@@ -226,15 +253,21 @@ class Sync:
                 width_px=embedded.width_px,
                 height_px=embedded.height_px,
                 fingerprint=self._encoder.fingerprint,
-                provider=self._encoder.provider,
+                provider=embedded.provider,
                 versions=self._encoder.versions,
                 indexed_at=_now(),
+                canary=embedded.canary,
             ),
         )
 
-    def _is_ours(self, point: Point) -> bool:
-        # A name may be switched to another space while we work: its vectors are none of ours.
-        return point.payload.fingerprint == self._encoder.fingerprint
+    def _is_usable(self, point: Point) -> bool:
+        """Whether a stored vector may stay, and be reused.
+
+        A name may be switched to another space while we work: its vectors are none of ours. A
+        vector that still waits for a canary is suspect: its process may have died before it.
+        """
+        payload = point.payload
+        return payload.fingerprint == self._encoder.fingerprint and not payload.canary
 
     def _skip(self, path: str, reason: str) -> None:
         self.skipped[path] = reason

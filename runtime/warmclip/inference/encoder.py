@@ -4,52 +4,46 @@ import importlib.metadata
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import ImagesUnreadable, ImageUnreadable, ProviderUnavailable
+from warmclip.errors import ImagesUnreadable, ImageUnreadable
 from warmclip.inference import image as pictures
-from warmclip.inference.arrays import Crop, Vector, Vectors, unit_rows
+from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.reading import LazyImage
-from warmclip.inference.session import OnnxSession, find_provider
-from warmclip.inference.text import Tokenizer, one_hot
-from warmclip.settings import ExifRule, Limits, Settings
+from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.fork import refuse_fork
+from warmclip.inference.golden import Feeds, Golden
+from warmclip.inference.guard import Checked, Guard, Service
+from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.providers import AUTO, PROVIDERS
+from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.session import onnxruntime_version
+from warmclip.inference.text import Tokenizer
+from warmclip.inference.verdict import DEADLINE_S, decide
+from warmclip.progress import Progress
+from warmclip.settings import ExifRule, Limits, Settings, default_home
 
 log = logging.getLogger(__name__)
 
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | LazyImage
-"""A file's path, its bytes, a picture, or one whose bytes are read when they are needed."""
-
 K = TypeVar("K")
-
-_DECODE_THREADS = min(4, os.cpu_count() or 1)
-_MIN_GOLDEN_COSINE = 0.999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """One picture's unit vector, shape (dim,), and the picture's own size."""
+    """One picture's unit vector, shape (dim,), the picture's own size, and what computed it."""
 
     vector: Vector
     width_px: int
     height_px: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Decoded:
-    crop: Crop
-    width_px: int
-    height_px: int
+    provider: str
+    canary: str = ""  # the check that the vector still waits for, see ``Encoder.is_proven``
 
 
 class Encoder:
@@ -68,26 +62,49 @@ class Encoder:
         batch_size: int = 32,
         threads: int = 0,
         limits: Limits | None = None,
+        home: Path | None = None,
+        trial_s: float = DEADLINE_S,
+        canary_every: int = 64,
+        progress: Progress | None = None,
+        activity: Activity | None = None,
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.fingerprint = manifest.derive_fingerprint(exif)
         self.dim = manifest.dim
         self._recipe = manifest.image.model_copy(update={"exif": exif})
-        self._provider = find_provider(provider)
-        self.provider = self._provider.name
         self.versions = {
             "warmclip": importlib.metadata.version("warmclip"),
-            "onnxruntime": importlib.metadata.version("onnxruntime"),
+            "onnxruntime": onnxruntime_version(),
             "pillow": importlib.metadata.version("pillow"),
         }
         self._batch_size = batch_size
-        self._threads = threads
         self._limits = limits or Limits()
+        self._activity = activity or Unwatched()
+        self._owner = os.getpid()
         self._lock = threading.Lock()
-        self._towers: dict[Tower, OnnxSession] = {}
+        home = home or default_home()
+        self.verdict = decide(
+            bundle,
+            provider,
+            home=home,
+            threads=threads,
+            deadline_s=trial_s,
+            progress=progress,
+        )
+        self._service = Service(
+            bundle=bundle,
+            golden=Golden(bundle),
+            quarantine=Quarantine(home),
+            cache=ModelCache(home),
+            threads=threads,
+            canary_every=canary_every,
+            is_insisted=provider != AUTO,
+            distrusted={},
+            activity=self._activity,
+        )
+        self._towers: dict[Tower, Guard] = {}
         self._tokenizer: Tokenizer | None = None
-        self.activity: Activity = Unwatched()
         if manifest.is_random:
             log.warning("%s holds RANDOM weights: its vectors carry no meaning", bundle.folder)
 
@@ -101,21 +118,35 @@ class Encoder:
         batch_size: int = 32,
         threads: int = 0,
         limits: Limits | None = None,
+        home: Path | None = None,
+        trial_s: float = DEADLINE_S,
+        canary_every: int = 64,
+        progress: Progress | None = None,
+        activity: Activity | None = None,
     ) -> Self:
         """Open a bundle's folder.
 
         Args:
             bundle: a folder such as ``models/ViT-B-32-openai``.
-            provider: where to compute; ``auto`` is the CPU.
+            provider: where to compute; ``auto`` is the fastest that passes a trial, which is
+                run once where there is more than the CPU. A name is insisted on.
             exif: ``ignore`` the orientation tag as open_clip does, or ``transpose`` by it;
                 the two are different embedding spaces.
             batch_size: images or texts in one run of the model.
             threads: of one session; 0 lets onnxruntime choose.
             limits: bounds on what is accepted.
+            home: where trials and the quarantine are kept; ``~/.warmclip`` unless told. Nothing
+                is written where the CPU is the only provider.
+            trial_s: seconds for one provider on one tower.
+            canary_every: batches between two golden rows, on a provider that needs them; 0: none.
+            progress: told how far the trial is, about every second.
+            activity: told of each picture, graph and batch before it is at work on it.
 
         Raises:
             BundleError: the folder is no whole bundle.
-            ProviderUnavailable: this onnxruntime does not have the provider.
+            SettingsError: there is no provider of that name.
+            ProviderUnavailable: this onnxruntime does not have the provider, or it has failed.
+            ForkedSessionError: this process was forked from one that had loaded onnxruntime.
         """
         return cls(
             ModelBundle.open(bundle),
@@ -124,10 +155,21 @@ class Encoder:
             batch_size=batch_size,
             threads=threads,
             limits=limits,
+            home=home,
+            trial_s=trial_s,
+            canary_every=canary_every,
+            progress=progress,
+            activity=activity,
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        progress: Progress | None = None,
+        activity: Activity | None = None,
+    ) -> Self:
         """Open the bundle that the settings name, with all that they say of it."""
         return cls.open(
             settings.bundle,
@@ -136,7 +178,32 @@ class Encoder:
             batch_size=settings.batch_size,
             threads=settings.threads,
             limits=settings.limits,
+            home=settings.home,
+            trial_s=settings.trial_s,
+            canary_every=settings.canary_every,
+            progress=progress,
+            activity=activity,
         )
+
+    @property
+    def provider(self) -> str:
+        """What the image tower computes on now."""
+        return self.providers["image"]
+
+    @property
+    def providers(self) -> dict[Tower, str]:
+        """What each tower computes on now: the trial's choice, or the CPU after a failure."""
+        return {
+            tower: self._towers[tower].provider if tower in self._towers else name
+            for tower, name in self.verdict.chosen.items()
+        }
+
+    def is_proven(self, canary: str) -> bool:
+        """Whether vectors with this ``Embedded.canary`` have been proven by a good canary since.
+
+        Those of another process never are: it may have died before its canary.
+        """
+        return not canary or ("image" in self._towers and self._towers["image"].is_proven(canary))
 
     def warm(self) -> None:
         """Load both towers and run each once, so that the first job does not wait for it."""
@@ -149,14 +216,16 @@ class Encoder:
 
         Raises:
             TextRefused: one of them is no str, or longer than the limit.
+            ForkedSessionError: this is a forked child of the process that opened the Encoder.
         """
+        self._refuse_fork()
         ids, eot_onehot = self._open_tokenizer().encode(texts)
         vectors = np.empty((len(ids), self.dim), np.float32)
         for start in range(0, len(ids), self._batch_size):
             rows = slice(start, start + self._batch_size)
             vectors[rows] = self._run(
                 "text", {"input_ids": ids[rows], "eot_onehot": eot_onehot[rows]}
-            )
+            ).vectors
         return vectors
 
     def encode_images(self, images: Sequence[ImageSource]) -> Vectors:
@@ -185,57 +254,41 @@ class Encoder:
 
         Decoding runs on threads, at most two batches ahead of the model, so that any number of
         images passes through in bounded memory.
+
+        Raises:
+            ForkedSessionError: this is a forked child of the process that opened the Encoder.
         """
-        window: list[tuple[K, _Decoded | ImageUnreadable]] = []
+        self._refuse_fork()
+        return self._encode_each(items)
+
+    def _encode_each(
+        self, items: Iterable[tuple[K, ImageSource]]
+    ) -> Iterator[tuple[K, Embedded | ImageUnreadable]]:
+        window: list[tuple[K, Decoded | ImageUnreadable]] = []
         readable = 0
-        for key, decoded in self._decode_each(items):
-            window.append((key, decoded))
-            readable += isinstance(decoded, _Decoded)
+        ahead = 2 * self._batch_size
+        for key, decoded in decode_each(
+            items, self._recipe, self._limits, ahead=ahead, activity=self._activity
+        ):
             # A long run of unreadable files must not grow the window without end.
             if readable == self._batch_size or len(window) == 4 * self._batch_size:
                 yield from self._embed(window)
                 window, readable = [], 0
-        yield from self._embed(window)
-
-    def _decode_each(
-        self, items: Iterable[tuple[K, ImageSource]]
-    ) -> Iterator[tuple[K, _Decoded | ImageUnreadable]]:
-        if self.activity.one_at_a_time:
-            for key, source in items:
-                yield key, self._decode(source)
-            return
-        ahead: deque[tuple[K, Future[_Decoded | ImageUnreadable]]] = deque()
-        pool = ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="warmclip-decode")
-        try:
-            for key, source in items:
-                ahead.append((key, pool.submit(self._decode, source)))
-                if len(ahead) >= 2 * self._batch_size:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
-            while ahead:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _decode(self, source: ImageSource) -> _Decoded | ImageUnreadable:
-        try:
-            with (
-                self.activity.during("decode", _name(source)),
-                pictures.decoded(
-                    source.read() if isinstance(source, LazyImage) else source, self._limits
-                ) as picture,
-            ):
-                crop = pictures.crop(picture, self._recipe, self._limits)
-                return _Decoded(crop=crop, width_px=picture.width, height_px=picture.height)
-        except ImageUnreadable as exc:
-            return exc
+            window.append((key, decoded))
+            readable += isinstance(decoded, Decoded)
+        yield from self._embed(window, is_last=True)
 
     def _embed(
-        self, window: list[tuple[K, _Decoded | ImageUnreadable]]
+        self, window: list[tuple[K, Decoded | ImageUnreadable]], *, is_last: bool = False
     ) -> Iterator[tuple[K, Embedded | ImageUnreadable]]:
-        crops = [decoded.crop for _, decoded in window if isinstance(decoded, _Decoded)]
-        vectors = iter(self._run_crops(crops)) if crops else iter(())
+        crops = [decoded.crop for _, decoded in window if isinstance(decoded, Decoded)]
+        vectors: Iterator[Vector] = iter(())
+        if crops:
+            pixels = pictures.normalise(np.stack(crops), self._recipe)
+            checked = self._run("image", {"pixel_values": pixels}, is_last=is_last)
+            vectors = iter(checked.vectors)
+        elif is_last and "image" in self._towers:
+            self._towers["image"].prove()
         for key, decoded in window:
             if isinstance(decoded, ImageUnreadable):
                 yield key, decoded
@@ -246,19 +299,13 @@ class Encoder:
                         vector=next(vectors),
                         width_px=decoded.width_px,
                         height_px=decoded.height_px,
+                        provider=checked.provider,
+                        canary=checked.canary,
                     ),
                 )
 
-    def _run_crops(self, crops: Sequence[Crop]) -> Vectors:
-        pixels = pictures.normalise(np.stack(crops), self._recipe)
-        return self._run("image", {"pixel_values": pixels})
-
-    def _run(self, tower: Tower, feeds: Mapping[str, npt.NDArray[Any]]) -> Vectors:
-        session = self._open_tower(tower)
-        rows = len(next(iter(feeds.values())))
-        with self.activity.during("run", f"the {tower} tower on {self.provider}", rows=rows):
-            features = session.run(feeds)
-        return unit_rows(features, self.dim)
+    def _run(self, tower: Tower, feeds: Feeds, *, is_last: bool = False) -> Checked:
+        return self._open_tower(tower).run(feeds, is_last=is_last)
 
     def _open_tokenizer(self) -> Tokenizer:
         with self._lock:
@@ -267,40 +314,12 @@ class Encoder:
                 self._tokenizer = Tokenizer.open(self.bundle.tokenizer(), recipe, self._limits)
             return self._tokenizer
 
-    def _open_tower(self, tower: Tower) -> OnnxSession:
+    def _open_tower(self, tower: Tower) -> Guard:
         with self._lock:
             if tower not in self._towers:
-                with self.activity.during("load", f"the {tower} tower on {self.provider}"):
-                    graph = self.bundle.graph(tower, self._provider.precision)
-                    session = OnnxSession(graph, self._provider, threads=self._threads)
-                    if not self._provider.is_reference:
-                        self._compare_with_golden(tower, session)
-                self._towers[tower] = session
+                provider = PROVIDERS[self.verdict.chosen[tower]]
+                self._towers[tower] = Guard(tower, provider, self._service)
             return self._towers[tower]
 
-    def _compare_with_golden(self, tower: Tower, session: OnnxSession) -> None:
-        """Refuse a provider whose vectors of the golden inputs are not the reference's."""
-        with np.load(self.bundle.golden(), allow_pickle=False) as golden:
-            expected = golden[f"{tower}_vectors"]
-            if tower == "image":
-                feeds = {"pixel_values": pictures.normalise(golden["crops"], self._recipe)}
-            else:
-                ids = golden["input_ids"]
-                feeds = {"input_ids": ids, "eot_onehot": one_hot(golden["eot"], ids.shape[1])}
-        cosine = float(np.min(np.sum(unit_rows(session.run(feeds), self.dim) * expected, axis=1)))
-        if not cosine >= _MIN_GOLDEN_COSINE:
-            raise ProviderUnavailable(
-                f"{self._provider.execution_provider} computes wrong {tower} vectors here: cosine "
-                f"{cosine:.5f} to the golden ones, at least {_MIN_GOLDEN_COSINE} is needed; "
-                "use WARMCLIP_PROVIDER=cpu"
-            )
-
-
-def _name(source: ImageSource) -> str:
-    match source:
-        case LazyImage():
-            return source.name
-        case str() | Path():
-            return os.fspath(source)
-        case _:
-            return ""
+    def _refuse_fork(self) -> None:
+        refuse_fork(self._owner, "Encoder")

@@ -5,7 +5,7 @@ This module is light, so that a command line can check a name before anything is
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ProviderUnavailable, SettingsError
@@ -29,7 +29,21 @@ class Provider:
     since: tuple[int, int] = (1, 23)  # the oldest onnxruntime whose provider takes our graphs
     is_reference: bool = False  # its vectors need no comparison with the golden ones
     in_auto: bool = True  # whether "auto" may choose it
+    takes_all: bool = False  # it is refused if it leaves a node to the CPU, or cuts the graph up
+    is_exclusive: bool = False  # one run at a time in the whole process
+    cache_option: str | None = None  # the option that names a folder for what it compiles
     around: Callable[[Any], Any] | None = None  # what stands around onnxruntime's session
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what it computes and how fast, as JSON can carry it."""
+        return {
+            "name": self.name,
+            "execution_provider": self.execution_provider,
+            "precision": self.precision,
+            "options": self.options,
+            "buckets": self.buckets,
+            "disabled_optimizers": self.disabled_optimizers,
+        }
 
     @property
     def family(self) -> str:
@@ -38,25 +52,53 @@ class Provider:
 
 
 # MLProgram with static shapes: the one form in which each tower is a single CoreML partition.
-# fp32 stays off the Neural Engine, which computes in fp16 only.
-COREML = Provider(
-    name="coreml",
+_COREML_FP16 = Provider(
+    name="coreml-fp16",
     execution_provider="CoreMLExecutionProvider",
+    precision="fp16",
     options={
         "ModelFormat": "MLProgram",
-        "MLComputeUnits": "CPUAndGPU",
+        "MLComputeUnits": "ALL",
         "RequireStaticInputShapes": "1",
     },
     buckets=(1, 8, 32),
     # It would turn linears into Gemm(transB=0), whose weights CoreML stores inline.
     disabled_optimizers=("MatMulAddFusion",),
     since=(1, 28),
-    in_auto=False,  # until a trial has spoken
+    takes_all=True,
+    is_exclusive=True,
+    cache_option="ModelCacheDirectory",
+)
+# Off the GPU; "ALL" lets CoreML choose the Neural Engine as well, so "auto" does not try it apart.
+_COREML_ANE = replace(
+    _COREML_FP16,
+    name="coreml-ane",
+    options={**_COREML_FP16.options, "MLComputeUnits": "CPUAndNeuralEngine"},
+    in_auto=False,
+)
+# The Neural Engine computes in fp16 only.
+_COREML_FP32 = replace(
+    _COREML_FP16,
+    name="coreml-fp32",
+    precision="fp32",
+    options={**_COREML_FP16.options, "MLComputeUnits": "CPUAndGPU"},
+)
+
+# Where the build "onnxruntime-openvino" is installed. FP32 said aloud: on some processors it
+# would compute in bfloat16 by itself.
+_OPENVINO = Provider(
+    name="openvino",
+    execution_provider="OpenVINOExecutionProvider",
+    options={"device_type": "CPU", "precision": "FP32"},
+    takes_all=True,
 )
 
 CPU = Provider(name="cpu", execution_provider="CPUExecutionProvider", is_reference=True)
 
-PROVIDERS = {provider.name: provider for provider in (COREML, CPU)}
+PROVIDERS = {
+    provider.name: provider
+    for provider in (_COREML_FP16, _COREML_ANE, _COREML_FP32, _OPENVINO, CPU)
+}
 
 
 def check_choice(choice: str) -> str:
@@ -73,8 +115,16 @@ def check_choice(choice: str) -> str:
     return choice
 
 
-def choose(choice: str, available: Sequence[str], onnxruntime_version: str) -> Provider:
-    """The provider for a choice; asking for one that is not there is an error, not a fallback.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """What a choice may come down to on this machine, and what it cannot."""
+
+    here: tuple[Provider, ...]  # in the table's order; none: the choice cannot be met
+    absent: dict[str, str]  # name -> why this onnxruntime does not have it
+
+
+def find_candidates(choice: str, available: Sequence[str], onnxruntime_version: str) -> Candidates:
+    """The providers that a choice asks for, in the onnxruntime that is installed.
 
     Args:
         choice: what the user asked for.
@@ -83,18 +133,21 @@ def choose(choice: str, available: Sequence[str], onnxruntime_version: str) -> P
 
     Raises:
         SettingsError: there is no provider of that name.
-        ProviderUnavailable: saying what this onnxruntime has.
+        ProviderUnavailable: none of them is there; it says what is.
     """
     check_choice(choice)
-    refusals = {}
+    here, absent = [], {}
     for provider in PROVIDERS.values():
         asked = provider.in_auto if choice == AUTO else choice in (provider.name, provider.family)
         if asked:
             refusal = _refusal(provider, available, onnxruntime_version)
             if refusal is None:
-                return provider
-            refusals[provider.name] = refusal
-    raise ProviderUnavailable("; ".join(refusals.values()))
+                here.append(provider)
+            else:
+                absent[provider.name] = refusal
+    if not here:
+        raise ProviderUnavailable(next(iter(absent.values())))
+    return Candidates(here=tuple(here), absent=absent)
 
 
 def _refusal(provider: Provider, available: Sequence[str], version: str) -> str | None:

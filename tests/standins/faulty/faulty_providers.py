@@ -166,7 +166,8 @@ _FAULTS: dict[str, tuple[Callable[[], None] | None, Callable[[Any, int], Any]]] 
 }
 
 
-def _provider(fault: str) -> Provider:
+def faulty(fault: str) -> Provider:
+    """The provider of a fault."""
     at_load, spoil = _FAULTS[fault]
     name = f"faulty-{fault}"
     is_in_front = os.environ.get("FAULTY_AUTO") == name
@@ -183,13 +184,13 @@ def _provider(fault: str) -> Provider:
 def enter() -> None:
     """Add the faulty providers to the table, the one of FAULTY_AUTO before all others."""
     os.register_at_fork(after_in_child=_note_fork)
-    faulty = {provider.name: provider for provider in map(_provider, _FAULTS)}
+    entries = {provider.name: provider for provider in map(faulty, _FAULTS)}
     first = os.environ.get("FAULTY_AUTO")
-    if first is not None and first not in faulty:
-        raise SystemExit(f"FAULTY_AUTO={first!r}: use one of {', '.join(faulty)}")
+    if first is not None and first not in entries:
+        raise SystemExit(f"FAULTY_AUTO={first!r}: use one of {', '.join(entries)}")
     known = dict(PROVIDERS)
     PROVIDERS.clear()
     if first is not None:
-        PROVIDERS[first] = faulty.pop(first)
+        PROVIDERS[first] = entries.pop(first)
     PROVIDERS.update(known)
-    PROVIDERS.update(faulty)
+    PROVIDERS.update(entries)

@@ -53,14 +53,22 @@ class Beats:
                 pass
 
     @contextmanager
-    def during(self, stage: Stage, what: str, *, rows: int = 1) -> Iterator[None]:
+    def during(
+        self, stage: Stage, what: str, *, rows: int = 1, provider: str = ""
+    ) -> Iterator[None]:
         """See ``Activity.during``."""
         if stage == "decode" and (reason := self._refused(what)):
             raise ImageUnreadable(reason)
         with self._lock:
             self._last = number = self._last + 1
             self._open.add(number)
-        self.say(begin=number, stage=stage, what=what, allow_s=self._allowance_s(stage, rows))
+        self.say(
+            begin=number,
+            stage=stage,
+            what=what,
+            provider=provider,
+            allow_s=self._allowance_s(stage, rows),
+        )
         started = time.monotonic()
         try:
             yield

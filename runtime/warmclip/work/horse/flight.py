@@ -13,6 +13,7 @@ class Section:
 
     stage: Stage
     what: str
+    provider: str
     allow_s: float  # how long it may be silent, if that is longer than usual
 
 
@@ -27,8 +28,8 @@ class Flight:
     def note(self, beat: Mapping[str, Any]) -> None:
         """Take in one beat; what is none of ours is left alone."""
         match beat:
-            case {"begin": number, "stage": stage, "what": what, "allow_s": allow_s}:
-                self._open[number] = Section(stage=stage, what=what, allow_s=allow_s)
+            case {"begin": number, **section}:
+                self._open[number] = Section(**section)
             case {"end": number}:
                 self._open.pop(number, None)
             case {"took": _}:
@@ -45,6 +46,11 @@ class Flight:
     def native(self) -> list[Section]:
         """What is being loaded or run."""
         return [section for section in self._open.values() if section.stage != "decode"]
+
+    @property
+    def provider(self) -> str | None:
+        """What computes just now."""
+        return next((section.provider for section in self.native if section.provider), None)
 
     def patience_s(self, usual_s: float) -> float:
         """How long the horse may be silent now."""

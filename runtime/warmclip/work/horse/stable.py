@@ -61,7 +61,6 @@ class Stable:
         self._max_crashes = max_crashes
         self._horse: HorseProcess | None = None
         self._condemned: HorseProcess | None = None  # killed on command; may be dying
-        self._provider = "none yet"
         self._crashes: Counter[str] = Counter()
 
     @property
@@ -184,7 +183,6 @@ class Stable:
                 for beat in self._horse.beats(_LOOK_S):
                     silent_s = 0.0
                     flight.note(beat)
-                    self._provider = beat.get("provider", self._provider)
                     if last_word in beat or "error" in beat:
                         return beat
             except EOFError:
@@ -207,7 +205,7 @@ class Stable:
         return Death(
             returncode=self._horse.end(),
             flight=flight,
-            provider=self._provider,
+            provider=flight.provider or self.ready.provider or "none yet",
             hung_s=hung_s,
             overran=overran,
             on_command=self._horse is self._condemned,

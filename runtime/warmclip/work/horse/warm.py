@@ -89,8 +89,7 @@ def open_horse(
 
     activity = activity or Unwatched()
     with activity.during("load", f"the model {settings.bundle}"):
-        encoder = Encoder.from_settings(settings)
-        encoder.activity = activity
+        encoder = Encoder.from_settings(settings, progress=progress, activity=activity)
         encoder.warm()
     _horse = Horse(settings, encoder, progress, store_owner)
     try:

@@ -1,0 +1,96 @@
+"""Pictures decoded on threads, a little ahead of the model."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from PIL import Image
+
+from warmclip.activity import Activity
+from warmclip.errors import ImageUnreadable
+from warmclip.inference import image as pictures
+from warmclip.inference.arrays import Crop
+from warmclip.inference.bundle import ImageRecipe
+from warmclip.inference.reading import LazyImage
+from warmclip.settings import Limits
+
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | LazyImage
+"""A file's path, its bytes, a picture, or one whose bytes are read when they are needed."""
+
+K = TypeVar("K")
+
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """One picture's crop, and the picture's own size."""
+
+    crop: Crop
+    width_px: int
+    height_px: int
+
+
+def decode_each(
+    items: Iterable[tuple[K, ImageSource]],
+    recipe: ImageRecipe,
+    limits: Limits,
+    *,
+    ahead: int,
+    activity: Activity,
+) -> Iterator[tuple[K, Decoded | ImageUnreadable]]:
+    """Decode a stream of pictures, yielding (key, result) in the order of the items.
+
+    At most ``ahead`` items are taken before their result is; none, if the activity wants one
+    thing at a time.
+    """
+    decode_one = partial(decode, recipe=recipe, limits=limits, activity=activity)
+    if activity.one_at_a_time:
+        for key, source in items:
+            yield key, decode_one(source)
+        return
+    waiting: deque[tuple[K, Future[Decoded | ImageUnreadable]]] = deque()
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="warmclip-decode")
+    try:
+        for key, source in items:
+            waiting.append((key, pool.submit(decode_one, source)))
+            if len(waiting) >= ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def decode(
+    source: ImageSource, recipe: ImageRecipe, limits: Limits, activity: Activity
+) -> Decoded | ImageUnreadable:
+    """Decode and crop one picture; why it cannot be is the answer, not an exception."""
+    try:
+        with (
+            activity.during("decode", _name(source)),
+            pictures.decoded(
+                source.read() if isinstance(source, LazyImage) else source, limits
+            ) as picture,
+        ):
+            crop = pictures.crop(picture, recipe, limits)
+            return Decoded(crop=crop, width_px=picture.width, height_px=picture.height)
+    except ImageUnreadable as exc:
+        return exc
+
+
+def _name(source: ImageSource) -> str:
+    match source:
+        case LazyImage():
+            return source.name
+        case str() | Path():
+            return os.fspath(source)
+        case _:
+            return ""

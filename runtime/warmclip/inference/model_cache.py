@@ -1,0 +1,123 @@
+"""Compiled models on disk, for providers that compile and can keep what they made.
+
+onnxruntime's CoreML provider looks only whether a folder exists: it knows neither the weights,
+the batch size nor its own version, takes a half-written folder for whole, and deletes nothing.
+So each combination has a folder of its own here, is built by one process at a time, counts from
+its completion marker on, and is built once more if it cannot be loaded.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from warmclip.home import exclusive, own_folder
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+COMPLETE = ".complete"
+
+_UNUSED_DAYS = 30
+_STALE_S = 24 * 3600
+_URL_SAFE = re.compile(r"[A-Za-z0-9/._~-]+")  # CoreML reads a path as a URL
+_TEMPORARY = re.compile(r"onnxruntime-[0-9A-Fa-f-]{36}.*")
+
+
+class ModelCache:
+    """The compiled models of one WARMCLIP_HOME, which its processes share."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = _place(home)
+
+    def load(self, identity: Mapping[str, Any], load: Callable[[Path], T]) -> T:
+        """Load from the folder of an identity, which ``load`` fills if it is empty.
+
+        Args:
+            identity: all that decides what is compiled, as JSON can carry it.
+            load: given the folder; what it raises passes through if it raises it twice.
+
+        Raises:
+            SettingsError: the folder cannot be made, or is not ours alone.
+        """
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        key = hashlib.sha256(canonical.encode()).hexdigest()
+        own_folder(self.folder, private=False)
+        entry = self.folder / key
+        with exclusive(self.folder / f".{key}.lock"):
+            if not (entry / COMPLETE).exists():
+                return self._build(entry, load)
+            try:
+                loaded = load(entry)
+            # Whatever a provider raises: nothing but a build from nothing tells a broken entry
+            # from a model that cannot be loaded.
+            except Exception as exc:
+                log.warning("the compiled model in %s is broken, building it again: %s", entry, exc)
+                return self._build(entry, load)
+            (entry / COMPLETE).touch()
+            return loaded
+
+    def _build(self, entry: Path, load: Callable[[Path], T]) -> T:
+        self._sweep(spare=entry)
+        shutil.rmtree(entry, ignore_errors=True)
+        entry.mkdir(mode=0o700)
+        try:
+            loaded = load(entry)
+        except BaseException:
+            shutil.rmtree(entry, ignore_errors=True)
+            raise
+        (entry / COMPLETE).touch()
+        return loaded
+
+    def _sweep(self, *, spare: Path) -> None:
+        """Remove what nobody has loaded for a month: other versions', other models'."""
+        for entry in self.folder.iterdir():
+            marker = entry / COMPLETE
+            if entry == spare or not marker.exists():
+                continue
+            if time.time() - marker.stat().st_mtime > _UNUSED_DAYS * 24 * 3600:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def sweep_temporaries(folder: Path | None = None) -> list[Path]:
+    """Remove what killed processes of ours left in the temporary folder.
+
+    Without a cache, onnxruntime's CoreML provider writes whole models there and removes them only
+    when a session ends in peace. What is younger than a day may be in use.
+    """
+    swept = []
+    for path in Path(folder or tempfile.gettempdir()).glob("onnxruntime-*"):
+        try:
+            status = path.lstat()
+            if (
+                _TEMPORARY.fullmatch(path.name)
+                and status.st_uid == os.geteuid()
+                and stat.S_ISDIR(status.st_mode)
+                and time.time() - status.st_mtime > _STALE_S
+            ):
+                shutil.rmtree(path)
+                swept.append(path)
+        except OSError as exc:
+            log.warning("cannot remove the stale %s: %s", path, exc)
+    return swept
+
+
+def _place(home: Path) -> Path:
+    """A folder whose path is the same as a path and as a URL."""
+    places = [home / "compiled"]
+    if sys.platform == "darwin":
+        places.append(Path("~/Library/Caches/warmclip").expanduser())
+    places += [
+        Path(f"/var/tmp/warmclip-{os.geteuid()}"),  # noqa: S108 - own_folder refuses a stranger's
+    ]
+    return next(place for place in places if _URL_SAFE.fullmatch(str(place)))

@@ -1,0 +1,192 @@
+"""A provider in service, by way of test-only providers that go wrong on the nth run."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from standins.faulty.faulty_providers import faulty
+from warmclip.errors import BadVectors, ProviderUnavailable
+from warmclip.inference.arrays import Pixels, Vectors, unit_rows
+from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.golden import Golden
+from warmclip.inference.guard import Guard, Service
+from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.providers import CPU
+from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.session import OnnxSession
+
+LOADING = 1  # runs that loading takes: the golden rows
+
+
+@pytest.fixture
+def service(demo_bundle: Path, tmp_path: Path) -> Service:
+    """What "auto" gives its towers, with a canary every third batch."""
+    return make_service(demo_bundle, tmp_path)
+
+
+def make_service(
+    bundle: Path, home: Path, *, canary_every: int = 3, is_insisted: bool = False
+) -> Service:
+    """What the towers of one Encoder have in common."""
+    opened = ModelBundle.open(bundle)
+    return Service(
+        bundle=opened,
+        golden=Golden(opened),
+        quarantine=Quarantine(home),
+        cache=ModelCache(home),
+        threads=0,
+        canary_every=canary_every,
+        is_insisted=is_insisted,
+        distrusted={},
+    )
+
+
+def pixels(n: int, seed: int = 0) -> dict[str, Pixels]:
+    """Noise of the right shape."""
+    noise = np.random.default_rng(seed).standard_normal((n, 3, 64, 64))
+    return {"pixel_values": noise.astype(np.float32)}
+
+
+def expected(service: Service, feeds: dict[str, Pixels]) -> Vectors:
+    """What the CPU makes of them."""
+    features = OnnxSession(service.bundle.graph("image", "fp32"), CPU).run(feeds)
+    return unit_rows(features, service.bundle.manifest.dim)
+
+
+def test_provider_that_is_right(service: Service) -> None:
+    """It computes every row, whether a canary rides along or not."""
+    guard = Guard("image", faulty("none"), service)
+    for n in (1, 5, 8, 2):
+        checked = guard.run(pixels(n))
+        assert checked.provider == "faulty-none"
+        np.testing.assert_allclose(checked.vectors, expected(service, pixels(n)), atol=1e-6)
+    assert service.quarantine.active() == {}
+
+
+@pytest.mark.parametrize("fault", ["nan", "zeros", "wrong", "fail"])
+def test_wrong_from_the_start(service: Service, fault: str) -> None:
+    """It is left before it has computed anything for anybody."""
+    checked = Guard("image", faulty(fault), service).run(pixels(3))
+    assert checked.provider == "cpu"
+    np.testing.assert_allclose(checked.vectors, expected(service, pixels(3)), atol=1e-6)
+    assert list(service.quarantine.active()) == [f"faulty-{fault}"]
+
+
+@pytest.mark.parametrize("fault", ["nannth", "failnth"])
+def test_batch_that_goes_wrong(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """NaN, or onnxruntime's own error, reaches nobody: the CPU computes the batch again."""
+    monkeypatch.setenv("FAULTY_N", str(LOADING + 3))
+    guard = Guard("image", faulty(fault), service)
+    used = []
+    with caplog.at_level(logging.ERROR):
+        for seed in range(5):
+            checked = guard.run(pixels(4, seed))
+            used.append(checked.provider)
+            wanted = expected(service, pixels(4, seed))
+            np.testing.assert_allclose(checked.vectors, wanted, atol=1e-6)
+    assert used == [f"faulty-{fault}"] * 2 + ["cpu"] * 3
+    assert guard.provider == "cpu"
+    assert len(caplog.records) == 1
+    assert f"faulty-{fault} is left for 24 hours" in caplog.text
+
+
+def test_drift_is_caught_by_the_canary(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong by 1 %, finite and of the right length: only a golden row can tell.
+
+    What was computed since the last good canary can be told from what was proven by it.
+    """
+    monkeypatch.setenv("FAULTY_N", str(LOADING + 5))
+    guard = Guard("image", faulty("drift"), service)
+    checked = [guard.run(pixels(4, seed)) for seed in range(8)]  # canaries ride on 0, 3, 6
+    assert [it.provider for it in checked] == ["faulty-drift"] * 6 + ["cpu"] * 2
+    proven = [guard.is_proven(it.canary) for it in checked]
+    assert proven == [True, True, True, True, False, False, True, True]
+    wanted = expected(service, pixels(4, 6))
+    np.testing.assert_allclose(checked[6].vectors, wanted, atol=1e-6)
+    assert "cosine" in service.quarantine.active()["faulty-drift"].reason
+
+
+def test_unproven_until_the_next_canary(service: Service) -> None:
+    """A row waits for a canary that has a name, and another process never vouches for it."""
+    guard, other = (Guard("image", faulty("none"), service) for _ in range(2))
+    guard.run(pixels(1))
+    checked = guard.run(pixels(1))
+    assert checked.canary
+    assert not guard.is_proven(checked.canary)
+    guard.prove()
+    assert guard.is_proven(checked.canary)
+    assert not other.is_proven(checked.canary)
+
+
+def test_last_batch_of_a_stream_proves_the_stream(service: Service) -> None:
+    """Nothing is left waiting when the work is done."""
+    guard = Guard("image", faulty("none"), service)
+    checked = [guard.run(pixels(2)), guard.run(pixels(2)), guard.run(pixels(2), is_last=True)]
+    assert all(guard.is_proven(it.canary) for it in checked)
+
+
+def test_canaries_switched_off(demo_bundle: Path, tmp_path: Path) -> None:
+    """Nothing waits for what never comes."""
+    service = make_service(demo_bundle, tmp_path, canary_every=0)
+    guard = Guard("image", faulty("none"), service)
+    assert {guard.run(pixels(1), is_last=last).canary for last in (False, True)} == {""}
+
+
+def test_insisted_on(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name it is this provider or nothing: no silent change to the CPU."""
+    monkeypatch.setenv("FAULTY_N", str(LOADING + 2))
+    service = make_service(demo_bundle, tmp_path, is_insisted=True)
+    guard = Guard("image", faulty("nannth"), service)
+    guard.run(pixels(4))
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable, match="doctor --retry-provider faulty-nannth"):
+            guard.run(pixels(4))
+    with pytest.raises(ProviderUnavailable, match="computes wrong"):
+        Guard("image", faulty("wrong"), make_service(demo_bundle, tmp_path, is_insisted=True))
+
+
+def test_both_towers_leave_the_provider(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one tower has seen of a provider counts for the other."""
+    text = Guard("text", faulty("nannth"), service)
+    monkeypatch.setenv("FAULTY_N", str(LOADING + 1))
+    Guard("image", faulty("nannth"), service).run(pixels(2))
+    assert text.provider == "cpu"
+
+
+def test_input_is_to_blame(service: Service) -> None:
+    """What the CPU refuses as well is not held against the provider."""
+    guard = Guard("image", faulty("none"), service)
+    for _ in range(2):  # with a canary, and without
+        with pytest.raises(BadVectors):
+            guard.run({"pixel_values": np.full((1, 3, 64, 64), np.nan, np.float32)})
+    assert guard.provider == "faulty-none"
+    assert service.quarantine.active() == {}
+
+
+def test_strange_lengths_that_the_cpu_confirms(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture unlike any golden one costs a second look, not the provider."""
+    monkeypatch.setattr(Golden, "norm_range", lambda *_: (0.0, 1.0))
+    guard = Guard("image", faulty("none"), service)
+    checked = guard.run(pixels(2))
+    np.testing.assert_allclose(checked.vectors, expected(service, pixels(2)), atol=1e-6)
+    assert guard.provider == "faulty-none"
+    assert service.quarantine.active() == {}
+
+
+def test_strange_lengths_that_the_cpu_denies(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths that only the provider has are its fault."""
+    monkeypatch.setenv("FAULTY_N", str(LOADING + 2))
+    guard = Guard("image", faulty("drift"), service)
+    guard.run(pixels(2))  # with the canary of the first batch
+    monkeypatch.setattr(Golden, "norm_range", lambda *_: (0.0, 1.0))
+    checked = guard.run(pixels(2))
+    np.testing.assert_allclose(checked.vectors, expected(service, pixels(2)), atol=1e-6)
+    assert "outside the golden" in service.quarantine.active()["faulty-drift"].reason
