@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 FLOOR := .venv-floor
+PRODUCER := .venv-producer
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
@@ -20,19 +21,19 @@ help: ## List the targets
 demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
 
-test: $(VENV)/installed ## Every test: unit, contract, integration, faults, parity against open_clip
+test: $(VENV)/installed $(PRODUCER)/installed ## Every test: unit, contract, integration, faults, parity against open_clip
 	$(BIN)/python -m pytest
 
 test-unit: $(VENV)/installed ## The tests that need no server and no torch
 	$(BIN)/python -m pytest tests/unit tests/contract
 
-test-integration: $(VENV)/installed ## Real commands, a real redis-server, a real store
+test-integration: $(VENV)/installed $(PRODUCER)/installed ## Real commands, a real redis-server, a real store
 	$(BIN)/python -m pytest tests/integration
 
 test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
 	$(BIN)/python -m pytest tests/faults
 
-test-floor: $(FLOOR)/installed ## The tiers that need no torch, on the oldest versions we support
+test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)
 
 parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
@@ -82,7 +83,8 @@ wheel: $(VENV)/installed ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) demo-output parity-report dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) demo-output parity-report dist build \
+	  .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -103,4 +105,9 @@ $(FLOOR)/installed: pyproject.toml tests/floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[embedded]'
+	@touch $@
+
+$(PRODUCER)/installed: tests/producer.txt
+	$(PYTHON) -m venv $(PRODUCER)
+	$(PRODUCER)/bin/python -m pip install --quiet --requirement tests/producer.txt
 	@touch $@

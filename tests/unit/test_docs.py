@@ -62,6 +62,19 @@ def test_import_needs_no_model() -> None:
     assert {"Encoder", "Indexer"} <= names <= set(warmclip.__all__)
 
 
+def test_tests_that_documents_name_exist() -> None:
+    """What a page says is tested can be looked up."""
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    modules = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"\b(test_\w+)\b(?!\.py)", page.read_text(encoding="utf-8")))
+        assert named <= there | modules, page.name
+
+
 def test_jobs_that_the_readme_names_are_the_ones_that_run() -> None:
     """The table of jobs is the allow-list."""
     listed = set(re.findall(r"^\| `(\w+)\(", README, re.MULTILINE))

@@ -49,6 +49,10 @@ class AllowedJob(Job):
     allowed_callbacks: ClassVar[frozenset[str]] = frozenset()
     _refusal: str | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._withheld: dict[str, str] = {}  # field of the record -> the callback that was dropped
+
     @classmethod
     def fetch(cls, *args: Any, **kwargs: Any) -> Any:
         """Read one job; a record that RQ cannot even begin to read counts as no job.
@@ -78,18 +82,28 @@ class AllowedJob(Job):
         if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
             self._dependency_ids = []
             self._refusal = "it depends on what is no job"
-        self._success_callback_name = self._checked(self._success_callback_name)
-        self._failure_callback_name = self._checked(self._failure_callback_name)
+        self._withheld = {}
+        self._success_callback_name = self._checked("success", self._success_callback_name)
+        self._failure_callback_name = self._checked("failure", self._failure_callback_name)
         if self._stopped_callback_name:  # it would run in the worker, which loads nothing
             self._refusal = f"its callback {self._stopped_callback_name!r} is on_stopped"
+            self._withheld["stopped_callback_name"] = self._stopped_callback_name
         elif self.webhooks:
             self._refusal = "webhooks are not on the worker's list"
         self._stopped_callback_name = None
         self.webhooks = []
 
-    def _checked(self, callback: str | None) -> str | None:
+    def to_dict(self, include_meta: bool = True, include_result: bool = True) -> dict[str, Any]:
+        """The record to save: a callback that was dropped here may run elsewhere.
+
+        A worker saves the jobs that it retries after a crash; only its horse knows the list.
+        """
+        return super().to_dict(include_meta, include_result) | self._withheld
+
+    def _checked(self, outcome: str, callback: str | None) -> str | None:
         if callback and callback not in self.allowed_callbacks:
             self._refusal = f"its callback {callback!r} is not on the worker's list"
+            self._withheld[f"{outcome}_callback_name"] = callback
             return None
         return callback
 

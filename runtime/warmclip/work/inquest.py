@@ -50,8 +50,11 @@ class Case:
         """Draw the consequences; returns whether to run the job again at once.
 
         Only our own functions are, as they may run twice without harm, and what the horse had not
-        begun with. For others RQ's rule holds: retried if the job says so, else failed.
+        begun with. For others RQ's rule holds: retried if the job says so, else failed. So it does
+        for all when somebody had the horse killed: neither picture nor provider is to blame.
         """
+        if death.on_command:
+            return False
         suspect = death.suspect or ""
         strikes = self._inquest.strikes[suspect]
         blame = judge(death, careful=self.careful, strikes=strikes)

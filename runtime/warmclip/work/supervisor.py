@@ -62,7 +62,8 @@ class Supervisor:
         exit_code = 0
         while self._places:
             for place in list(self._places):
-                exit_code = exit_code or self._look_at(place)
+                code = self._look_at(place)
+                exit_code = exit_code or code
             time.sleep(_LOOK_S)
         return exit_code
 

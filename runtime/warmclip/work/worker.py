@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
@@ -23,6 +25,7 @@ from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
+from rq.suspension import is_suspended
 from rq.utils import as_text, now
 from rq.worker import WorkerStatus
 
@@ -58,6 +61,7 @@ class WarmWorker(JsonWorker):
         super().__init__(queues, name=new_name(), connection=connection)
         self.was_asked_to_stop = False
         self._forced = False
+        self._turn = threading.RLock()  # commands come from another thread, each for one job
         self._stable = stable
         self._supervisor = supervisor
         self._rescue = Rescue(self.queues)
@@ -113,6 +117,8 @@ class WarmWorker(JsonWorker):
             if max_idle_time is not None and time.monotonic() - idle_since > max_idle_time:
                 return None
             wait_s = max(wait_s, min(wait_s * 1.2, _LONGEST_WAIT_S))
+            if is_suspended(self.connection):  # by `rq suspend`, while this one waited
+                self.check_for_suspension(burst=False)
         return None
 
     def _is_orphan(self) -> bool:
@@ -158,7 +164,7 @@ class WarmWorker(JsonWorker):
         except WarmclipError as exc:
             self._problem = exc
             return False
-        return True
+        return self._stable.pid != 0
 
     def _ensure_horse(self, look: Callable[[Flight], None]) -> None:
         self._stable.ensure(look)
@@ -190,10 +196,11 @@ class WarmWorker(JsonWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have the horse run a job, and see to it when the horse dies."""
-        self._stopped_job_id = None
-        execution = self.prepare_execution(job)
-        job.started_at = now()
-        self._horse_pid = self._stable.pid
+        with self._turn:
+            self._stopped_job_id = None
+            execution = self.prepare_execution(job)
+            job.started_at = now()
+            self._horse_pid = self._stable.pid
         try:
             self._run(job, queue, execution)
         except WarmclipError as exc:
@@ -201,8 +208,9 @@ class WarmWorker(JsonWorker):
             self._problem = exc
             self._stop_requested = True
         finally:
-            self._horse_pid = 0
-            self.executions.pop(execution.id, None)
+            with self._turn:
+                self._horse_pid = 0
+                self.executions.pop(execution.id, None)
             if job.origin != queue.name:  # else the horse did
                 queue.intermediate_queue.remove(job.id)
 
@@ -227,15 +235,17 @@ class WarmWorker(JsonWorker):
             if death is None or not self._is_unfinished(execution):
                 return
             log.warning("job %s: %s", job.id, death, extra={"action": "horse_died"})
+            again = case.hear(death) and time.monotonic() <= ends_at
+            if again:
+                self._ensure_horse(lambda flight: self._beat(job, execution, flight))
+                self._horse_pid = self._stable.pid
+                again = self._horse_pid != 0  # else it was killed on command
             if self._forced:
                 self._requeue(job, queue, execution)
                 return
-            again = self._stopped_job_id != job.id and case.hear(death)
-            if not again or time.monotonic() > ends_at:
+            if not again:
                 self._fail(job, queue, execution, death)
                 return
-            self._ensure_horse(lambda flight: self._beat(job, execution, flight))
-            self._horse_pid = self._stable.pid
 
     def _beat(self, job: Job, execution: Execution, flight: Flight) -> None:
         """Every few seconds of a job: keep it and this worker alive in RQ's eyes."""
@@ -243,6 +253,8 @@ class WarmWorker(JsonWorker):
             return
         self._beat_at = time.monotonic()
         self.maintain_heartbeats(job, execution)
+        if self.was_asked_to_stop:
+            self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq's is not annotated
         if flight.at is not None:
             self.connection.hset(self.key, "at", json.dumps(flight.at))
 
@@ -283,6 +295,7 @@ class WarmWorker(JsonWorker):
         if first is None:
             self._shutdown_requested_date = now()
             self.was_asked_to_stop = self._stop_requested = True
+            self._beat_at = float("-inf")  # so that whoever watches learns it now
             log.info("asked to stop: the job that runs is finished first")
         elif now() - first >= timedelta(seconds=_TWICE_S):
             self._forced = True
@@ -290,11 +303,13 @@ class WarmWorker(JsonWorker):
 
     request_force_stop = request_stop
 
+    def handle_payload(self, message: Any) -> None:
+        """Obey a command, from RQ's thread for them: while one job ends, the next never begins."""
+        with self._turn:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]  # rq's is not annotated
+
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:  # noqa: ARG002 - rq's
         """End the horse, and with it the job that it runs; from any thread."""
-        stopped = self._stopped_job_id
-        if stopped is not None and all(it.job_id != stopped for it in self.executions.values()):
-            return  # the job was over before the command to stop it came; the next is not meant
         self._stable.kill()
 
     def _pubsub_exception_handler(self, exc: Exception, *_: object) -> None:

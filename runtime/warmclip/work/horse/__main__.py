@@ -8,6 +8,7 @@ import sys
 from typing import IO
 
 from redis import Redis
+from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
@@ -35,23 +36,33 @@ class Runner(JsonWorker):
         )
 
     def run(self, job_id: str, execution_id: str, queue_name: str) -> None:
-        """Run one job and record what became of it.
-
-        Raises:
-            NoSuchJobError: it was deleted meanwhile.
-        """
-        job: Job = self.job_class.fetch(
-            job_id, connection=self.connection, serializer=self.serializer
-        )
+        """Run one job and record what became of it."""
         execution = Execution(execution_id, job_id, self.connection, self.name)
-        execution._job = job
         queue = Queue(
             queue_name,
             connection=self.connection,
             job_class=self.job_class,
             serializer=JSONSerializer,
         )
+        try:
+            job: Job = self.job_class.fetch(
+                job_id, connection=self.connection, serializer=self.serializer
+            )
+        except NoSuchJobError:
+            self._forget(execution, queue)
+            return
+        execution._job = job
         self.perform_job(job, queue, execution)
+
+    def _forget(self, execution: Execution, queue: Queue) -> None:
+        """Clear up after a job that was deleted between being taken and being run."""
+        self.log.warning("job %s was deleted before it began", execution.job_id)
+        job = self.job_class(execution.job_id, self.connection, self.serializer)
+        job.origin = queue.name
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            pipeline.lrem(queue.intermediate_queue.key, 0, job.id)
+            pipeline.execute()
 
 
 def main() -> None:

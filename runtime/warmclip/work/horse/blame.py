@@ -19,6 +19,7 @@ class Death:
     provider: str
     hung_s: float | None = None  # killed by us, after so long a silence
     overran: bool = False  # killed by us, as the job's time was up
+    on_command: bool = False  # killed by us, as somebody asked for it
 
     @property
     def from_outside(self) -> bool:
@@ -37,6 +38,8 @@ class Death:
             how = f"hung: no sign of life for {self.hung_s:.0f} s, so it was killed"
         elif self.overran:
             how = "ran past the job's time and was killed"
+        elif self.on_command:
+            how = "was killed on command"
         elif self.returncode < 0:
             number = -self.returncode
             how = f"died by signal {number} ({_signal_name(number)})"

@@ -60,6 +60,7 @@ class Stable:
         self._hang_s = hang_s
         self._max_crashes = max_crashes
         self._horse: HorseProcess | None = None
+        self._condemned: HorseProcess | None = None  # killed on command; may be dying
         self._crashes: Counter[str] = Counter()
 
     @property
@@ -68,7 +69,7 @@ class Stable:
         return self._horse.pid if self._horse is not None else 0
 
     def ensure(self, look: Callable[[Flight], None] = lambda _: None) -> None:
-        """See to it that a horse stands ready.
+        """See to it that a horse stands ready; none does if it was killed on command meanwhile.
 
         Args:
             look: called about once a second while one is started.
@@ -78,7 +79,8 @@ class Stable:
             WarmclipError: what the horse found wrong, of the same class.
         """
         for failures in range(_MOST_STARTS):
-            if self._horse is not None and self._horse.is_alive:
+            horse = self._horse
+            if horse is not None and horse is not self._condemned and horse.is_alive:
                 return
             self._retire()
             self._horse = self._start()
@@ -86,6 +88,9 @@ class Stable:
                 "ready", usual_s=_START_PATIENCE_S, ends_at=float("inf"), look=look
             )
             match outcome:
+                case Death(on_command=True):
+                    self._retire()
+                    return
                 case Death() as death:
                     log.error("a new horse did not get ready: %s", death)
                     self.count(death)
@@ -149,8 +154,10 @@ class Stable:
 
     def kill(self) -> None:
         """End the horse now; from any thread."""
-        if self._horse is not None:
-            self._horse.kill()
+        horse = self._horse
+        if horse is not None:
+            self._condemned = horse
+            horse.kill()
 
     def close(self) -> None:
         """Have the horse leave when it is done."""
@@ -201,4 +208,5 @@ class Stable:
             provider=flight.provider or self.ready.provider or "none yet",
             hung_s=hung_s,
             overran=overran,
+            on_command=self._horse is self._condemned,
         )

@@ -1,0 +1,112 @@
+"""The worker itself stays light, whatever its horse has done: nothing that forks badly is in it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from running import Running, eventually, running_worker
+from standins import user_jobs
+from user_worker import run, user_environment
+from warmclip.settings import Settings
+from warmclip.work.client import call, submit_index, watch
+
+# What a model and a store bring along, what a fork breaks on macOS, and the user's own module.
+# Not pydantic: typer imports it by itself, and it has neither threads nor frameworks.
+HEAVY = {
+    *("onnxruntime", "numpy", "PIL", "tokenizers", "torch", "regex", "ftfy"),
+    *("qdrant_client", "httpx", "grpc", "setproctitle", user_jobs.__name__),
+}
+PROC = Path("/proc")
+_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC in linux/sched.h, of the flags in /proc/PID/stat
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+needs_proc = pytest.mark.skipif(not PROC.exists(), reason="only Linux shows processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where processes tell what they have imported."""
+    return tmp_path_factory.mktemp("told")
+
+
+@pytest.fixture(scope="module")
+def worker(
+    tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path, told: Path
+) -> Iterator[Running]:
+    """A worker that has indexed, searched, failed, lost a horse, and run a user's job."""
+    folder = tmp_path_factory.mktemp("light")
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
+    environment = user_environment(folder / "home", demo_bundle) | {"IMPORTED_FOLDER": str(told)}
+    environment["PYTHONPATH"] += f"{os.pathsep}{Path(user_jobs.__file__).with_name('imported')}"
+    del environment["QDRANT_URL"]
+    settings = Settings.from_env(environment)
+    with running_worker(settings, environment) as worker:
+        report = watch(worker.connection, submit_index(worker.connection, settings, [folder]))
+        assert report.indexed == 1
+        run(worker, user_jobs.leave, 3)
+        run(worker, user_jobs.fail, "no")
+        assert run(worker, user_jobs.embed, "a red circle").return_value
+        answer = call(worker.connection, "search", {"collection": "images", "text": "red"})
+        assert len(answer["hits"]) == 1
+        yield worker
+
+
+def imported(pid: int, told: Path) -> set[str]:
+    """What a process has imported."""
+    os.kill(pid, signal.SIGUSR1)
+    eventually((told / str(pid)).exists)
+    return set((told / str(pid)).read_text().split("\n"))
+
+
+def test_imported_modules(worker: Running, told: Path) -> None:
+    """The worker has imported nothing heavy; its horse, asked in the same way, has."""
+    assert imported(worker.process.pid, told) & HEAVY == set()
+    assert HEAVY - imported(worker.horse, told) <= {"torch", "grpc", "setproctitle"}
+
+
+@needs_proc
+def test_mapped_libraries(worker: Running) -> None:
+    """No library of them is mapped into the worker; into its horse, onnxruntime's is."""
+    of_worker, of_horse = (
+        {part for line in maps(pid) for part in Path(line).parts}
+        for pid in (worker.process.pid, worker.horse)
+    )
+    assert HEAVY & of_worker == set()
+    assert {"onnxruntime", "numpy", "PIL"} <= of_horse
+
+
+@needs_proc
+def test_exec(worker: Running) -> None:
+    """Worker and horse were each started as programs of their own, and not forked from another."""
+    for pid, module in (
+        (worker.process.pid, "warmclip.cli"),
+        (worker.horse, "warmclip.work.horse"),
+    ):
+        arguments = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        assert module.encode() in arguments
+        flags = int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[6])
+        assert not flags & _FORKED_WITHOUT_EXEC
+
+
+@needs_proc
+def test_fork_without_exec_would_be_seen() -> None:
+    """The kernel's flag that this relies on is set in a process that was only forked."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        flags = int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[6])
+        assert flags & _FORKED_WITHOUT_EXEC
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def maps(pid: int) -> list[str]:
+    """The files that are mapped into a process."""
+    lines = (PROC / str(pid) / "maps").read_text().splitlines()
+    return [fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6]
