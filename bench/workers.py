@@ -6,7 +6,10 @@ bench-worker` starts it.
 
 import json
 import logging
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +45,7 @@ def main(
     ] = None,
 ) -> None:
     """Time RQ's own workers and warmclip's on the same jobs, interleaved in one run."""
+    signal.signal(signal.SIGTERM, _leave)  # else a worker and its Redis would stay behind
     with open_terminal(verbose=True) as terminal:
         chosen = _choose(case, jobs)
         pictures = max(it.images for it in chosen)
@@ -56,13 +60,7 @@ def main(
                 _run(stage, chosen, rounds, results, loads, progress)
         load = {"before": loads[0], "highest": max(loads)}
         warning = _warning(load, environment["cores"])
-        console = Console(highlight=False, markup=False, emoji=False)
-        if not console.is_terminal:
-            console.width = _NO_TERMINAL_WIDTH
-        results.print(console)
-        console.print(_stamp(environment, load, rounds, bundle), soft_wrap=True)
-        if warning:
-            console.print(f"\n{warning}", soft_wrap=True)
+        _print(results, _stamp(environment, load, rounds, bundle), warning)
         if json_file is not None:
             answer: dict[str, Any] = {
                 "environment": environment | {"bundle": bundle.name},
@@ -72,6 +70,10 @@ def main(
                 **results.to_dict(),
             }
             json_file.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
+    sys.exit(128 + signum)
 
 
 def _choose(names: list[str] | None, jobs: int) -> list[contenders.Case]:
@@ -111,6 +113,16 @@ def _run(
         log.info("round %d of %d is over", number, rounds)
 
 
+def _print(results: Results, stamp: str, warning: str | None) -> None:
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _NO_TERMINAL_WIDTH
+    results.print(console)
+    console.print(stamp)
+    if warning:
+        console.print(f"\n{warning}")
+
+
 def _stamp(environment: dict[str, Any], load: dict[str, float], rounds: int, bundle: Path) -> str:
     packages = ", ".join(f"{name} {it}" for name, it in environment["packages"].items() if it)
     return (
@@ -125,8 +137,8 @@ def _warning(load: dict[str, float], cores: int) -> str | None:
     if load["before"] <= _BUSY_BEFORE * cores and load["highest"] <= _BUSY_DURING * cores:
         return None
     return (
-        "Warning: others worked on this machine meanwhile. The ratios are still worth something, "
-        "as each round hits all; the absolute figures are too low."
+        "Warning: others worked on this machine meanwhile. Each round hits all contenders, so the "
+        "ratios are worth something; the absolute figures are not this machine's best."
     )
 
 

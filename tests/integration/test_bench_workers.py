@@ -1,8 +1,11 @@
 """The comparison with RQ's own workers, as `make bench-worker` starts it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,29 @@ def test_worker_that_cannot_work(tmp_path: Path) -> None:
     assert set(failures.values()) == {None}
     (ratio,) = case["ratios"]
     assert (ratio["times"], ratio["met"]) == (None, None)
+
+
+def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
+    """SIGTERM leaves no worker, no Redis and no folder behind."""
+    script = REPOSITORY / "bench" / "workers.py"
+    process = subprocess.Popen(
+        [sys.executable, script, "--case=no-op", "--jobs=100000", f"--bundle={demo_bundle}"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/worker.log")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (folder,) = tmp_path.iterdir()
+    finally:
+        process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not folder.exists()
+    others = subprocess.run(["ps", "-ax", "-o", "args"], capture_output=True, text=True, check=True)
+    assert str(folder) not in others.stdout
 
 
 @pytest.mark.parametrize(
