@@ -12,7 +12,7 @@ FLOOR := .venv-floor
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-floor parity lint format types \
+.PHONY: help demo test test-unit test-integration test-faults test-floor parity lint format types \
         export-model train-demo export-demo worker bench bench-worker db-up wheel check clean
 
 help: ## List the targets
@@ -21,7 +21,7 @@ help: ## List the targets
 demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
 
-test: $(VENV)/installed ## Every test: unit, contract, integration, parity against open_clip
+test: $(VENV)/installed ## Every test: unit, contract, integration, faults, parity against open_clip
 	$(BIN)/python -m pytest
 
 test-unit: $(VENV)/installed ## The tests that need no server and no torch
@@ -29,6 +29,9 @@ test-unit: $(VENV)/installed ## The tests that need no server and no torch
 
 test-integration: $(VENV)/installed ## Real commands, a real redis-server, a real store
 	$(BIN)/python -m pytest tests/integration
+
+test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
+	$(BIN)/python -m pytest tests/faults
 
 test-floor: $(FLOOR)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)

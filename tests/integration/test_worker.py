@@ -3,25 +3,20 @@
 import os
 import pickle
 import subprocess
-import sys
-import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from redis import Redis
 from rq.callbacks import Callback
 from rq.job import Job
 from rq.queue import Queue
-from rq.results import Result
 from rq.serializers import JSONSerializer
 
+from running import PATIENCE_S, WORKER, Running, environment_of, outcome, reason, running_worker
 from warmclip.errors import (
     BundleError,
     ImageUnreadable,
@@ -36,69 +31,7 @@ from warmclip.work.broker import open_broker
 from warmclip.work.client import call, submit_index, watch
 from warmclip.work.launch import run_worker
 from warmclip.work.queues import open_queue
-from warmclip.work.status import listening, read_status
-
-_PATIENCE_S = 60.0  # a worker imports and loads on a busy machine
-
-_WORKER = (sys.executable, "-m", "warmclip.cli", "worker")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A worker that is listening, and a connection to its Redis."""
-
-    process: subprocess.Popen[str]
-    connection: Redis
-    settings: Settings
-    log: Path
-
-    def run(self, function: str, *args: Any, **options: Any) -> Result:
-        """Enqueue as any RQ producer would, and wait for the outcome."""
-        queue = Queue(connection=self.connection, serializer=JSONSerializer)
-        return outcome(queue.enqueue(function, args=args, **options))
-
-
-def outcome(job: Job) -> Result:
-    """Wait until a job is over."""
-    result = job.latest_result(timeout=20)
-    assert result is not None, f"{job} did not end"
-    return result
-
-
-def reason(result: Result) -> str:
-    """The last line of a failure."""
-    assert result.type == Result.Type.FAILED
-    return str(result.exc_string).strip().splitlines()[-1]
-
-
-@contextmanager
-def running_worker(settings: Settings, environment: dict[str, str]) -> Iterator[Running]:
-    """Start a worker, wait until it listens, and stop it as a supervisor does."""
-    log = settings.home.parent / f"{settings.home.name}.log"
-    with open_broker(settings) as connection, log.open("w") as stream:
-        process = subprocess.Popen(
-            _WORKER,
-            env=os.environ | environment,
-            stderr=stream,
-            stdout=stream,
-            text=True,
-        )
-        try:
-            deadline = time.monotonic() + _PATIENCE_S
-            while not listening(open_queue(connection)):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
-            yield Running(process=process, connection=connection, settings=settings, log=log)
-        finally:
-            process.terminate()
-            process.wait(_PATIENCE_S)
-
-
-def environment_of(home: Path, bundle: Path, **more: str) -> dict[str, str]:
-    """The variables of a worker."""
-    return {"WARMCLIP_HOME": str(home), "WARMCLIP_BUNDLE": str(bundle)} | more
-
+from warmclip.work.status import read_status
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -344,11 +277,11 @@ def test_lost_job_is_submitted_again(tmp_path: Path, pictures: list[str]) -> Non
 def test_second_worker_on_one_store(worker: Running, demo_bundle: Path) -> None:
     """The embedded store has one owner: another worker ends, naming QDRANT_URL."""
     second = subprocess.run(
-        _WORKER,
+        WORKER,
         env=os.environ | environment_of(worker.settings.home, demo_bundle),
         capture_output=True,
         text=True,
-        timeout=_PATIENCE_S,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert second.returncode == 2
@@ -418,7 +351,7 @@ def test_sigterm(tmp_path: Path, demo_bundle: Path) -> None:
     settings = Settings.from_env(environment)
     with running_worker(settings, environment) as worker:
         worker.process.terminate()
-        assert worker.process.wait(_PATIENCE_S) == 0
+        assert worker.process.wait(PATIENCE_S) == 0
         assert read_status(worker.connection).workers == ()
     assert not (settings.home / "redis" / "redis.pid").exists()
 

@@ -49,13 +49,13 @@ class Case:
     def hear(self, death: Death) -> bool:
         """Draw the consequences; returns whether to run the job again at once.
 
-        Only our own functions are: they may run twice without harm. Of others we know nothing,
-        and RQ's rule holds: retried if the job says so, else failed.
+        Only our own functions are, as they may run twice without harm, and what the horse had not
+        begun with. For others RQ's rule holds: retried if the job says so, else failed.
         """
         suspect = death.suspect or ""
         strikes = self._inquest.strikes[suspect]
         blame = judge(death, careful=self.careful, strikes=strikes)
-        may_repeat = is_ours(self._job)
+        may_repeat = is_ours(self._job) or not death.flight.taken
         match blame:
             case Blame.IMAGE:
                 may_repeat = self._set_aside(suspect, death) and may_repeat

@@ -1,8 +1,9 @@
 """Jobs whose worker died at a bad moment go back to where they were.
 
 A job is moved from its queue to an intermediate list, then recorded as started. A worker that is
-killed in between leaves it in that list; one that is killed later, among the started ones. Every
-worker looks after both, for all.
+killed in between leaves it in that list; one that is killed later, among the started ones, where
+RQ finds it when its heartbeats have ceased for long enough. Every worker looks after both, for
+all; of workers on its own machine it sees at once that they are gone.
 """
 
 import logging
@@ -11,8 +12,13 @@ from collections.abc import Sequence
 
 from redis.exceptions import WatchError
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.executions import Execution
 from rq.job import JobStatus
 from rq.queue import Queue
+from rq.utils import as_text
+from rq.worker import Worker
+
+from warmclip.work.presence import is_gone
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +41,7 @@ class Rescue:
             return
         self._next = now + _EVERY_S
         for queue in self._queues:
+            _expire_dead(queue)
             # Reading it has RQ retry, or fail, the jobs whose heartbeats ceased.
             started = set(queue.started_job_registry.get_job_ids())
             self._empty_intermediate(queue, started, now)
@@ -48,6 +55,19 @@ class Rescue:
         for name, id_ in list(self._seen):
             if name == queue.name and id_ not in between:
                 del self._seen[name, id_]
+
+
+def _expire_dead(queue: Queue) -> None:
+    """Let the jobs of processes that ran here, and are gone, count as expired."""
+    registry = queue.started_job_registry
+    for job_id, execution_id in registry.get_job_and_execution_ids(cleanup=False):
+        execution = Execution(execution_id, job_id, queue.connection)
+        name = queue.connection.hget(execution.key, "worker_name")
+        if name is None:
+            continue
+        key = Worker.redis_worker_namespace_prefix + as_text(name)
+        if is_gone(queue.connection, key, with_horse=True):
+            queue.connection.zadd(registry.key, {execution.composite_key: 1}, xx=True)
 
 
 def _put_back(queue: Queue, job_id: str) -> None:

@@ -1,7 +1,6 @@
 """How queues and workers are, for people and for monitoring."""
 
 import json
-import socket
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +9,9 @@ from rq.exceptions import DeserializationError
 from rq.queue import Queue
 from rq.worker import Worker
 
-from warmclip.home import is_running
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.presence import is_gone
 from warmclip.work.queues import FailureReason, all_queues, fetch_jobs
 
 _MOST_FAILURES = 20
@@ -88,12 +87,8 @@ def listening(queue: Queue) -> bool:
 
 
 def _alive(workers: list[Any]) -> list[Any]:
-    """Without those of this host whose process is gone: RQ keeps a killed one for minutes."""
-    here = socket.gethostname()
     return [
-        worker
-        for worker in workers
-        if worker.pid and (worker.hostname != here or is_running(worker.pid))
+        worker for worker in workers if worker.pid and not is_gone(worker.connection, worker.key)
     ]
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import FrameType
 
@@ -32,6 +32,7 @@ from warmclip.work.horse.flight import Flight
 from warmclip.work.horse.stable import Stable
 from warmclip.work.inquest import Inquest
 from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker, new_name
+from warmclip.work.presence import HORSE, fields
 from warmclip.work.rescue import Rescue
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class WarmWorker(JsonWorker):
         self._supervisor = supervisor
         self._rescue = Rescue(self.queues)
         self._inquest = Inquest(connection, stable)
+        self._known_horse = 0
         self._known_at = self._beat_at = float("-inf")
         self._problem: WarmclipError | None = None
 
@@ -152,11 +154,17 @@ class WarmWorker(JsonWorker):
 
     def _have_horse(self) -> bool:
         try:
-            self._stable.ensure(lambda _: self._stay_known())
+            self._ensure_horse(lambda _: self._stay_known())
         except WarmclipError as exc:
             self._problem = exc
             return False
         return True
+
+    def _ensure_horse(self, look: Callable[[Flight], None]) -> None:
+        self._stable.ensure(look)
+        if self._known_horse != self._stable.pid:
+            self._known_horse = self._stable.pid
+            self.connection.hset(self.key, HORSE, self._known_horse)
 
     def _stay_known(self) -> None:
         """Every few seconds: heartbeat, registration, and a look after lost jobs."""
@@ -168,7 +176,7 @@ class WarmWorker(JsonWorker):
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]  # rq's is not annotated
         with self.connection.pipeline() as pipeline:
             # Again, in case Redis came back without its memory.
-            pipeline.hset(self.key, mapping=self.serialize())
+            pipeline.hset(self.key, mapping=self.serialize() | fields(self._stable.pid))
             worker_registration.register(self, pipeline)
             super().heartbeat(pipeline=pipeline)
             pipeline.execute()
@@ -182,9 +190,9 @@ class WarmWorker(JsonWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have the horse run a job, and see to it when the horse dies."""
+        self._stopped_job_id = None
         execution = self.prepare_execution(job)
         job.started_at = now()
-        self._stopped_job_id = None
         self._horse_pid = self._stable.pid
         try:
             self._run(job, queue, execution)
@@ -226,7 +234,7 @@ class WarmWorker(JsonWorker):
             if not again or time.monotonic() > ends_at:
                 self._fail(job, queue, execution, death)
                 return
-            self._stable.ensure(lambda flight: self._beat(job, execution, flight))
+            self._ensure_horse(lambda flight: self._beat(job, execution, flight))
             self._horse_pid = self._stable.pid
 
     def _beat(self, job: Job, execution: Execution, flight: Flight) -> None:

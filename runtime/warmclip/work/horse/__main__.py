@@ -95,6 +95,7 @@ def _serve(settings: Settings, hello: dict[str, object], lines: IO[str], beats_t
             )
             for line in lines:
                 job = json.loads(line)
+                beats.say(took=job["job"])
                 dead.refresh()
                 with beats.job(careful=job["careful"]):
                     runner.run(job["job"], job["execution"], job["queue"])

@@ -20,6 +20,7 @@ class Flight:
     """The worker's view of one job in its horse."""
 
     def __init__(self) -> None:
+        self.taken = False  # whether the horse has begun with the job
         self.at: tuple[int, int, str] | None = None  # done, total, stage
         self._open: dict[int, Section] = {}
 
@@ -30,6 +31,8 @@ class Flight:
                 self._open[number] = Section(stage=stage, what=what, allow_s=allow_s)
             case {"end": number}:
                 self._open.pop(number, None)
+            case {"took": _}:
+                self.taken = True
             case {"at": [done, total, stage]}:
                 self.at = done, total, stage
 

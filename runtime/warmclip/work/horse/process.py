@@ -13,6 +13,7 @@ from typing import Any
 from warmclip.settings import Settings
 
 _READ_BYTES = 65_536
+_LEAVING_S = 30.0
 _MODULE = "warmclip.work.horse"
 
 
@@ -102,11 +103,13 @@ class HorseProcess:
         return self._process.wait()
 
     def close(self) -> None:
-        """Hang up, and wait until it has left, after its job."""
+        """Hang up, and see it leave; one that does not is killed."""
         if self._commands >= 0:
             os.close(self._commands)
             self._commands = -1
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVING_S)
+        self.end()
         if self._beats >= 0:
             os.close(self._beats)
             self._beats = -1

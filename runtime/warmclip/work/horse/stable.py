@@ -16,6 +16,7 @@ from warmclip.work.horse.process import HorseProcess
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # the longest wait for a beat before anything else is looked at
+_SHORTEST_SILENCE_S = 3.0  # three pulses, whatever the job's own time
 _START_PATIENCE_S = 120.0  # for the imports; loading a model announces itself
 _MOST_STARTS = 10  # that fail in a row
 _LONGEST_PAUSE_S = 5.0
@@ -125,7 +126,9 @@ class Stable:
         """
         assert self._horse is not None, "ensure() comes first"  # noqa: S101 - ours to keep
         self._horse.run(**order)
-        usual_s = self._hang_s if timeout_s is None else min(self._hang_s, timeout_s / 2)
+        usual_s = self._hang_s
+        if timeout_s is not None:
+            usual_s = min(usual_s, max(timeout_s / 2, _SHORTEST_SILENCE_S))
         outcome = self._follow("done", usual_s=usual_s, ends_at=ends_at, look=look)
         if isinstance(outcome, Death):
             self._retire()

@@ -1,0 +1,208 @@
+"""The horse dies or hangs: the job goes on, or fails with a reason; the next one runs."""
+
+import os
+import signal
+import time
+
+import pytest
+from rq.job import Retry
+
+from faults.conftest import Rig, name_of
+from running import Running, eventually, outcome, reason
+from warmclip.errors import HorseDied
+from warmclip.work.client import call, submit_index, watch
+from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.queues import open_queue
+from warmclip.work.status import read_status
+
+EMBED = "warmclip.work.jobs.embed_texts"
+SLOW = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.2", "WARMCLIP_BATCH_SIZE": "8"}
+
+
+def works(worker: Running) -> None:
+    """The next job runs, in a horse that lives."""
+    assert worker.run(EMBED, ["still here"]).return_value
+    assert worker.process.poll() is None
+    os.kill(worker.horse, 0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_killed_while_indexing(rig: Rig, signum: int) -> None:
+    """An index job whose horse is killed is run again, to the end, without its sender's help."""
+    pictures = rig.pictures(40)
+    with rig.worker(**SLOW) as worker:
+        run = submit_index(worker.connection, worker.settings, pictures)
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        time.sleep(0.5)
+        first = worker.kill_horse(signum)
+        report = watch(worker.connection, run)
+        assert (report.indexed, report.skipped) == (40, {})
+        assert worker.horse != first
+        assert f"died by signal {signum} ({name_of(signum)})" in worker.log.read_text()
+        works(worker)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_killed_while_idle(rig: Rig, signum: int) -> None:
+    """The next job has a fresh horse."""
+    with rig.worker() as worker:
+        first = worker.kill_horse(signum)
+        works(worker)
+        assert worker.horse != first
+
+
+def test_job_that_was_not_begun(rig: Rig) -> None:
+    """A job of one's own that a dying horse had not taken up yet is run by the next one."""
+    with rig.worker() as worker:
+        worker.kill_horse(signal.SIGSTOP)
+        job = worker.enqueue("faulty_jobs.process")
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        first = worker.kill_horse()
+        second = outcome(job, 60).return_value
+        assert second == worker.horse != first
+
+
+def test_stopped(rig: Rig) -> None:
+    """A horse that gives no sign of life, as one that was stopped, is replaced."""
+    pictures = rig.pictures(20)
+    with rig.worker(**SLOW) as worker:
+        run = submit_index(worker.connection, worker.settings, pictures)
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        worker.kill_horse(signal.SIGSTOP)
+        assert watch(worker.connection, run).indexed == 20
+        assert "no sign of life for" in worker.log.read_text()
+        works(worker)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        ("die", [signal.SIGSEGV], "died by signal 11 (SIGSEGV); provider cpu; it was in Python"),
+        ("die", [signal.SIGKILL], "died by signal 9 (SIGKILL), sent by somebody or by a system"),
+        ("leave", [3], "left with exit code 3"),
+        ("leave", [0], "left with exit code 0"),
+        ("hang", [], "hung: no sign of life for"),
+    ],
+    ids=["segv", "kill", "exit-3", "exit-0", "hang"],
+)
+def test_job_of_ones_own_that_kills(
+    rig: Rig, function: str, arguments: list[int], said: str
+) -> None:
+    """It fails with what happened; with a Retry it is tried again first; the next job runs."""
+    with rig.worker() as worker:
+        job = worker.enqueue(f"faulty_jobs.{function}", *arguments)
+        assert said in reason(outcome(job, 60))
+        job = worker.enqueue(f"faulty_jobs.{function}", *arguments, retry=Retry(max=1))
+        assert said in reason(outcome(job, 60))
+        job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        assert job.retries_left == 0
+        works(worker)
+
+
+def test_out_of_memory(rig: Rig) -> None:
+    """A horse that eats all memory it may have costs its job, not the worker."""
+    import resource
+
+    limit = 3 * 1024**3
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))  # what a worker inherits
+    try:
+        with rig.worker() as worker:
+            job = worker.enqueue("faulty_jobs.eat", job_timeout=60)
+            assert "MemoryError" in reason(outcome(job, 90))
+            works(worker)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_overrun(rig: Rig) -> None:
+    """A job that runs past its time in Python is stopped there; its horse stays warm."""
+    with rig.worker() as worker:
+        before = worker.horse
+        result = worker.run("faulty_jobs.sleep", 30, job_timeout=1)
+        assert "JobTimeoutException" in reason(result)
+        assert worker.horse == before
+        works(worker)
+
+
+def test_long_job_with_a_pulse(rig: Rig) -> None:
+    """A job that is at its own Python code for longer than a horse may be silent is let alone."""
+    with rig.worker(WARMCLIP_HANG_SECONDS="2") as worker:
+        assert worker.run("faulty_jobs.sleep", 6).return_value == 6
+        assert "no sign of life" not in worker.log.read_text()
+
+
+@pytest.mark.parametrize("how", ["segv", "abort", "hang", "kill"])
+def test_poisoned_picture(rig: Rig, how: str) -> None:
+    """A picture that kills whoever decodes it is set aside, with the reason; its neighbours are
+    indexed in the same job; it is passed by from then on, until it is given another chance.
+    """
+    pictures = rig.pictures(12)
+    poison = rig.poison(how)
+    paths = [*pictures[:6], poison, *pictures[6:]]
+    with rig.worker() as worker:
+        run = submit_index(worker.connection, worker.settings, paths)
+        report = watch(worker.connection, run)
+        assert report.indexed == 12
+        assert list(report.skipped) == [poison]
+        assert "was set aside: the horse" in report.skipped[poison]
+        (letter,) = DeadLetters(worker.connection).all()
+        assert (letter.path, letter.collection) == (os.path.realpath(poison), "images")
+        assert read_status(worker.connection).dead == 1
+
+        before = worker.horse
+        answer = worker.run("warmclip.work.jobs.embed_images", [poison, pictures[0]]).return_value
+        assert answer is not None
+        assert list(answer["unreadable"]) == [poison]
+        assert worker.horse == before
+
+        rig.poison("not any more")  # a file that was changed gets another chance by itself
+        run = submit_index(worker.connection, worker.settings, [poison])
+        assert watch(worker.connection, run).indexed == 1
+
+
+def test_two_poisoned_pictures(rig: Rig) -> None:
+    """Each is found, in one job."""
+    pictures = rig.pictures(6)
+    poison = [rig.poison("segv", "a.jpg"), rig.poison("abort", "b.jpg")]
+    with rig.worker() as worker:
+        run = submit_index(worker.connection, worker.settings, [*poison, *pictures])
+        report = watch(worker.connection, run)
+        assert report.indexed == 6
+        assert sorted(report.skipped) == poison
+
+
+def test_poisoned_picture_in_a_job_of_ones_own(rig: Rig) -> None:
+    """It fails the job by RQ's rules, as nobody knows whether it may run twice; the picture is
+    known from then on.
+    """
+    poison = rig.poison("segv")
+    with rig.worker() as worker:
+        result = worker.run("faulty_jobs.embed", [poison])
+        assert f"it was decoding '{poison}'" in reason(result)
+        assert "was set aside" in reason(worker.run("faulty_jobs.embed", [poison]))
+        works(worker)
+
+
+def test_call_whose_horse_dies(rig: Rig) -> None:
+    """Who waits for an answer of ours gets it from the next horse."""
+    with rig.worker(**SLOW) as worker:
+        texts = [f"text {number}" for number in range(80)]
+        job = worker.enqueue(EMBED, texts)
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        time.sleep(0.3)
+        worker.kill_horse()
+        value = outcome(job, 60).return_value
+        assert value is not None
+        assert len(value["vectors"]) == 80
+
+
+def test_horse_dies_each_time(rig: Rig) -> None:
+    """A job of ours that kills every horse ends in an error that names the signal."""
+    with (
+        rig.worker(WARMCLIP_PROVIDER="faulty-nth", FAULTY_N="4", WARMCLIP_MAX_CRASHES="100") as w,
+        pytest.raises(
+            HorseDied, match=r"signal 6 \(SIGABRT\); provider faulty-nth; it was running"
+        ),
+    ):
+        call(w.connection, "embed_texts", {"texts": [str(n) for n in range(200)]})

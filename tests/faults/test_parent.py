@@ -1,0 +1,208 @@
+"""The worker's own process is killed, asked to stop, or started twice."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from faults.conftest import Rig
+from running import (
+    PATIENCE_S,
+    Running,
+    children,
+    eventually,
+    outcome,
+    start_worker,
+    wait_for_worker,
+)
+from warmclip.home import is_running
+from warmclip.indexing.qdrant import open_store
+from warmclip.settings import Settings
+from warmclip.work.broker import open_broker
+from warmclip.work.client import submit_index, watch
+from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.queues import open_queue
+
+SLOW = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.2", "WARMCLIP_BATCH_SIZE": "8"}
+EMBED = "warmclip.work.jobs.embed_texts"
+
+
+def is_busy(worker: Running) -> None:
+    """Wait until a job runs."""
+    eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+    time.sleep(0.3)
+
+
+def stored(settings: Settings) -> list[str]:
+    """The pictures in the store, with repetitions if there were any."""
+    with open_store(settings) as store:
+        return sorted(point.payload.path for point in store.scroll("images"))
+
+
+def test_killed_parent(rig: Rig) -> None:
+    """Its horse ends the job and leaves; the next worker waits for that, and goes on."""
+    pictures = rig.pictures(24)
+    with rig.worker(**SLOW) as worker:
+        run = submit_index(worker.connection, worker.settings, pictures)
+        is_busy(worker)
+        horse = worker.horse
+        worker.process.kill()
+        worker.process.wait()
+        with rig.worker(**SLOW) as second:
+            assert not is_running(horse)
+            report = watch(second.connection, run)
+            assert (report.indexed, report.skipped) == (24, {})
+            assert "waiting for the last job of a worker that was killed" in second.log.read_text()
+            assert second.run(EMBED, ["still here"]).return_value
+
+
+def test_killed_parent_and_horse(rig: Rig) -> None:
+    """The job that ran is found by the next worker within seconds, and is run again."""
+    pictures = rig.pictures(24)
+    with rig.worker(**SLOW) as worker:
+        run = submit_index(worker.connection, worker.settings, pictures)
+        is_busy(worker)
+        horse = worker.horse
+        worker.process.kill()
+        os.kill(horse, signal.SIGKILL)
+        worker.process.wait()
+        with rig.worker(**SLOW) as second:
+            report = watch(second.connection, run)
+            assert report.indexed + report.unchanged == 24
+            assert report.skipped == {}
+
+
+@pytest.mark.parametrize("queues", ["default", "high,default"], ids=["one queue", "two queues"])
+def test_killed_between_taking_a_job_and_starting_it(rig: Rig, queues: str) -> None:
+    """Such a job is in no queue, and not recorded as started; it is not lost."""
+    with rig.worker(f"--queues={queues}", FAULTY_DIES_AFTER_TAKING="1") as worker:
+        job = worker.enqueue(EMBED, ["a"])
+        assert worker.process.wait(PATIENCE_S) == -signal.SIGKILL
+        queue = open_queue(worker.connection)
+        assert queue.job_ids == []
+        assert queue.started_job_registry.get_job_ids() == []
+        with rig.worker(f"--queues={queues}"):
+            assert outcome(job, 60).return_value
+            assert queue.intermediate_queue.get_job_ids() == []
+
+
+def test_asked_to_stop(rig: Rig) -> None:
+    """SIGTERM: the job is finished, no other is begun, the worker and its horse leave well."""
+    with rig.worker() as worker:
+        first = worker.enqueue("faulty_jobs.sleep", 2)
+        second = worker.enqueue("faulty_jobs.sleep", 2)
+        is_busy(worker)
+        horse = worker.horse
+        worker.process.terminate()
+        assert worker.process.wait(PATIENCE_S) == 0
+        assert not is_running(horse)
+        assert outcome(first).return_value == 2
+        assert open_queue(worker.connection).job_ids == [second.id]
+
+
+def test_asked_to_stop_twice(rig: Rig) -> None:
+    """It stops at once, and the job is where it was, without having lost an attempt."""
+    with rig.worker() as worker:
+        job = worker.enqueue("faulty_jobs.sleep", 100)
+        is_busy(worker)
+        horse = worker.horse
+        worker.process.terminate()
+        time.sleep(1.2)
+        assert worker.process.poll() is None
+        worker.process.terminate()
+        assert worker.process.wait(10) == 0
+        assert not is_running(horse)
+        queue = open_queue(worker.connection)
+        assert queue.job_ids == [job.id]
+        assert queue.started_job_registry.get_job_ids() == []
+        assert queue.failed_job_registry.get_job_ids() == []
+
+
+def test_thirty_kills(rig: Rig) -> None:
+    """Horses, workers and both are killed at random moments while 300 pictures are indexed; then
+    each is in the store once, no job is lost, and no picture is blamed.
+    """
+    pictures = rig.pictures(300)
+    environment = rig.environment(WARMCLIP_BATCH_SIZE="4", WARMCLIP_MAX_CRASHES="1000")
+    settings = Settings.from_env(environment)
+    log = rig.folder / "worker.log"
+    chance = random.Random(0)
+    victims = ["horse"] * 26 + ["worker"] * 2 + ["both"] * 2
+    chance.shuffle(victims)
+    with open_broker(settings) as connection:
+        run = submit_index(connection, settings, pictures)
+        process = start_worker(environment, log=log)
+        try:
+            for victim in victims:
+                wait_for_worker(process, connection, log)
+                time.sleep(chance.uniform(0, 1.5))
+                horses = children(process.pid)
+                if victim != "worker":
+                    for horse in horses:
+                        os.kill(horse, signal.SIGKILL)
+                if victim != "horse":
+                    process.kill()
+                    process.wait()
+                    process = start_worker(environment, log=log)
+            report = watch(connection, run)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
+        assert report.skipped == {}, log.read_text()
+        assert DeadLetters(connection).all() == []
+        queue = open_queue(connection)
+        assert queue.job_ids == queue.intermediate_queue.get_job_ids() == []
+        assert len(queue.finished_job_registry.get_job_ids()) == len(run.job_ids)
+    assert stored(settings) == sorted(os.path.realpath(path) for path in pictures)
+
+
+def test_two_workers_at_once(rig: Rig) -> None:
+    """Of two that start at the same moment on one embedded store, one works; the other says why
+    it does not.
+    """
+    environment = rig.environment()
+    with open_broker(Settings.from_env(environment)) as connection:
+        logs = [rig.folder / "a.log", rig.folder / "b.log"]
+        both = [start_worker(environment, log=log) for log in logs]
+        try:
+            eventually(lambda: any(process.poll() is not None for process in both))
+            (loser,) = [it for it in both if it.poll() is not None]
+            (winner,) = [it for it in both if it is not loser]
+            assert loser.returncode == 2
+            assert "QDRANT_URL" in logs[both.index(loser)].read_text()
+            wait_for_worker(winner, connection, logs[both.index(winner)])
+            job = open_queue(connection).enqueue(EMBED, ["a"])
+            assert outcome(job).return_value
+        finally:
+            for process in both:
+                process.terminate()
+                process.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("kind", ["with a space", "read-only", "missing"])
+def test_temporary_folder(rig: Rig, kind: str) -> None:
+    """Whatever TMPDIR is, a worker works."""
+    folder = rig.folder / "tmp dir"
+    if kind == "with a space":
+        folder.mkdir()
+    elif kind == "read-only":  # for root as well, where the system has such a place
+        folder = Path("/proc") if Path("/proc").exists() else rig.folder / "closed"
+        folder.mkdir(mode=0o500, exist_ok=True)
+    with rig.worker(TMPDIR=str(folder)) as worker:
+        run = submit_index(worker.connection, worker.settings, rig.pictures(3))
+        assert watch(worker.connection, run).indexed == 3
+
+
+def test_nothing_is_left_running(rig: Rig) -> None:
+    """When the last worker has left, so have its horse and its Redis."""
+    with rig.worker() as worker:
+        horse, folder = worker.horse, worker.settings.home
+    assert not is_running(horse)
+    found = subprocess.run(
+        ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert found.stdout == ""

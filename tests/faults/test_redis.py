@@ -1,0 +1,95 @@
+"""Redis is killed, restarts, or is away for a while: the worker waits, and goes on."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from faults.conftest import Rig
+from running import PATIENCE_S, eventually, outcome
+from warmclip.work.client import submit_index, watch
+from warmclip.work.private_redis import find_server
+from warmclip.work.queues import open_queue
+from warmclip.work.status import listening
+
+EMBED = "warmclip.work.jobs.embed_texts"
+
+
+class Server:
+    """A redis-server of the test's own, with an append-only file."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._options = {"port": "0", "unixsocket": str(self.socket), "dir": str(folder)}
+        self._options |= {"appendonly": "yes", "save": ""}
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [find_server()]
+        for name, value in self._options.items():
+            command += [f"--{name}", value]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with Redis(unix_socket_path=str(self.socket)) as probe:
+            eventually(lambda: self.socket.exists() and probe.ping())
+
+    def kill(self) -> None:
+        """End it without a chance to write anything."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path, server_binary: None) -> Iterator[Server]:  # noqa: ARG001 - needed
+    """A Redis that may be killed."""
+    server = Server(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("away_s", [0.0, 20.0], ids=["restarted", "gone for 20 s"])
+def test_redis_killed_during_jobs(rig: Rig, server: Server, away_s: float) -> None:
+    """What was queued is done to the end; the worker is the same process as before."""
+    pictures = rig.pictures(48)
+    slow = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.1", "WARMCLIP_BATCH_SIZE": "8"}
+    roots = str(rig.folder)
+    with rig.worker(REDIS_URL=server.url, WARMCLIP_ROOTS=roots, **slow) as worker:
+        run = submit_index(worker.connection, worker.settings, pictures, chunk=16)
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        server.kill()
+        time.sleep(away_s)
+        server.start()
+        report = watch(worker.connection, run)
+        assert report.indexed + report.unchanged == 48
+        assert report.skipped == {}
+        assert worker.process.poll() is None
+        assert worker.run(EMBED, ["still here"]).return_value
+
+
+def test_redis_killed_while_idle(rig: Rig, server: Server) -> None:
+    """The worker listens again when Redis is back, also one that came back without memory."""
+    with rig.worker(REDIS_URL=server.url) as worker:
+        server.kill()
+        for file in server.socket.parent.rglob("*.aof*"):
+            file.unlink()
+        time.sleep(1)
+        server.start()
+        eventually(lambda: listening(open_queue(worker.connection)))
+        assert outcome(worker.enqueue(EMBED, ["a"]), 60).return_value
+
+
+def test_stop_while_redis_is_away(rig: Rig, server: Server) -> None:
+    """A worker that waits for Redis leaves when it is asked to."""
+    with rig.worker(REDIS_URL=server.url) as worker:
+        server.kill()
+        time.sleep(1)
+        worker.process.terminate()
+        assert worker.process.wait(PATIENCE_S) in (0, 3)
+        server.start()
+        assert os.path.exists(server.socket)  # noqa: PTH110 - for the fixture's own end

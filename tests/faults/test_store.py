@@ -1,0 +1,81 @@
+"""The store refuses, is slow, or full: the job waits, or fails with a reason; nothing is lost."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faults.conftest import Rig
+from standins import qdrant as stand_in
+from standins.qdrant import Fault, QdrantStandIn
+from warmclip.work.client import submit_index, watch
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[QdrantStandIn]:
+    """A stand-in that behaves until it is told otherwise."""
+    with stand_in.serve(tmp_path / "server") as server:
+        yield server
+
+
+PASSING = {
+    "refusing": (Fault(status=503), 6),
+    "overloaded": (Fault(status=429, headers={"Retry-After": "1"}), 3),
+    "slow": (Fault(delay_s=5.0), 1),
+    "cutting connections": (Fault(reset=True), 5),
+    "losing answers": (Fault(reset=True, done_before=True), 5),
+}
+
+
+@pytest.mark.parametrize(("fault", "times"), PASSING.values(), ids=PASSING)
+def test_store_that_recovers(rig: Rig, server: QdrantStandIn, fault: Fault, times: int) -> None:
+    """The job waits for it, longer than a horse may be silent if need be, and ends well."""
+    pictures = rig.pictures(12)
+    with rig.worker(QDRANT_URL=server.url, WARMCLIP_HANG_SECONDS="3") as worker:
+        first = submit_index(worker.connection, worker.settings, pictures[:1])
+        assert watch(worker.connection, first).indexed == 1
+        horse = worker.horse
+        server.fail(fault, times=times)
+        run = submit_index(worker.connection, worker.settings, pictures)
+        report = watch(worker.connection, run)
+        assert (report.indexed, report.unchanged, report.skipped) == (11, 1, {})
+        assert server.faults_to_come == 0
+        assert worker.horse == horse
+
+
+def test_store_that_refuses_for_good(rig: Rig, server: QdrantStandIn) -> None:
+    """The pictures count as skipped, with the store's own words; the next job runs."""
+    pictures = rig.pictures(3)
+    with rig.worker(QDRANT_URL=server.url) as worker:
+        server.fail(Fault(status=403), times=1000)
+        run = submit_index(worker.connection, worker.settings, pictures)
+        report = watch(worker.connection, run)
+        assert set(report.skipped) == set(pictures)
+        assert "answers 403" in report.skipped[pictures[0]]
+        assert "check QDRANT_API_KEY" in report.skipped[pictures[0]]
+        assert worker.run("warmclip.work.jobs.embed_texts", ["still here"]).return_value
+
+
+def test_disk_full(rig: Rig) -> None:
+    """A job that meets a full disk fails, naming it; with space again the same command completes
+    what is missing.
+    """
+    pictures = rig.pictures(200)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))  # what a worker inherits
+    try:
+        with rig.worker() as worker:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            run = submit_index(worker.connection, worker.settings, pictures)
+            report = watch(worker.connection, run)
+            assert report.skipped
+            assert "free space" in next(iter(report.skipped.values()))
+            assert worker.process.poll() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with rig.worker() as worker:
+        run = submit_index(worker.connection, worker.settings, pictures)
+        report = watch(worker.connection, run)
+        assert report.indexed + report.unchanged == 200
+        assert report.unchanged > 0

@@ -1,0 +1,130 @@
+"""Real workers in processes of their own, a real Redis, and what they leave: for several tiers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from rq.job import Job
+from rq.queue import Queue
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from warmclip.settings import Settings
+from warmclip.work.broker import open_broker
+from warmclip.work.queues import open_queue
+from warmclip.work.status import listening
+
+PATIENCE_S = 60.0  # a worker imports and loads on a busy machine
+
+WORKER = (sys.executable, "-m", "warmclip.cli", "worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A worker that is listening, and a connection to its Redis."""
+
+    process: subprocess.Popen[str]
+    connection: Redis
+    settings: Settings
+    log: Path
+
+    def run(self, function: str, *args: Any, **options: Any) -> Result:
+        """Enqueue as any RQ producer would, and wait for the outcome."""
+        return outcome(self.enqueue(function, *args, **options))
+
+    def enqueue(self, function: str, *args: Any, **options: Any) -> Job:
+        """Enqueue as any RQ producer would."""
+        queue = Queue(connection=self.connection, serializer=JSONSerializer)
+        return queue.enqueue(function, args=args, **options)
+
+    @property
+    def horse(self) -> int:
+        """The process of its horse."""
+        (pid,) = children(self.process.pid)
+        return pid
+
+    def kill_horse(self, signum: int = signal.SIGKILL) -> int:
+        """Send a signal to the horse, and return its process."""
+        pid = self.horse
+        os.kill(pid, signum)
+        return pid
+
+
+def outcome(job: Job, timeout_s: int = 20) -> Result:
+    """Wait until a job is over."""
+    result = job.latest_result(timeout=timeout_s)
+    assert result is not None, f"{job} did not end"
+    return result
+
+
+def reason(result: Result) -> str:
+    """The last line of a failure."""
+    assert result.type == Result.Type.FAILED
+    return str(result.exc_string).strip().splitlines()[-1]
+
+
+def children(pid: int) -> list[int]:
+    """The horses that a process has."""
+    command = ["pgrep", "-P", str(pid), "-f", "warmclip.work.horse"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def eventually(true: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
+
+
+def start_worker(environment: dict[str, str], *arguments: str, log: Path) -> subprocess.Popen[str]:
+    """Start a worker; its log grows."""
+    with log.open("a") as stream:
+        return subprocess.Popen(
+            [*WORKER, *arguments],
+            env=os.environ | environment,
+            stderr=stream,
+            stdout=stream,
+            text=True,
+        )
+
+
+def wait_for_worker(process: subprocess.Popen[str], connection: Redis, log: Path) -> None:
+    """Wait until this worker listens."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not listening(open_queue(connection)):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@contextmanager
+def running_worker(
+    settings: Settings, environment: dict[str, str], *arguments: str
+) -> Iterator[Running]:
+    """Start a worker, wait until it listens, and stop it as a supervisor does."""
+    log = settings.home.parent / f"{settings.home.name}.log"
+    with open_broker(settings) as connection:
+        process = start_worker(environment, *arguments, log=log)
+        try:
+            wait_for_worker(process, connection, log)
+            yield Running(process=process, connection=connection, settings=settings, log=log)
+        finally:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+            process.wait(PATIENCE_S)
+
+
+def environment_of(home: Path, bundle: Path, **more: str) -> dict[str, str]:
+    """The variables of a worker."""
+    return {"WARMCLIP_HOME": str(home), "WARMCLIP_BUNDLE": str(bundle)} | more
