@@ -7,13 +7,14 @@ PRETRAINED ?= openai
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
+BENCH_MODEL := models/ViT-B-32-random-0
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-integration test-faults test-floor parity lint format types \
-        export-model train-demo export-demo worker doctor bench db-up wheel check clean
+        export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,9 @@ doctor: $(VENV)/installed ## What works on this machine, and what dies in a fork
 bench: $(VENV)/installed ## Images and texts a second on this machine
 	$(BIN)/warmclip bench
 
+bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'
+	$(BIN)/python bench/workers.py $(BENCH_FLAGS)
+
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait
 
@@ -85,6 +89,12 @@ check: lint test-unit ## What to run before a commit
 clean: ## Remove what these targets made, but for exported models
 	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) demo-output parity-report dist build \
 	  .mypy_cache .ruff_cache .pytest_cache
+
+$(BENCH_MODEL)/manifest.json: | $(VENV)/installed
+	$(BIN)/warmclip-export model --model ViT-B-32 --pretrained random:0
+
+$(BENCH_MODEL).safetensors: | $(VENV)/installed
+	$(BIN)/python bench/checkpoint.py $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
