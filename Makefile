@@ -10,6 +10,8 @@ DEMO := .venv-demo
 BENCH_MODEL := models/ViT-B-32-random-0
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
+AT_ONCE ?= 2
+PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
@@ -23,24 +25,24 @@ demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: inde
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
 
 test: $(VENV)/installed $(PRODUCER)/installed ## Every test: unit, contract, integration, faults, parity against open_clip
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
 
 test-unit: $(VENV)/installed ## The tests that need no server and no torch
-	$(BIN)/python -m pytest tests/unit tests/contract
+	$(BIN)/$(PYTEST) tests/unit tests/contract
 
 test-integration: $(VENV)/installed $(PRODUCER)/installed ## Real commands, a real redis-server, a real store
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/$(PYTEST) tests/integration
 
 test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/$(PYTEST) tests/faults
 
 test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
-	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)
+	$(FLOOR)/bin/$(PYTEST) $(TIERS_WITHOUT_TORCH)
 
 parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
 	$(BIN)/warmclip-export parity models/demo/bundle --model models/demo/warmclip-demo.json \
 	  --pretrained models/demo/warmclip-demo.safetensors --report parity-report $(PARITY_FLAGS)
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/$(PYTEST) tests/parity
 	@echo "the report: $(CURDIR)/parity-report/parity.html"
 
 lint: $(VENV)/installed ## Style, types, import contracts

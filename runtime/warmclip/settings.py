@@ -107,7 +107,7 @@ class Settings:
             batch_size=_count(env, "WARMCLIP_BATCH_SIZE", default.batch_size, high=4096),
             threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),
             jobs=_functions(env.get("WARMCLIP_JOBS", "")),
-            hang_s=_count(env, "WARMCLIP_HANG_SECONDS", default.hang_s, high=86_400),
+            hang_s=_count(env, "WARMCLIP_HANG_SECONDS", default.hang_s, low=5, high=86_400),
             max_crashes=_count(env, "WARMCLIP_MAX_CRASHES", default.max_crashes, high=1000),
             limits=Limits(**limits),
         )

@@ -28,7 +28,7 @@ class Rig:
         """The variables of a worker that knows faulty providers and functions."""
         listed = {
             "WARMCLIP_JOBS": ",".join(f"faulty_jobs:{name}" for name in FUNCTIONS),
-            "WARMCLIP_HANG_SECONDS": "4",
+            "WARMCLIP_HANG_SECONDS": "5",
             "PYTHONPATH": os.pathsep.join([str(FAULTY), os.environ.get("PYTHONPATH", "")]),
         }
         return environment_of(self.folder / "home", self._bundle, **(listed | more))

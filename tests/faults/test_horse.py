@@ -127,8 +127,8 @@ def test_overrun(rig: Rig) -> None:
 
 def test_long_job_with_a_pulse(rig: Rig) -> None:
     """A job that is at its own Python code for longer than a horse may be silent is let alone."""
-    with rig.worker(WARMCLIP_HANG_SECONDS="2") as worker:
-        assert worker.run("faulty_jobs.sleep", 6).return_value == 6
+    with rig.worker(WARMCLIP_HANG_SECONDS="5") as worker:
+        assert worker.run("faulty_jobs.sleep", 12).return_value == 12
         assert "no sign of life" not in worker.log.read_text()
 
 

@@ -53,7 +53,7 @@ def test_killed_parent(rig: Rig) -> None:
         worker.process.kill()
         worker.process.wait()
         with rig.worker(**SLOW) as second:
-            assert not is_running(horse)
+            eventually(lambda: not is_running(horse))
             report = watch(second.connection, run)
             assert (report.indexed, report.skipped) == (24, {})
             assert "waiting for the last job of a worker that was killed" in second.log.read_text()

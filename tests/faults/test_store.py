@@ -22,7 +22,7 @@ def server(tmp_path: Path) -> Iterator[QdrantStandIn]:
 PASSING = {
     "refusing": (Fault(status=503), 6),
     "overloaded": (Fault(status=429, headers={"Retry-After": "1"}), 3),
-    "slow": (Fault(delay_s=5.0), 1),
+    "slow": (Fault(delay_s=8.0), 1),
     "cutting connections": (Fault(reset=True), 5),
     "losing answers": (Fault(reset=True, done_before=True), 5),
 }
@@ -32,7 +32,7 @@ PASSING = {
 def test_store_that_recovers(rig: Rig, server: QdrantStandIn, fault: Fault, times: int) -> None:
     """The job waits for it, longer than a horse may be silent if need be, and ends well."""
     pictures = rig.pictures(12)
-    with rig.worker(QDRANT_URL=server.url, WARMCLIP_HANG_SECONDS="3") as worker:
+    with rig.worker(QDRANT_URL=server.url, WARMCLIP_HANG_SECONDS="5") as worker:
         first = submit_index(worker.connection, worker.settings, pictures[:1])
         assert watch(worker.connection, first).indexed == 1
         horse = worker.horse

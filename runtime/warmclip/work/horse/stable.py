@@ -16,7 +16,7 @@ from warmclip.work.horse.process import HorseProcess
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # the longest wait for a beat before anything else is looked at
-_SHORTEST_SILENCE_S = 3.0  # three pulses, whatever the job's own time
+_SHORTEST_SILENCE_S = 5.0  # five pulses, whatever the job's own time
 _START_PATIENCE_S = 120.0  # for the imports; loading a model announces itself
 _MOST_STARTS = 10  # that fail in a row
 _LONGEST_PAUSE_S = 5.0
