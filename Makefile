@@ -7,13 +7,14 @@ PRETRAINED ?= openai
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
+BENCH_MODEL := models/ViT-B-32-random-0
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-integration test-faults test-floor parity lint format types \
-        export-model train-demo export-demo worker bench db-up wheel check clean
+        export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -36,8 +37,11 @@ test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redi
 test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)
 
-parity: $(VENV)/installed ## Compare every stage with open_clip in torch
+parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
+	$(BIN)/warmclip-export parity models/demo/bundle --model models/demo/warmclip-demo.json \
+	  --pretrained models/demo/warmclip-demo.safetensors --report parity-report $(PARITY_FLAGS)
 	$(BIN)/python -m pytest tests/parity
+	@echo "the report: $(CURDIR)/parity-report/parity.html"
 
 lint: $(VENV)/installed ## Style, types, import contracts
 	$(BIN)/ruff check .
@@ -65,8 +69,14 @@ export-demo: $(VENV)/installed ## Export the demo checkpoint to models/demo/bund
 worker: $(VENV)/installed ## Run a worker: REDIS_URL, else a private redis-server
 	$(BIN)/warmclip worker
 
+doctor: $(VENV)/installed ## What works on this machine, and what dies in a forked process
+	$(BIN)/warmclip doctor
+
 bench: $(VENV)/installed ## Images and texts a second on this machine
 	$(BIN)/warmclip bench
+
+bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'
+	$(BIN)/python bench/workers.py $(BENCH_FLAGS)
 
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait
@@ -77,7 +87,14 @@ wheel: $(VENV)/installed ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) demo-output dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) demo-output parity-report dist build \
+	  .mypy_cache .ruff_cache .pytest_cache
+
+$(BENCH_MODEL)/manifest.json: | $(VENV)/installed
+	$(BIN)/warmclip-export model --model ViT-B-32 --pretrained random:0
+
+$(BENCH_MODEL).safetensors: | $(VENV)/installed
+	$(BIN)/python bench/checkpoint.py $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

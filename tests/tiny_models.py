@@ -1,8 +1,11 @@
-"""Models small enough to export in seconds."""
+"""Models small enough to export in seconds, and bundles made wrong."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from warmclip.inference.bundle import MANIFEST, FileRecord, ImageRecipe, ModelBundle
 
 TINY_VIT: dict[str, Any] = {
     "embed_dim": 32,
@@ -28,3 +31,35 @@ def written(folder: Path, name: str, config: dict[str, Any]) -> str:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     return str(path)
+
+
+def rewritten(
+    bundle: ModelBundle,
+    folder: Path,
+    *,
+    image: ImageRecipe | None = None,
+    files: dict[str, bytes] | None = None,
+) -> ModelBundle:
+    """A copy with another recipe or other files, whose digests and fingerprint are in order."""
+    folder.mkdir()
+    changed = files or {}
+    for record in bundle.files():
+        content = changed.get(record.file) or (bundle.folder / record.file).read_bytes()
+        (folder / record.file).write_bytes(content)
+    graphs = {
+        tower: {precision: _recorded(folder / record.file) for precision, record in graphs.items()}
+        for tower, graphs in bundle.manifest.graphs.items()
+    }
+    manifest = bundle.manifest.model_copy(
+        update={"graphs": graphs, "image": image or bundle.manifest.image}
+    )
+    manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return ModelBundle.open(folder)
+
+
+def _recorded(path: Path) -> FileRecord:
+    content = path.read_bytes()
+    return FileRecord(
+        file=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+    )

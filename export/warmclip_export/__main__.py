@@ -5,28 +5,32 @@ torch is imported inside the commands that need it, so that ``--help`` answers a
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from warmclip.console import Terminal
+from warmclip.console import Terminal, printable
+from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export import catalog, drawing, scenes
 from warmclip_export.errors import ExportRefused
+from warmclip_export.probe import NEEDED, Device, Stage, run_probe
 
 app = typer.Typer(
     name="warmclip-export",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
-    epilog="Exit codes: 0 done, 2 bad usage or no faithful export, 3 the weights cannot be had.",
+    epilog="Exit codes: 0 done, 1 not whole (lint) or strayed (parity), "
+    "2 bad usage or no faithful export, 3 the weights cannot be had.",
 )
 
 Pretrained = Annotated[
@@ -70,6 +74,8 @@ def model(
         target = out / (name or recipe.name)
         with _steps(STEPS, hidden=as_json) as step:
             exported = export_model(recipe, target, force=force, step=step)
+        for note in exported.notes:
+            terminal.note(note)
         manifest = exported.bundle.manifest
         report = {
             "bundle": str(target),
@@ -77,12 +83,13 @@ def model(
             "activation": manifest.activation,
             "dim": manifest.dim,
             "random": manifest.is_random,
+            "notes": list(exported.notes),
             "stages": [finding.as_json() for finding in exported.findings],
         }
         _answer(terminal, report, [str(finding) for finding in exported.findings], f"{target}")
 
 
-@app.command()
+@app.command(epilog="Exit codes: 0 passed, 1 a stage strayed, 2 bad usage, 3 no weights.")
 def parity(
     bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
     model: Annotated[
@@ -91,9 +98,27 @@ def parity(
     pretrained: Annotated[
         str, typer.Option(help="Its weights [what the certificate names].", show_default=False)
     ] = "",
+    against: Annotated[
+        Literal["mps", "cpu"] | None,
+        typer.Option(
+            help="Where torch computes the reference [mps if it is there, else cpu].",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE.html",
+            help="Write the findings as a page, and as JSON beside it.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare an existing bundle with open_clip again, stage by stage."""
+    """Compare a bundle with open_clip, and say whether its vectors may join those of torch.
+
+    Every stage, precision and provider is measured; what strays is told apart from what does not.
+    """
     with _command(as_json) as terminal:
         opened = ModelBundle.open(bundle)
         of_model, of_weights = _certified(opened)
@@ -108,12 +133,59 @@ def parity(
             pretrained or of_weights,
             opened.manifest.activation == "quick_gelu",
         )
-        from warmclip_export.exporter import STEPS, check_bundle
+        from warmclip_export.parity import corpus, suite
+        from warmclip_export.parity import report as reports
+        from warmclip_export.parity.ways import find_ways
+        from warmclip_export.reference import find_device
 
-        with _steps(STEPS, hidden=as_json) as step:
-            findings = check_bundle(opened, recipe, step=step)
-        report = {"bundle": str(bundle), "stages": [finding.as_json() for finding in findings]}
-        _answer(terminal, report, [str(finding) for finding in findings], f"{bundle}")
+        device = find_device(against)
+        ways = find_ways(opened, device)
+        places = reports.places(report) if report else None
+        with (
+            tempfile.TemporaryDirectory(prefix="warmclip-parity-") as folder,
+            _steps(suite.steps(ways), hidden=as_json) as step,
+        ):
+            samples = corpus.gather(Path(folder), opened.manifest.image.size_px)
+            outcome = suite.check_bundle(opened, recipe, samples, ways, device, step=step)
+        lines = [f"{'passed' if it.passed else 'STRAYED'}  {it}" for it in outcome.record.findings]
+        lines += [str(ruling) for ruling in outcome.record.rulings]
+        lines += [f"not measured: {name}: {why}" for name, why in outcome.absent.items()]
+        if places:
+            reports.write(outcome, *places)
+            lines.append(f"report: {places[0]}")
+        if not outcome.passed:
+            lines.append(f"first to stray: {outcome.failed[0].stage}")
+        _answer(terminal, outcome.as_json(), [printable(line) for line in lines], str(bundle))
+        if not outcome.passed:
+            raise typer.Exit(1)
+
+
+@app.command("lint")
+def lint_graphs(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle.")],
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="A batch size; may be repeated [those CoreML is run with].", min=1),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what CoreML would take of a graph, node by node; needs no Mac and no torch.
+
+    Exit code 1: some node is refused or inexact, there is more than one partition, or more than
+    1 MB of weights would lie inline.
+    """
+    with _command(as_json) as terminal:
+        _need("onnx")
+        from warmclip_export.coreml import report
+        from warmclip_export.coreml.lint import BATCHES
+
+        found = report.lint_all(report.graphs_of(path), batch or BATCHES)
+        if as_json:
+            terminal.json(report.as_json(found))
+        else:
+            report.show(found, _console())
+        if not report.is_whole(found):
+            raise typer.Exit(1)
 
 
 @app.command("draw-scenes")
@@ -135,6 +207,22 @@ def draw_scenes(
             typer.echo(f"{len(written)} pictures in {folder}")
 
 
+@app.command()
+def probe(
+    stage: Annotated[Stage, typer.Option(help="What to do.")] = "open_clip",
+    device: Annotated[Device, typer.Option(help="Where to do it.")] = "cpu",
+    process: Annotated[Kind, typer.Option(help="Who does it again, after this process.")] = "main",
+    slack: Annotated[
+        float, typer.Option(min=0.1, help="Seconds a forked child may take beyond its share.")
+    ] = DEFAULT_SLACK_S,
+) -> None:
+    """Try torch in one kind of process; `warmclip doctor` shows them all. JSON lines on stdout."""
+    with _command(as_json=False):
+        _need(*NEEDED[stage])
+        code = run_probe(stage, device, process, slack)
+    raise SystemExit(code)
+
+
 def main() -> None:
     """Run the command."""
     app()
@@ -143,12 +231,7 @@ def main() -> None:
 def _resolve(
     terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
 ) -> catalog.ModelRecipe:
-    missing = [package for package in _NEEDED if find_spec(package) is None]
-    if missing:
-        raise ExportRefused(
-            f"exporting needs packages that are not installed ({', '.join(missing)}): "
-            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
-        )
+    _need(*_NEEDED)
     recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
@@ -158,6 +241,23 @@ def _resolve(
             "The bundle computes, and its vectors mean nothing"
         )
     return recipe
+
+
+def _need(*packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ExportRefused(
+            f"this needs packages that are not installed ({', '.join(missing)}): "
+            "run `make export-model` in a checkout, or pip install 'warmclip[export]'"
+        )
+
+
+def _console() -> Console:
+    """Where a table goes; a file or a pipe gets unfolded lines."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000
+    return console
 
 
 def _certified(bundle: ModelBundle) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class ModelRecipe:
         activation: QuickGELU or GELU.
         preprocess: what departs from open_clip's default preprocessing.
         weights: where the numbers come from.
+        name_says_quick_gelu: what open_clip computes with, if only asked for the model by name.
     """
 
     name: str
@@ -72,6 +73,30 @@ class ModelRecipe:
     activation: Activation
     preprocess: dict[str, Any]
     weights: WeightsSource
+    name_says_quick_gelu: bool
+
+    @property
+    def pretrained(self) -> str:
+        """The weights as ``--pretrained`` takes them."""
+        source = self.weights
+        return f"random:{source.name}" if source.kind == "random" else source.name
+
+    @property
+    def matches(self) -> str:
+        """Which vectors made by open_clip earlier lie in the space of such a bundle."""
+        used, note = _word(self.activation.quick_gelu), self.activation.note
+        return f"{used}: equal to open_clip's own vectors computed with {used}" + (
+            f" ({note})" if note else ""
+        )
+
+    def call(self, *, quick_gelu: bool) -> str:
+        """The call of open_clip that computes with an activation; empty if there is none."""
+        arguments = f"{Path(self.model).stem!r}, pretrained={self.pretrained!r}"
+        if quick_gelu and not self.name_says_quick_gelu:
+            arguments += ", force_quick_gelu=True"
+        elif self.name_says_quick_gelu and not quick_gelu:
+            return ""
+        return f"open_clip.create_model({arguments})"
 
 
 def resolve(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> ModelRecipe:
@@ -91,8 +116,9 @@ def resolve(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> M
         raise ExportRefused(f"{model} cannot become a bundle: {reason}")
     weights = locate(model, pretrained)
     tag_says = bool(weights.tag.get("quick_gelu", False)) if weights.kind == "tag" else None
+    config_says = bool(config.pop("quick_gelu", False))
     activation = decide_activation(
-        config_says=bool(config.pop("quick_gelu", False)),
+        config_says=config_says,
         tag_says=tag_says,
         asked=quick_gelu,
         model=model,
@@ -105,6 +131,7 @@ def resolve(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> M
         activation=activation,
         preprocess={**preprocess, **weights.tag},
         weights=weights,
+        name_says_quick_gelu=config_says,
     )
 
 

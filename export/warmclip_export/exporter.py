@@ -1,13 +1,11 @@
 """One export from beginning to end: weights, wrappers, graphs, gate, manifest."""
 
-import importlib.metadata
 import io
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,9 +27,13 @@ from warmclip.inference.bundle import (
 from warmclip.inference.text import Tokenizer
 from warmclip_export import graph, onnx_file, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
+from warmclip_export.coreml import report
 from warmclip_export.errors import ExportRefused
-from warmclip_export.parity import Finding, Gate
-from warmclip_export.reference import Reference
+from warmclip_export.half import reach
+from warmclip_export.parity.finding import Finding
+from warmclip_export.parity.gate import Gate
+from warmclip_export.reference import Reference, describe
+from warmclip_export.versions import made_with
 from warmclip_export.weights import fetch
 from warmclip_export.writer import check_target, file_sha256, staged, write
 
@@ -39,8 +41,7 @@ Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-STEPS = 9  # of an export, and of checking a bundle again
-_MADE_WITH = ("warmclip", "open_clip_torch", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+STEPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Exported:
 
     bundle: ModelBundle
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...]  # what a person should know of it, though it passed
 
 
 def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) -> Exported:
@@ -74,14 +76,27 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
         crops = gate.check_pixels(image)
         towers = wrappers(reference)
         opset = graph.opset(*towers.values())
-        graphs = {
-            tower: _write_tower(tower, wrapper, opset, folder, gate, step)
-            for tower, wrapper in towers.items()
-        }
+        graphs: dict[Tower, dict[Precision, FileRecord]] = {}
+        reaches: dict[Tower, tuple[reach.Reach, ...]] = {}
+        for tower, wrapper in towers.items():
+            graphs[tower], reaches[tower] = _write_tower(tower, wrapper, opset, folder, gate, step)
+        step("look at the graphs as CoreML would")
+        placements = report.lint_all(
+            {
+                record.file: folder / record.file
+                for of_precision in graphs.values()
+                for record in of_precision.values()
+            }
+        )
         step("write golden vectors, certificate and manifest")
         golden = write(folder / "golden.npz", _golden(gate, chosen, crops))
         certificate = write(
-            folder / "certificate.json", _json_bytes(_certificate(recipe, gate, folder, graphs))
+            folder / "certificate.json",
+            _json_bytes(
+                _certificate(recipe, gate, folder, graphs)
+                | {"float16": {tower: reach.summary(of) for tower, of in reaches.items()}}
+                | {"coreml": report.as_json(placements)}
+            ),
         )
         manifest = Manifest(
             format=FORMAT,
@@ -101,44 +116,16 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
             graphs=graphs,
             golden=golden,
             certificate=certificate,
-            versions=_versions(),
+            versions=made_with(),
             fingerprint="0" * 64,
         )
         manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
         write(folder / MANIFEST, _json_bytes(manifest.model_dump(mode="json")))
-    return Exported(bundle=ModelBundle.open(target), findings=tuple(gate.findings))
-
-
-def check_bundle(bundle: ModelBundle, recipe: ModelRecipe, *, step: Step) -> tuple[Finding, ...]:
-    """Put an existing bundle through the gate again.
-
-    Raises:
-        ExportRefused: the recipe is not that of the bundle.
-        BundleError: one of the bundle's files was altered.
-        ParityFailed: a stage strayed from open_clip.
-    """
-    manifest = bundle.manifest
-    step("verify the files")
-    bundle.verify()
-    step("fetch the weights")
-    checkpoint = fetch(recipe.weights)
-    step("build open_clip's model")
-    reference = Reference.build(recipe, checkpoint)
-    if reference.tensors_sha256() != manifest.tensors_sha256:
-        raise ExportRefused(
-            f"{recipe.weights.name!r} are not the weights of {bundle.folder}, which were "
-            f"{manifest.weights.source} {manifest.weights.name!r}; name them with --pretrained"
-        )
-    step("run open_clip on the samples")
-    gate = Gate(reference, samples.gather())
-    step("check tokens and pixels")
-    gate.check_tokens(Tokenizer.open(bundle.tokenizer(), manifest.tokenizer))
-    gate.check_pixels(manifest.image)
-    for tower in get_args(Tower):
-        for precision in manifest.graphs[tower]:
-            step(f"check the {tower} tower in {precision}")
-            gate.check_graph(tower, precision, bundle.graph(tower, precision))
-    return tuple(gate.findings)
+    return Exported(
+        bundle=ModelBundle.open(target),
+        findings=tuple(gate.findings),
+        notes=(*reach.notes(reaches), *report.notes(placements)),
+    )
 
 
 def image_recipe(reference: Reference) -> ImageRecipe:
@@ -192,18 +179,26 @@ def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> Tokenize
 
 def _write_tower(
     tower: Tower, wrapper: nn.Module, opset: int, folder: Path, gate: Gate, step: Step
-) -> dict[Precision, FileRecord]:
+) -> tuple[dict[Precision, FileRecord], tuple[reach.Reach, ...]]:
     gate.check_wrapper(tower, wrapper)
     # Two rows: from one, torch would conclude that the batch is always 1.
     inputs = {name: torch.from_numpy(array[:2]) for name, array in gate.feeds[tower].items()}
+    parts = [name for name, _ in wrapper.named_modules()]
     records: dict[Precision, FileRecord] = {}
+    reaches: tuple[reach.Reach, ...] = ()
     for precision in PRECISIONS:
         step(f"export and check the {tower} tower in {precision}")
-        module = wrapper.half() if precision == "fp16" else wrapper
         path = folder / f"{tower}.{precision}.onnx"
-        records[precision] = onnx_file.write_tower(module, inputs, path, opset)
+        if precision == "fp16":
+            kept = reach.overflowing(reaches)
+            if reach.EVERYTHING in kept:
+                continue
+            graph.halved(wrapper, kept)
+        records[precision] = onnx_file.write_tower(wrapper, inputs, path, opset)
         gate.check_graph(tower, precision, path)
-    return records
+        if precision == "fp32":
+            reaches = reach.measure(path, gate.feeds[tower], parts)
+    return records, reaches
 
 
 def _golden(gate: Gate, chosen: samples.Samples, crops: Crop) -> bytes:
@@ -230,18 +225,10 @@ def _certificate(
     folder: Path,
     graphs: dict[Tower, dict[Precision, FileRecord]],
 ) -> dict[str, Any]:
-    weights = recipe.weights
     return {
-        "reference": {
-            "model": recipe.model,
-            "pretrained": f"random:{weights.name}" if weights.kind == "random" else weights.name,
-            "device": "cpu",
-            "dtype": "float32",
-            "machine": platform.machine(),
-            "system": platform.system(),
-        },
-        "versions": _versions(),
-        "activation": _which_vectors_match(recipe),
+        "reference": describe(recipe, "cpu"),
+        "versions": made_with(),
+        "activation": recipe.matches,
         "samples": {tower: len(rows) for tower, rows in gate.vectors.items()},
         "stages": [finding.as_json() for finding in gate.findings],
         "operators": {
@@ -249,26 +236,6 @@ def _certificate(
             for tower, of in graphs.items()
         },
     }
-
-
-def _which_vectors_match(recipe: ModelRecipe) -> str:
-    """Which vectors made by open_clip earlier lie in this bundle's space."""
-    used = "QuickGELU" if recipe.activation.quick_gelu else "GELU"
-    note = recipe.activation.note
-    return f"{used}: equal to open_clip's own vectors computed with {used}" + (
-        f" ({note})" if note else ""
-    )
-
-
-def _versions() -> dict[str, str]:
-    return {name: _version(name) for name in _MADE_WITH}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # run from a checkout
 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:

@@ -4,11 +4,13 @@ The activations travel as rows, shape (batch * tokens, width), so that every lin
 one Gemm with its weight as stored; queries, keys and values are three linear layers, with the
 attention's scale folded into the first; attention is written out; nothing has more than four axes.
 The text's end is an input, and normalising is left to the host. ``parity`` compares each wrapper
-with open_clip before anything is exported. Inputs and outputs are float32, also after ``half()``.
+with open_clip before anything is exported. Inputs and outputs are float32, also after ``halved``.
 """
 
 import copy
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d, Bottleneck, ModifiedResNet
@@ -47,6 +49,32 @@ def text_tower(parts: TextParts) -> nn.Module:
 def opset(*towers: nn.Module) -> int:
     """20 if a tower needs the Gelu operator, which 18 does not have; else 18."""
     return 20 if any(isinstance(m, nn.GELU) for tower in towers for m in tower.modules()) else 18
+
+
+def halved(tower: nn.Module, kept: Iterable[str] = ()) -> nn.Module:
+    """Turn a wrapper into float16, in place.
+
+    Args:
+        tower: the wrapper; it still takes and gives float32.
+        kept: parts of it, by name, that go on computing in float32.
+    """
+    wide = {name: copy.deepcopy(tower.get_submodule(name)) for name in kept}
+    tower.half()
+    for name, part in wide.items():
+        tower.set_submodule(name, _Wide(part))
+    return tower
+
+
+class _Wide(nn.Module):
+    """A part that computes in float32 inside a tower that computes in float16."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        computed: Tensor = self.part(x.float()).to(x.dtype)
+        return computed
 
 
 class ImageTower(nn.Module):
@@ -162,6 +190,23 @@ class _Attention(nn.Module):
         return x.reshape(-1, self.tokens, self.heads, self.width // self.heads)
 
 
+class _Mlp(nn.Module):
+    """The two linear layers of a block, and the activation between them."""
+
+    def __init__(self, original: Any) -> None:  # a Sequential, whose parts have names but no types
+        super().__init__()
+        activation = original.gelu
+        if not isinstance(activation, QuickGELU | nn.GELU):
+            raise ExportRefused(f"its activation is {type(activation).__name__}")
+        self.widen = copy.deepcopy(original.c_fc)
+        self.activation = copy.deepcopy(activation)
+        self.narrow = copy.deepcopy(original.c_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = self.narrow(self.activation(self.widen(x)))
+        return rows
+
+
 class _Block(nn.Module):
     """One residual block; a layer scale is folded into the linear layer before it."""
 
@@ -169,21 +214,16 @@ class _Block(nn.Module):
         super().__init__()
         if type(original) is not ResidualAttentionBlock:
             raise ExportRefused(f"its blocks are {type(original).__name__}, not the default ones")
-        activation = original.mlp.gelu
-        if not isinstance(activation, QuickGELU | nn.GELU):
-            raise ExportRefused(f"its activation is {type(activation).__name__}")
         self.norm_1 = copy.deepcopy(original.ln_1)
         self.attention = _Attention(original.attn, tokens, causal=causal)
         self.norm_2 = copy.deepcopy(original.ln_2)
-        self.widen = copy.deepcopy(original.mlp.c_fc)
-        self.activation = copy.deepcopy(activation)
-        self.narrow = copy.deepcopy(original.mlp.c_proj)
+        self.mlp = _Mlp(original.mlp)
         _fold_scale(original.ls_1, self.attention.out)
-        _fold_scale(original.ls_2, self.narrow)
+        _fold_scale(original.ls_2, self.mlp.narrow)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm_1(x))
-        rows: Tensor = x + self.narrow(self.activation(self.widen(self.norm_2(x))))
+        rows: Tensor = x + self.mlp(self.norm_2(x))
         return rows
 
 

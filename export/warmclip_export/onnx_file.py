@@ -1,5 +1,6 @@
 """One tower as one ONNX file: weights inside, plain names, no trace of the exporting machine."""
 
+import ast
 import contextlib
 import io
 import logging
@@ -20,6 +21,7 @@ from warmclip_export.writer import write
 
 # A protobuf message, and so a file with its weights inside, ends at 2 GiB.
 _MAX_BYTES = 2**31 - 2**20
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: int) -> FileRecord:
@@ -78,7 +80,10 @@ def histogram(path: Path) -> dict[str, int]:
 
 
 def _make_plain(model: onnx.ModelProto) -> None:
-    """Rename everything to letters and digits, and strip what describes the exporter."""
+    """Rename everything to letters and digits, and strip what describes the exporter.
+
+    A node is called after the part of the tower that it belongs to, so that a report can name it.
+    """
     graph = model.graph
     names = _Names({value.name for value in (*graph.input, *graph.output)})
     for initializer in graph.initializer:
@@ -88,7 +93,7 @@ def _make_plain(model: onnx.ModelProto) -> None:
     for number, node in enumerate(graph.node):
         node.input[:] = [names.plain(name) for name in node.input]
         node.output[:] = [names.plain(name) for name in node.output]
-        node.name = f"{node.op_type}_{number}"
+        node.name = f"{_part(node)}{node.op_type}_{number}"
         node.doc_string = ""
         del node.metadata_props[:]
     for value in (*graph.input, *graph.output):
@@ -100,6 +105,14 @@ def _make_plain(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
     graph.name, graph.doc_string = "tower", ""
     model.producer_name, model.producer_version, model.doc_string = "warmclip", "", ""
+
+
+def _part(node: onnx.NodeProto) -> str:
+    """The part of the tower that a node belongs to, such as ``blocks_3_mlp_``; may be empty."""
+    told = {entry.key: entry.value for entry in node.metadata_props}
+    modules = ast.literal_eval(told.get(_SCOPES, "[]"))[:-1]  # outermost first; then the node
+    part = str(modules[-1]) if modules else ""
+    return f"{part.replace('.', '_')}_" if re.fullmatch(r"[a-z]\w*(\.\w+)*", part) else ""
 
 
 class _Names:

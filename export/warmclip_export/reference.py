@@ -1,12 +1,13 @@
-"""The reference: open_clip itself, in float32 on the CPU, without gradients."""
+"""The reference: open_clip itself, in float32, without gradients, on the CPU or on MPS."""
 
 import hashlib
 import os
 import pickle
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.errors import ExportRefused
 
+Device: TypeAlias = Literal["cpu", "mps"]
+"""Where torch computes the reference."""
+
 # All that loading a file which is no checkpoint, or another model's, is known to raise.
 _UNSAFE_LOADING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _LOADING = (
@@ -38,6 +42,34 @@ _LOADING = (
     SafetensorError,
 )
 _NO_VECTOR = ("logit_scale", "logit_bias")
+
+
+def find_device(wanted: Device | None) -> Device:
+    """Where to compute the reference: what was asked for, else MPS where there is one.
+
+    Raises:
+        ExportRefused: torch has no MPS here.
+    """
+    there = torch.backends.mps.is_available()
+    if wanted == "mps" and not there:
+        raise ExportRefused(
+            f"--against mps: torch {torch.__version__} has no MPS device here "
+            f"({platform.system()} {platform.machine()}); it is there on Apple Silicon. "
+            "--against cpu compares with open_clip on the CPU"
+        )
+    return wanted or ("mps" if there else "cpu")
+
+
+def describe(recipe: ModelRecipe, device: Device) -> dict[str, str]:
+    """The reference as it stands in a certificate."""
+    return {
+        "model": recipe.model,
+        "pretrained": recipe.pretrained,
+        "device": device,
+        "dtype": "float32",
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +89,7 @@ class Reference:
 
     def __init__(self, model: CLIP | CustomTextCLIP, preprocess: dict[str, Any]) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.device: Device = "cpu"
         base = merge_preprocess_dict(asdict(PreprocessCfg()), preprocess)
         self.preprocess = PreprocessCfg(**{**base, "size": model.visual.image_size})
         self.transform = image_transform_v2(self.preprocess, is_train=False)
@@ -81,6 +114,11 @@ class Reference:
         if checkpoint is not None:
             _load(model, checkpoint)
         return cls(model, recipe.preprocess)
+
+    def move(self, device: Device) -> None:
+        """Compute on another device from now on."""
+        self.model.to(device)
+        self.device = device
 
     def pixels(self, images: Sequence[Image.Image]) -> Pixels:
         """Preprocess pictures, (n, 3, S, S)."""
@@ -110,19 +148,21 @@ class Reference:
     @torch.inference_mode()
     def image_features(self, pixels: Pixels) -> Features:
         """Raw features of preprocessed pictures, (n, dim)."""
-        features: Features = self.model.encode_image(torch.from_numpy(pixels)).numpy()
-        return features
+        features = self.model.encode_image(torch.from_numpy(pixels).to(self.device))
+        on_host: Features = features.cpu().numpy()
+        return on_host
 
     @torch.inference_mode()
     def text_features(self, ids: TokenIds) -> Features:
         """Raw features of tokenized texts, (n, dim)."""
-        features: Features = self.model.encode_text(torch.from_numpy(ids)).numpy()
-        return features
+        features = self.model.encode_text(torch.from_numpy(ids).to(self.device))
+        on_host: Features = features.cpu().numpy()
+        return on_host
 
     def tensors_sha256(self) -> str:
         """The digest of the towers' float32 tensors, whatever file they came from."""
         lines = [
-            f"{name} {_tensor_sha256(tensor.detach().float().numpy())}"
+            f"{name} {_tensor_sha256(tensor.detach().float().cpu().numpy())}"
             for name, tensor in sorted(self.model.state_dict().items())
             if tensor.is_floating_point() and name not in _NO_VECTOR
         ]

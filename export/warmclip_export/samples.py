@@ -12,7 +12,7 @@ from warmclip_export import captions, drawing, scenes
 from warmclip_export.errors import ExportRefused
 
 # Files that lie in the packages themselves, so that nothing is downloaded.
-_PHOTOGRAPHS = (
+PHOTOGRAPHS = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/chelsea.png"),
     ("skimage", "data/coffee.png"),
@@ -38,7 +38,7 @@ _NOISE_SIZES = (
     (300, 300),
 )
 
-_SENTENCES = (
+SENTENCES = (
     "",
     "a",
     "a photo of a cat",
@@ -66,7 +66,7 @@ _SENTENCES = (
     "a very long caption that has to be cut, " * 20,
 )
 
-PICTURES = len(_PHOTOGRAPHS) + len(_DRAWING_SIDES) + len(_NOISE_SIZES)
+PICTURES = len(PHOTOGRAPHS) + len(_DRAWING_SIDES) + len(_NOISE_SIZES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Samples:
     @property
     def golden_pictures(self) -> tuple[int, ...]:
         """Four photographs, three drawings, one noise: small enough to be kept."""
-        first_drawing = len(_PHOTOGRAPHS)
+        first_drawing = len(PHOTOGRAPHS)
         return (0, 1, 2, 10, first_drawing, first_drawing + 4, first_drawing + 8, PICTURES - 3)
 
     @property
@@ -102,29 +102,32 @@ def gather() -> Samples:
         ExportRefused: the photographs are not where their packages ship them.
     """
     rng = Random(0)  # noqa: S311  # pictures, not secrets
+    photographs = tuple(photograph(*where) for where in PHOTOGRAPHS)
     drawings = tuple(_draw(side, rng) for side in _DRAWING_SIDES)
     described = rng.sample(scenes.held_out(), 100)
     sentences = [captions.caption(scene, rng).text for scene in described]
-    texts = (*_SENTENCES, *sentences)[:PICTURES]
-    strings = (*_SENTENCES, *sentences, *(_hostile(rng) for _ in range(200)))
-    return Samples(pictures=(*_photographs(), *drawings, *_noises()), texts=texts, strings=strings)
+    texts = (*SENTENCES, *sentences)[:PICTURES]
+    strings = (*SENTENCES, *sentences, *(hostile(rng) for _ in range(200)))
+    return Samples(pictures=(*photographs, *drawings, *_noises()), texts=texts, strings=strings)
 
 
-def _photographs() -> tuple[Image.Image, ...]:
-    pictures = []
-    for package, name in _PHOTOGRAPHS:
-        spec = find_spec(package)
-        path = Path(spec.origin).parent / name if spec and spec.origin else Path(name)
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                pictures.append(picture.copy())
-        except OSError as exc:
-            raise ExportRefused(
-                f"the gate compares on {name} of {package}, which cannot be read: {exc}; "
-                "reinstall it with: pip install 'warmclip[export]'"
-            ) from exc
-    return tuple(pictures)
+def photograph(package: str, name: str) -> Image.Image:
+    """A photograph that lies in an installed package.
+
+    Raises:
+        ExportRefused: it does not.
+    """
+    spec = find_spec(package)
+    path = Path(spec.origin).parent / name if spec and spec.origin else Path(name)
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture.copy()
+    except OSError as exc:
+        raise ExportRefused(
+            f"the gate compares on {name} of {package}, which cannot be read: {exc}; "
+            "reinstall it with: pip install 'warmclip[export]'"
+        ) from exc
 
 
 def _draw(side_px: int, rng: Random) -> Image.Image:
@@ -140,7 +143,7 @@ def _noises() -> tuple[Image.Image, ...]:
     )
 
 
-def _hostile(rng: Random) -> str:
+def hostile(rng: Random) -> str:
     """Characters of all planes; surrogates excepted, which are no text."""
     ranges = ((32, 127), (32, 127), (9, 33), (160, 0x600), (0x2000, 0xD800), (0xE000, 0x20000))
     return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(60)))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich.progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from warmclip import logs
 from warmclip.errors import WarmclipError
 from warmclip.indexing.query import Query
 from warmclip.indexing.report import IndexReport
@@ -23,8 +24,11 @@ from warmclip.progress import Progress
 if TYPE_CHECKING:  # keeps numpy out of this import
     from warmclip.indexing.audit import AuditReport
 
+log = logging.getLogger(__name__)
+
 _MOST_REASONS = 20
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
+_PAGE_WIDTH = 120  # but for pictures
 
 
 class _Printable(logging.Formatter):
@@ -35,30 +39,45 @@ class _Printable(logging.Formatter):
 class Terminal:
     """Where one command writes."""
 
-    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, verbose: bool = False, log_json: bool = False
+    ) -> None:
         self.as_json = as_json
+        self._log_json = log_json
         self._answers = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         if not self._answers.is_terminal:
             self._answers.width = _NO_TERMINAL_WIDTH
         self._notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        level = logging.INFO if verbose else logging.WARNING
+        if log_json:
+            logs.log_json(level)
+        else:
+            self._log_text(level)
+        # It announces every repeated call in its own words; `transport` says the same in ours.
+        logging.getLogger("stamina").setLevel(logging.ERROR)
+
+    def _log_text(self, level: int) -> None:
         handler: logging.Handler = logging.StreamHandler()  # a log file: one line each, with time
         handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
         if self._notes.is_terminal:
             handler = RichHandler(console=self._notes, show_path=False, show_time=False)
             handler.setFormatter(_Printable("%(message)s"))
-        level = logging.INFO if verbose else logging.WARNING
         logging.basicConfig(level=level, handlers=[handler], force=True)
-        # It announces every repeated call in its own words; `transport` says the same in ours.
-        logging.getLogger("stamina").setLevel(logging.ERROR)
 
     def note(self, text: str) -> None:
         """Say something by the way, on stderr."""
-        self._notes.print(text, soft_wrap=True)
+        if self._log_json:
+            log.info("%s", text)
+        else:
+            self._notes.print(text, soft_wrap=True)
 
     def error(self, exc: WarmclipError) -> None:
         """One paragraph on stderr; with --json also an object on stdout."""
         if self.as_json:
             self.json({"error": {"type": type(exc).__name__, "message": str(exc)}})
+        if self._log_json:
+            log.error("%s", exc, extra={"action": "failed", "error": type(exc).__name__})
+            return
         message = Text.assemble(("error: ", "bold red"), printable(str(exc), lines=True))
         self._notes.print(message, soft_wrap=True)
 
@@ -66,9 +85,17 @@ class Terminal:
         """One JSON object on stdout. It is pure ASCII, and so keeps names that are not UTF-8."""
         self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
 
+    def picture(self, drawn: RenderableType) -> None:
+        """Something drawn by others, on stdout."""
+        width = None if self._answers.is_terminal else _PAGE_WIDTH
+        self._answers.print(drawn, soft_wrap=False, width=width)
+
     @contextmanager
     def progress(self, unit: str) -> Iterator[Progress]:
         """A bar with rate and time left, on a terminal."""
+        if self._log_json:  # even a hidden bar ends with an empty line, before rich 14.1
+            yield lambda _done, _total, _stage: None
+            return
         columns = (
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -84,7 +111,7 @@ class Terminal:
 
             def advance(done: int, total: int, stage: str) -> None:
                 speed = bar.tasks[0].speed
-                rate = f"{speed:.0f} {unit}/s" if speed else ""
+                rate = f"{speed:.0f} {unit}/s" if speed and speed >= 1 else ""
                 bar.update(task, completed=done, total=total or None, description=stage, rate=rate)
 
             yield advance

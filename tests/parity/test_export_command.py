@@ -9,12 +9,20 @@ from typer.testing import CliRunner
 from tiny_models import TINY_VIT, written
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export.__main__ import app
+from warmclip_export.parity import corpus
 
 
 @pytest.fixture(autouse=True)
 def fp32_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """One precision is enough here, and twice as quick."""
     monkeypatch.setattr("warmclip_export.exporter.PRECISIONS", ("fp32",))
+
+
+@pytest.fixture(autouse=True)
+def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole corpus is for the suite's own tests."""
+    whole = corpus.gather
+    monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
 
 
 def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:

@@ -5,15 +5,19 @@ Exit codes: 0 done, 1 partly done, 2 bad usage or configuration, 3 a service is 
 """
 
 import importlib.metadata
+import logging
 import sys
 import traceback
 from typing import Annotated
 
 import typer
 
+from warmclip import logs
 from warmclip.cli.jobs import status, worker
-from warmclip.cli.machine import bench
+from warmclip.cli.machine import bench, doctor
 from warmclip.cli.pictures import audit, index, migrate, search
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="warmclip",
@@ -41,7 +45,7 @@ def options(
     """Embed pictures and texts with an exported OpenCLIP model, and search them."""
 
 
-for command in (index, search, migrate, audit, worker, status, bench):
+for command in (index, search, migrate, audit, worker, status, bench, doctor):
     app.command()(command)
 
 
@@ -50,5 +54,8 @@ def main() -> None:
     try:
         app()
     except Exception:  # a bug, which must not end in 1: that means "partly done"
-        traceback.print_exc()
+        if logs.is_json():
+            log.critical("a bug in warmclip", exc_info=True)
+        else:
+            traceback.print_exc()
         sys.exit(70)

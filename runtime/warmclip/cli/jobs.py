@@ -8,6 +8,7 @@ from warmclip.cli.options import (
     Bundle,
     ExifTranspose,
     Json,
+    LogJson,
     Provider,
     Verbose,
     open_terminal,
@@ -31,10 +32,11 @@ def worker(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    log_json: LogJson = False,
     supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
-    with open_terminal(verbose=True):
+    with open_terminal(verbose=True, log_json=log_json):
         from warmclip.work.launch import run_worker
         from warmclip.work.supervisor import run_workers
 
@@ -50,6 +52,7 @@ def worker(
             arguments += [f"--bundle={bundle}"] if bundle else []
             arguments += [f"--provider={provider}"] if provider else []
             arguments += ["--exif-transpose"] if exif_transpose else []
+            arguments += ["--log-json"] if log_json else []
             raise typer.Exit(run_workers(workers, settings, arguments))
         run_worker(settings, queues=names, burst=burst, max_jobs=max_jobs, supervisor=supervisor)
 

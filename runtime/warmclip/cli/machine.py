@@ -1,10 +1,14 @@
-"""The commands about this machine: bench."""
+"""The commands about this machine: bench, doctor."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from warmclip.cli.options import Bundle, Json, Provider, Verbose, open_terminal, read_settings
+from warmclip.console import Terminal
+from warmclip.inference.providers import AUTO
+from warmclip.settings import Settings
 
 
 def bench(
@@ -22,3 +26,57 @@ def bench(
         with terminal.progress("rounds") as progress:
             benchmark = measure(settings, rounds=rounds, progress=progress)
         terminal.benchmark(benchmark.to_dict())
+
+
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="onnxruntime only, and less patience with a hang.")
+    ] = False,
+    deadline: Annotated[
+        float, typer.Option(min=1, max=600, help="Seconds that one step of a cell may take.")
+    ] = 60.0,
+    retry_provider: Annotated[
+        str | None,
+        typer.Option(
+            "--retry-provider", metavar="NAME", help="Let a provider out of quarantine first."
+        ),
+    ] = None,
+    bundle: Bundle = None,
+    provider: Provider = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what works on this machine, and what dies in a forked process.
+
+    Each cell runs in a child of its own: the doctor survives what it looks at.
+    """
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.doctor.picture import draw
+        from warmclip.doctor.report import examine
+
+        settings = read_settings(bundle, None, provider)
+        if retry_provider is not None:
+            _let_out(terminal, settings, retry_provider)
+        with terminal.progress("cells") as progress:
+            report = examine(
+                settings, os.environ, deadline_s=deadline, quick=quick, progress=progress
+            )
+        if as_json:
+            terminal.json(report.to_dict())
+        else:
+            terminal.picture(draw(report))
+        raise typer.Exit(report.exit_code)
+
+
+def _let_out(terminal: Terminal, settings: Settings, name: str) -> None:
+    """Forget what was held against a provider: its quarantine and its former trials."""
+    from warmclip.inference.providers import check_choice
+    from warmclip.inference.quarantine import Quarantine
+    from warmclip.inference.verdict import forget
+
+    check_choice(name)
+    wanted = None if name == AUTO else name
+    cleared = Quarantine(settings.home).clear(wanted)
+    forgotten = forget(settings.home, wanted)
+    was = f"{', '.join(cleared)} out of quarantine" if cleared else "none was in quarantine"
+    terminal.note(f"{name}: {was}; {forgotten} former trials forgotten")

@@ -34,15 +34,23 @@ ExifTranspose = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
+LogJson = Annotated[
+    bool,
+    typer.Option("--log-json", help="On stderr only logs, one JSON object a line."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
 
 @contextmanager
 def open_terminal(
-    as_json: bool = False, verbose: bool = False, *, when_stopped: str = "stopped"
+    as_json: bool = False,
+    verbose: bool = False,
+    *,
+    log_json: bool = False,
+    when_stopped: str = "stopped",
 ) -> Iterator[Terminal]:
     """What a command writes to; errors become one paragraph and an exit code."""
-    terminal = Terminal(as_json=as_json, verbose=verbose)
+    terminal = Terminal(as_json=as_json, verbose=verbose, log_json=log_json)
     try:
         yield terminal
     except WarmclipError as exc:

@@ -117,6 +117,11 @@ def _over_network(url: str) -> dict[str, float | bool]:
 
 
 def _unreachable(address: str, exc: RedisError) -> QueueUnreachable:
+    if "certificate" in str(exc):
+        return QueueUnreachable(
+            f"Redis at {address} shows a certificate that is not trusted ({exc}); name the "
+            "authority that signed it: REDIS_URL=rediss://...?ssl_ca_certs=/path/to/ca.pem"
+        )
     return QueueUnreachable(
         f"no answer from Redis at {address} ({exc}); start it, or correct REDIS_URL "
         "(without it, warmclip runs a private Redis)"

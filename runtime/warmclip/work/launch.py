@@ -14,6 +14,7 @@ from rq.utils import get_version
 from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
 from warmclip.indexing.ownership import own_store
 from warmclip.inference.quarantine import Quarantine
+from warmclip.logs import is_json
 from warmclip.settings import Settings
 from warmclip.work.broker import Patience, open_broker
 from warmclip.work.horse.process import HorseProcess
@@ -33,7 +34,6 @@ def run_worker(
     queues: Sequence[str] = QUEUES,
     burst: bool = False,
     max_jobs: int | None = None,
-    log_json: bool = False,
     supervisor: int | None = None,
 ) -> None:
     """Load the model in a horse, then run jobs until SIGTERM or SIGINT.
@@ -43,7 +43,6 @@ def run_worker(
         queues: polled in this order.
         burst: leave as soon as the queues are empty.
         max_jobs: leave after so many.
-        log_json: whether the horse logs in JSON.
         supervisor: the process that started this one; when it is gone, the worker leaves.
 
     Raises:
@@ -62,7 +61,7 @@ def run_worker(
                 settings,
                 worker=worker.name if worker is not None else "",
                 store_owner=owner,
-                log_json=log_json,
+                log_json=is_json(),
             ),
             Quarantine(settings.home),
             hang_s=settings.hang_s,

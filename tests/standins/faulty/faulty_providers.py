@@ -116,6 +116,14 @@ def _sleep(features: Any, _: int) -> Any:
     return features
 
 
+def _hang_from_nth(features: Any, run: int) -> Any:
+    return _hang(features, run) if run >= _first_bad_run() else features
+
+
+def _sleep_from_nth(features: Any, run: int) -> Any:
+    return _sleep(features, run) if run >= _first_bad_run() else features
+
+
 def _nan(features: Any, _: int) -> Any:
     features[-1] = float("nan")
     return features
@@ -156,6 +164,8 @@ _FAULTS: dict[str, tuple[Callable[[], None] | None, Callable[[Any, int], Any]]] 
     "failnth": (None, _fail_on_nth),  # raises from run n on
     "hang": (None, _hang),  # never returns, and holds the GIL
     "sleep": (None, _sleep),  # never returns
+    "hangnth": (None, _hang_from_nth),
+    "sleepnth": (None, _sleep_from_nth),
     "nan": (None, _nan),  # the last row
     "nannth": (None, _nan_from_nth),
     "zeros": (None, _zeros),

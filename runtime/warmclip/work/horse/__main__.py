@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 
 from warmclip.console import Terminal
 from warmclip.errors import WarmclipError
+from warmclip.logs import log_json
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, find_functions
 from warmclip.work.broker import open_broker
@@ -72,11 +73,14 @@ def main() -> None:
     # The worker decides when this process ends: by the pipe, or by SIGKILL.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    faulthandler.enable()
     with os.fdopen(commands, encoding="ascii") as lines:
         settings = Settings.from_json(lines.readline())
         hello = json.loads(lines.readline())
-        Terminal(verbose=True)
+        if hello["log_json"]:
+            log_json()
+        else:
+            Terminal(verbose=True)
+            faulthandler.enable()  # where a native fault was, for people
         _serve(settings, hello, lines, beats_to)
 
 

@@ -5,9 +5,8 @@ certificate. Stages go in the order of the data, so that the first that strays i
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,41 +21,15 @@ from warmclip.inference.session import OnnxSession, find_provider
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
+from warmclip_export.half.emulation import emulate
+from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, of_cpu
+from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.reference import Reference
 from warmclip_export.samples import Samples
 
-Measure = Literal["texts that differ", "crops that differ", "largest difference", "lowest cosine"]
 Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 BATCHES = (1, 2, 7, 32)
-MAX_DIFFERENCE = 1e-5  # of any component of a unit vector, in float32
-MAX_PIXEL_DIFFERENCE = 1e-6
-MIN_COSINE = 0.999  # in float16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one stage measured."""
-
-    stage: str
-    measure: Measure
-    figure: float
-    threshold: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the figure is within the threshold; NaN never is."""
-        if self.measure == "lowest cosine":
-            return self.figure >= self.threshold
-        return self.figure <= self.threshold
-
-    def as_json(self) -> dict[str, Any]:
-        """The finding as it stands in the certificate."""
-        return {**asdict(self), "passed": self.passed}
-
-    def __str__(self) -> str:
-        sign = "at least" if self.measure == "lowest cosine" else "at most"
-        return f"{self.stage}: {self.measure} {self.figure:.7g}, allowed {sign} {self.threshold:g}"
 
 
 class Gate:
@@ -105,7 +78,7 @@ class Gate:
         self._record("crops", "crops that differ", differ, 0)
         pixels = pictures.normalise(crops, recipe)
         figure = float(np.abs(pixels - self.feeds["image"]["pixel_values"]).max())
-        self._record("pixels", "largest difference", figure, MAX_PIXEL_DIFFERENCE)
+        self._record("pixels", "largest difference", figure, PIXEL_DIFFERENCE)
         return crops
 
     def check_wrapper(self, tower: Tower, wrapper: nn.Module) -> None:
@@ -122,6 +95,10 @@ class Gate:
             feeds = {name: array[:batch] for name, array in self.feeds[tower].items()}
             features = session.run(feeds)
             self._compare(f"{tower} {precision}, batch {batch}", tower, precision, features)
+        if precision == "fp16":
+            # The CPU computed it in float32: this shows what an accelerator would lose.
+            features = emulate(graph, self.feeds[tower])
+            self._compare(f"{tower} fp16 emulated", tower, precision, features)
 
     def _compare(self, stage: str, tower: Tower, precision: Precision, features: Features) -> None:
         expected = self.vectors[tower][: len(features)]
@@ -129,12 +106,13 @@ class Gate:
             vectors = unit_rows(features, self.dim)
         except BadVectors as exc:
             raise ParityFailed(f"{stage}: {exc}; no bundle was written") from exc
+        bounds = of_cpu(precision)
         if precision == "fp32":
             figure = float(np.abs(vectors - expected).max())
-            self._record(stage, "largest difference", figure, MAX_DIFFERENCE)
+            self._record(stage, "largest difference", figure, bounds.difference)
         else:
             cosine = float((vectors * expected).sum(axis=1).min())
-            self._record(stage, "lowest cosine", cosine, MIN_COSINE)
+            self._record(stage, "lowest cosine", cosine, bounds.cosine)
 
     def _record(self, stage: str, measure: Measure, figure: float, threshold: float) -> None:
         finding = Finding(stage=stage, measure=measure, figure=figure, threshold=threshold)

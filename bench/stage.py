@@ -1,0 +1,173 @@
+"""Where contenders run: one private Redis, one folder of pictures, one way to take the time."""
+
+import io
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from redis import Redis
+from rq.job import Job
+from rq.queue import Queue
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+import worker_jobs
+from contenders import QUEUES, Case, Contender
+from warmclip.errors import WarmclipError
+from warmclip.work.private_redis import PrivateRedis
+
+PICTURES = 64
+
+_HERE = Path(__file__).parent
+_OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
+_JOB_TIMEOUT_S = 600
+_STOP_PATIENCE_S = 30
+_PICTURE_SIDE_PX = 1024  # one megapixel, as JPEG
+_LEAST_COSINE = 0.999
+
+
+class ContenderFailed(WarmclipError):
+    """A worker ended, or a job of it did not do what it is there for."""
+
+
+class Stage:
+    """Runs one contender at a time.
+
+    Attributes:
+        connection: to the Redis that all of them use.
+    """
+
+    def __init__(
+        self, folder: Path, redis: PrivateRedis, bundle: Path, checkpoint: Path, pictures: int
+    ) -> None:
+        self.connection = Redis(unix_socket_path=os.fspath(redis.socket))
+        self._url = f"unix://{redis.socket}"
+        self._log = folder / "worker.log"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        self._environment = kept | {
+            "WARMCLIP_HOME": os.fspath(folder),
+            "WARMCLIP_BUNDLE": os.fspath(bundle.resolve()),
+            "WARMCLIP_JOBS": "worker_jobs:nothing",
+            worker_jobs.CHECKPOINT: os.fspath(checkpoint.resolve()),
+            "ORT_DISABLE_TELEMETRY": "1",
+        }
+        self._paths = [os.fspath(_picture(folder, seed)) for seed in range(pictures)]
+        self._expected: dict[str, Any] = {}
+
+    def seconds_per_job(self, case: Case, contender: Contender) -> float:
+        """Start a worker whose queue is full, and time its last jobs.
+
+        The clock runs from the end of the last job of the warm-up to the end of the last job of
+        all: it sees neither the queueing nor the start of the worker.
+
+        Raises:
+            ContenderFailed: the worker or a job, with the reason.
+        """
+        self.connection.flushdb()
+        queue = Queue(QUEUES[-1], connection=self.connection, serializer=JSONSerializer)
+        arguments = [self._paths[: case.images]] if case.images else []
+        queued = [
+            Queue.prepare_data(contender.function, arguments, timeout=_JOB_TIMEOUT_S)
+            for _ in range(contender.warm_up + contender.jobs)
+        ]
+        jobs = queue.enqueue_many(queued)
+        with self._running(contender) as process:
+            self._await(jobs[contender.warm_up - 1], process)
+            started = time.perf_counter()
+            result = self._await(jobs[-1], process)
+            seconds = time.perf_counter() - started
+        failed = [job.id for job in jobs if job.get_status() != "finished"]
+        if failed:
+            raise ContenderFailed(f"{len(failed)} of {len(jobs)} jobs did not finish")
+        if case.images:
+            answer: Any = result.return_value
+            self._check(answer["vectors"])
+        return seconds / contender.jobs
+
+    @contextmanager
+    def _running(self, contender: Contender) -> Iterator["subprocess.Popen[bytes]"]:
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                contender.command(self._url),
+                cwd=_HERE,  # where `worker_jobs` is
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+            try:
+                yield process
+            finally:
+                process.terminate()
+                try:
+                    process.wait(_STOP_PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def _await(self, job: Job, process: "subprocess.Popen[bytes]") -> Result:
+        """Sleep until a job is over: asking again and again would cost what is measured."""
+        while (result := job.latest_result(timeout=1)) is None:
+            if process.poll() is not None:
+                raise ContenderFailed(
+                    f"the worker ended, code {process.returncode}: {self._said()}"
+                )
+        if result.type != Result.Type.SUCCESSFUL:
+            reason = (result.exc_string or "no reason was recorded").strip().splitlines()[-1]
+            raise ContenderFailed(f"a job failed: {reason}")
+        return result
+
+    def _said(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def _check(self, vectors: Mapping[str, Any]) -> None:
+        """Whoever computes them, the vectors are the same: all do the same work."""
+        if not self._expected:
+            self._expected.update(vectors)
+        for path, vector in vectors.items():
+            cosine = float(np.dot(vector, self._expected.setdefault(path, vector)))
+            if not cosine >= _LEAST_COSINE:
+                raise ContenderFailed(f"{path}: cosine {cosine:.4f} to the others' vector")
+
+
+@contextmanager
+def open_stage(bundle: Path, checkpoint: Path, pictures: int = PICTURES) -> Iterator[Stage]:
+    """Set it up in a temporary folder.
+
+    Args:
+        bundle: what warmclip and onnxruntime load.
+        checkpoint: what open_clip loads.
+        pictures: how many to draw.
+
+    Raises:
+        QueueUnreachable: there is no redis-server to start.
+    """
+    with TemporaryDirectory(prefix="warmclip-bench-") as name:
+        folder = Path(name)
+        redis = PrivateRedis(folder)
+        try:
+            stage = Stage(folder, redis, bundle, checkpoint, pictures)
+            with stage.connection:
+                yield stage
+        finally:
+            redis.close()
+
+
+def _picture(folder: Path, seed: int) -> Path:
+    """A picture with the detail of a photograph: smooth noise."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
+    side = (_PICTURE_SIDE_PX, _PICTURE_SIDE_PX)
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize(side, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    path = folder / f"{seed:02}.jpg"
+    path.write_bytes(stream.getvalue())
+    return path

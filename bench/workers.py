@@ -1,0 +1,146 @@
+"""RQ's own workers and warmclip's on the same jobs, interleaved in one run.
+
+Figures of one run compare with each other; two runs on a shared machine may not. `make
+bench-worker` starts it.
+"""
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import contenders
+from machine import describe, load_average
+from results import Results
+from stage import ContenderFailed, Stage, open_stage
+from warmclip.cli.options import open_terminal
+from warmclip.errors import BundleError, SettingsError
+from warmclip.progress import Progress
+
+log = logging.getLogger("bench")
+
+_MODELS = Path(__file__).parents[1] / "models"
+_BUSY_BEFORE = 0.5  # of the load average, for each core: nobody of ours ran yet
+_BUSY_DURING = 1.5  # two threads of a model, and a little more
+_NO_TERMINAL_WIDTH = 1000
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of which the median counts.")] = 5,
+    case: Annotated[
+        list[str] | None, typer.Option(help="no-op, one-image or 64-images; more of them by more.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="No-op jobs in a round.")] = 300,
+    bundle: Annotated[Path, typer.Option(help="The model.")] = _MODELS / "ViT-B-32-random-0",
+    checkpoint: Annotated[Path, typer.Option(help="The same weights, for open_clip.")] = _MODELS
+    / "ViT-B-32-random-0.safetensors",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure into this file.")
+    ] = None,
+) -> None:
+    """Time RQ's own workers and warmclip's on the same jobs, interleaved in one run."""
+    signal.signal(signal.SIGTERM, _leave)  # else a worker and its Redis would stay behind
+    with open_terminal(verbose=True) as terminal:
+        chosen = _choose(case, jobs)
+        pictures = max(it.images for it in chosen)
+        for needed in (bundle, checkpoint) if pictures else (bundle,):
+            if not needed.exists():
+                raise BundleError(f"{needed} is missing; `make bench-worker` makes it")
+        results = Results(chosen)
+        with open_stage(bundle, checkpoint, pictures) as stage:
+            environment = describe(stage.connection)
+            loads = [load_average()]
+            with terminal.progress("runs") as progress:
+                _run(stage, chosen, rounds, results, loads, progress)
+        load = {"before": loads[0], "highest": max(loads)}
+        warning = _warning(load, environment["cores"])
+        _print(results, _stamp(environment, load, rounds, bundle), warning)
+        if json_file is not None:
+            answer: dict[str, Any] = {
+                "environment": environment | {"bundle": bundle.name},
+                "rounds": rounds,
+                "load_average": load,
+                "warning": warning,
+                **results.to_dict(),
+            }
+            json_file.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
+    sys.exit(128 + signum)
+
+
+def _choose(names: list[str] | None, jobs: int) -> list[contenders.Case]:
+    known = {case.name: case for case in contenders.cases(jobs)}
+    for name in names or ():
+        if name not in known:
+            raise SettingsError(f"--case={name}: use one of {', '.join(known)}")
+    return [case for name, case in known.items() if not names or name in names]
+
+
+def _run(
+    stage: Stage,
+    chosen: list[contenders.Case],
+    rounds: int,
+    results: Results,
+    loads: list[float],
+    progress: Progress,
+) -> None:
+    """Every contender once a round, so that a noisy moment hits them all."""
+    total = rounds * sum(len(case.contenders) for case in chosen)
+    done = 0
+    for number in range(1, rounds + 1):
+        for case in chosen:
+            for contender in case.contenders:
+                progress(done, total, f"round {number}, {case.name}: {contender.name}")
+                done += 1
+                if results.has_failed(case, contender.name):
+                    continue
+                try:
+                    seconds = stage.seconds_per_job(case, contender)
+                except ContenderFailed as exc:
+                    log.warning("%s, %s: %s", case.name, contender.name, exc)
+                    results.fail(case, contender.name, str(exc))
+                    continue
+                results.add(case, contender.name, seconds)
+                loads.append(load_average())
+        log.info("round %d of %d is over", number, rounds)
+
+
+def _print(results: Results, stamp: str, warning: str | None) -> None:
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _NO_TERMINAL_WIDTH
+    results.print(console)
+    console.print(stamp)
+    if warning:
+        console.print(f"\n{warning}")
+
+
+def _stamp(environment: dict[str, Any], load: dict[str, float], rounds: int, bundle: Path) -> str:
+    packages = ", ".join(f"{name} {it}" for name, it in environment["packages"].items() if it)
+    return (
+        f"{environment['date']}: {environment['cpu']}, {environment['cores']} cores, "
+        f"{environment['system']}, Python {environment['python']}, {environment['server']}, "
+        f"{packages}; model {bundle.name}. Medians of {rounds} interleaved rounds (lowest to "
+        f"highest). Load average {load['before']:.1f} before, at most {load['highest']:.1f}."
+    )
+
+
+def _warning(load: dict[str, float], cores: int) -> str | None:
+    if load["before"] <= _BUSY_BEFORE * cores and load["highest"] <= _BUSY_DURING * cores:
+        return None
+    return (
+        "Warning: others worked on this machine meanwhile. Each round hits all contenders, so the "
+        "ratios are worth something; the absolute figures are not this machine's best."
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

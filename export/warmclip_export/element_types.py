@@ -1,0 +1,59 @@
+"""The element types of an ONNX graph: which value has which, and float16 written as float32."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LARGE_BYTES = 2**16  # constants above are weights: nothing depends on their content
+WEIGHT = "weight"  # marks them where they stand among the inputs
+
+
+def value_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every value, by name."""
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its large constants as inputs, which keeps their types and shapes."""
+    light = onnx.ModelProto(ir_version=model.ir_version, functions=model.functions)
+    light.opset_import.extend(model.opset_import)
+    graph = light.graph
+    graph.name = "light"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.ByteSize() > LARGE_BYTES:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            info.doc_string = WEIGHT
+            graph.input.append(info)
+        else:
+            graph.initializer.append(tensor)
+    return light
+
+
+def widen(model: onnx.ModelProto) -> None:
+    """Replace every float16 type in a graph by float32, in place."""
+    graph = model.graph
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            is_target = node.op_type == "Cast" and attribute.name == "to"
+            if is_target and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+    del graph.value_info[:]
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        wide = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))

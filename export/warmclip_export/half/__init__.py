@@ -1,0 +1,1 @@
+"""float16, computed as an accelerator computes it."""

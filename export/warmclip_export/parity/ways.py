@@ -1,0 +1,65 @@
+"""The ways in which a bundle can be computed on this machine: providers and precisions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from warmclip.errors import ProviderUnavailable
+from warmclip.inference.bundle import ModelBundle, Precision
+from warmclip.inference.providers import PROVIDERS, Provider
+from warmclip.inference.session import find_provider
+from warmclip_export.parity.bounds import Bounds, find_bounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One provider with one precision."""
+
+    provider: Provider
+    precision: Precision
+    bounds: Bounds
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the runtime computes so, or only the suite does."""
+        return self.precision == self.provider.precision
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.provider.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """Those to measure, and why the others are not."""
+
+    present: tuple[Way, ...]
+    absent: Mapping[str, str]  # name of a provider -> reason
+
+
+def find_ways(bundle: ModelBundle, device: str) -> Ways:
+    """Every provider of this onnxruntime with its precision; the CPU with all of the bundle's.
+
+    Args:
+        bundle: whose precisions count.
+        device: where the reference runs, which decides what is near enough.
+    """
+    graphs = bundle.manifest.graphs
+    has = [precision for precision in graphs["image"] if precision in graphs["text"]]
+    present: list[Way] = []
+    absent: dict[str, str] = {}
+    # The reference first: what strays there strays everywhere.
+    for name in sorted(PROVIDERS, key=lambda name: not PROVIDERS[name].is_reference):
+        try:
+            provider = find_provider(name)
+        except ProviderUnavailable as exc:
+            absent[name] = str(exc)
+            continue
+        wanted = has if provider.is_reference else [provider.precision]
+        for precision in wanted:
+            stated = find_bounds(provider, precision, device)
+            if precision not in has:
+                absent[name] = f"the bundle has no {precision} of both towers, which {name} needs"
+            elif stated is None:
+                absent[f"{precision} on {name}"] = f"no bounds are stated for {precision}"
+            else:
+                present.append(Way(provider=provider, precision=precision, bounds=stated))
+    return Ways(present=tuple(present), absent=absent)

@@ -1,0 +1,124 @@
+"""What this machine is: system, chip, memory, Python, and the packages that matter."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from warmclip.inference.machine import chip, os_build
+
+_OURS = (
+    "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "tokenizers",
+)  # fmt: skip
+_IF_INSTALLED = ("torch", "open_clip_torch", "setproctitle")
+
+# Variables that people set against these crashes, and what they do.
+_FOLK_REMEDIES = {
+    "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": (
+        "it silences Objective-C's own check; a forked child still has no Metal compiler"
+    ),
+    "PYTORCH_ENABLE_MPS_FALLBACK": (
+        "it moves operators that MPS lacks to the CPU; a crash is no lacking operator"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One machine, as far as it matters for what runs and what crashes."""
+
+    system: str  # such as "macOS 15.1"
+    build: str  # such as "macOS 15.1 24B83"; on Linux the kernel
+    architecture: str
+    chip: str
+    cores: int
+    usable_cores: int  # by this process
+    memory_bytes: int | None
+    python: str
+    executable: str
+    packages: Mapping[str, str | None]  # name -> version; None: not installed
+    notes: tuple[str, ...]  # what is worth knowing about it
+
+    def to_dict(self) -> dict[str, Any]:
+        """The machine as JSON can carry it."""
+        return asdict(self)
+
+
+def read_machine(environ: Mapping[str, str]) -> Machine:
+    """Look at the machine that this runs on.
+
+    Args:
+        environ: the environment, which may hold remedies that are none.
+    """
+    packages = {name: _version(name) for name in _OURS}
+    packages |= {name: found for name in _IF_INSTALLED if (found := _version(name))}
+    is_mac = sys.platform == "darwin"
+    return Machine(
+        system=f"macOS {platform.mac_ver()[0]}" if is_mac else _distribution(),
+        build=os_build(),
+        architecture=platform.machine(),
+        chip=chip(),
+        cores=os.cpu_count() or 1,
+        usable_cores=_usable_cores(),
+        memory_bytes=_memory_bytes(),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        executable=sys.executable,
+        packages=packages,
+        notes=tuple(_notes(environ, packages, is_mac=is_mac)),
+    )
+
+
+def _notes(
+    environ: Mapping[str, str], packages: Mapping[str, str | None], *, is_mac: bool
+) -> list[str]:
+    notes = [
+        f"{name} is set: {effect}" for name, effect in _FOLK_REMEDIES.items() if environ.get(name)
+    ]
+    if is_mac and _is_translated():
+        notes.append("this Python is for Intel and runs under Rosetta: install one for arm64")
+    if is_mac and packages.get("setproctitle"):
+        notes.append("setproctitle is installed: on macOS it crashes forked children (rq/rq#2029)")
+    return notes
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return platform.system()
+
+
+def _is_translated() -> bool:
+    """Whether an Intel program runs here on Apple Silicon."""
+    done = subprocess.run(
+        ["/usr/sbin/sysctl", "-n", "sysctl.proc_translated"],
+        capture_output=True,
+        text=True,
+        timeout=5,
+        check=False,
+    )
+    return done.stdout.strip() == "1"
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None

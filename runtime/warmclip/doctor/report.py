@@ -1,0 +1,137 @@
+"""One visit to the doctor, from beginning to end."""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from warmclip.doctor.cell import Cell, absent, run_cell
+from warmclip.doctor.finding import Finding, conclude
+from warmclip.doctor.machine import Machine, read_machine
+from warmclip.doctor.matrix import Graph, Row, run_matrix
+from warmclip.doctor.processes import LONGEST_DEADLINE_S
+from warmclip.doctor.services import Service, read_services
+from warmclip.doctor.tiny_graph import SIDE_PX, tiny_graph
+from warmclip.errors import BundleError
+from warmclip.inference.bundle import ModelBundle
+from warmclip.progress import Progress
+from warmclip.settings import Settings
+
+_DEMO = Path("models/demo/bundle")  # in a checkout
+DEADLINE_S = 300.0  # for one provider on one tower: CoreML may compile for minutes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What ``warmclip doctor`` found."""
+
+    machine: Machine
+    services: tuple[Service, ...]
+    graph: str  # of which the sessions were made
+    rows: tuple[Row, ...]
+    trials: Cell  # of the providers: its facts have the ``verdict``, if there is one
+    finding: Finding
+    seconds: float
+
+    @property
+    def verdict(self) -> Mapping[str, Any] | None:
+        """Which provider is used and why, as ``inference.verdict`` found it."""
+        found: Mapping[str, Any] | None = self.trials.facts.get("verdict")
+        return found
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 1 warmclip's own way does not work, 2 bad configuration, 3 no answer."""
+        if not self.finding.own_way_works or self.trials.status not in ("ok", "absent"):
+            return 1
+        states = {service.state for service in self.services}
+        return 3 if "unreachable" in states else 2 if "wrong" in states else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can carry it."""
+        return {
+            "machine": self.machine.to_dict(),
+            "services": [service.to_dict() for service in self.services],
+            "graph": self.graph,
+            "matrix": [row.to_dict() for row in self.rows],
+            "providers": self.trials.to_dict() | {"verdict": self.verdict},
+            "verdict": self.finding.to_dict(),
+            "seconds": self.seconds,
+            "exit_code": self.exit_code,
+        }
+
+
+def examine(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    deadline_s: float,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Look at the machine, ask the services, fill the matrix, and judge.
+
+    Args:
+        settings: where Redis, Qdrant and the model are.
+        environ: the environment that they came from.
+        deadline_s: that one step of a cell may take.
+        quick: onnxruntime only.
+        progress: told how many cells are done.
+    """
+    started = time.monotonic()
+    machine = read_machine(environ)
+    services = read_services(settings)
+    with _graph(settings) as graph:
+        rows = run_matrix(graph, deadline_s=deadline_s, quick=quick, progress=progress)
+    trials = _try_providers(settings, services, only_look=quick, progress=progress)
+    return Report(
+        machine=machine,
+        services=services,
+        graph=graph.name,
+        rows=rows,
+        trials=trials,
+        finding=conclude(rows, settings.provider),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _try_providers(
+    settings: Settings, services: Sequence[Service], *, only_look: bool, progress: Progress | None
+) -> Cell:
+    if any(service.name == "model" and service.state != "ok" for service in services):
+        return absent("there is no model to try providers on")
+    if progress is not None:
+        progress(0, 0, "trying the providers")
+    command = [sys.executable, "-P", "-m", "warmclip.doctor.provider_trials"]
+    command += ["--bundle", os.fspath(settings.bundle), "--choice", settings.provider]
+    command += ["--home", os.fspath(settings.home), "--threads", str(settings.threads)]
+    command += ["--deadline", str(DEADLINE_S)] + ["--only-look"] * only_look
+    return run_cell(command, deadline_s=LONGEST_DEADLINE_S, stop=threading.Event())
+
+
+@contextmanager
+def _graph(settings: Settings) -> Iterator[Graph]:
+    """The image tower of the settings' bundle, else the demo's, else a built-in graph."""
+    for folder in (settings.bundle, _DEMO):
+        try:
+            bundle = ModelBundle.open(folder)
+            bundle.graph("image", "fp32")
+        except BundleError:
+            continue
+        yield Graph(
+            name=f"the image tower of {folder}",
+            side_px=bundle.manifest.image.size_px,
+            file_of=partial(bundle.graph, "image"),
+        )
+        return
+    with tempfile.TemporaryDirectory(prefix="warmclip-doctor-") as folder_:
+        file = Path(os.fspath(folder_), "tiny.onnx")
+        file.write_bytes(tiny_graph())
+        yield Graph(name="a tiny built-in graph", side_px=SIDE_PX, file_of=lambda _precision: file)

@@ -1,0 +1,80 @@
+"""Logs for machines: one JSON object a line, whatever a record holds."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+_MOST_CHARS = 32_768  # of one text; a line has a bound, so that collectors take it
+_MOST_DEPTH = 8
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One record as one line of pure ASCII.
+
+    ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``; then what a record was given as
+    ``extra``, such as ``action``; ``exception`` and ``stack`` as texts. Line feeds and other
+    control characters, and bytes of names that are no UTF-8, are escaped by JSON itself.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its line feed."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+        }
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                line[f"extra_{name}" if name in line else name] = value
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        text = json.dumps(_plain(line), ensure_ascii=True, allow_nan=False)
+        return text.replace("\x7f", r"\u007f")  # the one control character that JSON lets pass
+
+
+def log_json(level: int = logging.INFO) -> None:
+    """From here on this process logs JSON lines on stderr, Python's own warnings too.
+
+    A process that this one starts says it again for itself.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def is_json() -> bool:
+    """Whether this process logs JSON lines, and the processes that it starts should."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):  # arguments that do not fit: still one line
+        return f"{record.msg!s} {record.args!r}"
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """What JSON can carry of a value, within bounds."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        half = _MOST_CHARS // 2  # a traceback says most in its last line
+        return value if len(value) <= _MOST_CHARS else f"{value[:half]} ... {value[-half:]}"
+    if depth < _MOST_DEPTH:
+        if isinstance(value, Mapping):
+            return {_plain(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_plain(item, depth + 1) for item in value]
+    return _plain(str(value))

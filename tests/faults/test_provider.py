@@ -1,0 +1,105 @@
+"""A provider that is wrong, crashes, hangs or is slow: the CPU goes on, no bad vector is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from faults.conftest import Rig
+from running import Running
+from warmclip.indexing.audit import find_suspects
+from warmclip.indexing.qdrant import open_store
+from warmclip.inference import verdict
+from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.encoder import Encoder
+from warmclip.inference.quarantine import Quarantine
+from warmclip.settings import Settings
+from warmclip.work.client import submit_index, watch
+
+TRIED = {"WARMCLIP_TRIAL_SECONDS": "15", "WARMCLIP_BATCH_SIZE": "2"}
+
+
+def check_vectors(settings: Settings, pictures: list[str]) -> None:
+    """Every picture is in the store once, with the CPU's vector, unless it is marked suspect."""
+    encoder = Encoder.open(settings.bundle, provider="cpu")
+    with open_store(settings) as store:
+        suspects = {suspect.path for suspect in find_suspects(store, "images")}
+        points = list(store.scroll("images", with_vectors=True))
+    assert len(points) == len(pictures)
+    for point in points:
+        assert point.vector is not None
+        if point.payload.path not in suspects:
+            expected = encoder.encode_images([point.payload.path])[0]
+            np.testing.assert_allclose(point.vector, expected, atol=1e-5)
+
+
+def index(worker: Running, pictures: list[str]) -> None:
+    """Index in one job, to the end."""
+    run = submit_index(worker.connection, worker.settings, pictures, chunk=1024)
+    report = watch(worker.connection, run)
+    assert report.indexed + report.unchanged + report.reused == len(pictures)
+    assert report.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("wrong", "cosine"),
+        ("nan", "NaN"),
+        ("zeros", "zero length"),
+        ("load", "SIGSEGV"),
+        ("hang", "15 s"),
+        ("slow", ""),
+    ],
+)
+def test_found_out_by_the_trial(rig: Rig, fault: str, reason: str) -> None:
+    """It is never used in service; the verdict, which the doctor shows, says why."""
+    pictures = rig.pictures(6)
+    with rig.worker(FAULTY_AUTO=f"faulty-{fault}", **TRIED) as worker:
+        assert "on cpu, queues" in worker.log.read_text()
+        index(worker, pictures)
+        settings = worker.settings
+    (trial,) = [
+        found
+        for found in trials(settings.home)
+        if found["provider"] == f"faulty-{fault}" and found["tower"] == "image"
+    ]
+    assert trial["passed"] == (fault == "slow")
+    assert reason in str(trial["reason"])
+    check_vectors(settings, pictures)
+
+
+def trials(home: Path) -> list[dict[str, object]]:
+    """What was found of every provider, as the doctor reads it."""
+    import json
+
+    return [json.loads(file.read_text()) for file in (home / "verdicts").glob("*.json")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("nth", "signal 6 (SIGABRT)"),
+        ("hangnth", "no sign of life"),
+        ("sleepnth", "no sign of life"),
+        ("failnth", "Error executing model"),
+        ("nannth", "NaN"),
+        ("drift", "wrong image vectors"),
+    ],
+)
+def test_found_out_in_service(rig: Rig, fault: str, reason: str) -> None:
+    """Right in the trial, it fails later: it is quarantined with the reason, the job goes on on the
+    CPU, and what it stored since its last good check is marked.
+    """
+    pictures = rig.pictures(512)  # so many that a crash comes twice in one job
+    faulty = {"FAULTY_AUTO": f"faulty-{fault}", "FAULTY_N": "90", "WARMCLIP_CANARY_EVERY": "8"}
+    with rig.worker(**faulty, **TRIED) as worker:
+        assert f"on faulty-{fault}, queues" in worker.log.read_text()
+        index(worker, pictures)
+        settings = worker.settings
+        (record,) = Quarantine(settings.home).active().values()
+        assert reason in record.reason
+        assert worker.run("warmclip.work.jobs.embed_texts", ["still here"]).return_value
+    check_vectors(settings, pictures)
+    known = verdict.read(ModelBundle.open(settings.bundle), "auto", home=settings.home)
+    assert known is None or set(known.chosen.values()) == {"cpu"}

@@ -1,0 +1,111 @@
+"""The comparison with RQ's own workers, as `make bench-worker` starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+
+def compare(*options: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run it."""
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "bench" / "workers.py", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_no_op_jobs_of_all_workers(tmp_path: Path, demo_bundle: Path) -> None:
+    """Every worker does its jobs in every round; the figures go to a file, a table to stdout."""
+    file = tmp_path / "figures.json"
+    options = ("--case=no-op", "--rounds=2", "--jobs=10", f"--json={file}")
+    done = compare(*options, f"--bundle={demo_bundle}")
+    assert done.returncode == 0, done.stderr
+
+    figures = json.loads(file.read_text())
+    assert figures["rounds"] == 2
+    assert figures["environment"]["cores"] >= 1
+    assert figures["environment"]["packages"]["rq"]
+    (case,) = figures["cases"]
+    assert case["name"] == "no-op"
+    names = [each["name"] for each in case["contenders"]]
+    assert names == ["RQ Worker", "RQ SpawnWorker", "RQ SimpleWorker", "WarmWorker"]
+    for each in case["contenders"]:
+        assert each["failure"] is None
+        assert len(each["seconds_per_job"]) == 2
+        assert all(seconds > 0 for seconds in each["seconds_per_job"])
+        figure = each["figure"]
+        assert figure["lowest"] <= figure["median"] <= figure["highest"]
+        assert figure["highest"] == pytest.approx(1 / min(each["seconds_per_job"]))
+    (ratio,) = case["ratios"]
+    assert ratio["met"] == (ratio["times"]["median"] >= ratio["target"] == 3)
+
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    for name in names:
+        assert any(name in row for row in rows), done.stdout
+    assert "Python" in done.stdout
+    assert "Load average" in done.stdout
+
+
+def test_worker_that_cannot_work(tmp_path: Path) -> None:
+    """A worker that fails is out, with its reason; the others are still compared."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}")
+    file = tmp_path / "figures.json"
+    done = compare("--case=no-op", "--rounds=1", "--jobs=2", f"--json={file}", f"--bundle={bundle}")
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(file.read_text())["cases"]
+    failures = {each["name"]: each["failure"] for each in case["contenders"]}
+    assert "manifest" in failures.pop("WarmWorker")
+    assert set(failures.values()) == {None}
+    (ratio,) = case["ratios"]
+    assert (ratio["times"], ratio["met"]) == (None, None)
+
+
+def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
+    """SIGTERM leaves no worker, no Redis and no folder behind."""
+    script = REPOSITORY / "bench" / "workers.py"
+    process = subprocess.Popen(
+        [sys.executable, script, "--case=no-op", "--jobs=100000", f"--bundle={demo_bundle}"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/worker.log")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (folder,) = tmp_path.iterdir()
+    finally:
+        process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not folder.exists()
+    others = subprocess.run(["ps", "-ax", "-o", "args"], capture_output=True, text=True, check=True)
+    assert str(folder) not in others.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--case=noop"], "use one of no-op, one-image, 64-images"),
+        (["--case=no-op", "--bundle=/nowhere"], "`make bench-worker` makes it"),
+    ],
+)
+def test_comparison_of_what_is_not_there(options: list[str], words: str) -> None:
+    """A case or a model that is not there is named before anything runs."""
+    done = compare(*options)
+    assert done.returncode == 2
+    assert words in done.stderr

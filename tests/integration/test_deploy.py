@@ -1,0 +1,156 @@
+"""The service files as supervisors would use them: their own command line, nothing substituted."""
+
+import json
+import os
+import plistlib
+import shlex
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from standins.redis_server import RedisServer, command_lines, redis_server
+from warmclip.settings import Settings
+from warmclip.work.broker import open_broker
+from warmclip.work.client import call
+from warmclip.work.queues import open_queue
+from warmclip.work.status import listening
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+_DEPLOY = Path(__file__).parents[2] / "deploy"
+_PASSWORD = "pa55-of-the-unit"  # noqa: S105 - of a server that lives for one test
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What a supervisor takes from its file."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def systemd_unit() -> dict[str, list[str]]:
+    """The unit's directives; one may stand several times."""
+    directives = defaultdict(list)
+    for line in (_DEPLOY / "warmclip-worker.service").read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            directives[name].append(value)
+    return directives
+
+
+def of_systemd() -> Service:
+    """The worker as systemd starts it, without a shell."""
+    unit = systemd_unit()
+    (line,) = unit["ExecStart"]
+    environment = dict(pair.split("=", 1) for pair in unit["Environment"])
+    return Service(command=shlex.split(line), environment=environment)
+
+
+def of_launchd() -> Service:
+    """The worker as launchd starts it."""
+    plist = plistlib.loads((_DEPLOY / "io.warmclip.worker.plist").read_bytes())
+    return Service(command=plist["ProgramArguments"], environment=plist["EnvironmentVariables"])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis with a password."""
+    with redis_server(tmp_path, password=_PASSWORD) as running:
+        yield running
+
+
+@contextmanager
+def started(service: Service, log: Path, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run its command with its environment, the paths being this machine's."""
+    here = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"} | environment
+    if "PYTHONPATH" in os.environ:  # a checkout that is not installed
+        here["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            service.command, env=service.environment | here, stdout=stream, stderr=stream
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("file", [of_systemd, of_launchd], ids=["systemd", "launchd"])
+def test_command_line_of_the_service_file(
+    file: Callable[[], Service], server: RedisServer, tmp_path: Path, demo_bundle: Path
+) -> None:
+    """The worker listens, does a job, keeps the password to itself, and ends with 0 on SIGTERM.
+
+    All that it logs is JSON, one object a line.
+    """
+    settings = Settings.from_env(
+        {"REDIS_URL": server.url(password=_PASSWORD), "WARMCLIP_HOME": str(tmp_path / "home")}
+    )
+    environment = {
+        "REDIS_URL": server.url(password=_PASSWORD),
+        "WARMCLIP_HOME": str(tmp_path / "home"),
+        "WARMCLIP_BUNDLE": str(demo_bundle),
+    }
+    log = tmp_path / "worker.log"
+    with started(file(), log, **environment) as process, open_broker(settings) as connection:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not listening(open_queue(connection)):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        answer = call(connection, "embed_texts", {"texts": ["a red circle"]})
+        assert len(answer["vectors"]["a red circle"]) == answer["dim"]
+        if sys.platform == "linux":
+            assert _PASSWORD.encode() not in command_lines(process.pid)
+        process.terminate()
+        assert process.wait(_PATIENCE_S) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+    assert "worker_ready" in {line.get("action") for line in lines}
+    assert _PASSWORD not in log.read_text()
+
+
+def test_wrong_setting_ends_with_what_systemd_does_not_repeat(tmp_path: Path) -> None:
+    """A model that is missing ends with the exit code that the unit excepts from restarting."""
+    log = tmp_path / "worker.log"
+    with started(
+        of_systemd(),
+        log,
+        WARMCLIP_HOME=str(tmp_path / "home"),
+        WARMCLIP_BUNDLE=str(tmp_path / "none"),
+    ) as process:
+        code = process.wait(_PATIENCE_S)
+    assert [str(code)] == systemd_unit()["RestartPreventExitStatus"]
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert last["level"] == "error"
+    assert "make export-model" in last["message"]
+
+
+def test_secrets_have_a_file_of_their_own() -> None:
+    """No address with a password belongs into the unit, which everybody may read."""
+    unit = systemd_unit()
+    assert unit["EnvironmentFile"] == ["/etc/warmclip/worker.env"]
+    assert not any("URL" in pair for pair in unit["Environment"])
+    readme = (_DEPLOY / "README.md").read_text()
+    assert "install -m 0600 /dev/null /etc/warmclip/worker.env" in readme
+
+
+def test_stopping_leaves_time_for_a_job() -> None:
+    """Both supervisors wait longer than a job may run, and systemd signals the worker alone."""
+    from warmclip.work import client
+
+    unit = systemd_unit()
+    plist = plistlib.loads((_DEPLOY / "io.warmclip.worker.plist").read_bytes())
+    assert unit["KillMode"] == ["mixed"]
+    assert int(unit["TimeoutStopSec"][0]) > client._JOB_TIMEOUT_S
+    assert plist["ExitTimeOut"] > client._JOB_TIMEOUT_S

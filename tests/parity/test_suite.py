@@ -1,0 +1,298 @@
+"""The whole suite on the committed demo bundle, and its command as a person runs it."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+from tiny_models import rewritten
+from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.providers import PROVIDERS, Provider
+from warmclip_export.__main__ import app
+from warmclip_export.catalog import resolve
+from warmclip_export.errors import ExportRefused
+from warmclip_export.parity import corpus, suite
+from warmclip_export.parity.corpus import Corpus
+from warmclip_export.parity.input_stages import check_reference
+from warmclip_export.parity.outcome import Outcome, Record
+from warmclip_export.parity.truth import observe
+from warmclip_export.parity.ways import find_ways
+from warmclip_export.reference import Reference
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
+SOURCES = ["--model", MODEL, "--pretrained", WEIGHTS]
+# Fewer examples, as for the other suites of this tier, make a smaller corpus.
+NTH = 1 if int(os.environ.get("PARITY_EXAMPLES", "1000")) >= 1000 else 6
+MODES = {
+    "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV",
+    "I", "F", "I;16", "I;16L", "I;16B",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The whole corpus, for the demo model's size."""
+    return corpus.gather(tmp_path_factory.mktemp("corpus"), 64)
+
+
+def _measure(bundle: ModelBundle, part: Corpus) -> Outcome:
+    recipe = resolve(MODEL, WEIGHTS)
+    ways = find_ways(bundle, "cpu")
+    return suite.check_bundle(bundle, recipe, part, ways, "cpu", step=lambda _what: None)
+
+
+@pytest.fixture(scope="module")
+def outcome(samples: Corpus) -> Outcome:
+    """What the suite finds of the committed bundle."""
+    return _measure(ModelBundle.open(DEMO / "bundle"), samples.every(NTH))
+
+
+def test_corpus_is_large_and_varied(samples: Corpus) -> None:
+    """At least 200 pictures of every mode, from 1 x 1 to panoramas; at least 300 texts."""
+    opened = [exhibit.open() for exhibit in samples.pictures]
+    sizes = {picture.size for picture in opened}
+
+    assert len(opened) >= 200
+    assert len(set(samples.texts)) >= 300
+    assert {picture.mode for picture in opened} >= MODES
+    assert {(1, 1), (4000, 60), (60, 4000)} <= sizes
+    assert max(map(len, samples.texts)) > 5000
+    assert {"", " ", "\ud800", "👩\u200d👩\u200d👧"} <= set(samples.texts)
+    names = Counter(exhibit.name for exhibit in samples.pictures)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_corpus_is_the_same_every_time(samples: Corpus, tmp_path: Path) -> None:
+    """Figures of two runs can be compared: the same pictures, to the byte, and the same texts."""
+    again = corpus.gather(tmp_path, 64)
+
+    assert again.texts == samples.texts
+    for first, second in zip(samples.pictures, again.pictures, strict=True):
+        assert first.name == second.name
+        assert first.open().tobytes() == second.open().tobytes()
+
+
+def test_demo_bundle_passes_every_stage(outcome: Outcome) -> None:
+    """Inputs, both towers in both precisions, batches, runs, ends, scores, searches."""
+    assert [str(finding) for finding in outcome.failed] == []
+    assert list(dict.fromkeys(finding.stage for finding in outcome.record.findings)) == [
+        "tokens",
+        "crops",
+        "pixels",
+        "image fp32 on cpu",
+        "text fp32 on cpu",
+        "image fp32 on cpu, in batches",
+        "image fp32 on cpu, 20 runs",
+        "text fp32 on cpu, in batches",
+        "text fp32 on cpu, 20 runs",
+        "images end to end, fp32 on cpu",
+        "texts end to end, fp32 on cpu",
+        "scores, fp32 on cpu",
+        "searches, fp32 on cpu",
+        "other activation, fp32 on cpu",
+        "image fp16 on cpu",
+        "text fp16 on cpu",
+        "image fp16 emulated",
+        "text fp16 emulated",
+        "image fp16 on cpu, in batches",
+        "image fp16 on cpu, 20 runs",
+        "text fp16 on cpu, in batches",
+        "text fp16 on cpu, 20 runs",
+        "scores, fp16 on cpu",
+        "searches, fp16 on cpu",
+        "other activation, fp16 on cpu",
+    ]
+
+
+def test_ruling_tells_the_two_old_vectors_apart(outcome: Outcome) -> None:
+    """Vectors that torch made with the bundle's activation may be joined, the others not."""
+    ruled = {(ruling.way, ruling.activation): ruling.may_share for ruling in outcome.record.rulings}
+    other = [ruling for ruling in outcome.record.rulings if not ruling.is_own]
+
+    assert ruled == {
+        ("fp32 on cpu", "gelu"): True,
+        ("fp32 on cpu", "quick_gelu"): False,
+        ("fp16 on cpu", "gelu"): True,
+        ("fp16 on cpu", "quick_gelu"): False,
+    }
+    assert all("force_quick_gelu=True" in ruling.made_by for ruling in other)
+    assert all("nearer" in ruling.reason for ruling in other)
+
+
+def test_every_row_is_in_the_report(outcome: Outcome) -> None:
+    """Errors are kept for each picture and text, so that the worst can be shown."""
+    rows = {spread.stage: len(spread.differences) for spread in outcome.record.spreads}
+
+    assert rows["images end to end, fp32 on cpu"] == len(outcome.pictures) == len(outcome.crops)
+    assert rows["text fp16 on cpu"] == len(outcome.texts)
+
+
+def test_graph_that_yields_no_numbers_is_reported_with_all_other_stages(
+    samples: Corpus, tmp_path: Path
+) -> None:
+    """NaN in one tower of one precision: its stages fail with the reason, the rest is measured."""
+    bundle = ModelBundle.open(DEMO / "bundle")
+    model = onnx.load(bundle.graph("text", "fp16"))
+    half = onnx.TensorProto.FLOAT16
+    weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == half)
+    spoilt = np.full_like(numpy_helper.to_array(weight), np.nan)
+    weight.CopyFrom(numpy_helper.from_array(spoilt, weight.name))
+    wrong = rewritten(bundle, tmp_path / "m", files={"text.fp16.onnx": model.SerializeToString()})
+
+    outcome = _measure(wrong, samples.every(20))
+
+    assert {finding.stage for finding in outcome.failed} == {
+        "text fp16 on cpu",
+        "text fp16 emulated",
+        "scores, fp16 on cpu",
+        "searches, fp16 on cpu",
+        "other activation, fp16 on cpu",
+    }
+    assert all("unusable rows" in finding.note for finding in outcome.failed)
+    assert "text fp32 on cpu, 20 runs" in {it.stage for it in outcome.record.findings}
+
+
+def test_graph_that_cannot_be_loaded_is_reported(samples: Corpus, tmp_path: Path) -> None:
+    """A file that is no graph fails its stages, and the encoder that needs it, with the reason."""
+    bundle = ModelBundle.open(DEMO / "bundle")
+    wrong = rewritten(bundle, tmp_path / "m", files={"image.fp32.onnx": b"no graph"})
+
+    outcome = _measure(wrong, samples.every(20))
+
+    assert outcome.failed[0].stage == "image fp32 on cpu"
+    assert "cannot load" in outcome.failed[0].note
+    assert all(finding.stage.endswith("fp32 on cpu") for finding in outcome.failed)
+
+
+def test_other_provider_is_measured_end_to_end(
+    samples: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider with static shapes, entered into the table: padded batches and the encoder too."""
+    static = Provider(name="static", execution_provider="CPUExecutionProvider", buckets=(1, 8, 32))
+    monkeypatch.setitem(PROVIDERS, "static", static)
+
+    outcome = _measure(ModelBundle.open(DEMO / "bundle"), samples.every(20))
+
+    of_static = [it for it in outcome.record.findings if it.stage.endswith("fp32 on static")]
+    runs = [it for it in outcome.record.findings if "static, 20 runs" in it.stage]
+    assert outcome.passed
+    assert "images end to end, fp32 on static" in {finding.stage for finding in of_static}
+    # Every bit is asked of the CPU alone.
+    assert {finding.measure for finding in runs} == {"largest difference"}
+
+
+def test_reference_on_another_device_is_compared_with_itself(samples: Corpus) -> None:
+    """Where torch runs on MPS, how far it strays from itself is a stage, and comes first."""
+    recipe = resolve(MODEL, WEIGHTS)
+    reference = Reference.build(recipe, recipe.weights.path)
+    truth = observe(reference, samples.every(40))
+    truth.vectors["text"][0] *= -1.0
+    reference.device = "mps"  # its name: there is none here
+    record = Record()
+
+    check_reference(record, reference, truth)
+
+    assert [finding.stage for finding in record.findings if not finding.passed] == [
+        "open_clip on mps, text",
+        "open_clip on mps, text",
+    ]
+
+
+def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:
+    """Checking a bundle against other weights is refused before any figure."""
+    bundle = ModelBundle.open(DEMO / "bundle")
+    recipe = resolve(MODEL, "random:6")
+
+    with pytest.raises(ExportRefused, match="not the weights"):
+        suite.check_bundle(
+            bundle, recipe, samples, find_ways(bundle, "cpu"), "cpu", step=lambda _what: None
+        )
+
+
+@pytest.fixture
+def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands below are about commands."""
+    whole = corpus.gather
+    monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
+
+
+@pytest.mark.usefixtures("small_corpus")
+def test_command_passes_and_writes_its_report(tmp_path: Path) -> None:
+    """Exit code 0, every figure and both rulings on stdout, a page and JSON in the folder."""
+    ran = CliRunner().invoke(
+        app, ["parity", str(DEMO / "bundle"), *SOURCES, "--report", str(tmp_path / "report")]
+    )
+
+    assert ran.exit_code == 0, ran.output
+    assert "passed  tokens: texts that differ 0" in ran.stdout
+    assert "GELU (open_clip.create_model('warmclip-demo'" in ran.stdout
+    assert "not measured: coreml" in ran.stdout or "fp32 on coreml" in ran.stdout
+    assert str(tmp_path / "report" / "parity.html") in ran.stdout
+    written = json.loads((tmp_path / "report" / "parity.json").read_text("utf-8"))
+    assert written["passed"] is True
+    assert "may share a collection" in (tmp_path / "report" / "parity.html").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("small_corpus")
+def test_command_ends_with_1_where_a_stage_strays(tmp_path: Path) -> None:
+    """A bundle with another mean: JSON says which stage was first, and the page is written."""
+    bundle = ModelBundle.open(DEMO / "bundle")
+    image = bundle.manifest.image.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    rewritten(bundle, tmp_path / "m", image=image)
+
+    ran = CliRunner().invoke(
+        app,
+        ["parity", str(tmp_path / "m"), *SOURCES, "--json", "--report", str(tmp_path / "r.html")],
+    )
+
+    report = json.loads(ran.stdout)
+    failed = [stage["stage"] for stage in report["stages"] if not stage["passed"]]
+    assert ran.exit_code == 1
+    assert report["passed"] is False
+    assert failed[0] == "pixels"
+    # Not even where the graph alone was measured.
+    assert not any(ruling["may_share"] for ruling in report["rulings"])
+    assert report == json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert "strays from open_clip at <em>pixels</em>" in (tmp_path / "r.html").read_text("utf-8")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="here there is MPS")
+def test_reference_device_that_is_not_there_is_refused() -> None:
+    """--against mps insists; a device that torch never had is bad usage too."""
+    bundle = str(DEMO / "bundle")
+    missing = CliRunner().invoke(app, ["parity", bundle, *SOURCES, "--against", "mps"])
+    unknown = CliRunner().invoke(app, ["parity", bundle, *SOURCES, "--against", "tpu"])
+
+    assert (missing.exit_code, unknown.exit_code) == (2, 2)
+    assert "no MPS device here" in missing.stderr
+
+
+def test_bundle_of_a_file_needs_the_file() -> None:
+    """Where the weights lie is no business of a certificate: it is asked for."""
+    ran = CliRunner().invoke(app, ["parity", str(DEMO / "bundle")])
+
+    assert ran.exit_code == 2
+    assert "--model and --pretrained" in ran.stderr
+
+
+def test_altered_bundle_is_refused(tmp_path: Path) -> None:
+    """A file that is not the manifest's has no figures: exit code 2 and its name."""
+    shutil.copytree(DEMO / "bundle", tmp_path / "m")
+    golden = tmp_path / "m" / "golden.npz"
+    content = bytearray(golden.read_bytes())
+    content[100] ^= 1
+    golden.write_bytes(content)
+
+    ran = CliRunner().invoke(app, ["parity", str(tmp_path / "m"), *SOURCES])
+
+    assert ran.exit_code == 2
+    assert "golden.npz was altered" in ran.stderr
