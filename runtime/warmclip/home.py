@@ -87,11 +87,18 @@ def replace_file(file: Path, content: str) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this number runs here."""
+    """Whether a process of this number runs here; one that ended is gone, even if nobody reaps it.
+
+    A container's first process may be slow to reap, or never do it.
+    """
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True  # somebody else's
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2][:1]
+    except OSError:  # no Linux, or gone just now
+        return not Path("/proc/self/stat").exists()
+    return state not in ("Z", "X")
