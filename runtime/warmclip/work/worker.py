@@ -18,7 +18,6 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import worker_registration
 from rq.exceptions import NoSuchJobError
@@ -26,7 +25,7 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.suspension import is_suspended
-from rq.utils import as_text, now
+from rq.utils import now
 from rq.worker import WorkerStatus
 
 from warmclip.errors import WarmclipError
@@ -34,6 +33,7 @@ from warmclip.work.horse.blame import Death
 from warmclip.work.horse.flight import Flight
 from warmclip.work.horse.stable import Stable
 from warmclip.work.inquest import Inquest
+from warmclip.work.intake import Intake
 from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker, new_name
 from warmclip.work.presence import HORSE, fields
 from warmclip.work.rescue import Rescue
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 QUEUES = ("high", "default")
 
 _GRACE_S = 5.0  # beyond a job's time-out, which its own process should have noticed
-_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.2  # for a job, while there are several queues
-_ONLY_QUEUE_WAIT_S = 1.0
 _TWICE_S = 1.0  # signals closer than this are one: a terminal's Ctrl+C may come twice
 
 
@@ -64,6 +62,7 @@ class WarmWorker(JsonWorker):
         self._turn = threading.RLock()  # commands come from another thread, each for one job
         self._stable = stable
         self._supervisor = supervisor
+        self._intake = Intake(self.queues)
         self._rescue = Rescue(self.queues)
         self._inquest = Inquest(connection, stable)
         self._known_horse = 0
@@ -93,30 +92,21 @@ class WarmWorker(JsonWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Wait for a job; without a time-out, only look.
-
-        Jobs are moved, never popped: one that is taken by a worker which dies at that instant is
-        found again by ``Rescue``.
-        """
+        """Wait for a job; without a time-out, only look."""
         if self.get_state() != WorkerStatus.IDLE:
             self.set_state(WorkerStatus.IDLE)
         idle_since = time.monotonic()
-        wait_s = _ONLY_QUEUE_WAIT_S if len(self.queues) == 1 else _SHORTEST_WAIT_S
+        self._intake.rest()
         while not self.was_asked_to_stop and not self._is_orphan():
             self._stay_known()
             if not self._have_horse():
                 return None
-            for queue in self.queues:
-                if job := self._take(queue):
-                    return job, queue
-            if timeout is None:
-                return None
-            first = self.queues[0]
-            if job := self._take(first, wait_s):
-                return job, first
+            if (found := self._intake.look()) or timeout is None:
+                return found
+            if found := self._intake.wait():
+                return found
             if max_idle_time is not None and time.monotonic() - idle_since > max_idle_time:
                 return None
-            wait_s = max(wait_s, min(wait_s * 1.2, _LONGEST_WAIT_S))
             if is_suspended(self.connection):  # by `rq suspend`, while this one waited
                 self.check_for_suspension(burst=False)
         return None
@@ -127,36 +117,6 @@ class WarmWorker(JsonWorker):
         log.warning("the supervisor is gone, and so goes this worker")
         self.was_asked_to_stop = True
         return True
-
-    def _take(self, queue: Queue, wait_s: float | None = None) -> Job | None:
-        """The next job of a queue, moved to its intermediate list."""
-        key = queue.intermediate_queue.key
-        while True:
-            if wait_s is None:
-                taken = self.connection.lmove(queue.key, key, "LEFT", "RIGHT")
-            else:  # redis-py's annotation knows whole seconds only; Redis takes fractions
-                taken = self.connection.blmove(queue.key, key, wait_s, "LEFT", "RIGHT")  # type: ignore[arg-type]
-            if taken is None:
-                return None
-            if job := self._fetch(queue, taken):
-                return job
-
-    def _fetch(self, queue: Queue, taken: bytes | str) -> Job | None:
-        """The job of an id; what is none is dropped, so that it cannot come again."""
-        try:
-            job: Job = self.job_class.fetch(
-                as_text(taken), connection=self.connection, serializer=self.serializer
-            )
-        except NoSuchJobError:
-            pass
-        except (RedisConnectionError, RedisTimeoutError):
-            raise
-        except (RedisError, ValueError, TypeError, RecursionError) as exc:
-            log.warning("something in the queue %r is no job; passed by: %r", queue.name, exc)
-        else:
-            return job
-        self.connection.lrem(queue.intermediate_queue.key, 1, taken)  # type: ignore[arg-type]  # bytes will do
-        return None
 
     def _have_horse(self) -> bool:
         try:
