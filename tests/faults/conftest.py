@@ -54,7 +54,7 @@ class Rig:
         return paths
 
     def poison(self, how: str, name: str = "poison.jpg") -> str:
-        """A picture that kills its decoder: segv, abort, kill or hang."""
+        """A picture that kills its decoder (segv, abort, kill, hang), or takes a second (slow)."""
         path = self.folder / "pictures" / name
         path.parent.mkdir(exist_ok=True)
         seed = sum(name.encode())

@@ -161,6 +161,31 @@ def test_poisoned_picture(rig: Rig, how: str) -> None:
         assert watch(worker.connection, run).indexed == 1
 
 
+def test_poisoned_picture_among_slow_ones(rig: Rig) -> None:
+    """Others are always in flight beside it: only one at a time is it found."""
+    slow = [rig.poison("slow", f"slow-{number}.jpg") for number in range(6)]
+    poison = rig.poison("abort", "sly.jpg")
+    with rig.worker() as worker:
+        paths = [*slow[:3], poison, *slow[3:]]
+        run = submit_index(worker.connection, worker.settings, paths)
+        report = watch(worker.connection, run)
+        assert report.indexed == 6
+        assert list(report.skipped) == [poison]
+
+
+def test_kill_from_outside_blames_no_picture(rig: Rig) -> None:
+    """A horse that somebody kills while one picture is decoded: that picture is indexed."""
+    slow = rig.poison("slow")
+    mark = rig.folder / "mark"
+    with rig.worker(FAULTY_MARK=str(mark)) as worker:
+        run = submit_index(worker.connection, worker.settings, [slow])
+        eventually(mark.exists)
+        worker.kill_horse()
+        assert watch(worker.connection, run).indexed == 1
+        assert DeadLetters(worker.connection).all() == []
+        assert f"it was decoding '{slow}'" in worker.log.read_text()
+
+
 def test_two_poisoned_pictures(rig: Rig) -> None:
     """Each is found, in one job."""
     pictures = rig.pictures(6)

@@ -1,5 +1,7 @@
 """Pictures that kill whoever decodes them: the comment of a JPEG says how.
 
+FAULTY_MARK=file   is made when a slow one begins
+
 Pillow's own decoders have no such fault that we know of, so it is put where they end: in
 ``ImageFile.load``, on a decode thread of the horse.
 """
@@ -7,6 +9,8 @@ Pillow's own decoders have no such fault that we know of, so it is put where the
 import ctypes
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 from PIL import ImageFile
@@ -26,6 +30,10 @@ def enter() -> None:
                 os.abort()
             case b"kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case b"slow":  # no poison: something to be in flight beside one
+                if "FAULTY_MARK" in os.environ:
+                    Path(os.environ["FAULTY_MARK"]).touch()
+                time.sleep(1)
             case b"hang":
                 ctypes.PyDLL(None).pause()
         return load(self)
