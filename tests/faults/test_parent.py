@@ -97,6 +97,7 @@ def test_asked_to_stop(rig: Rig) -> None:
         second = worker.enqueue("faulty_jobs.sleep", 2)
         is_busy(worker)
         horse = worker.horse
+        os.kill(horse, signal.SIGTERM)  # as a service manager does that signals every process
         worker.process.terminate()
         assert worker.process.wait(PATIENCE_S) == 0
         assert not is_running(horse)
