@@ -11,7 +11,7 @@ FLOOR := .venv-floor
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-faults test-floor parity lint format types \
+.PHONY: help demo test test-unit test-integration test-faults test-apple test-floor parity lint format types \
         export-model train-demo export-demo worker doctor bench db-up wheel check clean
 
 help: ## List the targets
@@ -31,6 +31,9 @@ test-integration: $(VENV)/installed ## Real commands, a real redis-server, a rea
 
 test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
 	$(BIN)/python -m pytest tests/faults
+
+test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
+	$(BIN)/python -m pytest tests/apple
 
 test-floor: $(FLOOR)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/python -m pytest $(TIERS_WITHOUT_TORCH)
