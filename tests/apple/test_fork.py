@@ -36,15 +36,15 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 
 
 def launch(
-    folder: Path, bundle: ModelBundle, command: list[str], function: str, argument: Any, **more: str
+    home: Path, bundle: ModelBundle, command: list[str], function: str, argument: Any, **more: str
 ) -> tuple[Result, str]:
     """One job's outcome, and the log, after the launcher has used OpenCLIP and run a worker."""
-    environment = environment_of(folder / "home", bundle.folder, **more)
+    environment = environment_of(home, bundle.folder, **more)
     with open_broker(Settings.from_env(environment)) as connection:
         queue = Queue(connection=connection, serializer=JSONSerializer)
         job: Job = queue.enqueue(function, argument, job_timeout=_JOB_S)
         url = f"unix://{connection.connection_pool.connection_kwargs['path']}"
-        paths = [str(folder), str(TESTS), os.environ.get("PYTHONPATH", "")]
+        paths = [str(home.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
         done = subprocess.run(
             [
                 *(sys.executable, str(TESTS / "standins" / "launcher.py")),
@@ -79,7 +79,9 @@ def test_plain_rq_worker_loses_the_job(
         (tmp_path / "used.py").write_text("from apple import open_clip_job as j\nj.embed('a')\n")
         worker += ["--config=used"]
     started = time.monotonic()
-    result, log = launch(tmp_path, demo, worker, "apple.open_clip_job.embed", "a red bicycle")
+    result, log = launch(
+        tmp_path / "home", demo, worker, "apple.open_clip_job.embed", "a red bicycle"
+    )
     said = "Unable to reach MTLCompilerService"
     record_property(MEASURED, f"{time.monotonic() - started:.0f} s")
     record_property(MEASURED, f"{said!r} {'is' if said in log else 'is not'} in the log")
@@ -89,14 +91,14 @@ def test_plain_rq_worker_loses_the_job(
 
 
 @pytest.mark.usefixtures("gpu")
-def test_warm_worker_loses_none(
-    trials: Trials, tmp_path: Path, full: ModelBundle, record_property: Record
-) -> None:
+def test_warm_worker_loses_none(trials: Trials, full: ModelBundle, record_property: Record) -> None:
     """From the same launcher, a job on CoreML in a warm horse has its vector."""
     provider = trials.best(full)
     function = "warmclip.work.jobs.embed_texts"
     more = {"WARMCLIP_PROVIDER": provider}
-    result, log = launch(tmp_path, full, [*WORKER, "--burst"], function, ["a red bicycle"], **more)
+    result, log = launch(
+        trials.home, full, [*WORKER, "--burst"], function, ["a red bicycle"], **more
+    )
     record_property(MEASURED, provider)
     assert result.type == Result.Type.SUCCESSFUL, log
     assert result.return_value is not None
@@ -105,12 +107,9 @@ def test_warm_worker_loses_none(
 
 
 @pytest.fixture(scope="module")
-def matrix(
-    trials: Trials, full: ModelBundle, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Any]]:
+def matrix(trials: Trials, full: ModelBundle) -> list[dict[str, Any]]:
     """The doctor's rows on the model of full size."""
-    home = tmp_path_factory.mktemp("doctor") / "home"
-    environment = environment_of(home, full.folder, WARMCLIP_PROVIDER=trials.best(full))
+    environment = environment_of(trials.home, full.folder, WARMCLIP_PROVIDER=trials.best(full))
     done = subprocess.run(
         [sys.executable, "-m", "warmclip.cli", "doctor", "--json"],
         env=os.environ | environment,

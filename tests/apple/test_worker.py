@@ -86,7 +86,6 @@ def test_warm_horse_computes(
         texts = answer(running, "embed_texts", TEXTS)["vectors"]
         horse = running.horse
         images = answer(running, "embed_images", pictures)["vectors"]
-        assert answer(running, "embed_texts", TEXTS)["vectors"] == texts or choice != "cpu"
         assert running.horse == horse
     found: dict[Tower, Any] = {
         "image": np.array([images[it] for it in pictures]),
