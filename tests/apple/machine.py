@@ -31,6 +31,7 @@ import sys, torch
 a = torch.ones(64, 64, device=sys.argv[1])
 assert (a @ a).sum().item() == 64**3
 """
+_PROBE_S = 300
 _PACKAGES = ("onnxruntime", "torch", "open_clip_torch", "rq")
 
 
@@ -58,13 +59,16 @@ def gpu_fault() -> str | None:
     A virtual Mac may say that it has MPS and then refuse the first allocation, as GitHub's runners
     do (actions/runner-images#9918, actions/runner-images#11899).
     """
-    done = subprocess.run(
-        [sys.executable, "-c", _PROBE, GPU],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE, GPU],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_PROBE_S} s"
     if done.returncode == 0:
         return None
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

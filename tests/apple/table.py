@@ -13,7 +13,7 @@ from apple.machine import describe, why_not
 MEASURED = "measured"
 """The name of the properties that a test records for its row: ``record_property``."""
 
-_MOST_CHARS = 200
+_MOST_CHARS = 200  # of a reason; figures are shown whole
 _TIER = "tests/apple/"
 
 
@@ -46,8 +46,10 @@ def markdown(rows: Iterable[Row], machine: str) -> str:
     """The whole table, in Markdown."""
     lines = [machine, "", "| what | measured | outcome |", "|---|---|---|"]
     for row in rows:
-        outcome = f"{row.outcome}: {row.why}" if row.why else row.outcome
-        lines.append(f"| {_cell(row.what)} | {_cell(row.measured)} | {_cell(outcome)} |")
+        why = _cell(row.why)
+        why = why if len(why) <= _MOST_CHARS else f"{why[: _MOST_CHARS - 1]}…"
+        outcome = f"{row.outcome}: {why}" if why else row.outcome
+        lines.append(f"| {_cell(row.what)} | {_cell(row.measured)} | {outcome} |")
     return "\n".join(lines)
 
 
@@ -85,6 +87,5 @@ def _why(report: pytest.TestReport) -> str:
 
 
 def _cell(text: str) -> str:
-    """One cell's text: no line break, no column of its own, not too long."""
-    line = re.sub(r"\s+", " ", text).strip().replace("|", "\\|")
-    return line if len(line) <= _MOST_CHARS else f"{line[: _MOST_CHARS - 1]}…"
+    """One cell's text: no line break, no column of its own."""
+    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")
