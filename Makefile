@@ -15,8 +15,8 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-faults test-floor parity lint format types \
-        export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
+.PHONY: help demo test test-unit test-integration test-faults test-apple test-floor parity lint format \
+        types export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ test-integration: $(VENV)/installed $(PRODUCER)/installed ## Real commands, a re
 
 test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
 	$(BIN)/$(PYTEST) tests/faults
+
+test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
+	$(BIN)/python -m pytest tests/apple
 
 test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/$(PYTEST) $(TIERS_WITHOUT_TORCH)

@@ -50,7 +50,7 @@ def find_device(wanted: Device | None) -> Device:
     Raises:
         ExportRefused: torch has no MPS here.
     """
-    there = torch.backends.mps.is_available()
+    there = torch.backends.mps.is_available() and _mps_computes()
     if wanted == "mps" and not there:
         raise ExportRefused(
             f"--against mps: torch {torch.__version__} has no MPS device here "
@@ -58,6 +58,15 @@ def find_device(wanted: Device | None) -> Device:
             "--against cpu compares with open_clip on the CPU"
         )
     return wanted or ("mps" if there else "cpu")
+
+
+def _mps_computes() -> bool:
+    """Whether MPS does more than say that it is there: virtual Macs have it, and refuse to work."""
+    try:
+        ones = torch.ones(2, 2, device="mps")
+        return bool((ones @ ones).sum().item() == 8.0)
+    except RuntimeError:
+        return False
 
 
 def describe(recipe: ModelRecipe, device: Device) -> dict[str, str]:

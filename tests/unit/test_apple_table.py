@@ -1,0 +1,87 @@
+"""What the Apple tier does without a Mac: its table, its measures, and how it says no."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apple import machine
+from apple.measurement import finished, growth, leave_witnesses, per_second, rss_mb
+from apple.table import MEASURED, Row, markdown
+from warmclip import Encoder
+from warmclip.inference.model_cache import COMPLETE, ModelCache
+
+
+def _report(outcome: str, **more: object) -> pytest.TestReport:
+    place = "tests/apple/test_x.py::test_warm_horse_computes[demo-coreml-fp16]"
+    told = {"longrepr": None, "when": "call", "keywords": {}, **more}
+    report = {"nodeid": place, "location": ("", 0, ""), "outcome": outcome, **told}
+    return pytest.TestReport(**report)  # type: ignore[arg-type]  # it is made of a dictionary
+
+
+def test_table_shows_every_outcome_with_its_figures_and_reason() -> None:
+    """Markdown that no figure breaks: the machine, then what was measured, passed or why not."""
+    passed = _report("passed", user_properties=[(MEASURED, "load 1 s"), (MEASURED, "cosine 1")])
+    skipped = _report("skipped", longrepr=("f", 1, "Skipped: no a|b\nhere"))
+    failed = _report("failed", longrepr="x" * 1000, user_properties=[("other", "hidden")])
+
+    text = markdown([Row.of(it) for it in (passed, skipped, failed)], "Apple M9, macOS 99")
+
+    what = "warm horse computes (demo-coreml-fp16)"
+    assert text.splitlines()[:6] == [
+        "Apple M9, macOS 99",
+        "",
+        "| what | measured | outcome |",
+        "|---|---|---|",
+        f"| {what} | load 1 s; cosine 1 | passed |",
+        f"| {what} |  | skipped: no a\\|b here |",
+    ]
+    assert text.splitlines()[6].startswith(f"| {what} |  | **failed**: xxx")
+    assert len(text.splitlines()[6]) < 300
+
+
+def test_real_encoder_is_measured(demo_bundle: Path) -> None:
+    """A rate is of rows, and memory of a process that holds a model."""
+    encoder = Encoder.open(demo_bundle, provider="cpu")
+    before = rss_mb(os.getpid())
+    ballast = np.ones(64 * 1024 * 1024 // 8)
+
+    rate = per_second(lambda: encoder.encode_texts(["a"] * 8), rows=8, runs=2)
+
+    assert rate > 0
+    assert 30 < rss_mb(os.getpid()) - before < 1000, ballast.size
+    assert growth([200.0, 190.0, 230.0, 210.0]) == pytest.approx(0.15)
+
+
+def test_witness_tells_a_load_from_a_build(tmp_path: Path) -> None:
+    """It stays while a compiled model is loaded, and goes when one is built again."""
+    cache = ModelCache(tmp_path)
+    for identity in ({"batch": 1}, {"batch": 8}):
+        cache.load(identity, lambda folder: (folder / "model").touch())
+    first, second = leave_witnesses(cache.folder)
+    assert len(finished(cache.folder)) == 2
+
+    (second.parent / COMPLETE).unlink()  # as a killed build leaves it
+    for identity in ({"batch": 1}, {"batch": 8}):
+        cache.load(identity, lambda folder: (folder / "model").touch())
+
+    assert (first.exists(), second.exists()) == (True, False)
+
+
+def test_missing_piece_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person's Mac without a package skips with the reason; the workflow's must have it."""
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no torch"):
+        machine.missing("no torch")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="CI must have it: no torch"):
+        machine.missing("no torch")
+
+
+@pytest.mark.skipif(machine.IS_APPLE_SILICON or machine.IS_REHEARSAL, reason="the tier runs here")
+def test_tier_says_why_it_does_not_run_here() -> None:
+    """The reason names this machine, and what would do."""
+    said = machine.why_not()
+    assert said is not None
+    assert "needs macOS on Apple Silicon" in said
