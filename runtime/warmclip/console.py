@@ -33,7 +33,7 @@ _PAGE_WIDTH = 120  # but for pictures
 
 class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), lines=True)
+        return printable(logs.without_colours(super().format(record)), lines=True)
 
 
 class Terminal:
@@ -181,6 +181,8 @@ class Terminal:
         """What was queued, when nobody waits for it."""
         if self.as_json:
             self.json({"jobs": list(job_ids), "images": images})
+        elif not job_ids:
+            self._answers.print("nothing was queued")
         else:
             self._answers.print(
                 f"queued; images: {images}, jobs: {len(job_ids)}; `warmclip status` shows them"
@@ -214,7 +216,7 @@ class Terminal:
             self.json({"dead": list(letters)})
             return
         for letter in letters:
-            self._answers.print(f"{letter['at']}  {printable(letter['path'])}")
+            self._answers.print(f"{printable(letter['at'])}  {printable(letter['path'])}")
             self._answers.print(f"    {printable(letter['reason'])}")
         if letters:
             self._answers.print("`warmclip status --requeue` gives them another chance")

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 _MOST_CHARS = 32_768  # of one text; a line has a bound, so that collectors take it
 _MOST_DEPTH = 8
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -56,9 +58,14 @@ def is_json() -> bool:
     return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
 
 
+def without_colours(text: str) -> str:
+    """Without the colours that RQ puts into its messages where stdout is a terminal."""
+    return _COLOUR.sub("", text)
+
+
 def _message(record: logging.LogRecord) -> str:
     try:
-        return record.getMessage()
+        return without_colours(record.getMessage())
     except (TypeError, ValueError, KeyError):  # arguments that do not fit: still one line
         return f"{record.msg!s} {record.args!r}"
 

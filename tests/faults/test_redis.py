@@ -1,6 +1,5 @@
 """Redis is killed, restarts, or is away for a while: the worker waits, and goes on."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -90,6 +89,5 @@ def test_stop_while_redis_is_away(rig: Rig, server: Server) -> None:
         server.kill()
         time.sleep(1)
         worker.process.terminate()
-        assert worker.process.wait(PATIENCE_S) in (0, 3)
+        assert worker.process.wait(PATIENCE_S) == 3  # it could not say good-bye
         server.start()
-        assert os.path.exists(server.socket)  # noqa: PTH110 - for the fixture's own end

@@ -94,7 +94,7 @@ def test_path_inside_the_roots(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     for folder in (root, alias):
         roots = canonical_roots([Root(name="p", folder=folder)])
-        paths = [f"{root}/a.jpg", f"{root}/b/../{name}", f"{alias}/c.jpg"]
+        paths = [f"{root}/a.jpg", f"{root}/b/{name}", f"{alias}/c.jpg"]
         jobs.check_paths(paths, make_settings(), roots)
 
 

@@ -45,7 +45,7 @@ def test_what_every_line_has() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ['a\nb\r\n{"level": "error"}', "\x1b[31mred\x00", "caf\udce9.png", "\u2028\x85\x7f", "é"],
+    ['a\nb\r\n{"level": "error"}', "\x1b]0;red\x00", "caf\udce9.png", "\u2028\x85\x7f", "é"],
 )
 def test_names_cannot_break_a_line(name: str) -> None:
     """Control characters and bytes that are no UTF-8 arrive whole, and forge no line."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from warmclip.errors import StoreError, StoreHeld
 from warmclip.home import is_running, own_folder
 
+_LOCK = ".owner"
+
 
 def own_store(folder: Path) -> int:
     """Make the folder, if need be, and take it for this process.
@@ -29,8 +31,23 @@ def own_store(folder: Path) -> int:
         raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
 
 
+def check_owner(folder: Path, owner: int) -> None:
+    """See that a folder is still the one whose lock was handed on.
+
+    Raises:
+        StoreError: another one is in its place, or it is not ours alone any more.
+    """
+    try:
+        own_folder(folder, private=True)
+        is_same = os.path.samestat(os.fstat(owner), (folder / _LOCK).lstat())
+    except OSError as exc:
+        raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
+    if not is_same:
+        raise StoreError(f"the embedded store {folder} was replaced by another folder")
+
+
 def _locked(folder: Path) -> int:
-    descriptor = os.open(folder / ".owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:

@@ -18,7 +18,7 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from warmclip.errors import StoreError, StoreUnreachable
-from warmclip.indexing.ownership import own_store
+from warmclip.indexing.ownership import check_owner, own_store
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,11 @@ class EmbeddedTransport:
         """
         self._folder = folder
         self._lock = threading.Lock()
-        self._owner = own_store(folder) if owner is None else owner
+        if owner is None:
+            owner = own_store(folder)
+        else:
+            check_owner(folder, owner)
+        self._owner = owner
 
     def __call__(self, call: Callable[[], T], /) -> T:
         """Return what the call returns, when it is this thread's turn."""

@@ -118,7 +118,7 @@ class Guard:
             self._distrust(str(exc))
             return self.run(feeds)
         except _OutOfRange as exc:
-            return self._settle(feeds, exc)
+            return self._settle(feeds, exc, is_proven=carries)
         except (BadVectors, ProviderUnavailable) as exc:
             # First on the CPU: if the input is to blame, it raises there as well.
             checked = self._checked_on(self._open_reference(), feeds)
@@ -221,12 +221,14 @@ class Guard:
             )
         return vectors
 
-    def _settle(self, feeds: Feeds, strange: _OutOfRange) -> Checked:
+    def _settle(self, feeds: Feeds, strange: _OutOfRange, *, is_proven: bool) -> Checked:
         """Strange lengths are the provider's fault only if the CPU disagrees."""
         checked = self._checked_on(self._open_reference(), feeds)
         cosines = np.sum(strange.vectors * checked.vectors, axis=1)
         if not np.min(cosines) >= TOLERANCES[self._provider.precision].cosine:
             self._distrust(f"it computes {strange}")
+        elif is_proven:  # its canary was good
+            self._label(is_proven=True)
         return checked
 
     def _checked_on(self, session: OnnxSession, feeds: Feeds) -> Checked:

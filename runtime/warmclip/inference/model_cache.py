@@ -40,12 +40,19 @@ class ModelCache:
     def __init__(self, home: Path) -> None:
         self.folder = _place(home)
 
-    def load(self, identity: Mapping[str, Any], load: Callable[[Path], T]) -> T:
+    def load(
+        self,
+        identity: Mapping[str, Any],
+        load: Callable[[Path], T],
+        broken: tuple[type[Exception], ...] = (RuntimeError, OSError),
+    ) -> T:
         """Load from the folder of an identity, which ``load`` fills if it is empty.
 
         Args:
             identity: all that decides what is compiled, as JSON can carry it.
             load: given the folder; what it raises passes through if it raises it twice.
+            broken: what it raises of an entry that is broken, and may raise of a model that cannot
+                be loaded: only a build from nothing tells. Anything else passes at once.
 
         Raises:
             SettingsError: the folder cannot be made, or is not ours alone.
@@ -59,9 +66,7 @@ class ModelCache:
                 return self._build(entry, load)
             try:
                 loaded = load(entry)
-            # Whatever a provider raises: nothing but a build from nothing tells a broken entry
-            # from a model that cannot be loaded.
-            except Exception as exc:
+            except broken as exc:
                 log.warning("the compiled model in %s is broken, building it again: %s", entry, exc)
                 return self._build(entry, load)
             (entry / COMPLETE).touch()
@@ -82,10 +87,13 @@ class ModelCache:
     def _sweep(self, *, spare: Path) -> None:
         """Remove what nobody has loaded for a month: other versions', other models'."""
         for entry in self.folder.iterdir():
-            marker = entry / COMPLETE
-            if entry == spare or not marker.exists():
+            if entry == spare:
                 continue
-            if time.time() - marker.stat().st_mtime > _UNUSED_DAYS * 24 * 3600:
+            try:
+                unused_s = time.time() - (entry / COMPLETE).stat().st_mtime
+            except OSError:  # half built, or swept by somebody else meanwhile
+                continue
+            if unused_s > _UNUSED_DAYS * 24 * 3600:
                 shutil.rmtree(entry, ignore_errors=True)
 
 

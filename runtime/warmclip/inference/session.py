@@ -217,7 +217,9 @@ class OnnxSession:
                 return self._create(size, {})
             option = self.provider.cache_option
             return self._cache.load(
-                self._identity(size), lambda folder: self._create(size, {option: str(folder)})
+                self._identity(size),
+                lambda folder: self._create(size, {option: str(folder)}),
+                _foreign_errors(),
             )
         except _foreign_errors() as exc:
             raise BundleError(

@@ -3,6 +3,7 @@
 What it does there is a finding: it may answer, crash, or hang in native code until its deadline.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -107,7 +108,10 @@ def _lines(
             break
         *lines, pending = (pending + read).split(b"\n")
         yield from lines
-    child.wait(max(1.0, deadline - time.monotonic()))
+    try:
+        child.wait(max(1.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired as exc:  # it closed its output, and lives
+        raise TimeoutError from exc
 
 
 def _message(line: bytes) -> dict[str, Any]:
@@ -120,7 +124,8 @@ def _message(line: bytes) -> dict[str, Any]:
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:
     if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS, for a zombie
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 
 

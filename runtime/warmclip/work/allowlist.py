@@ -10,6 +10,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from redis.exceptions import ResponseError
@@ -32,6 +33,8 @@ FUNCTIONS = frozenset(
 
 
 _MOST_BYTES = 16 * 1024 * 1024  # of a job's arguments; a full job of long paths has 4 MB
+
+_LONGEST_S = 30 * 24 * 3600  # of a job's time-out
 
 # What RQ raised on records that somebody had tampered with.
 _MALFORMED = (ValueError, TypeError, AttributeError, AssertionError, RecursionError, zlib.error)
@@ -66,6 +69,17 @@ class AllowedJob(Job):
             log.warning("a queue names something that is no job: %r", exc)
             raise NoSuchJobError(str(exc)) from exc
 
+    @classmethod
+    def fetch_many(cls, job_ids: Iterable[str], *args: Any, **kwargs: Any) -> list[Any]:
+        """Read several jobs; None for each that is none."""
+        found = []
+        for job_id in job_ids:
+            try:
+                found.append(cls.fetch(job_id, *args, **kwargs))
+            except NoSuchJobError:
+                found.append(None)
+        return found
+
     def restore(self, raw_data: Mapping[bytes, bytes]) -> Any:
         """Take over a job's record; a malformed one becomes a job that is refused."""
         record = dict(raw_data)
@@ -78,6 +92,9 @@ class AllowedJob(Job):
         except _MALFORMED as exc:
             self._refusal = f"its record in Redis is malformed ({exc!r})"
             self.origin = record.get(b"origin", b"").decode("ascii", "replace")
+        if not -1 <= (self.timeout or 0) <= _LONGEST_S:
+            self._refusal = f"its time-out is longer than {_LONGEST_S:,} s"
+            self.timeout = None
         ids: Any = self._dependency_ids
         if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
             self._dependency_ids = []
@@ -165,7 +182,10 @@ def find_functions(names: Iterable[str]) -> type[AllowedJob]:
         try:
             found = getattr(importlib.import_module(module), function, None)
         except Exception as exc:  # whatever the user's module raises
-            raise SettingsError(f"WARMCLIP_JOBS: cannot import {module}: {exc!r}") from exc
+            raise SettingsError(
+                f"WARMCLIP_JOBS: cannot import {module}: {exc!r}; it is looked for among installed "
+                f"packages, in PYTHONPATH, and in {Path.cwd()}"
+            ) from exc
         if not callable(found):
             raise SettingsError(f"WARMCLIP_JOBS: {module} has no function {function}")
     return type(

@@ -1,6 +1,7 @@
 """The connection to Redis: the one that REDIS_URL names, else the private one."""
 
 import copy
+import logging
 import os
 import sys
 import time
@@ -19,9 +20,12 @@ from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.settings import Settings, without_password
 from warmclip.work.private_redis import PrivateRedis
 
+log = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 30.0  # of one command; RQ's worker raises it where it waits for jobs
 _HEALTH_CHECK_S = 30
+_TOLD_AT = 5  # attempts: a second and a half
 
 
 class Patience(ExponentialBackoff):
@@ -48,6 +52,8 @@ class Patience(ExponentialBackoff):
         error = sys.exception()
         if error is not None and (time.monotonic() > self._deadline or self._given_up()):
             raise error
+        if failures == _TOLD_AT:
+            log.warning("no answer from Redis (%s); trying again", error)
         return super().compute(failures)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -77,12 +77,7 @@ def submit_index(
 
     collection = collection or settings.collection
     found = find_images(paths)
-    files = list(dict.fromkeys(str(Path(path).absolute()) for path in found.files))
-    size = min(chunk, settings.limits.job_items)
-    parts = [tuple(files[start : start + size]) for start in range(0, len(files), size)]
-    chunks = {job_id(collection, part): part for part in parts}
-    queue = open_queue(connection)
-    _enqueue(queue, collection, _clear(queue, chunks))
+    chunks = _submit(connection, settings, found.files, collection, chunk)
     return IndexRun(
         collection=collection, chunks=chunks, problems=found.problems, ignored=found.ignored
     )
@@ -97,16 +92,35 @@ def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]
         The jobs, and how many pictures they are about.
     """
     letters = DeadLetters(connection)
-    paths: dict[str, list[str]] = {}
+    paths: dict[str | None, list[str]] = {}
     for letter in letters.all():
-        letters.remove([letter.path])
-        if letter.collection is not None:
-            paths.setdefault(letter.collection, []).append(letter.path)
-    runs = [
-        submit_index(connection, settings, some, collection=collection)
-        for collection, some in paths.items()
-    ]
-    return [id_ for run in runs for id_ in run.job_ids], sum(run.images for run in runs)
+        paths.setdefault(letter.collection, []).append(letter.path)
+    chunks: dict[str, tuple[str, ...]] = {}
+    for collection, some in paths.items():
+        letters.remove(some)  # first: a worker that has the job at once must not refuse them
+        if collection is not None:
+            # As files, whatever they look like: a letter may be forged, and no folder is searched.
+            chunks |= _submit(connection, settings, some, collection, DEFAULT_CHUNK)
+    return list(chunks), sum(map(len, chunks.values()))
+
+
+def _submit(
+    connection: Redis, settings: Settings, files: Iterable[str], collection: str, chunk: int
+) -> dict[str, tuple[str, ...]]:
+    """Queue files, in chunks; returns job id -> its files."""
+    absolute = list(dict.fromkeys(map(_absolute, files)))
+    size = min(chunk, settings.limits.job_items)
+    parts = [tuple(absolute[start : start + size]) for start in range(0, len(absolute), size)]
+    chunks = {job_id(collection, part): part for part in parts}
+    queue = open_queue(connection)
+    _enqueue(queue, collection, _clear(queue, chunks))
+    return chunks
+
+
+def _absolute(path: str) -> str:
+    """As a job may name it: without "..", which a worker takes for a way out of its roots."""
+    absolute = Path(path).absolute()
+    return os.path.realpath(absolute) if ".." in absolute.parts else str(absolute)
 
 
 def job_id(collection: str, paths: Iterable[str]) -> str:

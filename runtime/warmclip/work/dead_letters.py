@@ -15,6 +15,9 @@ from typing import Any, Self
 
 from redis import Redis
 
+from warmclip.errors import SettingsError
+from warmclip.settings import check_collection
+
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:dead"
 _MOST = 10_000
@@ -72,14 +75,21 @@ class DeadLetters:
 
     def all(self) -> list[DeadLetter]:
         """Every letter, the oldest first."""
-        values = self._connection.hgetall(_KEY).values()
-        letters = [letter for value in values if (letter := _read(value)) is not None]
-        return sorted(letters, key=lambda letter: letter.at)
+        return sorted(self._read_all().values(), key=lambda letter: letter.at)
+
+    def _read_all(self) -> dict[bytes, DeadLetter]:
+        """By field, which is made of the path."""
+        read = {field: _read(value) for field, value in self._connection.hgetall(_KEY).items()}
+        return {
+            field: letter
+            for field, letter in read.items()
+            if isinstance(field, bytes) and letter is not None
+        }
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget them: they are decoded again when a job names them."""
-        for path in paths:
-            self._connection.hdel(_KEY, _field(path))
+        if fields := [_field(path) for path in paths]:
+            self._connection.hdel(_KEY, *fields)
 
     def refresh(self) -> None:
         """Look again, at the next question, what there is."""
@@ -90,7 +100,7 @@ class DeadLetters:
         """Why a picture is not to be decoded, or None if it may be."""
         with self._lock:
             if self._known is None:
-                self._known = {_field(letter.path): letter for letter in self.all()}
+                self._known = self._read_all()
             letter = self._known.get(_field(path)) if self._known else None
         if letter is None or _state(path) != (letter.size_bytes, letter.mtime_ns):
             return None
@@ -113,6 +123,12 @@ def _state(path: str) -> tuple[int | None, int | None]:
 def _read(value: bytes | str) -> DeadLetter | None:
     """A letter, or None for what somebody else wrote."""
     try:
-        return DeadLetter(**json.loads(value))
-    except (ValueError, TypeError):
+        letter = DeadLetter(**json.loads(value))
+        datetime.fromisoformat(letter.at)
+        os.fsencode(letter.path)
+        if letter.collection is not None:
+            check_collection(letter.collection)
+    except (ValueError, TypeError, AttributeError, SettingsError):
         return None
+    is_plain = Path(letter.path).is_absolute() and "\0" not in letter.path
+    return letter if is_plain and isinstance(letter.reason, str) else None

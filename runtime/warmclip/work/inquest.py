@@ -1,7 +1,6 @@
 """What follows from a horse's death: for the picture, the provider, and the job."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +79,7 @@ class Case:
         if not self._inquest.dead_letters.add(letter):
             log.error("there are too many dead letters already; see `warmclip status --dead`")
             return False
-        log.error("%s is set aside: %s", os.fsdecode(os.fsencode(path)), death)
+        log.error("%r is set aside: %s", path, death)
         return True
 
 

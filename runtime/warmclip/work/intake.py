@@ -5,11 +5,10 @@ it. RQ itself pops as soon as there are several queues, and so loses it.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ResponseError
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.queue import Queue
@@ -35,15 +34,21 @@ class Intake:
     def look(self) -> tuple[Job, Queue] | None:
         """The next job, if there is one now."""
         for queue in self._queues:
-            if job := self._take(queue):
-                return job, queue
+            try:
+                if job := self._take(queue):
+                    return job, queue
+            except ResponseError as exc:
+                log.warning("%r is no queue; passed by: %s", queue.key, exc)
         return None
 
     def wait(self) -> tuple[Job, Queue] | None:
         """The next job of the most urgent queue, for a moment; the others are only looked at."""
         first = self._queues[0]
-        if job := self._take(first, self._wait_s):
-            return job, first
+        try:
+            if job := self._take(first, self._wait_s):
+                return job, first
+        except ResponseError:  # no queue: ``look`` says so
+            time.sleep(_ONLY_QUEUE_WAIT_S)
         self._wait_s = max(self._wait_s, min(self._wait_s * 1.2, _LONGEST_WAIT_S))
         return None
 
@@ -65,11 +70,7 @@ class Intake:
             job: Job = queue.job_class.fetch(
                 as_text(taken), connection=queue.connection, serializer=queue.serializer
             )
-        except NoSuchJobError:
-            pass
-        except (RedisConnectionError, RedisTimeoutError):
-            raise
-        except (RedisError, ValueError, TypeError, RecursionError) as exc:
+        except (NoSuchJobError, UnicodeDecodeError) as exc:
             log.warning("something in the queue %r is no job; passed by: %r", queue.name, exc)
         else:
             return job

@@ -149,13 +149,22 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
             "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
         )
     for path in paths:
-        if not Path(path).is_absolute() or "\0" in path:
-            raise JobRefused(f"{path!r} is not an absolute path")
+        if not _is_plain(path):
+            raise JobRefused(f"{path!r} is not an absolute path without '..'")
         # As written, or as it is: a link in a root that leads out costs itself, not its neighbours.
         spellings = (os.path.normpath(path), os.path.realpath(path))
         if roots and not any(is_inside(each, (*settings.roots, *roots)) for each in spellings):
             listed = ", ".join(str(root.folder) for root in roots)
             raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
+
+
+def _is_plain(path: str) -> bool:
+    """Absolute, without a NUL, without "..", which could ask what lies outside; a file's name."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return Path(path).is_absolute() and "\0" not in path and ".." not in Path(path).parts
 
 
 def _index(here: Horse, paths: list[str], collection: str) -> dict[str, Any]:

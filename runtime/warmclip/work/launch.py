@@ -19,6 +19,7 @@ from warmclip.settings import Settings
 from warmclip.work.broker import Patience, open_broker
 from warmclip.work.horse.process import HorseProcess
 from warmclip.work.horse.stable import Stable
+from warmclip.work.json_worker import new_name
 from warmclip.work.worker import QUEUES, WarmWorker
 
 log = logging.getLogger(__name__)
@@ -54,12 +55,13 @@ def run_worker(
     # Until RQ listens to it, a SIGTERM too shall close what is open here.
     signal.signal(signal.SIGTERM, _leave)
     worker: WarmWorker | None = None
+    name = new_name()
     patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
     with open_broker(settings, patience) as connection, _store_owner(settings) as owner:
         stable = Stable(
             lambda: HorseProcess(
                 settings,
-                worker=worker.name if worker is not None else "",
+                worker=name,
                 store_owner=owner,
                 log_json=is_json(),
             ),
@@ -67,7 +69,7 @@ def run_worker(
             hang_s=settings.hang_s,
             max_crashes=settings.max_crashes,
         )
-        worker = WarmWorker(queues, connection, stable, supervisor)
+        worker = WarmWorker(queues, name, connection, stable, supervisor)
         if get_version(connection) < _OLDEST_REDIS:
             raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
         try:
@@ -125,5 +127,8 @@ def _announce(worker: WarmWorker, stable: Stable, settings: Settings) -> None:
         ", ".join(worker.queue_names()),
         extra={"action": "worker_ready"},
     )
+    for root in settings.roots:
+        if not root.folder.is_dir():
+            log.warning("the root %s of WARMCLIP_ROOTS is not there; is it mounted?", root.folder)
     if settings.redis_url is not None and not settings.roots:
         log.warning("no WARMCLIP_ROOTS are set: jobs that name files will be refused")

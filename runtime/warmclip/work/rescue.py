@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import JobStatus
@@ -41,10 +41,14 @@ class Rescue:
             return
         self._next = now + _EVERY_S
         for queue in self._queues:
-            _expire_dead(queue)
-            # Reading it has RQ retry, or fail, the jobs whose heartbeats ceased.
-            started = set(queue.started_job_registry.get_job_ids())
-            self._empty_intermediate(queue, started, now)
+            try:
+                _drop_strangers(queue)
+                _expire_dead(queue)
+                # Reading it has RQ retry, or fail, the jobs whose heartbeats ceased.
+                started = set(queue.started_job_registry.get_job_ids())
+                self._empty_intermediate(queue, started, now)
+            except (ResponseError, ValueError) as exc:  # somebody else writes to these keys
+                log.warning("the records of the queue %r are not RQ's: %r", queue.name, exc)
 
     def _empty_intermediate(self, queue: Queue, started: set[str], now: float) -> None:
         between = {id_ for id_ in queue.intermediate_queue.get_job_ids() if id_ not in started}
@@ -55,6 +59,22 @@ class Rescue:
         for name, id_ in list(self._seen):
             if name == queue.name and id_ not in between:
                 del self._seen[name, id_]
+
+
+def _drop_strangers(queue: Queue) -> None:
+    """Take out what is no entry, and would stop whoever reads the list."""
+    started = queue.started_job_registry.key
+    for entry in queue.connection.zrange(started, 0, -1):
+        if not isinstance(entry, bytes) or not _is_entry(entry, colons=1):
+            queue.connection.zrem(started, entry)  # type: ignore[arg-type]  # bytes will do
+    between = queue.intermediate_queue.key
+    for entry in queue.connection.lrange(between, 0, -1):
+        if not isinstance(entry, bytes) or not _is_entry(entry, colons=0):
+            queue.connection.lrem(between, 0, entry)  # type: ignore[arg-type]  # bytes will do
+
+
+def _is_entry(entry: bytes, *, colons: int) -> bool:
+    return entry.isascii() and entry.count(b":") == colons
 
 
 def _expire_dead(queue: Queue) -> None:

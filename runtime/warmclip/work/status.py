@@ -11,7 +11,7 @@ from rq.worker import Worker
 
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.dead_letters import DeadLetters
-from warmclip.work.presence import is_gone
+from warmclip.work.presence import AT, is_gone
 from warmclip.work.queues import FailureReason, all_queues, fetch_jobs
 
 _MOST_FAILURES = 20
@@ -109,21 +109,21 @@ def _state(worker: Any) -> WorkerState:
         state=str(worker.get_state()),
         queues=tuple(worker.queue_names()),
         job=(job := worker.get_current_job_id()),
-        at=_at(worker) if job else None,
+        at=_at(worker, job) if job else None,
         hostname=worker.hostname or "",
         pid=worker.pid,
         last_heartbeat=beat.isoformat() if beat else None,
     )
 
 
-def _at(worker: Any) -> tuple[int, int, str] | None:
-    """What the worker last heard of its horse."""
-    raw = worker.connection.hget(worker.key, "at")
+def _at(worker: Any, job: str) -> tuple[int, int, str] | None:
+    """What the worker last heard of its horse about this job."""
+    raw = worker.connection.hget(worker.key, AT)
     try:
-        done, total, stage = json.loads(raw or b"")
+        told_of, done, total, stage = json.loads(raw or b"")
+        return (int(done), int(total), str(stage)) if told_of == job else None
     except (ValueError, TypeError):
         return None
-    return int(done), int(total), str(stage)
 
 
 def _failures(queue: Queue) -> list[Failure]:

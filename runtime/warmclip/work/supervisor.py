@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from warmclip.errors import SettingsError
+from warmclip.errors import SettingsError, WarmclipError
 from warmclip.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _GOOD_RUN_S = 60.0  # a worker that lasted so long is started again at once
-_BAD_CONFIGURATION = 2
+_BAD_CONFIGURATION = WarmclipError.exit_code
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class _Place:
     process: subprocess.Popen[bytes]
     started: float
     failures: int = 0
+    told: int = 0  # of the signals to pass on, how many it was sent
     again_at: float | None = None  # when to start the next one; None while one runs
 
 
@@ -51,16 +52,17 @@ class Supervisor:
         ]
         self._count = count
         self._places: list[_Place] = []
-        self._is_stopping = False
+        self._signals: list[int] = []  # that this process was sent, for each worker
 
     def run(self) -> int:
         """Start them, and return the exit code of the whole: the first that is not 0, or 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
-        for _ in range(self._count):
+            signal.signal(number, self._note)
+        while len(self._places) < self._count and not self._is_stopping:
             self._places.append(self._start(0))
         exit_code = 0
         while self._places:
+            self._pass_on()
             for place in list(self._places):
                 code = self._look_at(place)
                 exit_code = exit_code or code
@@ -82,7 +84,7 @@ class Supervisor:
         if code in (0, _BAD_CONFIGURATION) or self._is_stopping:
             self._places.remove(place)
             if code == _BAD_CONFIGURATION:  # the others have it too
-                self._pass_on(signal.SIGTERM, None)
+                self._signals.append(signal.SIGTERM)
             return max(code, 0)
         lasted = time.monotonic() - place.started >= _GOOD_RUN_S
         place.failures = 1 if lasted else place.failures + 1
@@ -102,11 +104,20 @@ class Supervisor:
         process = subprocess.Popen(self._command, process_group=0)  # noqa: S603 - our own command
         return _Place(process=process, started=time.monotonic(), failures=failures)
 
-    def _pass_on(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's
-        self._is_stopping = True
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._signals)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's
+        # Passed on in the loop: here, a worker that is just being started would be missed.
+        self._signals.append(signum)
+
+    def _pass_on(self) -> None:
         for place in self._places:
-            if place.process.poll() is None:
-                place.process.send_signal(signum)
+            for signum in self._signals[place.told :]:
+                place.told += 1
+                if place.process.poll() is None:
+                    place.process.send_signal(signum)
 
 
 def run_workers(count: int, settings: Settings, arguments: Sequence[str]) -> int:

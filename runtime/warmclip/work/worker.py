@@ -18,6 +18,7 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import worker_registration
 from rq.exceptions import NoSuchJobError
@@ -34,8 +35,8 @@ from warmclip.work.horse.flight import Flight
 from warmclip.work.horse.stable import Stable
 from warmclip.work.inquest import Inquest
 from warmclip.work.intake import Intake
-from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker, new_name
-from warmclip.work.presence import HORSE, fields
+from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker
+from warmclip.work.presence import AT, HORSE, fields
 from warmclip.work.rescue import Rescue
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 QUEUES = ("high", "default")
 
 _GRACE_S = 5.0  # beyond a job's time-out, which its own process should have noticed
-_TWICE_S = 1.0  # signals closer than this are one: a terminal's Ctrl+C may come twice
+_TWICE_S = 0.3  # signals closer than this are one: a terminal's Ctrl+C may come twice
 
 
 class WarmWorker(JsonWorker):
@@ -52,11 +53,12 @@ class WarmWorker(JsonWorker):
     def __init__(
         self,
         queues: Sequence[str],
+        name: str,
         connection: Redis,
         stable: Stable,
         supervisor: int | None = None,
     ) -> None:
-        super().__init__(queues, name=new_name(), connection=connection)
+        super().__init__(queues, name=name, connection=connection)
         self.was_asked_to_stop = False
         self._forced = False
         self._turn = threading.RLock()  # commands come from another thread, each for one job
@@ -67,7 +69,7 @@ class WarmWorker(JsonWorker):
         self._inquest = Inquest(connection, stable)
         self._known_horse = 0
         self._known_at = self._beat_at = float("-inf")
-        self._problem: WarmclipError | None = None
+        self._problem: Exception | None = None
 
     @property
     def gives_up(self) -> bool:
@@ -156,6 +158,13 @@ class WarmWorker(JsonWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have the horse run a job, and see to it when the horse dies."""
+        try:
+            self._hand_over(job, queue)
+        except ResponseError as exc:  # a key of the job's is something else
+            log.warning("job %s is passed by, as its records are not RQ's: %s", job.id, exc)
+            queue.intermediate_queue.remove(job.id)
+
+    def _hand_over(self, job: Job, queue: Queue) -> None:
         with self._turn:
             self._stopped_job_id = None
             execution = self.prepare_execution(job)
@@ -167,6 +176,11 @@ class WarmWorker(JsonWorker):
             self._requeue(job, queue, execution)
             self._problem = exc
             self._stop_requested = True
+        except (RedisConnectionError, RedisTimeoutError, ResponseError):
+            raise
+        except Exception as exc:
+            self._problem = exc  # a bug: RQ's loop only logs it
+            raise
         finally:
             with self._turn:
                 self._horse_pid = 0
@@ -196,16 +210,21 @@ class WarmWorker(JsonWorker):
                 return
             log.warning("job %s: %s", job.id, death, extra={"action": "horse_died"})
             again = case.hear(death) and time.monotonic() <= ends_at
-            if again:
+            if again and not self._is_unwanted(job):
                 self._ensure_horse(lambda flight: self._beat(job, execution, flight))
                 self._horse_pid = self._stable.pid
                 again = self._horse_pid != 0  # else it was killed on command
+            again = again and not self._is_unwanted(job)
             if self._forced:
                 self._requeue(job, queue, execution)
                 return
             if not again:
                 self._fail(job, queue, execution, death)
                 return
+
+    def _is_unwanted(self, job: Job) -> bool:
+        """Whether it was stopped, or the worker was, while there was no horse to be killed."""
+        return self._forced or self._stopped_job_id == job.id
 
     def _beat(self, job: Job, execution: Execution, flight: Flight) -> None:
         """Every few seconds of a job: keep it and this worker alive in RQ's eyes."""
@@ -216,7 +235,7 @@ class WarmWorker(JsonWorker):
         if self.was_asked_to_stop:
             self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq's is not annotated
         if flight.at is not None:
-            self.connection.hset(self.key, "at", json.dumps(flight.at))
+            self.connection.hset(self.key, AT, json.dumps([job.id, *flight.at]))
 
     def _is_unfinished(self, execution: Execution) -> bool:
         """Whether the horse died before it had recorded what became of its job."""
@@ -239,13 +258,16 @@ class WarmWorker(JsonWorker):
 
     def _requeue(self, job: Job, queue: Queue, execution: Execution) -> None:
         """Put the job back to where it was; this attempt does not count."""
+        is_there = self.job_class.exists(job.id, self.connection)  # else it was deleted meanwhile
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline=pipeline, execution=execution)
-            job.set_status(JobStatus.QUEUED, pipeline=pipeline)
-            queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+            if is_there:
+                job.set_status(JobStatus.QUEUED, pipeline=pipeline)
+                queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
             pipeline.lrem(queue.intermediate_queue.key, 0, job.id)
             pipeline.execute()
-        log.warning("job %s is queued again", job.id)
+        if is_there:
+            log.warning("job %s is queued again", job.id)
 
     # Signals and commands
 
@@ -256,7 +278,10 @@ class WarmWorker(JsonWorker):
             self._shutdown_requested_date = now()
             self.was_asked_to_stop = self._stop_requested = True
             self._beat_at = float("-inf")  # so that whoever watches learns it now
-            log.info("asked to stop: the job that runs is finished first")
+            if self._horse_pid:
+                log.info("asked to stop: the job that runs is finished first; once more stops now")
+            else:
+                log.info("asked to stop")
         elif now() - first >= timedelta(seconds=_TWICE_S):
             self._forced = True
             self.kill_horse()
@@ -264,9 +289,15 @@ class WarmWorker(JsonWorker):
     request_force_stop = request_stop
 
     def handle_payload(self, message: Any) -> None:
-        """Obey a command, from RQ's thread for them: while one job ends, the next never begins."""
-        with self._turn:
-            super().handle_payload(message)  # type: ignore[no-untyped-call]  # rq's is not annotated
+        """Obey a command, from RQ's thread for them: while one job ends, the next never begins.
+
+        What is no command is passed by: the thread must live to hear the next.
+        """
+        try:
+            with self._turn:
+                super().handle_payload(message)  # type: ignore[no-untyped-call]  # not annotated
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            log.warning("a command that is none was passed by: %r", exc)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:  # noqa: ARG002 - rq's
         """End the horse, and with it the job that it runs; from any thread."""

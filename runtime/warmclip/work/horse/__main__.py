@@ -70,6 +70,8 @@ def main() -> None:
     commands, beats_to = int(sys.argv[1]), int(sys.argv[2])
     for descriptor in (commands, beats_to):
         os.set_inheritable(descriptor, False)
+    # A child that a job forks must not look like this process still at work.
+    os.register_at_fork(after_in_child=lambda: os.close(beats_to))
     # The worker decides when this process ends: by the pipe, or by SIGKILL.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -62,15 +62,15 @@ class Beats:
         with self._lock:
             self._last = number = self._last + 1
             self._open.add(number)
-        self.say(
-            begin=number,
-            stage=stage,
-            what=what,
-            provider=provider,
-            allow_s=self._allowance_s(stage, rows),
-        )
         started = time.monotonic()
-        try:
+        try:  # a job's time-out may strike anywhere
+            self.say(
+                begin=number,
+                stage=stage,
+                what=what,
+                provider=provider,
+                allow_s=self._allowance_s(stage, rows),
+            )
             yield
         finally:
             if stage == "run":
@@ -90,6 +90,7 @@ class Beats:
     def job(self, *, careful: bool) -> Iterator[None]:
         """Pulse as long as a job runs; a careful one does one thing at a time."""
         self.one_at_a_time = careful
+        self._open.clear()
         self._busy = True
         try:
             yield

@@ -16,10 +16,11 @@ class Death:
 
     returncode: int  # as Popen tells it: a signal is negative
     flight: Flight
-    provider: str
+    provider: str  # that was at work, else that of its image tower; empty before it had one
     hung_s: float | None = None  # killed by us, after so long a silence
     overran: bool = False  # killed by us, as the job's time was up
     on_command: bool = False  # killed by us, as somebody asked for it
+    said: str = ""  # why it left by itself, in its own words
 
     @property
     def from_outside(self) -> bool:
@@ -36,6 +37,8 @@ class Death:
     def __str__(self) -> str:
         if self.hung_s is not None:
             how = f"hung: no sign of life for {self.hung_s:.0f} s, so it was killed"
+        elif self.said:
+            how = f"left: {self.said}"
         elif self.overran:
             how = "ran past the job's time and was killed"
         elif self.on_command:
@@ -47,7 +50,7 @@ class Death:
                 how += ", sent by somebody or by a system short of memory"
         else:
             how = f"left with exit code {self.returncode}"
-        return f"the horse {how}; provider {self.provider}; it was {self.flight}"
+        return f"the horse {how}; provider {self.provider or 'none yet'}; it was {self.flight}"
 
 
 class Blame(Enum):
@@ -66,6 +69,8 @@ def judge(death: Death, *, careful: bool, strikes: int) -> Blame:
         careful: whether pictures were decoded one at a time, with nothing else going on.
         strikes: how often its only suspect has been one before.
     """
+    if death.overran:  # it was slow, careful perhaps: no picture's fault
+        return Blame.OTHER
     if death.suspect:
         # A kill from outside hits whatever is in flight: it takes three to make a pattern.
         return Blame.IMAGE if not death.from_outside or strikes >= 2 else Blame.UNCLEAR

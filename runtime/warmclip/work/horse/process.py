@@ -88,7 +88,7 @@ class HorseProcess:
     def kill(self) -> None:
         """End it now, with all that it started; may be called from any thread, and twice."""
         if self.is_alive:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # as in ``end``
                 os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warmclip.errors import HorseDied, WarmclipError, revive
+from warmclip.errors import HorseDied, SettingsError, WarmclipError, revive
 from warmclip.inference.quarantine import Quarantine
 from warmclip.work.horse.blame import Death
 from warmclip.work.horse.flight import Flight
@@ -60,6 +60,7 @@ class Stable:
         self._hang_s = hang_s
         self._max_crashes = max_crashes
         self._horse: HorseProcess | None = None
+        self._stands = False  # whether it has loaded the model
         self._condemned: HorseProcess | None = None  # killed on command; may be dying
         self._crashes: Counter[str] = Counter()
 
@@ -82,6 +83,8 @@ class Stable:
             horse = self._horse
             if horse is not None and horse is not self._condemned and horse.is_alive:
                 return
+            if horse is not None:
+                log.warning("the horse %d has ended; a new one starts", horse.pid)
             self._retire()
             self._horse = self._start()
             outcome = self._follow(
@@ -107,6 +110,7 @@ class Stable:
                         model=ready["model"],
                         fingerprint=ready["fingerprint"],
                     )
+                    self._stands = True
                     return
             self._retire()
             time.sleep(min(_LONGEST_PAUSE_S, 0.05 * 2**failures))
@@ -137,20 +141,24 @@ class Stable:
         if isinstance(outcome, Death):
             self._retire()
             return outcome
-        if "error" in outcome:  # it leaves by itself, and says why
-            log.error("the horse leaves: %s", outcome["message"])
-            death = self._death(Flight())
-            self._retire()
-            return death
         self._crashes.clear()
         return None
 
     def count(self, death: Death) -> None:
-        """Hold a death against the provider; too many in a row, and the next horse goes without."""
-        self._crashes[death.provider] += 1
-        crashes = self._crashes[death.provider]
+        """Hold a death against the provider that was at work, if one was.
+
+        Too many in a row, and the next horse goes without it.
+        """
+        provider = death.flight.provider
+        if provider is None or death.overran:
+            return
+        self._crashes[provider] += 1
+        crashes = self._crashes[provider]
         if crashes >= self._max_crashes:
-            self._quarantine.add(death.provider, f"{crashes} crashes in a row, the last: {death}")
+            try:
+                self._quarantine.add(provider, f"{crashes} crashes in a row, the last: {death}")
+            except (OSError, SettingsError) as exc:  # a full disk: the next horse tries it again
+                log.warning("cannot put %s into quarantine: %s", provider, exc)
 
     def kill(self) -> None:
         """End the horse now; from any thread."""
@@ -160,33 +168,37 @@ class Stable:
             horse.kill()
 
     def close(self) -> None:
-        """Have the horse leave when it is done."""
-        if self._horse is not None:
+        """Have the horse leave; one that is still loading is ended."""
+        if self._horse is not None and self._stands:
             self._horse.close()
             self._horse = None
+        self._retire()
 
     def _retire(self) -> None:
         if self._horse is not None:
             self._horse.end()
             self._horse.close()
             self._horse = None
+        self._stands = False
 
     def _follow(
         self, last_word: str, *, usual_s: float, ends_at: float, look: Callable[[Flight], None]
     ) -> dict[str, Any] | Death:
-        """Listen until the last word, an error, or a death."""
+        """Listen until the last word, or a death; before it is ready, an error is a word too."""
         assert self._horse is not None  # noqa: S101 - ours to keep
         flight = Flight()
         silent_s, before = 0.0, time.monotonic()
+        said = ""  # by a horse that leaves by itself
         while True:
             try:
                 for beat in self._horse.beats(_LOOK_S):
                     silent_s = 0.0
                     flight.note(beat)
-                    if last_word in beat or "error" in beat:
+                    if last_word in beat or ("error" in beat and not self._stands):
                         return beat
+                    said = beat.get("message", said)
             except EOFError:
-                return self._death(flight)
+                return self._death(flight, said=said)
             now = time.monotonic()
             # What counts is how long we listened: while this process itself was stopped, or waited
             # for Redis, a silence proves nothing.
@@ -199,14 +211,20 @@ class Stable:
             look(flight)
 
     def _death(
-        self, flight: Flight, *, hung_s: float | None = None, overran: bool = False
+        self,
+        flight: Flight,
+        *,
+        hung_s: float | None = None,
+        overran: bool = False,
+        said: str = "",
     ) -> Death:
         assert self._horse is not None  # noqa: S101 - ours to keep
         return Death(
             returncode=self._horse.end(),
             flight=flight,
-            provider=flight.provider or self.ready.provider or "none yet",
+            provider=flight.provider or self.ready.provider,
             hung_s=hung_s,
             overran=overran,
+            said=said,
             on_command=self._horse is self._condemned,
         )

@@ -1,0 +1,124 @@
+"""What somebody who may write to Redis leaves there: it costs itself, never the worker."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+
+from running import Running, environment_of, eventually, outcome, reason, running_worker
+from warmclip.settings import Settings
+from warmclip.work.client import requeue_dead
+from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.queues import open_queue
+from warmclip.work.status import read_status
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+EMBED = "warmclip.work.jobs.embed_texts"
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path) -> Iterator[Running]:
+    """One worker for all of them: it must outlive each."""
+    environment = environment_of(tmp_path_factory.mktemp("hostile") / "home", demo_bundle)
+    with running_worker(Settings.from_env(environment), environment) as running:
+        yield running
+
+
+def still_works(worker: Running) -> None:
+    """The next job runs, and the process is the same."""
+    assert worker.run(EMBED, ["still here"]).return_value
+    assert worker.process.poll() is None
+
+
+def test_time_out_beyond_measure(worker: Running) -> None:
+    """It is refused, not computed with."""
+    job = worker.enqueue(EMBED, ["a"], job_timeout=10**400)
+    assert "time-out is longer" in reason(outcome(job))
+    still_works(worker)
+
+
+@pytest.mark.parametrize("entry", [b"a:b:c", b"\xff\xfe:x", b"no-colon"])
+def test_strange_entry_among_the_started(worker: Running, entry: bytes) -> None:
+    """It is taken out, so that nobody stumbles over it again."""
+    key = open_queue(worker.connection).started_job_registry.key
+    worker.connection.zadd(key, {entry: 4102444800})
+    eventually(lambda: entry not in worker.connection.zrange(key, 0, -1))
+    still_works(worker)
+
+
+def test_strange_entry_in_between(worker: Running) -> None:
+    """The same for the list of jobs that are on their way."""
+    key = open_queue(worker.connection).intermediate_queue.key
+    worker.connection.rpush(key, b"\xff\xfe")
+    eventually(lambda: worker.connection.lrange(key, 0, -1) == [])
+    still_works(worker)
+
+
+@pytest.mark.parametrize("name", ["rq:wip:high", "rq:queue:high", "rq:queue:high:intermediate"])
+def test_key_of_another_kind(worker: Running, name: str) -> None:
+    """The queue is passed by; the others are worked on."""
+    worker.connection.delete(name)
+    worker.connection.set(name, "x")
+    still_works(worker)
+    worker.connection.delete(name)
+    still_works(worker)
+
+
+def test_forged_worker_record(worker: Running) -> None:
+    """A process number that is none of the digits that int takes."""
+    mine = read_status(worker.connection).workers[0].name
+    machine = worker.connection.hget(f"rq:worker:{mine}", "machine")
+    assert isinstance(machine, bytes)
+    worker.connection.hset("rq:worker:forged", mapping={"machine": machine, "pid": "²"})
+    worker.connection.hset("rq:execution:j:e", mapping={"worker_name": "forged"})
+    worker.connection.zadd("rq:wip:default", {"j:e": 4102444800})
+    still_works(worker)
+    worker.connection.zrem("rq:wip:default", "j:e")
+
+
+def test_command_that_is_none(worker: Running) -> None:
+    """The worker hears the next one all the same."""
+    name = read_status(worker.connection).workers[0].name
+    worker.connection.publish(f"rq:pubsub:{name}", b"not json \xff")
+    worker.connection.publish(f"rq:pubsub:{name}", b"[]")
+    eventually(lambda: "a command that is none" in worker.log.read_text())
+    job = worker.enqueue("warmclip.work.jobs.embed_texts", ["a"])
+    assert outcome(job).return_value
+    worker.connection.publish(f"rq:pubsub:{name}", json.dumps({"command": "unheard-of"}))
+    still_works(worker)
+
+
+def test_path_that_asks_what_lies_outside(worker: Running, tmp_path: Path) -> None:
+    """Two dots, or a name that no file can have, refuse the job."""
+    for path in (f"{tmp_path}/../{tmp_path.name}/a.png", f"{tmp_path}/\ud800.png"):
+        result = worker.run("warmclip.work.jobs.embed_images", [path])
+        assert "is not an absolute path without '..'" in reason(result)
+
+
+def test_forged_dead_letters(worker: Running, tmp_path: Path) -> None:
+    """They neither stop pictures nor make `--requeue` search folders."""
+    (tmp_path / "secret.png").write_bytes(b"")
+    letter: dict[str, object] = {"path": f"{tmp_path}/**/*", "collection": "images"}
+    letter |= {"reason": "x", "job": "x", "size_bytes": None, "mtime_ns": None}
+    letter["at"] = "2026-11-25T00:00:00+00:00"
+    forged: list[object] = [
+        letter,
+        letter | {"path": 5},
+        letter | {"at": "\x1b[2J"},
+        {"path": "a\0b"},
+        [],
+    ]
+    for number, record in enumerate(forged):
+        worker.connection.hset("rq:warmclip:dead", f"{number}", json.dumps(record))
+    assert len(DeadLetters(worker.connection).all()) == 1
+    ids, images = requeue_dead(worker.connection, worker.settings)
+    assert images == 1
+    job = Queue(connection=worker.connection, serializer=JSONSerializer).fetch_job(ids[0])
+    assert job is not None
+    assert "secret.png" not in str(outcome(job).return_value) + str(job.args)
+    worker.connection.delete("rq:warmclip:dead")
+    still_works(worker)
