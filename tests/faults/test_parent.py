@@ -19,7 +19,9 @@ from running import (
     start_worker,
     wait_for_worker,
 )
+from warmclip.errors import StoreHeld
 from warmclip.home import is_running
+from warmclip.indexing.ownership import own_store
 from warmclip.indexing.qdrant import open_store
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
@@ -37,8 +39,21 @@ def is_busy(worker: Running) -> None:
     time.sleep(0.3)
 
 
+def is_free(settings: Settings) -> bool:
+    """Whether nobody has the embedded store open."""
+    try:
+        os.close(own_store(settings.embedded_store))
+    except StoreHeld:
+        return False
+    return True
+
+
 def stored(settings: Settings) -> list[str]:
-    """The pictures in the store, with repetitions if there were any."""
+    """The pictures in the store, with repetitions if there were any.
+
+    The horse of a worker that was killed may still be leaving.
+    """
+    eventually(lambda: is_free(settings))
     with open_store(settings) as store:
         return sorted(point.payload.path for point in store.scroll("images"))
 

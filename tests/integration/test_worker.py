@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,16 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from running import PATIENCE_S, WORKER, Running, environment_of, outcome, reason, running_worker
+from running import (
+    PATIENCE_S,
+    WORKER,
+    Running,
+    environment_of,
+    outcome,
+    reason,
+    running_worker,
+    start_worker,
+)
 from warmclip.errors import (
     BundleError,
     ImageUnreadable,
@@ -354,6 +364,21 @@ def test_sigterm(tmp_path: Path, demo_bundle: Path) -> None:
         assert worker.process.wait(PATIENCE_S) == 0
         assert read_status(worker.connection).workers == ()
     assert not (settings.home / "redis" / "redis.pid").exists()
+
+
+def test_sigterm_at_birth(tmp_path: Path, demo_bundle: Path) -> None:
+    """A worker that is stopped at the very moment it appears leaves nothing behind either."""
+    environment = environment_of(tmp_path / "home", demo_bundle)
+    settings = Settings.from_env(environment)
+    with open_broker(settings) as connection:
+        process = start_worker(environment, log=tmp_path / "worker.log")
+        deadline = time.monotonic() + PATIENCE_S
+        while not connection.scard("rq:workers"):  # without a pause: the moment is short
+            assert time.monotonic() < deadline
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert connection.smembers("rq:workers") == set()
+        assert read_status(connection).workers == ()
 
 
 def test_model_missing(tmp_path: Path) -> None:

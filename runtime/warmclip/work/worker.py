@@ -84,10 +84,16 @@ class WarmWorker(JsonWorker):
         Raises:
             WarmclipError: no horse can be had any more.
         """
+        # RQ does it only after it has told Redis of this worker.
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]  # rq's is not annotated
         self.work(burst=burst, max_jobs=max_jobs, with_scheduler=False)
         if self._problem is not None:
             raise self._problem
         return burst or max_jobs is not None or self.was_asked_to_stop
+
+    def serialize(self) -> dict[Any, Any]:
+        """RQ's record of a worker, and what ours add."""
+        return super().serialize() | fields(self._stable.pid)
 
     # Dequeuing
 
@@ -144,7 +150,7 @@ class WarmWorker(JsonWorker):
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]  # rq's is not annotated
         with self.connection.pipeline() as pipeline:
             # Again, in case Redis came back without its memory.
-            pipeline.hset(self.key, mapping=self.serialize() | fields(self._stable.pid))
+            pipeline.hset(self.key, mapping=self.serialize())
             worker_registration.register(self, pipeline)
             super().heartbeat(pipeline=pipeline)
             pipeline.execute()
