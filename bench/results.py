@@ -30,16 +30,23 @@ class Spread:
 
 
 class Results:
-    """Seconds a job, by case and contender, one of each round; and who failed."""
+    """Seconds a job, by case and contender, one of each round; and who failed.
+
+    Attributes:
+        rounds: that are over.
+    """
 
     def __init__(self, cases: Sequence[Case]) -> None:
+        self.rounds = 0
         self._cases = cases
         self._seconds: dict[tuple[str, str], list[float]] = {}
         self._failures: dict[tuple[str, str], str] = {}
 
-    def add(self, case: Case, contender: str, seconds_per_job: float) -> None:
-        """Take in one round of one contender."""
-        self._seconds.setdefault((case.name, contender), []).append(seconds_per_job)
+    def add_round(self, measured: Sequence[tuple[Case, str, float]]) -> None:
+        """Take in one round: case, contender and seconds a job."""
+        self.rounds += 1
+        for case, contender, seconds_per_job in measured:
+            self._seconds.setdefault((case.name, contender), []).append(seconds_per_job)
 
     def fail(self, case: Case, contender: str, reason: str) -> None:
         """Take a contender out."""

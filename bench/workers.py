@@ -53,23 +53,19 @@ def main(
             if not needed.exists():
                 raise BundleError(f"{needed} is missing; `make bench-worker` makes it")
         results = Results(chosen)
+        stopped: BaseException | None = None
         with open_stage(bundle, checkpoint, pictures) as stage:
             environment = describe(stage.connection)
             loads = [load_average()]
             with terminal.progress("runs") as progress:
-                _run(stage, chosen, rounds, results, loads, progress)
-        load = {"before": loads[0], "highest": max(loads)}
-        warning = _warning(load, environment["cores"])
-        _print(results, _stamp(environment, load, rounds, bundle), warning)
-        if json_file is not None:
-            answer: dict[str, Any] = {
-                "environment": environment | {"bundle": bundle.name},
-                "rounds": rounds,
-                "load_average": load,
-                "warning": warning,
-                **results.to_dict(),
-            }
-            json_file.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+                try:
+                    _run(stage, chosen, rounds, results, loads, progress)
+                except (KeyboardInterrupt, SystemExit) as exc:
+                    stopped = exc
+        if results.rounds:
+            _report(results, environment | {"bundle": bundle.name}, loads, json_file)
+        if stopped is not None:
+            raise stopped
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
@@ -92,12 +88,14 @@ def _run(
     loads: list[float],
     progress: Progress,
 ) -> None:
-    """Every contender once a round, so that a noisy moment hits them all."""
+    """Every contender once a round, so that a noisy moment hits them all; whole rounds count."""
     total = rounds * sum(len(case.contenders) for case in chosen)
     done = 0
     for number in range(1, rounds + 1):
+        measured = []
         for case in chosen:
-            for contender in case.contenders:
+            first = number % len(case.contenders)  # nobody always comes after the same one
+            for contender in case.contenders[first:] + case.contenders[:first]:
                 progress(done, total, f"round {number}, {case.name}: {contender.name}")
                 done += 1
                 if results.has_failed(case, contender.name):
@@ -108,28 +106,43 @@ def _run(
                     log.warning("%s, %s: %s", case.name, contender.name, exc)
                     results.fail(case, contender.name, str(exc))
                     continue
-                results.add(case, contender.name, seconds)
+                measured.append((case, contender.name, seconds))
                 loads.append(load_average())
+        results.add_round(measured)
         log.info("round %d of %d is over", number, rounds)
 
 
-def _print(results: Results, stamp: str, warning: str | None) -> None:
+def _report(
+    results: Results, environment: dict[str, Any], loads: list[float], json_file: Path | None
+) -> None:
+    load = {"before": loads[0], "highest": max(loads)}
+    warning = _warning(load, environment["cores"])
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _NO_TERMINAL_WIDTH
     results.print(console)
-    console.print(stamp)
+    console.print(_stamp(environment, load, results.rounds))
     if warning:
         console.print(f"\n{warning}")
+    if json_file is not None:
+        answer: dict[str, Any] = {
+            "environment": environment,
+            "rounds": results.rounds,
+            "load_average": load,
+            "warning": warning,
+            **results.to_dict(),
+        }
+        json_file.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
 
 
-def _stamp(environment: dict[str, Any], load: dict[str, float], rounds: int, bundle: Path) -> str:
+def _stamp(environment: dict[str, Any], load: dict[str, float], rounds: int) -> str:
     packages = ", ".join(f"{name} {it}" for name, it in environment["packages"].items() if it)
     return (
         f"{environment['date']}: {environment['cpu']}, {environment['cores']} cores, "
         f"{environment['system']}, Python {environment['python']}, {environment['server']}, "
-        f"{packages}; model {bundle.name}. Medians of {rounds} interleaved rounds (lowest to "
-        f"highest). Load average {load['before']:.1f} before, at most {load['highest']:.1f}."
+        f"{packages}; model {environment['bundle']}. Medians of {rounds} interleaved rounds "
+        f"(lowest to highest). Load average {load['before']:.1f} before, at most "
+        f"{load['highest']:.1f}."
     )
 
 

@@ -97,6 +97,29 @@ def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
     assert str(folder) not in others.stdout
 
 
+def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None:
+    """Ctrl+C loses no round that was over: what there is, is printed and written."""
+    script, file = REPOSITORY / "bench" / "workers.py", tmp_path / "figures.json"
+    options = ["--case=no-op", "--jobs=2", "--rounds=1000", f"--json={file}"]
+    process = subprocess.Popen(
+        [sys.executable, script, *options, f"--bundle={demo_bundle}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        while "round 1 " not in (line := process.stderr.readline()):
+            assert line
+    finally:
+        process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "| WarmWorker" in printed
+    (case,) = json.loads(file.read_text())["cases"]
+    assert {len(each["seconds_per_job"]) for each in case["contenders"]} == {1}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
