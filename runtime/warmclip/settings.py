@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from warmclip.errors import SettingsError
 
 ExifRule = Literal["ignore", "transpose"]
+DecodeRule = Literal["full", "scaled"]
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Settings:
     trial_s: int = 300  # WARMCLIP_TRIAL_SECONDS: for the trial of one provider on one tower
     canary_every: int = 64  # WARMCLIP_CANARY_EVERY: batches between golden rows; 0: none
     exif: ExifRule = "ignore"  # WARMCLIP_EXIF: part of the fingerprint
+    decode: DecodeRule = "full"  # WARMCLIP_DECODE: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
     threads: int = 0  # WARMCLIP_THREADS: of one session; 0 lets onnxruntime choose
     jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... that jobs may name as well
@@ -104,6 +106,7 @@ class Settings:
             trial_s=_count(env, "WARMCLIP_TRIAL_SECONDS", default.trial_s, high=24 * 3600),
             canary_every=_count(env, "WARMCLIP_CANARY_EVERY", default.canary_every, low=0),
             exif=_choice(env, "WARMCLIP_EXIF", get_args(ExifRule)),
+            decode=_choice(env, "WARMCLIP_DECODE", get_args(DecodeRule)),
             batch_size=_count(env, "WARMCLIP_BATCH_SIZE", default.batch_size, high=4096),
             threads=_count(env, "WARMCLIP_THREADS", default.threads, low=0, high=1024),
             jobs=_functions(env.get("WARMCLIP_JOBS", "")),

@@ -15,7 +15,8 @@ from PIL import Image
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.bundle import ImageRecipe
-from warmclip.inference.image import crop, normalise, resized_size
+from warmclip.inference.image import crop, normalise
+from warmclip.inference.resizing import resized_size
 from warmclip.settings import Limits
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -99,8 +99,9 @@ def test_file_name_that_leads_out(bundle: Path) -> None:
 def test_exif_rule_is_part_of_the_identity(bundle: Path) -> None:
     """Turning pictures by their EXIF tag makes another embedding space."""
     manifest = ModelBundle.open(bundle).manifest
-    assert manifest.derive_fingerprint("ignore") == manifest.fingerprint
-    assert manifest.derive_fingerprint("transpose") != manifest.fingerprint
+    assert manifest.derive_fingerprint(manifest.image) == manifest.fingerprint
+    turned = manifest.image.model_copy(update={"exif": "transpose"})
+    assert manifest.derive_fingerprint(turned) != manifest.fingerprint
 
 
 def test_graph_files_are_not_part_of_the_identity(bundle: Path) -> None:

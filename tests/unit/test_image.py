@@ -24,9 +24,9 @@ from warmclip.inference.image import (
     decoded,
     normalise,
     open_image,
-    resized_size,
 )
 from warmclip.inference.reading import read_descriptor, read_image_file
+from warmclip.inference.resizing import resized_size
 from warmclip.settings import Limits
 
 LIMITS = Limits()
@@ -305,11 +305,11 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
     large, small = encoded(noise(40, 40)), encoded(noise(10, 10))
 
     def decode(data: bytes) -> tuple[int, int]:
-        with decoded(data, LIMITS) as picture:
+        with decoded(data, a_recipe(), LIMITS) as (picture, _size):
             return picture.size
 
     with ThreadPoolExecutor(2) as pool:
-        with decoded(large, LIMITS):
+        with decoded(large, a_recipe(), LIMITS):
             waiting = pool.submit(decode, large)
             assert pool.submit(decode, small).result(30) == (10, 10)
             assert not waiting.done()
@@ -319,7 +319,7 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
 def test_small_pictures_are_decoded_side_by_side() -> None:
     """Only pictures that the caller opened take turns, and only for loading."""
     data = encoded(noise())
-    with ThreadPoolExecutor(1) as pool, decoded(data, LIMITS):
+    with ThreadPoolExecutor(1) as pool, decoded(data, a_recipe(), LIMITS):
         assert pool.submit(lambda: open_image(data, LIMITS).size).result(30) == (31, 23)
 
 

@@ -90,8 +90,8 @@ def check_pixels(record: Record, bundle: ModelBundle, corpus: Corpus, truth: Tru
 
 
 def _crop(exhibit: Exhibit, recipe: ImageRecipe) -> Crop:
-    with pictures.decoded(exhibit.source, Limits()) as picture:
-        return pictures.crop(picture, recipe, Limits())
+    with pictures.decoded(exhibit.source, recipe, Limits()) as (picture, size):
+        return pictures.crop(picture, recipe, Limits(), whole=size)
 
 
 def _some(culprits: list[str]) -> str:

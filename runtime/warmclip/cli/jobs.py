@@ -6,6 +6,7 @@ import typer
 
 from warmclip.cli.options import (
     Bundle,
+    Decode,
     ExifTranspose,
     Json,
     LogJson,
@@ -32,6 +33,7 @@ def worker(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
     log_json: LogJson = False,
     supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -43,7 +45,7 @@ def worker(
         names = [name.strip() for name in queues.split(",") if name.strip()]
         if not names:
             raise SettingsError(f"--queues={queues!r}: name at least one queue")
-        settings = read_settings(bundle, None, provider, exif_transpose)
+        settings = read_settings(bundle, None, provider, exif_transpose, decode)
         if workers > 1:
             # What was said to this command, said to each of them.
             arguments = [f"--queues={','.join(names)}"]
@@ -52,6 +54,7 @@ def worker(
             arguments += [f"--bundle={bundle}"] if bundle else []
             arguments += [f"--provider={provider}"] if provider else []
             arguments += ["--exif-transpose"] if exif_transpose else []
+            arguments += [f"--decode={decode}"] if decode else []
             arguments += ["--log-json"] if log_json else []
             raise typer.Exit(run_workers(workers, settings, arguments))
         run_worker(settings, queues=names, burst=burst, max_jobs=max_jobs, supervisor=supervisor)

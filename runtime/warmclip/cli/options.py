@@ -12,7 +12,7 @@ import typer
 from warmclip.console import Terminal
 from warmclip.errors import WarmclipError
 from warmclip.inference.providers import check_choice
-from warmclip.settings import Settings, check_collection
+from warmclip.settings import DecodeRule, Settings, check_collection
 
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="The model folder [WARMCLIP_BUNDLE].")
@@ -31,6 +31,14 @@ ExifTranspose = Annotated[
     typer.Option(
         "--exif-transpose",
         help="Turn pictures by their EXIF tag; its vectors are a space of their own.",
+    ),
+]
+Decode = Annotated[
+    DecodeRule | None,
+    typer.Option(
+        "--decode",
+        help="scaled: large pictures several times as fast; its vectors are a space of their own "
+        "[WARMCLIP_DECODE].",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
@@ -66,6 +74,7 @@ def read_settings(
     collection: str | None = None,
     provider: str | None = None,
     exif_transpose: bool = False,
+    decode: DecodeRule | None = None,
 ) -> Settings:
     """The environment's settings, with what the command line says in their place."""
     settings = Settings.from_env(os.environ)
@@ -75,4 +84,5 @@ def read_settings(
         collection=check_collection(collection) if collection else settings.collection,
         provider=check_choice(provider or settings.provider),
         exif="transpose" if exif_transpose else settings.exif,
+        decode=decode or settings.decode,
     )

@@ -11,6 +11,7 @@ import typer
 from warmclip.cli.options import (
     Bundle,
     Collection,
+    Decode,
     ExifTranspose,
     Json,
     Provider,
@@ -40,6 +41,7 @@ def index(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
     queue: Annotated[
         bool, typer.Option("--queue", help="Send the work to a running `warmclip worker`.")
     ] = False,
@@ -60,12 +62,12 @@ def index(
     if queue:
         when_stopped = "no longer waiting; the jobs stay queued, `warmclip status` shows them"
     with open_terminal(as_json, verbose, when_stopped=when_stopped) as terminal:
-        settings = read_settings(bundle, collection, provider, exif_transpose)
+        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
-        if queue and (bundle or provider or exif_transpose):
+        if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(
-                "--bundle, --provider and --exif-transpose are the worker's own choice: "
+                "--bundle, --provider, --exif-transpose and --decode are the worker's own choice: "
                 "give them to `warmclip worker`, or index without --queue"
             )
         if prune and queue:
@@ -104,12 +106,13 @@ def search(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Find pictures by words, or by a picture."""
     with open_terminal(as_json, verbose) as terminal:
-        settings = read_settings(bundle, collection, provider, exif_transpose)
+        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
         queries = [Query(text=text) for text in texts or []]
         for path in image or []:
             if not path.is_file():
@@ -124,7 +127,7 @@ def search(
         try:
             found = _search(terminal, settings, queries, limit)
         except StoreHeld as held:
-            if bundle or provider or exif_transpose:
+            if bundle or provider or exif_transpose or decode:
                 raise  # the store's owner would answer with a model of its own
             try:
                 found = _search_by_worker(settings, queries, limit)
@@ -140,6 +143,7 @@ def migrate(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Even if more than 20 % of the pictures are gone.")
     ] = False,
@@ -151,7 +155,7 @@ def migrate(
 ) -> None:
     """Embed a collection's pictures with another model, then switch to it at once."""
     with open_terminal(as_json, verbose) as terminal:
-        settings = read_settings(bundle, collection, provider, exif_transpose)
+        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
         with _open_indexer(settings, terminal) as indexer, terminal.progress("images") as progress:
             report = indexer.migrate(yes=yes, drop=drop, progress=progress)
         terminal.index_report(report)
@@ -173,6 +177,7 @@ def audit(
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -181,7 +186,7 @@ def audit(
         from warmclip.indexing.audit import AuditReport, find_suspects
         from warmclip.indexing.qdrant import open_store
 
-        settings = read_settings(bundle, collection, provider, exif_transpose)
+        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
         if not suspect:
             raise SettingsError(
                 "say what to audit: --suspect lists the pictures whose provider failed, or whose "

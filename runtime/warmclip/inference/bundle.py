@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from warmclip.errors import BundleError
-from warmclip.settings import ExifRule
+from warmclip.settings import DecodeRule, ExifRule
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -39,7 +39,7 @@ class ImageRecipe(_Record):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     rgb_conversion: Literal["after_crop"] = "after_crop"
-    decode: Literal["full"] = "full"  # no scaled JPEG decoding: open_clip does none
+    decode: DecodeRule = "full"  # scaled: large pictures by a shortcut that open_clip does not take
     exif: ExifRule = "ignore"
 
 
@@ -89,13 +89,15 @@ class Manifest(_Record):
     versions: dict[str, str]
     fingerprint: Sha256
 
-    def derive_fingerprint(self, exif: ExifRule | None = None) -> str:
+    def derive_fingerprint(self, image: ImageRecipe | None = None) -> str:
         """The identity of the embedding space, 64 hexadecimal digits.
 
         It covers what decides a vector and nothing else: two exports of the same weights agree,
         and so does a bundle that gains a precision.
+
+        Args:
+            image: how pictures become pixels, if not as the manifest says.
         """
-        image = self.image if exif is None else self.image.model_copy(update={"exif": exif})
         identity = {
             "architecture": self.architecture,
             "activation": self.activation,
@@ -103,7 +105,7 @@ class Manifest(_Record):
             "tokenizer": self.tokenizer.model_dump(
                 include={"vocabulary_sha256", "cleaning", "context_length", "start_id", "end_id"}
             ),
-            "image": image.model_dump(mode="json"),
+            "image": (image or self.image).model_dump(mode="json"),
         }
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()

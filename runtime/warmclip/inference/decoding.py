@@ -77,11 +77,11 @@ def decode(
         with (
             activity.during("decode", _name(source)),
             pictures.decoded(
-                source.read() if isinstance(source, LazyImage) else source, limits
-            ) as picture,
+                source.read() if isinstance(source, LazyImage) else source, recipe, limits
+            ) as (picture, size),
         ):
-            crop = pictures.crop(picture, recipe, limits)
-            return Decoded(crop=crop, width_px=picture.width, height_px=picture.height)
+            crop = pictures.crop(picture, recipe, limits, whole=size)
+            return Decoded(crop=crop, width_px=size[0], height_px=size[1])
     except ImageUnreadable as exc:
         return exc
 

@@ -28,7 +28,7 @@ from warmclip.inference.session import onnxruntime_version
 from warmclip.inference.text import Tokenizer
 from warmclip.inference.verdict import DEADLINE_S, decide
 from warmclip.progress import Progress
-from warmclip.settings import ExifRule, Limits, Settings, default_home
+from warmclip.settings import DecodeRule, ExifRule, Limits, Settings, default_home
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Encoder:
         *,
         provider: str = "auto",
         exif: ExifRule = "ignore",
+        decode: DecodeRule = "full",
         batch_size: int = 32,
         threads: int = 0,
         limits: Limits | None = None,
@@ -70,9 +71,9 @@ class Encoder:
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
-        self.fingerprint = manifest.derive_fingerprint(exif)
+        self._recipe = manifest.image.model_copy(update={"exif": exif, "decode": decode})
+        self.fingerprint = manifest.derive_fingerprint(self._recipe)
         self.dim = manifest.dim
-        self._recipe = manifest.image.model_copy(update={"exif": exif})
         self.versions = {
             "warmclip": importlib.metadata.version("warmclip"),
             "onnxruntime": onnxruntime_version(),
@@ -115,6 +116,7 @@ class Encoder:
         *,
         provider: str = "auto",
         exif: ExifRule = "ignore",
+        decode: DecodeRule = "full",
         batch_size: int = 32,
         threads: int = 0,
         limits: Limits | None = None,
@@ -132,6 +134,8 @@ class Encoder:
                 run once where there is more than the CPU. A name is insisted on.
             exif: ``ignore`` the orientation tag as open_clip does, or ``transpose`` by it;
                 the two are different embedding spaces.
+            decode: ``full`` as open_clip does, or ``scaled``: large pictures by a shortcut,
+                which is another embedding space again.
             batch_size: images or texts in one run of the model.
             threads: of one session; 0 lets onnxruntime choose.
             limits: bounds on what is accepted.
@@ -152,6 +156,7 @@ class Encoder:
             ModelBundle.open(bundle),
             provider=provider,
             exif=exif,
+            decode=decode,
             batch_size=batch_size,
             threads=threads,
             limits=limits,
@@ -175,6 +180,7 @@ class Encoder:
             settings.bundle,
             provider=settings.provider,
             exif=settings.exif,
+            decode=settings.decode,
             batch_size=settings.batch_size,
             threads=settings.threads,
             limits=settings.limits,

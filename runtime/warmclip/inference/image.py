@@ -4,6 +4,8 @@ The crop is byte-identical to that of open_clip's evaluation transform, whose or
 resizes and crops in the picture's own mode and converts to RGB last (``image_transform`` in
 open_clip/transform.py, over torchvision's PIL functions). Whatever is no decodable picture is
 refused with ``ImageUnreadable``, whose message is a short phrase about the picture: "is empty".
+
+A recipe that says ``scaled`` takes a shortcut with large pictures, and small ones are the same.
 """
 
 import struct
@@ -16,16 +18,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.arrays import Crop, Crops, Pixels
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.reading import check_bytes, read_image_file
+from warmclip.inference.resizing import SCALED_GAP, Size, box_filled, cut_square, resized_size
 from warmclip.settings import Limits
-
-Size: TypeAlias = tuple[int, int]
-"""Width and height, px."""
 
 Source: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image
 """A file's path, a file's bytes, or a picture that Pillow opened."""
@@ -61,11 +61,6 @@ UNDECODABLE = (
     zlib.error,
 )
 
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
-
 _LARGE_PIXELS = 25_000_000  # decoders take up to 16 bytes a pixel: 400 MB
 _large_lock = threading.Lock()
 
@@ -86,8 +81,13 @@ def open_image(source: Source, limits: Limits) -> Image.Image:
 
 
 @contextmanager
-def decoded(source: Source, limits: Limits) -> Iterator[Image.Image]:
-    """A picture as ``open_image`` gives it, for as long as it is needed.
+def decoded(
+    source: Source, recipe: ImageRecipe, limits: Limits
+) -> Iterator[tuple[Image.Image, Size]]:
+    """A picture to make a crop of by the recipe, for as long as it is needed, and its own size.
+
+    The picture may be smaller than its own size: a recipe that says ``scaled`` has a large JPEG
+    decoded to a half, a quarter or an eighth.
 
     A process decodes on several threads; of large pictures it holds one at a time, so that its
     memory is bounded by the largest one and not by a multiple of it.
@@ -96,9 +96,21 @@ def decoded(source: Source, limits: Limits) -> Iterator[Image.Image]:
         ImageUnreadable: as ``open_image``.
     """
     image = _identify_source(source, limits)
-    is_large = image.width * image.height > _LARGE_PIXELS
-    with _large_lock if is_large else nullcontext():
-        yield _load(image, is_callers=image is source)
+    size = image.size
+    if recipe.decode == "scaled" and image is not source:  # a caller's picture is as it was opened
+        _draft(image, recipe)
+    is_drafted = image.size != size
+    # A progressive JPEG is held whole in any case, as coefficients.
+    held = size if "progressive" in image.info else image.size
+    with _large_lock if held[0] * held[1] > _LARGE_PIXELS else nullcontext():
+        image = _load(image, is_callers=image is source)
+        yield image, size if is_drafted else image.size  # loading turns a TIFF by its tag
+
+
+def _draft(image: Image.Image, recipe: ImageRecipe) -> None:
+    """Have a JPEG's decoder leave out what the crop is too small to show; no other has this."""
+    width, height = resized_size(image.size, recipe)
+    image.draft(None, (SCALED_GAP * max(width, 1), SCALED_GAP * max(height, 1)))
 
 
 def _identify_source(source: Source, limits: Limits) -> Image.Image:
@@ -119,49 +131,45 @@ def _identify_source(source: Source, limits: Limits) -> Image.Image:
     return image
 
 
-def crop(image: Image.Image, recipe: ImageRecipe, limits: Limits) -> Crop:
+def crop(
+    image: Image.Image, recipe: ImageRecipe, limits: Limits, *, whole: Size | None = None
+) -> Crop:
     """Resize, cut out the centre and convert to RGB, shape (size, size, 3), uint8.
+
+    Args:
+        image: the picture.
+        recipe: how to make the crop.
+        limits: bounds on what is accepted.
+        whole: the picture's own size, if its decoder left less of it (see ``decoded``).
 
     Raises:
         ImageUnreadable: the resized picture would pass ``limits.resized_side_px``, or Pillow
             cannot resize this mode or convert it to RGB, in which case neither can open_clip.
     """
+    left, orientation = image.size, None
     try:
         if recipe.exif == "transpose":
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation in range(2, 9):
             image = ImageOps.exif_transpose(image)
-        size = resized_size(image.size, recipe)
-        if size != image.size and max(size) > limits.resized_side_px:
+        if whole is None or whole == left:
+            whole, box = image.size, None
+        else:
+            whole = whole[::-1] if orientation in range(5, 9) else whole
+            box = box_filled(image.size, whole, orientation)
+        size = resized_size(whole, recipe)
+        if size != whole and max(size) > limits.resized_side_px:
             raise ImageUnreadable(
                 f"would be {size[0]:,} x {size[1]:,} pixels after resizing, the limit is "
                 f"{limits.resized_side_px:,} a side (WARMCLIP_MAX_RESIZED_SIDE)"
             )
-        resized = image.resize(size, _RESAMPLING[recipe.interpolation])
-        if recipe.resize_mode == "longest":
-            resized = _pad(resized, recipe)
-        left = _centred(resized.width, recipe.size_px)
-        top = _centred(resized.height, recipe.size_px)
-        square = resized.crop((left, top, left + recipe.size_px, top + recipe.size_px))
+        square = cut_square(image, size, recipe, box)
         # RGB has no place for a palette's transparency, and Pillow would warn of its loss.
         if isinstance(square.info.get("transparency"), bytes):
             del square.info["transparency"]
         return np.array(square.convert("RGB"))
     except UNDECODABLE as exc:
         raise ImageUnreadable(f"of mode {image.mode} cannot be made a crop: {exc}") from exc
-
-
-def resized_size(size: Size, recipe: ImageRecipe) -> Size:
-    """The size of a picture after open_clip's resize, before crop and padding."""
-    width, height = size
-    target = recipe.size_px
-    match recipe.resize_mode:
-        case "squash":
-            return target, target
-        case "shortest":  # torchvision multiplies before it divides, and cuts
-            long = int(target * max(size) / min(size))
-            return (target, long) if width <= height else (long, target)
-        case "longest":  # open_clip divides by a ratio, and rounds
-            ratio = max(height / target, width / target)
-            return round(width / ratio), round(height / ratio)
 
 
 def normalise(crops: Crops | Sequence[Crop], recipe: ImageRecipe) -> Pixels:
@@ -230,19 +238,3 @@ def _check_pixels(size: Size, limits: Limits) -> None:
             f"has {pixels:,} pixels, more than the limit of {limits.image_pixels:,} "
             "(WARMCLIP_MAX_IMAGE_PIXELS)"
         )
-
-
-def _centred(side: int, target: int) -> int:
-    # Python rounds halves to even, torchvision's centre crop with it: 3 spare pixels go 2 and 1.
-    return round((side - target) / 2.0)
-
-
-def _pad(image: Image.Image, recipe: ImageRecipe) -> Image.Image:
-    """Surround a picture that is narrower or lower than the crop; the odd pixel goes last."""
-    spare_x = max(recipe.size_px - image.width, 0)
-    spare_y = max(recipe.size_px - image.height, 0)
-    if not spare_x and not spare_y:
-        return image
-    border = (spare_x // 2, spare_y // 2, (spare_x + 1) // 2, (spare_y + 1) // 2)
-    bands = len(image.getbands())
-    return ImageOps.expand(image, border, recipe.fill if bands == 1 else (recipe.fill,) * bands)
