@@ -142,16 +142,18 @@ def _resize_rows(
     image: Image.Image, size: Size, resample: Image.Resampling, rows: tuple[int, int]
 ) -> Image.Image:
     """Resize, right where no row but ``rows`` of the picture plays a part."""
-    mode = _PREMULTIPLIED.get(image.mode, image.mode)
+    mode = image.mode
+    if mode in _PREMULTIPLIED:  # otherwise, to convert is to copy
+        image = image.convert(_PREMULTIPLIED[mode])
     first, last = rows
     # Whole rows: the second pass does nothing here, and the box is exact.
-    narrow = image.convert(mode).resize(
-        (size[0], last - first), resample, (0, first, image.width, last)
-    )
+    box = (0, first, image.width, last)
+    narrow = image.resize((size[0], last - first), resample, box)
     # Back in their place, so that the second pass is that of the whole picture.
-    canvas = Image.new(mode, (size[0], image.height))
+    canvas = Image.new(image.mode, (size[0], image.height))
     canvas.paste(narrow, (0, first))
-    return canvas.resize(size, resample).convert(image.mode)
+    resized = canvas.resize(size, resample)
+    return resized.convert(mode) if mode in _PREMULTIPLIED else resized
 
 
 def _centred(side: int, target: int) -> int:
