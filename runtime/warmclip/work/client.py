@@ -204,7 +204,7 @@ def call(
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         # Short waits, well within the connection's time-out.
-        result = job.latest_result(timeout=max(1, min(5, round(left))))
+        result = job.latest_result(timeout=max(1, min(2, round(left))))
         if result is not None:
             return _answer(result)
         if not told and timeout_s - left >= _SILENCE_S:
