@@ -124,6 +124,8 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["index", ".", "--provider", "coreml"], {}, 2, "CoreMLExecutionProvider"),
         (["index", ".", "--detach"], {}, 2, "--queue"),
         (["index", ".", "--exif-transpose", "--queue"], {}, 2, "warmclip worker"),
+        (["index", ".", "--decode", "scaled", "--queue"], {}, 2, "warmclip worker"),
+        (["index", ".", "--decode", "fast"], {}, 2, "'full', 'scaled'"),
         (["search"], {}, 2, "--image"),
         (["search", "x", "--collection", "nothing"], {}, 2, "warmclip index"),
         (["search", "x", "--image", "none.png"], {}, 2, "none.png"),

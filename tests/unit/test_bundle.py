@@ -104,6 +104,14 @@ def test_exif_rule_is_part_of_the_identity(bundle: Path) -> None:
     assert manifest.derive_fingerprint(turned) != manifest.fingerprint
 
 
+def test_decode_rule_is_part_of_the_identity(bundle: Path) -> None:
+    """Vectors of scaled pictures are another space; a manifest of full ones is what it was."""
+    manifest = ModelBundle.open(bundle).manifest
+    assert manifest.image.decode == "full"
+    scaled = manifest.image.model_copy(update={"decode": "scaled"})
+    assert manifest.derive_fingerprint(scaled) != manifest.fingerprint
+
+
 def test_graph_files_are_not_part_of_the_identity(bundle: Path) -> None:
     """Exporting again, or adding a precision, keeps the fingerprint."""
     edit(bundle, lambda manifest: manifest["graphs"]["image"].pop("fp16"))

@@ -22,6 +22,7 @@ from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import (
     crop,
     decoded,
+    kept_memory,
     normalise,
     open_image,
 )
@@ -236,7 +237,8 @@ def test_what_is_no_source() -> None:
         open_image(3, LIMITS)  # type: ignore[arg-type]  # what a caller without mypy would do
 
 
-def test_hostile_bytes() -> None:
+@pytest.mark.parametrize("rule", ["full", "scaled"])
+def test_hostile_bytes(rule: str) -> None:
     """Mutated files are read or refused; no other error ever leaves."""
     seeds = [
         encoded(image, kind, **options)
@@ -260,13 +262,14 @@ def test_hostile_bytes() -> None:
     seeds.append(encoded(noise(), "JPEG", exif=exif))
     rng = random.Random(0)
     limits = Limits(image_pixels=100_000)
-    recipe = a_recipe(exif="transpose")
+    recipe = a_recipe(2, exif="transpose", decode=rule)  # so small that all pictures are large
     read = 0
     reasons = []
     for turn in range(4000):
         data = mutated(seeds[turn % len(seeds)], rng)
         try:
-            crop(open_image(data, limits), recipe, limits)
+            with decoded(data, recipe, limits) as (picture, size):
+                crop(picture, recipe, limits, whole=size)
             read += 1
         except ImageUnreadable as exc:
             reasons.append(str(exc))
@@ -314,6 +317,32 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
             assert pool.submit(decode, small).result(30) == (10, 10)
             assert not waiting.done()
         assert waiting.result(30) == (40, 40)
+
+
+def test_memory_is_kept_while_it_is_used() -> None:
+    """A second picture takes the memory of the first; in the end, all of it is given back."""
+    data = encoded(noise(2500, 2500), "JPEG")
+    core = Image.core
+    with kept_memory():
+        open_image(data, LIMITS)
+        with kept_memory():
+            before = core.get_stats()
+            open_image(data, LIMITS)
+        assert core.get_stats()["reused_blocks"] > before["reused_blocks"]
+        assert core.get_stats()["blocks_cached"] > 0
+    assert core.get_stats()["blocks_cached"] == core.get_blocks_max() == 0
+
+
+def test_memory_that_the_user_keeps() -> None:
+    """Who told Pillow how much to keep is obeyed."""
+    core = Image.core
+    core.set_blocks_max(3)
+    try:
+        with kept_memory():
+            assert core.get_blocks_max() == 3
+        assert core.get_blocks_max() == 3
+    finally:
+        core.set_blocks_max(0)
 
 
 def test_small_pictures_are_decoded_side_by_side() -> None:

@@ -52,6 +52,7 @@ def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
         ("WARMCLIP_BATCH_SIZE", "0"),
         ("WARMCLIP_MAX_IMAGE_BYTES", "-1"),
         ("WARMCLIP_EXIF", "rotate"),
+        ("WARMCLIP_DECODE", "fast"),
         ("WARMCLIP_ROOTS", "photos=relative/folder"),
         ("WARMCLIP_JOBS", "os.system"),
         ("WARMCLIP_JOBS", "os:system()"),

@@ -56,12 +56,13 @@ def decode_each(
     under_way: dict[Future[Decoded | ImageUnreadable], K] = {}
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="warmclip-decode")
     try:
-        for key, source in items:
-            under_way[pool.submit(decode_one, source)] = key
-            if len(under_way) >= ahead:
+        with pictures.kept_memory():
+            for key, source in items:
+                under_way[pool.submit(decode_one, source)] = key
+                if len(under_way) >= ahead:
+                    yield from _take_ready(under_way)
+            while under_way:
                 yield from _take_ready(under_way)
-        while under_way:
-            yield from _take_ready(under_way)
     finally:
         pool.shutdown(cancel_futures=True)
 

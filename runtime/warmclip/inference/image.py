@@ -211,9 +211,9 @@ def normalise(crops: Crops | Sequence[Crop], recipe: ImageRecipe) -> Pixels:
     for row, picture in zip(pixels, crops, strict=True):
         row[...] = picture.transpose(2, 0, 1)
         # In float32 and in this order, as torch does it; in place, while the row is in the cache.
-        row /= np.float32(255)
-        row -= mean
-        row /= std
+        np.divide(row, np.float32(255), out=row)
+        np.subtract(row, mean, out=row)
+        np.divide(row, std, out=row)
     return pixels
 
 
