@@ -96,3 +96,17 @@ def test_tall_pictures(mode: str, size: Size, interpolation: str) -> None:
     resized = resized_size(size, recipe)
     square = cut_square(image, resized, recipe)
     assert square.tobytes() == plainly_cut(image, resized, recipe).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize(
+    "size", [(1200, 800), (807, 538), (150, 100), (800, 600), (1920, 1080), (3000, 300)]
+)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_wide_pictures(mode: str, size: Size, interpolation: str) -> None:
+    """Where columns are left out, which depends on the proportions, no byte changes either."""
+    recipe = a_recipe(interpolation=interpolation)
+    image = noise(mode, size, seed=8)
+    resized = resized_size(size, recipe)
+    square = cut_square(image, resized, recipe)
+    assert square.tobytes() == plainly_cut(image, resized, recipe).tobytes()
