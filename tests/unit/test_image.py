@@ -32,6 +32,7 @@ from warmclip.settings import Limits
 
 LIMITS = Limits()
 ORIENTATION = 0x0112
+POOL = Image.core  # type: ignore[attr-defined]  # a name that Pillow's own stubs leave out
 
 
 def a_recipe(size_px: int = 8, **changes: object) -> ImageRecipe:
@@ -322,27 +323,25 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
 def test_memory_is_kept_while_it_is_used() -> None:
     """A second picture takes the memory of the first; in the end, all of it is given back."""
     data = encoded(noise(2500, 2500), "JPEG")
-    core = Image.core
     with kept_memory():
         open_image(data, LIMITS)
         with kept_memory():
-            before = core.get_stats()
+            before = POOL.get_stats()
             open_image(data, LIMITS)
-        assert core.get_stats()["reused_blocks"] > before["reused_blocks"]
-        assert core.get_stats()["blocks_cached"] > 0
-    assert core.get_stats()["blocks_cached"] == core.get_blocks_max() == 0
+        assert POOL.get_stats()["reused_blocks"] > before["reused_blocks"]
+        assert POOL.get_stats()["blocks_cached"] > 0
+    assert POOL.get_stats()["blocks_cached"] == POOL.get_blocks_max() == 0
 
 
 def test_memory_that_the_user_keeps() -> None:
     """Who told Pillow how much to keep is obeyed."""
-    core = Image.core
-    core.set_blocks_max(3)
+    POOL.set_blocks_max(3)
     try:
         with kept_memory():
-            assert core.get_blocks_max() == 3
-        assert core.get_blocks_max() == 3
+            assert POOL.get_blocks_max() == 3
+        assert POOL.get_blocks_max() == 3
     finally:
-        core.set_blocks_max(0)
+        POOL.set_blocks_max(0)
 
 
 def test_small_pictures_are_decoded_side_by_side() -> None:

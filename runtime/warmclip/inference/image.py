@@ -64,6 +64,7 @@ UNDECODABLE = (
 _LARGE_PIXELS = 25_000_000  # decoders take up to 16 bytes a pixel: 400 MB
 _large_lock = threading.Lock()
 
+_pool = Image.core  # type: ignore[attr-defined]  # a name that Pillow's own stubs leave out
 _KEPT_BLOCKS = 8  # of 16 MB each
 _streams = 0
 _streams_lock = threading.Lock()
@@ -92,18 +93,17 @@ def kept_memory() -> Iterator[None]:
     Where PILLOW_BLOCKS_MAX already says how many to keep, that holds.
     """
     global _streams  # noqa: PLW0603  # Pillow's pool is one for the process, and so is its count
-    core = Image.core
     with _streams_lock:
         _streams += 1
-        if core.get_blocks_max() == 0:
-            core.set_blocks_max(_KEPT_BLOCKS)
+        if _pool.get_blocks_max() == 0:
+            _pool.set_blocks_max(_KEPT_BLOCKS)
     try:
         yield
     finally:
         with _streams_lock:
             _streams -= 1
-            if _streams == 0 and core.get_blocks_max() == _KEPT_BLOCKS:
-                core.set_blocks_max(0)  # frees them
+            if _streams == 0 and _pool.get_blocks_max() == _KEPT_BLOCKS:
+                _pool.set_blocks_max(0)  # frees them
 
 
 @contextmanager
