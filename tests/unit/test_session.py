@@ -12,8 +12,10 @@ import pytest
 from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.engine import load_onnxruntime
+from warmclip.inference.placement import Placement
 from warmclip.inference.providers import CPU, Provider
-from warmclip.inference.session import OnnxSession, Placement, load_onnxruntime
+from warmclip.inference.session import OnnxSession
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from warmclip.errors import ImageUnreadable
 from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe
+from warmclip.inference.machine import usable_cores
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
 
@@ -24,7 +25,7 @@ ImageSource: TypeAlias = str | Path | bytes | Image.Image | LazyImage
 
 K = TypeVar("K")
 
-_THREADS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,9 @@ def decode_each(
             yield key, decode_one(source)
         return
     waiting: deque[tuple[K, Future[Decoded | ImageUnreadable]]] = deque()
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="warmclip-decode")
+    pool = ThreadPoolExecutor(
+        min(_MOST_THREADS, usable_cores()), thread_name_prefix="warmclip-decode"
+    )
     try:
         for key, source in items:
             waiting.append((key, pool.submit(decode_one, source)))

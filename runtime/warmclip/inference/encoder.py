@@ -18,13 +18,13 @@ from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.engine import onnxruntime_version
 from warmclip.inference.fork import refuse_fork
 from warmclip.inference.golden import Feeds, Golden
 from warmclip.inference.guard import Checked, Guard, Service
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
-from warmclip.inference.session import onnxruntime_version
 from warmclip.inference.text import Tokenizer
 from warmclip.inference.verdict import DEADLINE_S, decide
 from warmclip.progress import Progress

@@ -18,10 +18,10 @@ from typing import Any, get_args
 from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.home import exclusive, own_folder, replace_file
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.engine import candidates, onnxruntime_build
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip.inference.quarantine import Quarantine, Quarantined
-from warmclip.inference.session import candidates, onnxruntime_build
 from warmclip.inference.trial import Trial
 from warmclip.inference.trial_process import run_trial
 from warmclip.progress import Progress
