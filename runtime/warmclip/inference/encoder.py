@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -26,7 +27,7 @@ from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.text import Tokenizer
-from warmclip.inference.verdict import DEADLINE_S, decide
+from warmclip.inference.verdict import DEADLINE_S, TOWERS, decide
 from warmclip.progress import Progress
 from warmclip.settings import ExifRule, Limits, Settings, default_home
 
@@ -104,6 +105,7 @@ class Encoder:
             activity=self._activity,
         )
         self._towers: dict[Tower, Guard] = {}
+        self._tower_locks = {tower: threading.Lock() for tower in TOWERS}
         self._tokenizer: Tokenizer | None = None
         if manifest.is_random:
             log.warning("%s holds RANDOM weights: its vectors carry no meaning", bundle.folder)
@@ -133,10 +135,10 @@ class Encoder:
             exif: ``ignore`` the orientation tag as open_clip does, or ``transpose`` by it;
                 the two are different embedding spaces.
             batch_size: images or texts in one run of the model.
-            threads: of one session; 0 lets onnxruntime choose.
+            threads: of one session; 0 for as many as there are cores for this process.
             limits: bounds on what is accepted.
-            home: where trials and the quarantine are kept; ``~/.warmclip`` unless told. Nothing
-                is written where the CPU is the only provider.
+            home: where trials, the quarantine and prepared graphs are kept; ``~/.warmclip``
+                unless told.
             trial_s: seconds for one provider on one tower.
             canary_every: batches between two golden rows, on a provider that needs them; 0: none.
             progress: told how far the trial is, about every second.
@@ -206,8 +208,21 @@ class Encoder:
         return not canary or ("image" in self._towers and self._towers["image"].is_proven(canary))
 
     def warm(self) -> None:
-        """Load both towers and run each once, so that the first job does not wait for it."""
+        """Load both towers and run each once, so that the first job does not wait for it.
+
+        On the CPU both at once. An accelerator may kill the process, and then one of them did it.
+        """
+        at_once = all(PROVIDERS[name].is_reference for name in self.verdict.chosen.values())
+        with ThreadPoolExecutor(2 if at_once else 1, thread_name_prefix="warmclip-warm") as pool:
+            # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.
+            for warmed in [pool.submit(self._warm_images), pool.submit(self._warm_texts)]:
+                warmed.result()
+
+    def _warm_texts(self) -> None:
         self.encode_texts(["warm"])
+
+    def _warm_images(self) -> None:
+        self._open_tower("image")
         size_px = self._recipe.size_px
         self.encode_images([Image.new("RGB", (size_px, size_px))])
 
@@ -315,7 +330,7 @@ class Encoder:
             return self._tokenizer
 
     def _open_tower(self, tower: Tower) -> Guard:
-        with self._lock:
+        with self._tower_locks[tower]:
             if tower not in self._towers:
                 provider = PROVIDERS[self.verdict.chosen[tower]]
                 self._towers[tower] = Guard(tower, provider, self._service)
