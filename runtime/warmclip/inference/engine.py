@@ -26,6 +26,7 @@ def load_onnxruntime() -> Any:
 
         watch_forks()
         _loaded_in = os.getpid()
+        _share_memory(onnxruntime)
         return onnxruntime
     if _loaded_in != os.getpid():
         raise ForkedSessionError(
@@ -36,6 +37,19 @@ def load_onnxruntime() -> Any:
     import onnxruntime
 
     return onnxruntime
+
+
+def _share_memory(onnxruntime: Any) -> None:
+    """Make one arena, for all sessions that ask for it: towers take turns in using the most."""
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu",
+            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+            0,
+            onnxruntime.OrtMemType.DEFAULT,
+        ),
+        None,
+    )
 
 
 def candidates(choice: str) -> Candidates:
