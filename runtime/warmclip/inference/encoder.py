@@ -212,7 +212,8 @@ class Encoder:
 
         On the CPU both at once. An accelerator may kill the process, and then one of them did it.
         """
-        at_once = all(PROVIDERS[name].is_reference for name in self.verdict.chosen.values())
+        is_calm = all(PROVIDERS[name].is_reference for name in self.verdict.chosen.values())
+        at_once = is_calm and not self._activity.one_at_a_time
         with ThreadPoolExecutor(2 if at_once else 1, thread_name_prefix="warmclip-warm") as pool:
             # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.
             for warmed in [pool.submit(self._warm_images), pool.submit(self._warm_texts)]:
