@@ -13,6 +13,7 @@ from warmclip.errors import ImageUnreadable
 from warmclip.indexing.files import Location, locate, read_picture
 from warmclip.indexing.store import Payload, Point, VectorStore
 from warmclip.inference.arrays import Vectors
+from warmclip.inference.machine import usable_cores
 from warmclip.inference.reading import LazyImage
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
@@ -25,7 +26,7 @@ K = TypeVar("K")
 
 _CHUNK = 256  # pictures looked up together
 _WRITE_BATCH = 64  # pictures embedded before they are written: the most that a kill can cost
-_READ_THREADS = 4
+_MOST_READ_THREADS = 4
 
 
 class ImageEncoder(Protocol):
@@ -169,7 +170,9 @@ class Sync:
 
     def _digest(self, paths: list[str]) -> list[_Content]:
         contents = []
-        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="warmclip-digest") as pool:
+        with ThreadPoolExecutor(
+            min(_MOST_READ_THREADS, 2 * usable_cores()), thread_name_prefix="warmclip-digest"
+        ) as pool:
             for path, result in zip(paths, pool.map(self._digest_one, paths), strict=True):
                 if isinstance(result, _Content):
                     contents.append(result)

@@ -209,6 +209,7 @@ class OnnxSession:
         if is_new:
             self._verify()
             prepared.require_space(folder, self.graph)
+            log.info("preparing %s for this processor: seconds, and only once", self.graph.name)
             options = self._options(size)
             prepared.ask_to_write(options, folder)
             self._create(self.graph, options, {})

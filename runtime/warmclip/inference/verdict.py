@@ -81,7 +81,7 @@ def decide(
         bundle: the model.
         choice: "auto", a family or a provider.
         home: where trials and the quarantine are kept.
-        threads: of a session; 0 lets onnxruntime choose.
+        threads: of a session; 0 for as many as there are usable cores.
         deadline_s: for one provider on one tower.
         try_all: also try what would be used anyway.
         progress: told (done, total, stage), about every second.
