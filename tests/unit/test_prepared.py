@@ -164,7 +164,7 @@ def test_damage_is_noticed(machine: Machine, caplog: pytest.LogCaptureFixture, d
     if damage == "rotten":
         os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
     # Only rot needs the golden row: all else must be seen by whoever could not notice it.
-    more = {} if damage == "rotten" else {"check": None}
+    more: dict[str, Any] = {} if damage == "rotten" else {"check": None}
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(machine.features(machine.load(**more)), expected)
     assert caplog.text.count("is broken, building it again") == 1
