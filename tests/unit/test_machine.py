@@ -1,3 +1,4 @@
+import ctypes
 import os
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def test_no_groups_at_all(tmp_path: Path) -> None:
 def test_bound_to_one_core() -> None:
     """A process that may use one core computes on one thread."""
     code = """
+import ctypes
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from warmclip.inference.machine import usable_cores
@@ -83,3 +85,29 @@ def test_this_machine() -> None:
     """Some core computes, and something is known of it."""
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     assert processor_features()
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim") or not Path("/proc/self/status").exists(),
+    reason="this allocator keeps nothing back, or the system does not tell",
+)
+def test_freed_memory_is_returned() -> None:
+    """What lies below something that is still in use does not stay with the process."""
+    code = """
+import re
+from pathlib import Path
+from warmclip.inference.machine import return_freed_memory
+def held_mb():
+    return int(re.search(r"RssAnon:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+freed = [b"x" * 60_000 for _ in range(3000)]
+in_use = [b"y" * 60_000 for _ in range(10)]
+del freed
+before = held_mb()
+return_freed_memory()
+print(before - held_mb(), len(in_use))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    returned_mb, _ = map(int, told.stdout.split())
+    assert returned_mb > 100

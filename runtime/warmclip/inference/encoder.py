@@ -23,6 +23,7 @@ from warmclip.inference.engine import onnxruntime_version
 from warmclip.inference.fork import refuse_fork
 from warmclip.inference.golden import Feeds, Golden
 from warmclip.inference.guard import Checked, Guard, Service
+from warmclip.inference.machine import return_freed_memory
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
@@ -218,6 +219,7 @@ class Encoder:
             # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.
             for warmed in [pool.submit(self._warm_images), pool.submit(self._warm_texts)]:
                 warmed.result()
+        return_freed_memory()  # what loading needed
 
     def _warm_texts(self) -> None:
         self.encode_texts(["warm"])

@@ -77,7 +77,12 @@ def ask_to_write(options: Any, folder: Path) -> None:
 
 
 def ask_to_read(options: Any, onnxruntime: Any) -> None:
-    """Have the session that gets these options take a prepared graph as it is."""
+    """Have the session that gets these options take a prepared graph as it is.
+
+    It takes what memory it needs from the arena of all such sessions. One that writes must not:
+    it needs the plain weights, and what an arena once had, it keeps.
+    """
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 

@@ -18,7 +18,7 @@ from warmclip.inference import prepared
 from warmclip.inference.arrays import Features, Inputs
 from warmclip.inference.engine import foreign_errors, load_onnxruntime, onnxruntime_build
 from warmclip.inference.fork import never_destroy_in_children, refuse_fork
-from warmclip.inference.machine import os_build, usable_cores
+from warmclip.inference.machine import os_build, return_freed_memory, usable_cores
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.placement import Placement, read_placement
 from warmclip.inference.providers import Provider
@@ -213,6 +213,7 @@ class OnnxSession:
             options = self._options(size)
             prepared.ask_to_write(options, folder)
             self._create(self.graph, options, {})
+            return_freed_memory()
         options = self._options(size)
         prepared.ask_to_read(options, load_onnxruntime())
         session = self._create(graph, options, {})
@@ -225,8 +226,6 @@ class OnnxSession:
         # Threads that spin between two operators take the time of whatever else runs here: on a
         # busy machine one picture took 1.6 times as long with them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.provider.execution_provider == prepared.EXECUTION_PROVIDER:
-            options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3  # errors: the provider's chatter is no news to a user
         if self._records_placement:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
