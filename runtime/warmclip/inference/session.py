@@ -184,7 +184,7 @@ class OnnxSession:
                 lambda folder: self._load_plain(size, {option: str(folder)}),
                 foreign_errors(),
             )
-        if self.provider.execution_provider != prepared.EXECUTION_PROVIDER:
+        if self.provider.execution_provider != prepared.EXECUTION_PROVIDER or not self._digest:
             return None
         failures: tuple[type[Exception], ...] = (*foreign_errors(), BadVectors, SettingsError)
         try:
