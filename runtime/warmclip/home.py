@@ -52,19 +52,30 @@ def own_folder(folder: Path, *, private: bool) -> Path:
 
 
 @contextmanager
-def exclusive(lock: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def exclusive(
+    lock: Path, *, waiting: Callable[[], None] | None = None, patience_s: float | None = None
+) -> Iterator[None]:
     """Hold a lock file: one process at a time is inside, and a process that dies lets go.
 
     Args:
         lock: made with mode 0600, and never deleted.
         waiting: called about five times a second while another process is inside.
+        patience_s: how long to wait for it; None: as long as it lives.
+
+    Raises:
+        TimeoutError: another process was inside for all that time.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    gives_up_at = None if patience_s is None else time.monotonic() + patience_s
     try:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if gives_up_at is not None and time.monotonic() >= gives_up_at:
+                    raise TimeoutError(
+                        f"another process holds {lock} for over {patience_s:.0f} s"
+                    ) from None
                 if waiting is not None:
                     waiting()
                 time.sleep(0.2 if waiting is not None else 0.01)

@@ -70,7 +70,7 @@ class Settings:
     exif: ExifRule = "ignore"  # WARMCLIP_EXIF: part of the fingerprint
     decode: DecodeRule = "full"  # WARMCLIP_DECODE: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
-    threads: int = 0  # WARMCLIP_THREADS: of one session; 0 lets onnxruntime choose
+    threads: int = 0  # WARMCLIP_THREADS: of one session; 0: as many as there are usable cores
     jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... that jobs may name as well
     hang_s: int = 30  # WARMCLIP_HANG_SECONDS: without a sign of life, a worker's horse is killed
     max_crashes: int = 2  # WARMCLIP_MAX_CRASHES: in a row, before a provider is quarantined

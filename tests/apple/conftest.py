@@ -9,8 +9,8 @@ from apple.machine import GPU, VARIANTS, gpu_fault, missing, why_not
 from apple.table import TablePrinter
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.engine import find_provider
 from warmclip.inference.providers import PROVIDERS
-from warmclip.inference.session import find_provider
 from warmclip.inference.trial import Trial
 from warmclip.inference.trial_process import run_trial
 from warmclip.inference.verdict import TOWERS

@@ -1,6 +1,7 @@
 """The worker itself stays light, whatever its horse has done: nothing that forks badly is in it."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,7 @@ def worker(
     """A worker that has indexed, searched, failed, lost a horse, and run a user's job."""
     folder = tmp_path_factory.mktemp("light")
     Image.new("RGB", (64, 64), "red").save(folder / "red.png")
-    environment = user_environment(folder / "home", demo_bundle) | {"IMPORTED_FOLDER": str(told)}
-    environment["PYTHONPATH"] += f"{os.pathsep}{Path(user_jobs.__file__).with_name('imported')}"
-    del environment["QDRANT_URL"]
+    environment = environment_with_told(folder / "home", demo_bundle, told)
     settings = Settings.from_env(environment)
     with running_worker(settings, environment) as worker:
         report = watch(worker.connection, submit_index(worker.connection, settings, [folder]))
@@ -53,6 +52,14 @@ def worker(
         answer = call(worker.connection, "search", {"collection": "images", "text": "red"})
         assert len(answer["hits"]) == 1
         yield worker
+
+
+def environment_with_told(home: Path, bundle: Path, told: Path) -> dict[str, str]:
+    """The variables of a worker with the embedded store, whose processes tell their imports."""
+    environment = user_environment(home, bundle) | {"IMPORTED_FOLDER": str(told)}
+    environment["PYTHONPATH"] += f"{os.pathsep}{Path(user_jobs.__file__).with_name('imported')}"
+    del environment["QDRANT_URL"]
+    return environment
 
 
 def imported(pid: int, told: Path) -> set[str]:
@@ -66,6 +73,33 @@ def test_imported_modules(worker: Running, told: Path) -> None:
     """The worker has imported nothing heavy; its horse, asked in the same way, has."""
     assert imported(worker.process.pid, told) & HEAVY == set()
     assert HEAVY - imported(worker.horse, told) <= {"torch", "grpc", "setproctitle"}
+
+
+@needs_proc
+def test_memory(worker: Running) -> None:
+    """Beside its horse, which holds the model, the worker costs next to nothing."""
+    status = (PROC / str(worker.process.pid) / "status").read_text()
+    found = re.search(r"^VmRSS:\s*(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) / 1024 <= 50
+
+
+def test_store_is_opened_when_it_is_needed(tmp_path: Path, demo_bundle: Path, told: Path) -> None:
+    """A horse that has embedded has not imported Qdrant's client, which takes longer than all else.
+
+    The first picture that is indexed brings it.
+    """
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    environment = environment_with_told(tmp_path / "home", demo_bundle, told)
+    settings = Settings.from_env(environment)
+    with running_worker(settings, environment) as worker:
+        assert run(worker, user_jobs.embed, "a red circle").return_value
+        before = imported(worker.horse, told)
+        assert {"onnxruntime", "tokenizers"} <= before
+        assert {"qdrant_client", "httpx"} & before == set()
+        watch(worker.connection, submit_index(worker.connection, settings, [tmp_path]))
+        (told / str(worker.horse)).unlink()
+        assert "qdrant_client" in imported(worker.horse, told)
 
 
 @needs_proc

@@ -16,8 +16,8 @@ from standins.faulty import environment
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference import verdict
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.engine import find_provider
 from warmclip.inference.providers import CPU, PROVIDERS
-from warmclip.inference.session import find_provider
 from warmclip.inference.trial import try_provider
 
 _DECIDE = """

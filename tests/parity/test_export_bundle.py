@@ -14,7 +14,8 @@ import torch
 from tiny_models import TINY_RESNET, TINY_VIT, written
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import FileRecord, ModelBundle, Tower
-from warmclip.inference.session import OnnxSession, find_provider
+from warmclip.inference.engine import find_provider
+from warmclip.inference.session import OnnxSession
 from warmclip.inference.text import one_hot
 from warmclip_export import exporter, onnx_file
 from warmclip_export.catalog import resolve

@@ -14,7 +14,8 @@ from onnx import TensorProto
 from tiny_models import TINY_RESNET, TINY_VIT, written
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.session import OnnxSession, find_provider
+from warmclip.inference.engine import find_provider
+from warmclip.inference.session import OnnxSession
 from warmclip_export import exporter, graph, onnx_file
 from warmclip_export.catalog import ModelRecipe, resolve
 from warmclip_export.coreml.basic_passes import disguise, operations, read

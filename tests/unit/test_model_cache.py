@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from warmclip.home import exclusive
 from warmclip.inference.model_cache import COMPLETE, ModelCache, sweep_temporaries
 
 
@@ -120,6 +122,47 @@ def test_unused_models_go(tmp_path: Path) -> None:
     cache.load({"version": 2}, Compiler())
     assert not marker.exists()
     assert len(list(cache.folder.glob(f"*/{COMPLETE}"))) == 1
+
+
+def test_half_built_models_go(tmp_path: Path) -> None:
+    """What a killed process left goes when something is built, unless a process is at it now."""
+    cache = ModelCache(tmp_path)
+    cache.load({"version": 1}, Compiler())
+    (marker,) = cache.folder.glob(f"*/{COMPLETE}")
+    marker.unlink()
+    with exclusive(cache.folder / f".{marker.parent.name}.lock"):
+        cache.load({"version": 2}, Compiler())
+        assert marker.parent.exists()
+    cache.load({"version": 3}, Compiler())
+    assert not marker.parent.exists()
+    assert len(list(cache.folder.glob(f"*/{COMPLETE}"))) == 2
+
+
+def test_killed_builder(tmp_path: Path) -> None:
+    """Its lock goes with it: the next process builds at once, from nothing."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from warmclip.inference.model_cache import ModelCache
+def compile(folder):
+    (folder / "model").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+ModelCache(Path(sys.argv[1])).load({}, compile)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert ModelCache(tmp_path).load({}, Compiler(), patience_s=1) == "compiled"
+
+
+def test_builder_that_does_not_move(tmp_path: Path) -> None:
+    """Nobody waits for it longer than they want to."""
+    cache = ModelCache(tmp_path)
+    cache.load({}, Compiler())
+    (lock,) = cache.folder.glob(".*.lock")
+    with exclusive(lock), pytest.raises(TimeoutError, match="another process holds"):
+        cache.load({}, Compiler(), patience_s=0.1)
 
 
 def test_stale_temporaries_are_swept(tmp_path: Path) -> None:

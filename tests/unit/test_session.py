@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 import threading
 import time
@@ -12,8 +13,10 @@ import pytest
 from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.engine import load_onnxruntime
+from warmclip.inference.placement import Placement
 from warmclip.inference.providers import CPU, Provider
-from warmclip.inference.session import OnnxSession, Placement, load_onnxruntime
+from warmclip.inference.session import OnnxSession
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,21 @@ def test_graph_in_a_folder_with_a_space(graph: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my models é"
     folder.mkdir()
     OnnxSession(Path(shutil.copy(graph, folder)), CPU).run({"pixel_values": pixels(1)})
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells it so")
+def test_memory_of_a_large_batch_is_given_back(graph: Path) -> None:
+    """One batch out of the ordinary does not make the process larger for good."""
+    session = OnnxSession(graph, CPU)
+    found = []
+    for n in (8, 8, 512, 8):
+        session.run({"pixel_values": pixels(n)})
+        found.append(own_memory_mb())
+    _, usual, _, afterwards = found
+    assert afterwards < usual + 20
+
+
+def own_memory_mb() -> float:
+    """What this process holds that is no mapped file."""
+    (line,) = re.findall(r"^RssAnon:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    return int(line) / 1024

@@ -17,8 +17,8 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from warmclip.inference.engine import load_onnxruntime
 from warmclip.inference.providers import PROVIDERS
-from warmclip.inference.session import load_onnxruntime
 from warmclip_export.coreml.node import FLOATS, Operation, Value
 from warmclip_export.element_types import (
     LARGE_BYTES,

@@ -23,7 +23,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from warmclip.inference.arrays import Features
-from warmclip.inference.session import load_onnxruntime
+from warmclip.inference.engine import load_onnxruntime
 from warmclip_export.element_types import value_types, widen
 
 Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]

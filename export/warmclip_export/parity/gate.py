@@ -17,7 +17,8 @@ from warmclip.errors import BadVectors
 from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop, Features, Vectors, unit_rows
 from warmclip.inference.bundle import ImageRecipe, Precision, Tower
-from warmclip.inference.session import OnnxSession, find_provider
+from warmclip.inference.engine import find_provider
+from warmclip.inference.session import OnnxSession
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle, Precision
+from warmclip.inference.engine import find_provider
 from warmclip.inference.providers import PROVIDERS, Provider
-from warmclip.inference.session import find_provider
 from warmclip_export.parity.bounds import Bounds, find_bounds
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmclip.inference.machine import chip, os_build
+from warmclip.inference.machine import chip, os_build, usable_cores
 
 _OURS = (
     "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "tokenizers",
@@ -36,7 +36,7 @@ class Machine:
     architecture: str
     chip: str
     cores: int
-    usable_cores: int  # by this process
+    usable_cores: int  # physical ones, by this process
     memory_bytes: int | None
     python: str
     executable: str
@@ -63,7 +63,7 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
         architecture=platform.machine(),
         chip=chip(),
         cores=os.cpu_count() or 1,
-        usable_cores=_usable_cores(),
+        usable_cores=usable_cores(),
         memory_bytes=_memory_bytes(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
@@ -109,12 +109,6 @@ def _is_translated() -> bool:
         check=False,
     )
     return done.stdout.strip() == "1"
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

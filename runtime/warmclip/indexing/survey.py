@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.files import Location, locate, read_picture
 from warmclip.indexing.store import Point, VectorStore
+from warmclip.inference.machine import usable_cores
 from warmclip.settings import Limits, Root
 
-_READ_THREADS = 4
+_MOST_READ_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,8 @@ class Survey:
         return [path for path, _ in changed.values()]
 
     def _digest(self, paths: list[str], chunk: Surveyed) -> None:
-        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="warmclip-digest") as pool:
+        threads = min(_MOST_READ_THREADS, 2 * usable_cores())
+        with ThreadPoolExecutor(threads, thread_name_prefix="warmclip-digest") as pool:
             for path, result in zip(paths, pool.map(self._digest_one, paths), strict=True):
                 if isinstance(result, Content):
                     chunk.contents.append(result)

@@ -1,6 +1,7 @@
 """The arrays that travel through warmclip, named once, and what makes a row fit to store."""
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ TokenIds: TypeAlias = npt.NDArray[np.int64]
 
 OneHot: TypeAlias = npt.NDArray[np.float32]
 """Where each text ends, shape (n, 1, context_length): one 1.0 a row."""
+
+Inputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""A tower's inputs by name, of one length along the first axis, the batch."""
 
 Features: TypeAlias = npt.NDArray[np.float32]
 """A tower's raw output, shape (n, dim), before normalisation."""

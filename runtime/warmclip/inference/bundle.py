@@ -195,11 +195,19 @@ class ModelBundle:
         Raises:
             BundleError: the bundle has no such precision, or the file was altered.
         """
+        return self._verify(self.graph_record(tower, precision))
+
+    def graph_record(self, tower: Tower, precision: Precision) -> FileRecord:
+        """What the manifest says of one tower's graph, which is not read.
+
+        Raises:
+            BundleError: the bundle has no such precision.
+        """
         of_tower = self.manifest.graphs.get(tower, {})
         if precision not in of_tower:
             has = ", ".join(sorted(of_tower)) or "none"
             raise BundleError(f"{self.folder} has no {tower} graph in {precision}; it has: {has}")
-        return self._verify(of_tower[precision])
+        return of_tower[precision]
 
     def tokenizer(self) -> Path:
         """The verified ``tokenizer.json``."""

@@ -15,6 +15,7 @@ from warmclip.errors import ImageUnreadable
 from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe
+from warmclip.inference.machine import usable_cores
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
 
@@ -23,7 +24,7 @@ ImageSource: TypeAlias = str | Path | bytes | Image.Image | LazyImage
 
 K = TypeVar("K")
 
-_THREADS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,9 @@ def decode_each(
             yield key, decode_one(source)
         return
     under_way: dict[Future[Decoded | ImageUnreadable], K] = {}
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="warmclip-decode")
+    pool = ThreadPoolExecutor(
+        min(_MOST_THREADS, usable_cores()), thread_name_prefix="warmclip-decode"
+    )
     try:
         with pictures.kept_memory():
             for key, source in items:

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -18,16 +19,17 @@ from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.engine import onnxruntime_version
 from warmclip.inference.fork import refuse_fork
 from warmclip.inference.golden import Feeds, Golden
 from warmclip.inference.guard import Checked, Guard, Service
+from warmclip.inference.machine import return_freed_memory
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.recent_texts import RecentTexts
-from warmclip.inference.session import onnxruntime_version
 from warmclip.inference.text import Tokenizer
-from warmclip.inference.verdict import DEADLINE_S, decide
+from warmclip.inference.verdict import DEADLINE_S, TOWERS, decide
 from warmclip.progress import Progress
 from warmclip.settings import DecodeRule, ExifRule, Limits, Settings, default_home
 
@@ -106,6 +108,7 @@ class Encoder:
             activity=self._activity,
         )
         self._towers: dict[Tower, Guard] = {}
+        self._tower_locks = {tower: threading.Lock() for tower in TOWERS}
         self._tokenizer: Tokenizer | None = None
         self._recent_texts = RecentTexts()
         if manifest.is_random:
@@ -139,10 +142,10 @@ class Encoder:
             decode: ``full`` as open_clip does, or ``scaled``: large pictures by a shortcut,
                 which is another embedding space again.
             batch_size: images or texts in one run of the model.
-            threads: of one session; 0 lets onnxruntime choose.
+            threads: of one session; 0 for as many as there are cores for this process.
             limits: bounds on what is accepted.
-            home: where trials and the quarantine are kept; ``~/.warmclip`` unless told. Nothing
-                is written where the CPU is the only provider.
+            home: where trials, the quarantine and prepared graphs are kept; ``~/.warmclip``
+                unless told.
             trial_s: seconds for one provider on one tower.
             canary_every: batches between two golden rows, on a provider that needs them; 0: none.
             progress: told how far the trial is, about every second.
@@ -214,8 +217,23 @@ class Encoder:
         return not canary or ("image" in self._towers and self._towers["image"].is_proven(canary))
 
     def warm(self) -> None:
-        """Load both towers and run each once, so that the first job does not wait for it."""
+        """Load both towers and run each once, so that the first job does not wait for it.
+
+        On the CPU both at once. An accelerator may kill the process, and then one of them did it.
+        """
+        is_calm = all(PROVIDERS[name].is_reference for name in self.verdict.chosen.values())
+        at_once = is_calm and not self._activity.one_at_a_time
+        with ThreadPoolExecutor(2 if at_once else 1, thread_name_prefix="warmclip-warm") as pool:
+            # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.
+            for warmed in [pool.submit(self._warm_images), pool.submit(self._warm_texts)]:
+                warmed.result()
+        return_freed_memory()  # what loading needed
+
+    def _warm_texts(self) -> None:
         self.encode_texts(["warm"])
+
+    def _warm_images(self) -> None:
+        self._open_tower("image")
         size_px = self._recipe.size_px
         self.encode_images([Image.new("RGB", (size_px, size_px))])
 
@@ -335,7 +353,7 @@ class Encoder:
             return self._tokenizer
 
     def _open_tower(self, tower: Tower) -> Guard:
-        with self._lock:
+        with self._tower_locks[tower]:
             if tower not in self._towers:
                 provider = PROVIDERS[self.verdict.chosen[tower]]
                 self._towers[tower] = Guard(tower, provider, self._service)

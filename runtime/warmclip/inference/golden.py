@@ -1,5 +1,6 @@
 """The bundle's golden inputs, and how far a provider's answers may be from the reference's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from warmclip.errors import BadVectors
 from warmclip.inference import image as pictures
-from warmclip.inference.arrays import Features, unit_rows
+from warmclip.inference.arrays import Features, Inputs, unit_rows
 from warmclip.inference.bundle import ModelBundle, Precision, Tower
 from warmclip.inference.text import one_hot
 
@@ -103,6 +105,24 @@ class Golden:
             max_abs=float(np.max(np.abs(vectors - expected))),
             norm=float(np.max(np.abs(np.linalg.norm(features, axis=1) / norms - 1))),
         )
+
+    def check(
+        self,
+        tower: Tower,
+        precision: Precision,
+        run: Callable[[Inputs], Features],
+        is_new: bool,
+    ) -> None:
+        """Have a tower reproduce golden rows: all of them if it is new, else one.
+
+        Raises:
+            BadVectors: it does not.
+        """
+        rows = np.arange(self.rows(tower) if is_new else 1)
+        features = run(self.feeds(tower, rows))
+        fault = self.compare(tower, features, rows).fault(TOLERANCES[precision])
+        if fault is not None:
+            raise BadVectors(f"it computes wrong {tower} vectors: {fault}")
 
     def norm_range(self, tower: Tower) -> tuple[float, float]:
         """Between what lengths the raw features of any honest input lie."""

@@ -4,6 +4,7 @@ import logging
 import threading
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -163,22 +164,13 @@ class Guard:
         if self._provider.name in self._service.distrusted:
             self._refuse_if_insisted()
             return self._open_reference()
-        graph = self._service.bundle.graph(self._tower, self._provider.precision)
         if self._provider.is_reference:
             return self._open_reference()
+        self._service.bundle.graph(self._tower, self._provider.precision)  # not its fault if bad
         if self._provider.cache_option is not None:
             sweep_temporaries()
         try:
-            session = OnnxSession(
-                graph,
-                self._provider,
-                threads=self._service.threads,
-                digest=self._service.bundle.manifest.graphs[self._tower][
-                    self._provider.precision
-                ].sha256,
-                cache=self._service.cache,
-                activity=self._service.activity,
-            )
+            session = self._open_session(self._provider)
             rows = np.arange(self._service.golden.rows(self._tower))
             self._inspect(session.run(self._service.golden.feeds(self._tower, rows)), rows)
         except (_CanaryFailed, ProviderUnavailable, BundleError) as exc:
@@ -293,10 +285,19 @@ class Guard:
     def _open_reference(self) -> OnnxSession:
         with self._lock:
             if self._reference is None:
-                self._reference = OnnxSession(
-                    self._service.bundle.graph(self._tower, CPU.precision),
-                    CPU,
-                    threads=self._service.threads,
-                    activity=self._service.activity,
-                )
+                self._reference = self._open_session(CPU)
             return self._reference
+
+    def _open_session(self, provider: Provider) -> OnnxSession:
+        service, tower, precision = self._service, self._tower, provider.precision
+        record = service.bundle.graph_record(tower, precision)
+        return OnnxSession(
+            service.bundle.folder / record.file,
+            provider,
+            threads=service.threads,
+            digest=record.sha256,
+            cache=service.cache,
+            verify=partial(service.bundle.graph, tower, precision),
+            check=partial(service.golden.check, tower, precision),
+            activity=service.activity,
+        )

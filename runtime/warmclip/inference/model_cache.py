@@ -1,4 +1,4 @@
-"""Compiled models on disk, for providers that compile and can keep what they made.
+"""Compiled models on disk: CoreML's, and graphs that are prepared for a processor.
 
 onnxruntime's CoreML provider looks only whether a folder exists: it knows neither the weights,
 the batch size nor its own version, takes a half-written folder for whole, and deletes nothing.
@@ -6,6 +6,7 @@ So each combination has a folder of its own here, is built by one process at a t
 its completion marker on, and is built once more if it cannot be loaded.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from warmclip.home import exclusive, own_folder
+from warmclip.inference.seal import SealBroken, check_seal, seal
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,16 @@ class ModelCache:
 
     def __init__(self, home: Path) -> None:
         self.folder = _place(home)
+        self._home = home
 
     def load(
         self,
         identity: Mapping[str, Any],
         load: Callable[[Path], T],
         broken: tuple[type[Exception], ...] = (RuntimeError, OSError),
+        *,
+        is_sealed: bool = False,
+        patience_s: float | None = None,
     ) -> T:
         """Load from the folder of an identity, which ``load`` fills if it is empty.
 
@@ -53,31 +59,41 @@ class ModelCache:
             load: given the folder; what it raises passes through if it raises it twice.
             broken: what it raises of an entry that is broken, and may raise of a model that cannot
                 be loaded: only a build from nothing tells. Anything else passes at once.
+            is_sealed: whether the files are never written again, so that an altered one is broken.
+            patience_s: how long another process may be at the entry; None: as long as it lives.
 
         Raises:
             SettingsError: the folder cannot be made, or is not ours alone.
+            TimeoutError: another process is at it for too long.
         """
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         key = hashlib.sha256(canonical.encode()).hexdigest()
+        if self.folder.parent == self._home:
+            own_folder(self._home, private=False)
         own_folder(self.folder, private=False)
         entry = self.folder / key
-        with exclusive(self.folder / f".{key}.lock"):
+        failures: tuple[type[Exception], ...] = (*broken, SealBroken)
+        with exclusive(self._lock(key), patience_s=patience_s):
             if not (entry / COMPLETE).exists():
-                return self._build(entry, load)
+                return self._build(entry, load, is_sealed=is_sealed)
             try:
+                if is_sealed:
+                    check_seal(entry, COMPLETE)
                 loaded = load(entry)
-            except broken as exc:
+            except failures as exc:
                 log.warning("the compiled model in %s is broken, building it again: %s", entry, exc)
-                return self._build(entry, load)
+                return self._build(entry, load, is_sealed=is_sealed)
             (entry / COMPLETE).touch()
             return loaded
 
-    def _build(self, entry: Path, load: Callable[[Path], T]) -> T:
+    def _build(self, entry: Path, load: Callable[[Path], T], *, is_sealed: bool) -> T:
         self._sweep(spare=entry)
         shutil.rmtree(entry, ignore_errors=True)
         entry.mkdir(mode=0o700)
         try:
             loaded = load(entry)
+            if is_sealed:
+                seal(entry, COMPLETE)
         except BaseException:
             shutil.rmtree(entry, ignore_errors=True)
             raise
@@ -85,16 +101,17 @@ class ModelCache:
         return loaded
 
     def _sweep(self, *, spare: Path) -> None:
-        """Remove what nobody has loaded for a month: other versions', other models'."""
+        """Remove what nobody has loaded for a month, and what killed processes left half built."""
         for entry in self.folder.iterdir():
-            if entry == spare:
+            if entry == spare or not _is_stale(entry):
                 continue
-            try:
-                unused_s = time.time() - (entry / COMPLETE).stat().st_mtime
-            except OSError:  # half built, or swept by somebody else meanwhile
-                continue
-            if unused_s > _UNUSED_DAYS * 24 * 3600:
-                shutil.rmtree(entry, ignore_errors=True)
+            # TimeoutError, if somebody is at it just now; two processes may sweep at once.
+            with contextlib.suppress(OSError), exclusive(self._lock(entry.name), patience_s=0):
+                if _is_stale(entry):
+                    shutil.rmtree(entry, ignore_errors=True)
+
+    def _lock(self, key: str) -> Path:
+        return self.folder / f".{key}.lock"
 
 
 def sweep_temporaries(folder: Path | None = None) -> list[Path]:
@@ -118,6 +135,17 @@ def sweep_temporaries(folder: Path | None = None) -> list[Path]:
         except OSError as exc:
             log.warning("cannot remove the stale %s: %s", path, exc)
     return swept
+
+
+def _is_stale(entry: Path) -> bool:
+    """Whether a folder has no marker, or one that is old."""
+    if not entry.is_dir():  # a lock
+        return False
+    try:
+        unused_s = time.time() - (entry / COMPLETE).stat().st_mtime
+    except FileNotFoundError:
+        return True
+    return unused_s > _UNUSED_DAYS * 24 * 3600
 
 
 def _place(home: Path) -> Path:

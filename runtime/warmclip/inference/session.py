@@ -1,97 +1,42 @@
-"""One graph on one provider, owned by one process. The only module that imports onnxruntime."""
+"""One graph on one provider, owned by one process."""
 
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from warmclip.activity import Activity, Stage, Unwatched
-from warmclip.errors import BundleError, ForkedSessionError, ProviderUnavailable
-from warmclip.inference.arrays import Features
-from warmclip.inference.fork import never_destroy_in_children, refuse_fork, watch_forks
-from warmclip.inference.machine import os_build
+from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
+from warmclip.inference import prepared
+from warmclip.inference.arrays import Features, Inputs
+from warmclip.inference.engine import foreign_errors, load_onnxruntime, onnxruntime_build
+from warmclip.inference.fork import never_destroy_in_children, refuse_fork
+from warmclip.inference.machine import os_build, return_freed_memory, usable_cores
 from warmclip.inference.model_cache import ModelCache
-from warmclip.inference.providers import Candidates, Provider, find_candidates
+from warmclip.inference.placement import Placement, read_placement
+from warmclip.inference.providers import Provider
+
+log = logging.getLogger(__name__)
 
 # onnxruntime names the axis in our graphs; pinning it makes every shape static.
 _BATCH_AXIS = "batch"
+# What a run of more rows has taken it gives back; of fewer, the next run finds it there. One batch
+# of 128 pictures left 300 MB of ViT-B-32's for good, where batches of 32 need 100.
+_USUAL_ROWS = 32
+_PATIENCE_S = 60.0  # with another process that prepares the graph: it takes seconds
 
-_loaded_in: int | None = None  # the process that imported onnxruntime here
+Run: TypeAlias = Callable[[Inputs], Features]
+Check: TypeAlias = Callable[[Run, bool], None]
+"""Raises BadVectors if what is run computes wrong; it looks closer at what was made just now."""
+
 _exclusive = threading.Lock()
-
-
-def load_onnxruntime() -> Any:
-    """Import onnxruntime with its telemetry off.
-
-    From 1.29 on, importing it starts a thread that talks to the network, and that makes a forked
-    child hang at exit (microsoft/onnxruntime#27379). The variable counts only before the import.
-
-    Raises:
-        ForkedSessionError: this process was forked from one that has imported it.
-    """
-    global _loaded_in  # noqa: PLW0603 - a fact about the process
-    if _loaded_in is None:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        import onnxruntime
-
-        watch_forks()
-        _loaded_in = os.getpid()
-        return onnxruntime
-    if _loaded_in != os.getpid():
-        raise ForkedSessionError(
-            f"process {os.getpid()} was forked from {_loaded_in}, which had loaded onnxruntime, "
-            "whose threads and system services do not survive a fork: run jobs in "
-            "`warmclip worker`, which never forks, or start the process with spawn"
-        )
-    import onnxruntime
-
-    return onnxruntime
-
-
-def candidates(choice: str) -> Candidates:
-    """The providers that a choice may come down to, in the onnxruntime that is installed.
-
-    Raises:
-        SettingsError: there is no provider of that name.
-        ProviderUnavailable: this onnxruntime has none of them, or is too old for it.
-    """
-    onnxruntime = load_onnxruntime()
-    return find_candidates(choice, onnxruntime.get_available_providers(), onnxruntime.__version__)
-
-
-def find_provider(name: str) -> Provider:
-    """The one provider of a name, in the onnxruntime that is installed.
-
-    Raises:
-        SettingsError, ProviderUnavailable: as ``candidates``.
-    """
-    return candidates(name).here[0]
-
-
-def onnxruntime_version() -> str:
-    """Such as "1.32.0", of whichever of its distributions is installed."""
-    return str(load_onnxruntime().__version__)
-
-
-def onnxruntime_build() -> str:
-    """The build of onnxruntime, such as "1.32.0, git-commit-id=fab30a4, ..."."""
-    onnxruntime = load_onnxruntime()
-    return f"{onnxruntime.__version__}, {onnxruntime.get_build_info()}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where a graph's nodes went."""
-
-    partitions: int  # pieces that the provider took
-    cpu_nodes: int  # nodes that it left to the CPU
 
 
 class OnnxSession:
@@ -109,6 +54,8 @@ class OnnxSession:
         threads: int = 0,
         digest: str = "",
         cache: ModelCache | None = None,
+        verify: Callable[[], object] | None = None,
+        check: Check | None = None,
         records_placement: bool = False,
         activity: Activity | None = None,
     ) -> None:
@@ -117,17 +64,23 @@ class OnnxSession:
         Args:
             graph: the file.
             provider: where to compute.
-            threads: 0 lets onnxruntime choose.
-            digest: of the file's content; what is compiled is kept under it.
+            threads: 0 for as many as there are cores for this process.
+            digest: of the file's content; what is compiled or prepared is kept under it.
             cache: where to keep it, for a provider that can.
+            verify: called before the file is read; what it raises passes through. What was
+                prepared from the file earlier is loaded without reading it.
+            check: of a prepared graph, each time it is loaded; if it raises BadVectors, the graph
+                is loaded as it is.
             records_placement: whether ``placement`` will be asked.
             activity: told of each load and run before it begins.
         """
         self.graph = graph
         self.provider = provider
-        self._threads = threads
+        self._threads = threads or usable_cores()
         self._digest = digest
         self._cache = cache
+        self._verify = verify or (lambda: None)
+        self._check = check or (lambda _run, _is_new: None)
         self._records_placement = records_placement
         self._activity = activity or Unwatched()
         self._owner = os.getpid()
@@ -143,7 +96,7 @@ class OnnxSession:
         """Onnxruntime's own, as far as they are loaded."""
         return list(self._sessions.values())
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Features:
+    def run(self, feeds: Inputs) -> Features:
         """Compute ``features``, shape (n, dim), of inputs whose first axis is n >= 1.
 
         Raises:
@@ -172,15 +125,15 @@ class OnnxSession:
 
     def placement(self) -> Placement | None:
         """Where the nodes went, the worst of the buckets; None where it cannot be read."""
-        if self.provider.execution_provider == "CPUExecutionProvider":
+        if self.provider.execution_provider == prepared.EXECUTION_PROVIDER:
             return Placement(partitions=1, cpu_nodes=0)
-        found = [_placement(session, self.provider) for session in self._sessions.values()]
+        found = [read_placement(session, self.provider) for session in self._sessions.values()]
         known = [placement for placement in found if placement is not None]
         if not self._records_placement or not known:
             return None
         return max(known, key=lambda placement: (placement.cpu_nodes, placement.partitions))
 
-    def _run_bucket(self, feeds: Mapping[str, npt.NDArray[Any]], n: int) -> Features:
+    def _run_bucket(self, feeds: Inputs, n: int) -> Features:
         size = next(bucket for bucket in self.provider.buckets if bucket >= n)
         padded = {
             name: np.concatenate([array, np.repeat(array[:1], size - n, axis=0)])
@@ -188,17 +141,15 @@ class OnnxSession:
         }
         return self._compute(size, padded)[:n]
 
-    def _compute(self, size: int, feeds: Mapping[str, npt.NDArray[Any]]) -> Features:
+    def _compute(self, size: int, feeds: Inputs) -> Features:
         session = self._session(size)
         try:
             with self._turn, self._announced("run", rows=len(next(iter(feeds.values())))):
-                (features,) = session.run(["features"], dict(feeds))
-        except _foreign_errors() as exc:
+                return _features(session, feeds)
+        except foreign_errors() as exc:
             raise ProviderUnavailable(
                 f"{self.provider.name} failed on {self.graph.name}: {exc}"
             ) from exc
-        computed: Features = features
-        return computed
 
     def _session(self, size: int) -> Any:
         with self._lock:
@@ -213,22 +164,64 @@ class OnnxSession:
 
     def _load(self, size: int) -> Any:
         try:
-            if self._cache is None or self.provider.cache_option is None:
-                return self._create(size, {})
-            option = self.provider.cache_option
-            return self._cache.load(
-                self._identity(size),
-                lambda folder: self._create(size, {option: str(folder)}),
-                _foreign_errors(),
-            )
-        except _foreign_errors() as exc:
+            session = self._load_cached(size)
+            if session is None:
+                session = self._load_plain(size, {})
+            return session if self.provider.around is None else self.provider.around(session)
+        except foreign_errors() as exc:
             raise BundleError(
                 f"{self.provider.name} in onnxruntime cannot load {self.graph}: {exc}"
             ) from exc
 
-    def _create(self, size: int, more_options: dict[str, str]) -> Any:
-        onnxruntime = load_onnxruntime()
-        options = onnxruntime.SessionOptions()
+    def _load_cached(self, size: int) -> Any | None:
+        """By way of the cache; None if there is none, or it is of no use here."""
+        if self._cache is None:
+            return None
+        if self.provider.cache_option is not None:
+            option = self.provider.cache_option
+            return self._cache.load(
+                self._identity(size),
+                lambda folder: self._load_plain(size, {option: str(folder)}),
+                foreign_errors(),
+            )
+        if self.provider.execution_provider != prepared.EXECUTION_PROVIDER or not self._digest:
+            return None
+        failures: tuple[type[Exception], ...] = (*foreign_errors(), BadVectors, SettingsError)
+        try:
+            return self._cache.load(
+                prepared.identity_of(self._digest, self.provider, onnxruntime_build(), size),
+                lambda folder: self._load_prepared(size, folder),
+                (*foreign_errors(), BadVectors),
+                is_sealed=True,
+                patience_s=_PATIENCE_S,
+            )
+        except failures as exc:
+            _tell_once(str(exc))
+            return None
+
+    def _load_plain(self, size: int, more_options: dict[str, str]) -> Any:
+        self._verify()
+        return self._create(self.graph, self._options(size), more_options)
+
+    def _load_prepared(self, size: int, folder: Path) -> Any:
+        graph = prepared.graph_in(folder)
+        is_new = not graph.exists()
+        if is_new:
+            self._verify()
+            prepared.require_space(folder, self.graph)
+            log.info("preparing %s for this processor: seconds, and only once", self.graph.name)
+            options = self._options(size)
+            prepared.ask_to_write(options, folder)
+            self._create(self.graph, options, {})
+            return_freed_memory()
+        options = self._options(size)
+        prepared.ask_to_read(options, load_onnxruntime())
+        session = self._create(graph, options, {})
+        self._check(partial(_features, session), is_new)
+        return session
+
+    def _options(self, size: int) -> Any:
+        options = load_onnxruntime().SessionOptions()
         options.intra_op_num_threads = self._threads
         # Threads that spin between two operators take the time of whatever else runs here: on a
         # busy machine one picture took 1.6 times as long with them.
@@ -238,15 +231,16 @@ class OnnxSession:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if size:
             options.add_free_dimension_override_by_name(_BATCH_AXIS, size)
+        return options
+
+    def _create(self, graph: Path, options: Any, more_options: dict[str, str]) -> Any:
         wanted = self.provider.execution_provider
-        session = onnxruntime.InferenceSession(
-            self.graph,
+        session = load_onnxruntime().InferenceSession(
+            graph,
             options,
             providers=[(wanted, self.provider.options | more_options)],
             disabled_optimizers=list(self.provider.disabled_optimizers),
         )
-        if self.provider.around is not None:
-            session = self.provider.around(session)
         session.disable_fallback()
         if session.get_providers()[0] != wanted:
             raise ProviderUnavailable(
@@ -266,32 +260,19 @@ class OnnxSession:
         }
 
 
-def _placement(session: Any, provider: Provider) -> Placement | None:
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None  # before onnxruntime 1.24
-    pieces = session.get_provider_graph_assignment_info()
-    wanted = provider.execution_provider
-    return Placement(
-        partitions=sum(piece.ep_name == wanted for piece in pieces),
-        cpu_nodes=sum(len(piece.get_nodes()) for piece in pieces if piece.ep_name != wanted),
-    )
+def _features(session: Any, feeds: Inputs) -> Features:
+    names = ["features"]
+    if len(next(iter(feeds.values()))) <= _USUAL_ROWS:
+        (features,) = session.run(names, dict(feeds))
+    else:
+        options = load_onnxruntime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        (features,) = session.run(names, dict(feeds), options)
+    computed: Features = features
+    return computed
 
 
-def _foreign_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises: its own classes have no base of their own but Exception.
-
-    OSError is a full disk, for a provider that compiles.
-    """
-    state = load_onnxruntime().capi.onnxruntime_pybind11_state
-    own = (
-        state.Fail,
-        state.EPFail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoModel,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
-    return (*own, RuntimeError, ValueError, OSError)
+@cache
+def _tell_once(why: str) -> None:
+    """Both towers of a process fail for one reason."""
+    log.warning("this process packs the model's weights for itself: %s", why)

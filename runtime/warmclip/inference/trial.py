@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -25,8 +26,9 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.golden import TOLERANCES, Comparison, Golden
 from warmclip.inference.machine import peak_rss_mb
 from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.placement import Placement
 from warmclip.inference.providers import PROVIDERS, Provider
-from warmclip.inference.session import OnnxSession, Placement
+from warmclip.inference.session import OnnxSession
 
 BATCHES = (1, 8, 32)
 
@@ -106,7 +108,8 @@ def _measure(
         provider,
         threads=threads,
         digest=bundle.manifest.graphs[tower][provider.precision].sha256,
-        cache=ModelCache(home) if provider.cache_option else None,
+        cache=ModelCache(home),
+        check=partial(golden.check, tower, provider.precision),
         records_placement=True,
     )
     session.load_all()

@@ -18,10 +18,10 @@ from typing import Any, get_args
 from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.home import exclusive, own_folder, replace_file
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.engine import candidates, onnxruntime_build
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip.inference.quarantine import Quarantine, Quarantined
-from warmclip.inference.session import candidates, onnxruntime_build
 from warmclip.inference.trial import Trial
 from warmclip.inference.trial_process import run_trial
 from warmclip.progress import Progress
@@ -81,7 +81,7 @@ def decide(
         bundle: the model.
         choice: "auto", a family or a provider.
         home: where trials and the quarantine are kept.
-        threads: of a session; 0 lets onnxruntime choose.
+        threads: of a session; 0 for as many as there are usable cores.
         deadline_s: for one provider on one tower.
         try_all: also try what would be used anyway.
         progress: told (done, total, stage), about every second.
