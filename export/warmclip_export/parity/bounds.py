@@ -59,6 +59,20 @@ class Bounds:
 # 0.999 is the least that is of use in a collection, and a difference of 1e-2 what goes with it.
 # That bound alone would take GELU for QuickGELU: on the demo model their cosine is 0.9992. So a
 # ruling asks as well which of the two is nearer.
+# int8 TODO
+_INT8 = Bounds(
+    difference=2e-2,
+    cosine=0.995,
+    batches=5e-4,
+    runs=0.0,
+    score=2e-2,
+    tie=5e-3,
+    top1=0.95,
+    top10=0.95,
+    rank_correlation=0.98,
+    times_nearer=1.0,
+)
+
 _CPU: dict[Precision, Bounds] = {
     "fp32": Bounds(
         difference=1e-5,
@@ -84,6 +98,7 @@ _CPU: dict[Precision, Bounds] = {
         rank_correlation=0.99,
         times_nearer=2.0,
     ),
+    "int8": _INT8,
 }
 
 # NOT measured by us: no such device was at hand. fp32 on a GPU, ours or torch's, is reported to
@@ -114,6 +129,7 @@ _ELSEWHERE: dict[Precision, Bounds] = {
         rank_correlation=0.98,
         times_nearer=1.0,
     ),
+    "int8": _INT8,
 }
 
 REFERENCE = _ELSEWHERE["fp32"]

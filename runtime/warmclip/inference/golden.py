@@ -33,6 +33,7 @@ class Tolerance:
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(cosine=0.99999, norm=1e-3),
     "fp16": Tolerance(cosine=0.999, norm=3e-2),
+    "int8": Tolerance(cosine=0.995, norm=5e-2),
 }
 
 
