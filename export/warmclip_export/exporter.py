@@ -44,8 +44,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of every bundle; int8 by
 
 
 def steps(*, int8: bool) -> int:
-    """How many steps ``export_model`` takes."""
-    return 6 + 2 * (len(PRECISIONS) + int8)
+    """How many steps ``export_model`` takes at most."""
+    return 6 + 2 * (len(PRECISIONS) + 2 * int8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +95,7 @@ def export_model(
         for tower, wrapper in towers.items():
             graphs[tower], reaches[tower] = _write_tower(tower, wrapper, opset, folder, gate, step)
             if int8:
-                step(f"export and check the {tower} tower in int8")
-                graphs[tower]["int8"], quantized[tower] = _write_int8(tower, folder, gate)
+                graphs[tower]["int8"], quantized[tower] = _write_int8(tower, folder, gate, step)
         step("look at the graphs as CoreML would")
         placements = report.lint_all(
             {
@@ -220,10 +219,17 @@ def _write_tower(
     return records, reaches
 
 
-def _write_int8(tower: Tower, folder: Path, gate: Gate) -> tuple[FileRecord, quantize.Quantized]:
+def _write_int8(
+    tower: Tower, folder: Path, gate: Gate, step: Step
+) -> tuple[FileRecord, quantize.Quantized]:
+    step(f"quantize and check the {tower} tower in int8")
     path = folder / f"{tower}.int8.onnx"
     found = quantize.quantize_tower(
-        folder / f"{tower}.fp32.onnx", gate.feeds[tower], gate.vectors[tower], tower
+        folder / f"{tower}.fp32.onnx",
+        gate.feeds[tower],
+        gate.vectors[tower],
+        tower,
+        searching=lambda: step(f"try each layer of the {tower} tower in int8"),
     )
     record = write(path, found.model.SerializeToString(deterministic=True))
     gate.check_graph(tower, "int8", path)

@@ -53,14 +53,15 @@ class Quantized:
     Attributes:
         model: the graph.
         layers: how many linear layers could be quantized.
-        kept: those that were left in float32, by the names of their nodes, the worst first.
+        kept: those that were left in float32, by the names of their nodes, the worst first, each
+            with the lowest cosine when it alone is quantized.
         cosine: the lowest to open_clip's vectors, on the samples.
         cosine_of_all: the same with every layer quantized.
     """
 
     model: onnx.ModelProto
     layers: int
-    kept: tuple[str, ...]
+    kept: Mapping[str, float]
     cosine: float
     cosine_of_all: float
 
@@ -68,13 +69,20 @@ class Quantized:
         """What the certificate says of it."""
         return {
             "layers": self.layers,
-            "kept_in_float32": list(self.kept),
+            "kept_in_float32": dict(self.kept),
             "lowest_cosine": self.cosine,
             "lowest_cosine_with_all": self.cosine_of_all,
         }
 
 
-def quantize_tower(graph: Path, feeds: Feeds, vectors: Vectors, tower: Tower) -> Quantized:
+def quantize_tower(
+    graph: Path,
+    feeds: Feeds,
+    vectors: Vectors,
+    tower: Tower,
+    *,
+    searching: Callable[[], None] = lambda: None,
+) -> Quantized:
     """Quantize a float32 file, keeping as many layers as the samples ask for.
 
     Where not every layer can be quantized, each is tried alone, and those that hurt most are kept.
@@ -84,6 +92,7 @@ def quantize_tower(graph: Path, feeds: Feeds, vectors: Vectors, tower: Tower) ->
         feeds: its inputs by name.
         vectors: open_clip's unit vectors of these, shape (n, dim).
         tower: as it is called in an error.
+        searching: called before the layers are tried one by one, which takes minutes.
 
     Raises:
         ExportRefused: too little of the tower would be left to quantize.
@@ -96,8 +105,9 @@ def quantize_tower(graph: Path, feeds: Feeds, vectors: Vectors, tower: Tower) ->
         return _lowest_cosine(quantized(original, chosen), feeds, vectors)
 
     cosine_of_all = cosine(layers)
-    kept: tuple[str, ...] = ()
+    kept: dict[str, float] = {}
     if not cosine_of_all >= _AIM:
+        searching()
         kept = _sensitive(layers, cosine)
         _check_share(original, set(layers) - set(kept), tower, f" beside {', '.join(kept)}")
     model = quantized(original, set(layers) - set(kept))
@@ -177,15 +187,15 @@ def _rounding(value: str) -> list[onnx.NodeProto]:
     """Rows divided by their largest absolute value, and rounded."""
     largest, shares = f"{value}_largest", f"{value}_shares"
     steps = [
-        ("Abs", [value], f"{value}_absolute", {}),
-        ("ReduceMax", [f"{value}_absolute", "int8_axis"], f"{largest}_or_0", {"keepdims": 1}),
-        ("Max", [f"{largest}_or_0", "int8_least"], largest, {}),
-        ("Div", [value, largest], shares, {}),
-        ("QuantizeLinear", [shares, "int8_step", "int8_zero"], f"{value}_int8", {}),
+        ("Abs", [value], f"{value}_absolute"),
+        ("ReduceMax", [f"{value}_absolute", "int8_axis"], f"{largest}_or_0"),
+        ("Max", [f"{largest}_or_0", "int8_least"], largest),
+        ("Div", [value, largest], shares),
+        ("QuantizeLinear", [shares, "int8_step", "int8_zero"], f"{value}_int8"),
     ]
     return [
-        helper.make_node(kind, inputs, [output], name=f"{output}_{kind}", **options)
-        for kind, inputs, output, options in steps
+        helper.make_node(kind, inputs, [output], name=f"{output}_{kind}")
+        for kind, inputs, output in steps
     ]
 
 
@@ -248,14 +258,14 @@ def _check_share(
 
 def _sensitive(
     layers: Sequence[str], cosine: Callable[[Collection[str]], float]
-) -> tuple[str, ...]:
+) -> dict[str, float]:
     """The fewest layers to keep so that the aim is reached, of those that hurt most alone."""
     alone = {layer: cosine([layer]) for layer in layers}
-    worst_first = sorted(layers, key=lambda layer: alone[layer])
+    worst_first = sorted(layers, key=alone.__getitem__)
     fewest = bisect.bisect_left(
         range(len(layers)), True, key=lambda kept: cosine(worst_first[kept:]) >= _AIM
     )
-    return tuple(worst_first[:fewest])
+    return {layer: alone[layer] for layer in worst_first[:fewest]}
 
 
 def _lowest_cosine(model: onnx.ModelProto, feeds: Feeds, vectors: Vectors) -> float:

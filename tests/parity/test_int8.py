@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from warmclip.indexing.qdrant import open_store
 from warmclip.inference import verdict
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.golden import TOLERANCES
-from warmclip.inference.session import OnnxSession, find_provider
 from warmclip_export import drawing, quantize
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve
@@ -170,8 +170,8 @@ def test_broken_quantization_leaves_no_bundle(
     """A file that is not what was measured is stopped by the gate, with figure and threshold."""
     honest = quantize.quantize_tower
 
-    def spoilt(*arguments: object) -> quantize.Quantized:
-        found = honest(*arguments)  # type: ignore[arg-type]
+    def spoilt(*arguments: Any, **options: Any) -> quantize.Quantized:
+        found = honest(*arguments, **options)
         steps = next(t for t in found.model.graph.initializer if t.name.endswith("_steps"))
         steps.raw_data = bytes(len(steps.raw_data))
         return found
@@ -205,18 +205,6 @@ def test_command_takes_it_by_request(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "'int4': fp32 and fp16 are always made" in unknown.stderr
     graphs = ModelBundle.open(out / "tiny-random-2").manifest.graphs
     assert set(graphs["text"]) == {"fp32", "int8"}
-
-
-def test_fp32_graph_is_untouched_by_it(bundle: ModelBundle) -> None:
-    """What every other provider is measured by is the same file as without int8."""
-    committed = ModelBundle.open(DEMO / "bundle")
-    rng = np.random.default_rng(0)
-    pixels = rng.standard_normal((2, 3, 64, 64)).astype(np.float32)
-    features = [
-        OnnxSession(it.graph("image", "fp32"), find_provider("cpu")).run({"pixel_values": pixels})
-        for it in (bundle, committed)
-    ]
-    np.testing.assert_allclose(*features, atol=1e-6)
 
 
 def test_bundle_without_it_says_how_to_make_it() -> None:
