@@ -28,7 +28,7 @@ from warmclip.inference.text import Tokenizer
 from warmclip_export import graph, onnx_file, quantize, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.coreml import report
-from warmclip_export.errors import ExportRefused
+from warmclip_export.errors import ExportRefused, ParityFailed
 from warmclip_export.half import reach
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
@@ -232,7 +232,10 @@ def _write_int8(
         searching=lambda: step(f"try each layer of the {tower} tower in int8"),
     )
     record = write(path, found.model.SerializeToString(deterministic=True))
-    gate.check_graph(tower, "int8", path)
+    try:
+        gate.check_graph(tower, "int8", path)
+    except ParityFailed as exc:
+        raise ParityFailed(f"{exc}. Without --precision int8 the rest makes a bundle") from exc
     return record, found
 
 

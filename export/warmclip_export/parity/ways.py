@@ -55,13 +55,11 @@ def find_ways(bundle: ModelBundle, device: str) -> Ways:
             continue
         wanted = _measured(provider, has) if provider.is_reference else [provider.precision]
         for precision in wanted:
-            stated = find_bounds(provider, precision, device)
             if precision not in has:
                 absent[name] = f"the bundle has no {precision} of both towers, which {name} needs"
-            elif stated is None:
-                absent[f"{precision} on {name}"] = f"no bounds are stated for {precision}"
             else:
-                present.append(Way(provider=provider, precision=precision, bounds=stated))
+                bounds = find_bounds(provider, precision, device)
+                present.append(Way(provider=provider, precision=precision, bounds=bounds))
     return Ways(present=tuple(present), absent=absent)
 
 
