@@ -182,7 +182,7 @@ def test_broken_quantization_leaves_no_bundle(
     monkeypatch.setattr("warmclip_export.exporter.PRECISIONS", ("fp32",))
     recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
 
-    with pytest.raises(ParityFailed, match=r"image int8, batch \d+: .*Without --precision int8"):
+    with pytest.raises(ParityFailed, match=r"text int8, batch \d+: .*Without --precision int8"):
         export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent, int8=True)
 
     assert list((tmp_path / "models").iterdir()) == []
