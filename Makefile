@@ -3,6 +3,7 @@
 PYTHON ?= python3
 MODEL ?= ViT-B-32
 PRETRAINED ?= openai
+PRECISION ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,8 +62,9 @@ format: $(VENV)/installed ## Rewrite the code in the house style
 types: $(VENV)/installed ## mypy --strict over code and tests
 	$(BIN)/mypy
 
-export-model: $(VENV)/installed ## Turn OpenCLIP into a verified bundle: MODEL=ViT-B-32 PRETRAINED=openai
-	$(BIN)/warmclip-export model --model '$(MODEL)' --pretrained '$(PRETRAINED)' $(EXPORT_FLAGS)
+export-model: $(VENV)/installed ## Turn OpenCLIP into a verified bundle: MODEL=ViT-B-32 PRETRAINED=openai, PRECISION=int8 as well
+	$(BIN)/warmclip-export model --model '$(MODEL)' --pretrained '$(PRETRAINED)' \
+	  $(addprefix --precision ,$(PRECISION)) $(EXPORT_FLAGS)
 
 train-demo: $(VENV)/installed ## Train the demo model again, reproducing its figure
 	$(BIN)/python -m warmclip_export.train_demo --out models/demo

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from warmclip.console import Terminal, printable
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
-from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.bundle import ModelBundle, Precision
 from warmclip_export import catalog, drawing, scenes
 from warmclip_export.errors import ExportRefused
 from warmclip_export.probe import NEEDED, Device, Stage, run_probe
@@ -60,6 +60,10 @@ def model(
         str, typer.Option(help="The bundle's folder [MODEL-PRETRAINED].", show_default=False)
     ] = "",
     quick_gelu: QuickGelu = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="int8: make that too, beside fp32 and fp16.", show_default=False),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the bundle of that name.")
     ] = False,
@@ -68,12 +72,13 @@ def model(
     """Export a model, compare every stage with open_clip, and write the bundle."""
     with _command(as_json) as terminal:
         _check_name(name)
+        int8 = "int8" in _precisions(precision or [])
         recipe = _resolve(terminal, model, pretrained, quick_gelu)
-        from warmclip_export.exporter import STEPS, export_model
+        from warmclip_export.exporter import export_model, steps
 
         target = out / (name or recipe.name)
-        with _steps(STEPS, hidden=as_json) as step:
-            exported = export_model(recipe, target, force=force, step=step)
+        with _steps(steps(int8=int8), hidden=as_json) as step:
+            exported = export_model(recipe, target, force=force, step=step, int8=int8)
         for note in exported.notes:
             terminal.note(note)
         manifest = exported.bundle.manifest
@@ -269,6 +274,17 @@ def _certified(bundle: ModelBundle) -> tuple[str, str]:
 def _check_name(name: str) -> None:
     if Path(name).name != name or name.startswith("."):
         raise ExportRefused(f"--name {name!r}: use the plain name of a folder; --out says where")
+
+
+def _precisions(asked: list[str]) -> set[str]:
+    """What ``--precision`` names, which may be a list with commas."""
+    names = {name.strip() for part in asked for name in part.split(",")} - {""}
+    unknown = sorted(names - set(get_args(Precision)))
+    if unknown:
+        raise ExportRefused(
+            f"--precision {unknown[0]!r}: fp32 and fp16 are always made, int8 by request"
+        )
+    return names
 
 
 def _answer(terminal: Terminal, report: dict[str, Any], lines: list[str], where: str) -> None:

@@ -25,10 +25,10 @@ from warmclip.inference.bundle import (
     Weights,
 )
 from warmclip.inference.text import Tokenizer
-from warmclip_export import graph, onnx_file, samples, tokenizer
+from warmclip_export import graph, onnx_file, quantize, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.coreml import report
-from warmclip_export.errors import ExportRefused
+from warmclip_export.errors import ExportRefused, ParityFailed
 from warmclip_export.half import reach
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
@@ -40,8 +40,12 @@ from warmclip_export.writer import check_target, file_sha256, staged, write
 Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-STEPS = 10
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of every bundle; int8 by request
+
+
+def steps(*, int8: bool) -> int:
+    """How many steps ``export_model`` takes at most."""
+    return 6 + 2 * (len(PRECISIONS) + 2 * int8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +57,17 @@ class Exported:
     notes: tuple[str, ...]  # what a person should know of it, though it passed
 
 
-def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) -> Exported:
+def export_model(
+    recipe: ModelRecipe, target: Path, *, force: bool, step: Step, int8: bool = False
+) -> Exported:
     """Make a bundle of a model at ``target``, or leave everything as it was.
+
+    Args:
+        recipe: the model.
+        target: the bundle's folder.
+        force: whether a bundle that is there is replaced.
+        step: called before each step.
+        int8: whether both towers are made in int8 as well.
 
     Raises:
         WeightsUnavailable: the weights of a tag could not be had.
@@ -78,14 +91,18 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
         opset = graph.opset(*towers.values())
         graphs: dict[Tower, dict[Precision, FileRecord]] = {}
         reaches: dict[Tower, tuple[reach.Reach, ...]] = {}
+        quantized: dict[Tower, quantize.Quantized] = {}
         for tower, wrapper in towers.items():
             graphs[tower], reaches[tower] = _write_tower(tower, wrapper, opset, folder, gate, step)
+            if int8:
+                graphs[tower]["int8"], quantized[tower] = _write_int8(tower, folder, gate, step)
         step("look at the graphs as CoreML would")
         placements = report.lint_all(
             {
                 record.file: folder / record.file
                 for of_precision in graphs.values()
-                for record in of_precision.values()
+                for precision, record in of_precision.items()
+                if precision in report.PRECISIONS
             }
         )
         step("write golden vectors, certificate and manifest")
@@ -95,6 +112,7 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
             _json_bytes(
                 _certificate(recipe, gate, folder, graphs)
                 | {"float16": {tower: reach.summary(of) for tower, of in reaches.items()}}
+                | ({"int8": quantize.as_json(quantized)} if int8 else {})
                 | {"coreml": report.as_json(placements)}
             ),
         )
@@ -124,7 +142,7 @@ def export_model(recipe: ModelRecipe, target: Path, *, force: bool, step: Step) 
     return Exported(
         bundle=ModelBundle.open(target),
         findings=tuple(gate.findings),
-        notes=(*reach.notes(reaches), *report.notes(placements)),
+        notes=(*reach.notes(reaches), *quantize.notes(quantized), *report.notes(placements)),
     )
 
 
@@ -199,6 +217,26 @@ def _write_tower(
         if precision == "fp32":
             reaches = reach.measure(path, gate.feeds[tower], parts)
     return records, reaches
+
+
+def _write_int8(
+    tower: Tower, folder: Path, gate: Gate, step: Step
+) -> tuple[FileRecord, quantize.Quantized]:
+    step(f"quantize and check the {tower} tower in int8")
+    path = folder / f"{tower}.int8.onnx"
+    found = quantize.quantize_tower(
+        folder / f"{tower}.fp32.onnx",
+        gate.feeds[tower],
+        gate.vectors[tower],
+        tower,
+        searching=lambda: step(f"try each layer of the {tower} tower in int8"),
+    )
+    record = write(path, found.model.SerializeToString(deterministic=True))
+    try:
+        gate.check_graph(tower, "int8", path)
+    except ParityFailed as exc:
+        raise ParityFailed(f"{exc}. Without --precision int8 the rest makes a bundle") from exc
+    return record, found
 
 
 def _golden(gate: Gate, chosen: samples.Samples, crops: Crop) -> bytes:

@@ -21,7 +21,9 @@ IS_REHEARSAL = bool(os.environ.get("APPLE_REHEARSAL"))
 IS_APPLE_SILICON = sys.platform == "darwin" and platform.machine() == "arm64"
 
 VARIANTS = tuple(
-    name for name, it in PROVIDERS.items() if it.family == ("cpu" if IS_REHEARSAL else "coreml")
+    name
+    for name, it in PROVIDERS.items()
+    if (it.is_reference if IS_REHEARSAL else it.family == "coreml")
 )
 CHOICES = (*(name for name in VARIANTS if PROVIDERS[name].in_auto), AUTO)
 GPU = "cpu" if IS_REHEARSAL else "mps"  # in torch's words

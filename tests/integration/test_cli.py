@@ -66,6 +66,16 @@ def test_provider_that_nobody_knows(gallery: Path, by: str) -> None:
     assert "auto, coreml" in " ".join(done.stderr.split())
 
 
+def test_precision_that_the_bundle_does_not_have(gallery: Path) -> None:
+    """Asked for before anything is read, and answered with the command that makes it."""
+    done = run("index", gallery, WARMCLIP_PROVIDER="cpu-int8")
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2
+    assert "'cpu-int8' cannot serve" in said
+    assert "no image graph in int8; it has: fp16, fp32" in said
+    assert "make export-model PRECISION=int8" in said
+
+
 def test_index_then_search_by_words(gallery: Path) -> None:
     """A picture is among the first three hits for its own description."""
     report = answer("index", gallery)

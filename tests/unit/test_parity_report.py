@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from warmclip.inference.arrays import Vectors, unit_rows
-from warmclip.inference.providers import CPU, Provider
+from warmclip.inference.providers import CPU, PROVIDERS, Provider
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import plots, report
 from warmclip_export.parity.bounds import find_bounds, of_cpu
@@ -66,21 +66,19 @@ def test_certificate_keeps_its_fields() -> None:
 
 
 def test_bounds_are_strictest_between_cpu_and_cpu() -> None:
-    """What was measured is strict, what was only read about is not; int8 has no bounds yet."""
+    """What was measured is strict, what was only read about is not; int8 is the same everywhere."""
     strict = find_bounds(CPU, "fp32", "cpu")
     other = Provider(name="other", execution_provider="OtherExecutionProvider")
     elsewhere = find_bounds(other, "fp32", "cpu")
     against_mps = find_bounds(CPU, "fp32", "mps")
 
-    assert strict is not None
-    assert elsewhere is not None
-    assert against_mps is not None
     assert strict == of_cpu("fp32")
     assert (strict.difference, strict.cosine, strict.runs) == (1e-5, 0.99999, 0.0)
     assert strict.difference < elsewhere.difference == against_mps.difference
     assert against_mps.runs == 0  # our own runs on the CPU do not depend on torch's device
     assert of_cpu("fp16").cosine == 0.999
-    assert find_bounds(CPU, "int8", "cpu") is None
+    int8 = PROVIDERS["cpu-int8"]
+    assert find_bounds(int8, "int8", "cpu") == find_bounds(int8, "int8", "mps") == of_cpu("int8")
 
 
 def test_same_vectors_find_the_same() -> None:

@@ -67,3 +67,11 @@ def test_neural_engine_gets_no_fp32() -> None:
     for provider in PROVIDERS.values():
         units = provider.options.get("MLComputeUnits")
         assert provider.precision != "fp32" or units in (None, "CPUAndGPU")
+
+
+def test_cpu_means_float32_alone() -> None:
+    """int8 is another provider: the name `cpu` never stands for it, and "auto" never takes it."""
+    assert [it.name for it in find_candidates("cpu", CPU_ONLY, "1.32.0").here] == ["cpu"]
+    assert [it.name for it in find_candidates("cpu-int8", CPU_ONLY, "1.32.0").here] == ["cpu-int8"]
+    assert PROVIDERS["cpu-int8"].precision == "int8"
+    assert not PROVIDERS["cpu-int8"].is_reference

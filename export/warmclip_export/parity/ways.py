@@ -1,6 +1,6 @@
 """The ways in which a bundle can be computed on this machine: providers and precisions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from warmclip.errors import ProviderUnavailable
@@ -36,7 +36,7 @@ class Ways:
 
 
 def find_ways(bundle: ModelBundle, device: str) -> Ways:
-    """Every provider of this onnxruntime with its precision; the CPU with all of the bundle's.
+    """Every provider of this onnxruntime with its precision; the CPU with all that it alone has.
 
     Args:
         bundle: whose precisions count.
@@ -53,13 +53,21 @@ def find_ways(bundle: ModelBundle, device: str) -> Ways:
         except ProviderUnavailable as exc:
             absent[name] = str(exc)
             continue
-        wanted = has if provider.is_reference else [provider.precision]
+        wanted = _measured(provider, has) if provider.is_reference else [provider.precision]
         for precision in wanted:
-            stated = find_bounds(provider, precision, device)
             if precision not in has:
                 absent[name] = f"the bundle has no {precision} of both towers, which {name} needs"
-            elif stated is None:
-                absent[f"{precision} on {name}"] = f"no bounds are stated for {precision}"
             else:
-                present.append(Way(provider=provider, precision=precision, bounds=stated))
+                bounds = find_bounds(provider, precision, device)
+                present.append(Way(provider=provider, precision=precision, bounds=bounds))
     return Ways(present=tuple(present), absent=absent)
+
+
+def _measured(reference: Provider, has: Sequence[Precision]) -> list[Precision]:
+    """What of the bundle runs on the reference: its own, and what no entry beside it serves."""
+    beside = {
+        provider.precision
+        for provider in PROVIDERS.values()
+        if provider.execution_provider == reference.execution_provider
+    }
+    return [it for it in has if it == reference.precision or it not in beside]

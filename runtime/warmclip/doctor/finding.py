@@ -7,7 +7,7 @@ from typing import Any
 from warmclip.doctor.cell import Cell
 from warmclip.doctor.matrix import PLAIN, Row, Variant
 from warmclip.doctor.processes import Kind
-from warmclip.inference.providers import PROVIDERS
+from warmclip.inference.providers import asked_for
 
 _MOST_REASONS = 2
 _OURS: tuple[Kind, ...] = ("exec", "horse")
@@ -103,12 +103,8 @@ def _of_ours(rows: Sequence[Row], working: Sequence[Row], choice: str) -> str:
 
 
 def _sessions(rows: Sequence[Row], choice: str) -> list[Row]:
-    return [row for row in rows if row.provider and choice in _names(row.provider)]
-
-
-def _names(provider: str) -> tuple[str, ...]:
-    """By which a choice may mean it."""
-    return "auto", provider, PROVIDERS[provider].family
+    meant = {provider.name for provider in asked_for(choice)}
+    return [row for row in rows if row.provider in meant]
 
 
 def _works(row: Row) -> bool:

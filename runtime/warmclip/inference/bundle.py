@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 
 Tower = Literal["image", "text"]
 Precision = Literal["fp32", "fp16", "int8"]
+BY_REQUEST: tuple[Precision, ...] = ("int8",)  # what an export leaves out unless it is asked for
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # A plain name: nothing in a manifest leads out of its folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -203,11 +204,22 @@ class ModelBundle:
         Raises:
             BundleError: the bundle has no such precision.
         """
+        lack = self.lacks(tower, precision)
+        if lack is not None:
+            raise BundleError(lack)
+        return self.manifest.graphs[tower][precision]
+
+    def lacks(self, tower: Tower, precision: Precision) -> str | None:
+        """Why there is no such graph, and how to get one; None if there is."""
         of_tower = self.manifest.graphs.get(tower, {})
-        if precision not in of_tower:
-            has = ", ".join(sorted(of_tower)) or "none"
-            raise BundleError(f"{self.folder} has no {tower} graph in {precision}; it has: {has}")
-        return of_tower[precision]
+        if precision in of_tower:
+            return None
+        has = ", ".join(sorted(of_tower)) or "none"
+        lack = f"{self.folder} has no {tower} graph in {precision}; it has: {has}"
+        if precision not in BY_REQUEST:
+            return lack
+        make = f"make export-model PRECISION={precision} EXPORT_FLAGS=--force"
+        return f"{lack}. To have one, export again with `{make}`: collections stay as they are"
 
     def tokenizer(self) -> Path:
         """The verified ``tokenizer.json``."""

@@ -20,7 +20,7 @@ AUTO = "auto"
 class Provider:
     """How one execution provider is asked for, and what it needs."""
 
-    name: str  # "family" or "family-variant": the family's name asks for any of its variants
+    name: str  # "family" or "family-variant"
     execution_provider: str  # onnxruntime's name for it
     precision: "Precision" = "fp32"
     options: dict[str, str] = field(default_factory=dict)
@@ -94,10 +94,12 @@ _OPENVINO = Provider(
 )
 
 CPU = Provider(name="cpu", execution_provider="CPUExecutionProvider", is_reference=True)
+# Only by its own name: its vectors are a little off, and few bundles have its graphs.
+_CPU_INT8 = replace(CPU, name="cpu-int8", precision="int8", is_reference=False, in_auto=False)
 
 PROVIDERS = {
     provider.name: provider
-    for provider in (_COREML_FP16, _COREML_ANE, _COREML_FP32, _OPENVINO, CPU)
+    for provider in (_COREML_FP16, _COREML_ANE, _COREML_FP32, _OPENVINO, CPU, _CPU_INT8)
 }
 
 
@@ -113,6 +115,24 @@ def check_choice(choice: str) -> str:
             f"provider {choice!r} (--provider, WARMCLIP_PROVIDER): use one of {', '.join(names)}"
         )
     return choice
+
+
+def asked_for(choice: str) -> tuple[Provider, ...]:
+    """The providers that a choice means: the one of that name, else the family's, or "auto"'s.
+
+    So "coreml" stands for its three variants, and "cpu" never for "cpu-int8".
+
+    Raises:
+        SettingsError: there is no such choice.
+    """
+    check_choice(choice)
+    if choice in PROVIDERS:
+        return (PROVIDERS[choice],)
+    return tuple(
+        provider
+        for provider in PROVIDERS.values()
+        if (provider.in_auto if choice == AUTO else provider.family == choice)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,16 +155,13 @@ def find_candidates(choice: str, available: Sequence[str], onnxruntime_version: 
         SettingsError: there is no provider of that name.
         ProviderUnavailable: none of them is there; it says what is.
     """
-    check_choice(choice)
     here, absent = [], {}
-    for provider in PROVIDERS.values():
-        asked = provider.in_auto if choice == AUTO else choice in (provider.name, provider.family)
-        if asked:
-            refusal = _refusal(provider, available, onnxruntime_version)
-            if refusal is None:
-                here.append(provider)
-            else:
-                absent[provider.name] = refusal
+    for provider in asked_for(choice):
+        refusal = _refusal(provider, available, onnxruntime_version)
+        if refusal is None:
+            here.append(provider)
+        else:
+            absent[provider.name] = refusal
     if not here:
         raise ProviderUnavailable(next(iter(absent.values())))
     return Candidates(here=tuple(here), absent=absent)

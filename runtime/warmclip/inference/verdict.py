@@ -48,7 +48,8 @@ class Verdict:
         chosen: tower -> the provider's name.
         why: tower -> one sentence.
         trials: one for each tower and each provider that was tried.
-        passed_over: provider -> why it was not tried: not in this onnxruntime, or in quarantine.
+        passed_over: provider -> why it was not tried: not in this onnxruntime, without a graph
+            in this bundle, or in quarantine.
     """
 
     asked: str
@@ -88,10 +89,11 @@ def decide(
 
     Raises:
         SettingsError: there is no such choice.
-        ProviderUnavailable: what was asked for is not there, is in quarantine, or failed.
+        ProviderUnavailable: what was asked for is not there, has no graph in this bundle, is in
+            quarantine, or failed.
         BundleError: not even the CPU reproduces the golden vectors.
     """
-    field = _Field.of(choice, home)
+    field = _Field.of(bundle, choice, home)
     if not field.needs_trial and not try_all:
         return field.without_trial()
     own_folder(home, private=False)
@@ -124,7 +126,7 @@ def read(bundle: ModelBundle, choice: str, *, home: Path, threads: int = 0) -> V
     Raises:
         SettingsError, ProviderUnavailable, BundleError: as ``decide``.
     """
-    field = _Field.of(choice, home)
+    field = _Field.of(bundle, choice, home)
     trials = _Trials(bundle, home / _FOLDER, threads)
     found = [trials.read(provider, tower) for provider in field.eligible for tower in TOWERS]
     known = [trial for trial in found if trial is not None]
@@ -156,16 +158,16 @@ class _Field:
     passed_over: dict[str, str]
 
     @classmethod
-    def of(cls, choice: str, home: Path) -> "_Field":
+    def of(cls, bundle: ModelBundle, choice: str, home: Path) -> "_Field":
         found = candidates(choice)
         eligible, passed_over = [], dict(found.absent)
         quarantine = Quarantine(home)
         for provider in found.here:
-            record = None if provider.is_reference else quarantine.find(provider.name)
-            if record is None:
+            why = None if provider.is_reference else _obstacle(provider, bundle, quarantine)
+            if why is None:
                 eligible.append(provider)
             else:
-                passed_over[provider.name] = _quarantined(provider, record)
+                passed_over[provider.name] = why
         if not eligible:
             raise ProviderUnavailable(
                 "; ".join(passed_over[provider.name] for provider in found.here)
@@ -285,8 +287,14 @@ class _Trials:
         return self._folder / f"{provider.name}@{tower}@{digest[:24]}.json"
 
 
-def _quarantined(provider: Provider, record: Quarantined) -> str:
-    return (
-        f"provider {provider.name!r} is in quarantine until {record.until}: {record.reason}; "
-        f"to try it again now: warmclip doctor --retry-provider {provider.name}"
-    )
+def _obstacle(provider: Provider, bundle: ModelBundle, quarantine: Quarantine) -> str | None:
+    """Why a provider is not even tried."""
+    record = quarantine.find(provider.name)
+    if record is not None:
+        return (
+            f"provider {provider.name!r} is in quarantine until {record.until}: {record.reason}; "
+            f"to try it again now: warmclip doctor --retry-provider {provider.name}"
+        )
+    lacks = (bundle.lacks(tower, provider.precision) for tower in TOWERS)
+    lack = next((lack for lack in lacks if lack is not None), None)
+    return None if lack is None else f"provider {provider.name!r} cannot serve: {lack}"
