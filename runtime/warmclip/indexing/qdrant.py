@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from warmclip.errors import SpaceMismatch, StoreError
+from warmclip.errors import NotStored, SpaceMismatch, StoreError
 from warmclip.indexing.payload import from_json, to_json
 from warmclip.indexing.store import Hit, Point, Space
 from warmclip.indexing.transport import EmbeddedTransport, ServerTransport, Transport
@@ -354,7 +354,7 @@ def _any_sha256(digests: list[str]) -> models.Filter:
 
 
 def _no_collection(name: str) -> StoreError:
-    return StoreError(f"there is no collection {name!r} yet; run `warmclip index` first")
+    return NotStored(f"there is no collection {name!r} yet; run `warmclip index` first")
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
