@@ -21,7 +21,7 @@ from running import (
     start_worker,
     wait_for_worker,
 )
-from serving import SESSIONS, draw, running_server
+from serving import SESSIONS, Served, draw, running_server
 from standins.redis_server import redis_server
 from warmclip.indexing.report import IndexReport
 from warmclip.settings import Settings
