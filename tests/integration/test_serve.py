@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_search_by_a_picture_that_is_sent(served: Served, pictures: Path) -> Non
     assert len(hits) == 3
     assert hits[0]["path"] == str(path)
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_many_search_at_once(served: Served) -> None:
+    """Fifty searches wait for one worker, and all are answered; readiness does not wait."""
+    with ThreadPoolExecutor(51) as pool:
+        found = [
+            pool.submit(served.client.get, "/api/v1/search", params={"q": f"{number} stars"})
+            for number in range(50)
+        ]
+        assert pool.submit(served.client.get, "/readyz").result().status_code == 200
+        assert {each.result().status_code for each in found} == {200}
 
 
 def test_similar_to_a_stored_picture(served: Served) -> None:

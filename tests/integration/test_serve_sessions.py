@@ -28,7 +28,9 @@ from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.client import call
 from warmclip.work.queues import open_queue
-from warmclip.work.sessions.ledger import Ledger, Outcome
+from warmclip.work.sessions.findings import Findings
+from warmclip.work.sessions.ledger import Ledger
+from warmclip.work.sessions.outcomes import Outcome, Outcomes
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -71,7 +73,7 @@ def is_beyond(served: Served, session: str, done: int) -> bool:
 
 def test_worker_is_killed_on_the_way(place: Place, connection: Redis) -> None:
     """Two workers are killed with their horses; the session's outcome is as if none had been."""
-    draw(place.folder, 500)
+    draw(place.folder, 320)
     log = place.folder.parent / "worker.log"
     with running_server(place.environment) as served:
         session = served.begin(place.folder)
@@ -89,8 +91,8 @@ def test_worker_is_killed_on_the_way(place: Place, connection: Redis) -> None:
             assert served.get(session)["state"] == "running"
         with running_worker(place.settings, place.environment):
             ended = served.wait(session)
-        assert (ended["images"], ended["done"], ended["skipped"]) == (500, 500, 0)
-        assert ended["indexed"] + ended["unchanged"] == 500
+        assert (ended["images"], ended["done"], ended["skipped"]) == (320, 320, 0)
+        assert ended["indexed"] + ended["unchanged"] == 320
         assert ended["failures"] == []
 
 
@@ -224,10 +226,10 @@ def test_empty_folder(place: Place) -> None:
 def test_server_dies_before_pictures_were_found(place: Place, connection: Redis) -> None:
     """The next one finds them: what the first had found so far does not count twice."""
     draw(place.folder, 100)
-    ledger = Ledger(connection)
-    session, _ = ledger.open(str(place.folder), "images")
-    assert ledger.lease(session.id, "of a server that was killed")
-    ledger.note_found(session.id, "attempt", 0, [str(place.folder / "00000.png")])
+    session, _ = Ledger(connection).open(str(place.folder), "images")
+    findings = Findings(connection)
+    assert findings.lease(session.id, "of a server that was killed")
+    findings.note_found(session.id, "attempt", 0, [str(place.folder / "00000.png")])
     where = f"{SESSIONS}/{session.id}"
     with (
         running_server(place.environment) as served,
@@ -240,7 +242,7 @@ def test_server_dies_before_pictures_were_found(place: Place, connection: Redis)
 @pytest.mark.usefixtures("connection")
 def test_server_is_killed_again_and_again(place: Place) -> None:
     """Whenever it dies, every picture is found, queued and counted exactly once."""
-    draw(place.folder, 1000)
+    draw(place.folder, 400)
     with running_worker(place.settings, place.environment):
         session = ""
         for _ in range(4):
@@ -251,8 +253,8 @@ def test_server_is_killed_again_and_again(place: Place) -> None:
         with running_server(place.environment) as served:
             assert served.begin(place.folder) == session
             ended = served.wait(session)
-    assert (ended["images"], ended["done"], ended["skipped"]) == (1000, 1000, 0)
-    assert ended["indexed"] == 1000
+    assert (ended["images"], ended["done"], ended["skipped"]) == (400, 400, 0)
+    assert ended["indexed"] == 400
 
 
 def test_folder_vanishes_before_it_was_searched(place: Place, connection: Redis) -> None:
@@ -328,37 +330,37 @@ def test_redis_is_restarted(place: Place, tmp_path: Path) -> None:
 
 def test_outcome_that_is_told_twice(connection: Redis) -> None:
     """Two foremen that read the same job's report enter it once."""
-    ledger = Ledger(connection)
-    session, _ = ledger.open("/pictures", "images")
-    ledger.note_found(session.id, "attempt", 0, ["/pictures/a.png", "/pictures/b.png"])
-    ledger.note_all_found(
+    session, _ = Ledger(connection).open("/pictures", "images")
+    findings, outcomes = Findings(connection), Outcomes(connection)
+    findings.note_found(session.id, "attempt", 0, ["/pictures/a.png", "/pictures/b.png"])
+    findings.note_all_found(
         session.id, "attempt", chunks=1, images=2, ignored=0, unreadable=[("/pictures/x", "no")]
     )
     report = IndexReport(collection="images", indexed=1, skipped={"/pictures/b.png": "is empty"})
     outcome = Outcome(number=0, report=report, waited_s=1.0)
     threads = [
-        threading.Thread(target=ledger.enter, args=(session.id, [outcome])) for _ in range(8)
+        threading.Thread(target=outcomes.enter, args=(session.id, [outcome])) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seen = ledger.get(session.id)
+    seen = outcomes.get(session.id)
     assert seen is not None
     assert (seen.indexed, seen.skipped, seen.done) == (1, 1, 2)
-    assert ledger.skipped(session.id, 0, 10) == [("/pictures/b.png", "is empty")]
-    assert ledger.unreadable_folders(session.id, 0, 10) == [("/pictures/x", "no")]
+    assert outcomes.skipped(session.id, 0, 10) == [("/pictures/b.png", "is empty")]
+    assert outcomes.unreadable_folders(session.id, 0, 10) == [("/pictures/x", "no")]
 
 
 def test_two_finders(connection: Redis) -> None:
     """The pictures of the first that has found all count, and the other's do not."""
-    ledger = Ledger(connection)
-    session, _ = ledger.open("/pictures", "images")
+    session, _ = Ledger(connection).open("/pictures", "images")
+    findings = Findings(connection)
     for attempt, names in (("slow", ["/pictures/a.png"]), ("fast", ["/pictures/b.png"])):
-        ledger.note_found(session.id, attempt, 0, names)
+        findings.note_found(session.id, attempt, 0, names)
     for attempt in ("fast", "slow", "fast"):
-        ledger.note_all_found(session.id, attempt, chunks=1, images=1, ignored=0, unreadable=[])
-    assert ledger.chunks(session.id, [0]) == {0: ("/pictures/b.png",)}
+        findings.note_all_found(session.id, attempt, chunks=1, images=1, ignored=0, unreadable=[])
+    assert findings.chunks(session.id, [0]) == {0: ("/pictures/b.png",)}
     assert not list(connection.scan_iter("*:found:*"))
 
 

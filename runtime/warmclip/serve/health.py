@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from warmclip.doctor.services import ask_qdrant
 from warmclip.errors import WarmclipError
-from warmclip.serve.problems import Problem, shown
+from warmclip.serve.problems import RESPONSES, Problem, shown
 from warmclip.serve.services import Services
 from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
@@ -100,7 +100,7 @@ class Health:
 
 def router(services: Services) -> APIRouter:
     """The routes of health."""
-    routes = APIRouter(tags=["operation"])
+    routes = APIRouter(tags=["operation"], responses=RESPONSES)
     health = Health(services)
 
     @routes.get(
@@ -114,7 +114,7 @@ def router(services: Services) -> APIRouter:
             return JSONResponse(seen.model_dump(), status_code=503)  # type: ignore[return-value]  # as FastAPI takes it
         return seen
 
-    @routes.get("/readyz", responses={503: {"description": "Redis does not answer."}})
+    @routes.get("/readyz")
     def readyz() -> Mapping[str, bool]:
         """Whether requests can be taken: Redis answers. Needs no token."""
         services.ledger.ping()

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmclip.inference.quarantine import Quarantine
+from warmclip.serve.problems import RESPONSES
 from warmclip.serve.services import Services
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -108,7 +109,7 @@ class Books(Collector):
 
 def router(services: Services, registry: CollectorRegistry) -> APIRouter:
     """The route of figures."""
-    routes = APIRouter(tags=["operation"])
+    routes = APIRouter(tags=["operation"], responses=RESPONSES)
     books = CollectorRegistry()
     books.register(Books(services))
 

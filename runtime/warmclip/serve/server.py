@@ -71,7 +71,7 @@ def run_server(
             loop="asyncio",
             http="h11",
             ws="none",
-            lifespan="off",
+            lifespan="on",
             log_config=None,
             access_log=False,  # it would show what people search for
             server_header=False,

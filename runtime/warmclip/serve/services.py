@@ -14,7 +14,10 @@ from warmclip.work.status import QueueStatus
 ANSWER_S = 30.0
 """How long a worker may take for one request."""
 
-_MOST_WAITING = 24  # of the 40 threads that answer requests
+THREADS = 96
+"""That answer requests."""
+
+_MOST_WAITING = 64  # of them, for workers: the others answer what needs none
 
 
 class Workers:

@@ -53,7 +53,13 @@ class Order(BaseModel):
     )
 
     training_directory: Annotated[
-        str, Field(min_length=1, max_length=4096, description="A folder inside the roots.")
+        str,
+        Field(
+            min_length=1,
+            max_length=4096,
+            description="A folder inside the roots: an absolute path.",
+            json_schema_extra={"pattern": "^/"},
+        ),
     ]
     collection: CollectionName | None = None
 

@@ -16,7 +16,8 @@ from warmclip.work.allowlist import AllowedJob
 from warmclip.work.client import index_job, jobs_over, report_of
 from warmclip.work.queues import fetch_jobs, open_queue
 from warmclip.work.sessions.finder import Finder
-from warmclip.work.sessions.ledger import Ledger, Outcome
+from warmclip.work.sessions.findings import Findings
+from warmclip.work.sessions.outcomes import Outcome, Outcomes
 from warmclip.work.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ class Foreman:
     """
 
     def __init__(self, connection: Redis, settings: Settings) -> None:
-        self._ledger = Ledger(connection)
+        self._books = Outcomes(connection)
         self._queue = open_queue(connection)
-        self._finder = Finder(self._ledger, settings)
+        self._finder = Finder(Findings(connection), settings)
         self._moved: dict[str, float] = {}  # session -> when it last came further
         self._stop = threading.Event()
         self._threads = [
@@ -64,7 +65,7 @@ class Foreman:
 
     def look(self) -> None:
         """Do the next step of every session."""
-        for session in self._ledger.open_sessions():
+        for session in self._books.open_sessions():
             try:
                 self.advance(session)
             except RedisError:
@@ -74,17 +75,17 @@ class Foreman:
 
     def settle(self, session: Session) -> None:
         """Let the queue reflect a change of state now, and not only at the next look."""
-        settle(self._queue, self._ledger, session)
+        settle(self._queue, self._books, session)
 
     def advance(self, session: Session) -> None:
         """Do the next step of one session."""
         if session.unsettled or self._is_stalled(session.id):
             self.settle(session)
             self._moved[session.id] = time.monotonic()
-        came_further = self._ledger.queue_next(session.id, _AT_ONCE, self._enqueue)
+        came_further = self._books.queue_next(session.id, _AT_ONCE, self._enqueue)
         if came_further or self._enter(session):
             self._moved[session.id] = time.monotonic()
-        self._ledger.finish(session.id)
+        self._books.finish(session.id)
 
     def _repeat(self, step: Callable[[], None]) -> None:
         while not self._stop.is_set():
@@ -113,13 +114,13 @@ class Foreman:
 
     def _enter(self, session: Session) -> bool:
         """Enter the outcomes of jobs that are over; whether there were any."""
-        pending = self._ledger.pending(session.id, _AT_ONCE)
+        pending = self._books.pending(session.id, _AT_ONCE)
         numbers = {job_of(session.id, n): n for n in pending if n < session.queued}
         over = jobs_over(self._queue, list(numbers))
         if not over:
             return False
         jobs = fetch_jobs(self._queue.connection, over)
-        paths = self._ledger.chunks(session.id, (numbers[id_] for id_ in over))
+        paths = self._books.chunks(session.id, (numbers[id_] for id_ in over))
         outcomes = [
             Outcome(
                 number=numbers[id_],
@@ -128,7 +129,7 @@ class Foreman:
             )
             for id_ in over
         ]
-        self._ledger.enter(session.id, outcomes)
+        self._books.enter(session.id, outcomes)
         return True
 
 
@@ -137,18 +138,18 @@ def job_of(session: str, number: int) -> str:
     return f"session-{session}-{number}"
 
 
-def settle(queue: Queue, ledger: Ledger, session: Session) -> None:
+def settle(queue: Queue, books: Outcomes, session: Session) -> None:
     """Let the queue hold a session's jobs if it runs, and none that waits if it does not."""
-    numbers = ledger.pending(session.id, session.chunks or 1)
+    numbers = books.pending(session.id, session.chunks or 1)
     ids = {job_of(session.id, n): n for n in numbers if n < session.queued or session.is_over}
     if session.state == "running":
         _list_again(queue, list(ids))
     elif session.state in ("paused", "cancelled"):
         _take_back(queue, list(ids))
         if session.state == "cancelled":
-            _delete(queue, ledger, session.id, ids)
+            _delete(queue, books, session.id, ids)
     if session.unsettled:
-        ledger.note_settled(session.id, session.unsettled)
+        books.note_settled(session.id, session.unsettled)
 
 
 def _take_back(queue: Queue, ids: Sequence[str]) -> None:
@@ -159,13 +160,13 @@ def _take_back(queue: Queue, ids: Sequence[str]) -> None:
             pipe.execute()
 
 
-def _delete(queue: Queue, ledger: Ledger, session: str, ids: Mapping[str, int]) -> None:
+def _delete(queue: Queue, books: Outcomes, session: str, ids: Mapping[str, int]) -> None:
     """Forget the jobs that nobody has begun with, and will not."""
     doomed = _unlisted(queue, list(ids))
     for start in range(0, len(doomed), _AT_ONCE):
         some = doomed[start : start + _AT_ONCE]
         queue.connection.delete(*map(AllowedJob.key_for, some))
-        ledger.give_up(session, [ids[id_] for id_ in some])
+        books.give_up(session, [ids[id_] for id_ in some])
 
 
 def _list_again(queue: Queue, ids: Sequence[str]) -> None:
