@@ -152,6 +152,22 @@ def test_refused_start(
     assert TOKEN not in done.stderr
 
 
+def test_extra_is_not_installed(environment: dict[str, str], tmp_path: Path) -> None:
+    """The message is the command that installs it."""
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('no', name='uvicorn')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*SERVE, "--port=0"],
+        env=os.environ | environment | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "pip install 'warmclip[serve]'" in " ".join(done.stderr.split())
+
+
 def test_port_that_is_taken(served: Served, environment: dict[str, str]) -> None:
     """It is bad usage, and the message names the port."""
     port = served.client.base_url.port
@@ -255,7 +271,9 @@ def test_body_that_is_no_json(served: Served, body: bytes) -> None:
 def test_nothing_there(served: Served) -> None:
     """Other paths and methods are problems as well."""
     assert "/openapi.json" in problem(served.client.get("/nowhere"), 404)
-    problem(served.client.delete(SESSIONS), 405)
+    answer = served.client.delete(SESSIONS)
+    problem(answer, 405)
+    assert answer.headers["Allow"] == "GET, POST"
     problem(served.client.get(f"{SESSIONS}/{'0' * 32}"), 404)
     for turn in ("pause", "resume", "cancel", "retry"):
         problem(served.client.post(f"{SESSIONS}/{'0' * 32}/{turn}"), 404)

@@ -31,5 +31,7 @@ def serve(
         try:
             from warmclip.serve.server import run_server
         except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("warmclip"):
+                raise
             raise SettingsError(f"{exc.name} is missing: pip install 'warmclip[serve]'") from exc
         run_server(settings, host=host, port=port, token_file=token_file, hosts=allow_host or ())

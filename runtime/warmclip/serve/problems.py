@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -141,6 +142,16 @@ def of_error(exc: WarmclipError) -> ProblemResponse:
     return ProblemResponse(status, str(exc), code=type(exc).__name__)
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What may be asked of a path: the framework only tells of the first route that fits."""
+    return sorted(
+        method.upper()
+        for template, methods in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+        for method in methods
+    )
+
+
 Handler: TypeAlias = Callable[[Request, Any], Awaitable[ProblemResponse]]
 
 
@@ -158,7 +169,10 @@ def install(app: FastAPI, settings: Settings) -> None:
         if detail == HTTPStatus(exc.status_code).phrase:
             detail = f"{request.method} {request.url.path}: nothing here answers that; "
             detail += "/openapi.json tells what there is"
-        return ProblemResponse(exc.status_code, detail, headers=exc.headers)
+        headers = dict(exc.headers or {})
+        if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(app, request.url.path))
+        return ProblemResponse(exc.status_code, detail, headers=headers)
 
     async def of_http(_request: Request, exc: Problem) -> ProblemResponse:
         return ProblemResponse(exc.status, exc.detail, headers=exc.headers)

@@ -221,7 +221,9 @@ def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tup
     return fresh
 
 
-def index_job(id_: str, collection: str, paths: Sequence[str]) -> EnqueueData:
+def index_job(
+    id_: str, collection: str, paths: Sequence[str], *, result_ttl_s: int = _RESULT_TTL_S
+) -> EnqueueData:
     """A job that indexes these files, for ``Queue.enqueue_many``."""
     return Queue.prepare_data(
         job_name("index_images"),
@@ -229,7 +231,7 @@ def index_job(id_: str, collection: str, paths: Sequence[str]) -> EnqueueData:
         job_id=id_,
         description=f"index {len(paths)} images into {collection}",
         timeout=_JOB_TIMEOUT_S,
-        result_ttl=_RESULT_TTL_S,
+        result_ttl=result_ttl_s,
         failure_ttl=_FAILURE_TTL_S,
         retry=Retry(max=2),
     )

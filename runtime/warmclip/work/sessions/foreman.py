@@ -26,6 +26,7 @@ _TICK_S = 0.3
 _AT_ONCE = 128  # chunks that are queued, or looked at, in one step
 _STALLED_S = 20.0  # without an outcome, the queue is compared with the books
 _JOIN_S = 5.0
+_RESULT_TTL_S = 7 * 24 * 3600  # there may be no foreman for a while
 
 
 class Foreman:
@@ -65,7 +66,9 @@ class Foreman:
 
     def look(self) -> None:
         """Do the next step of every session."""
-        for session in self._books.open_sessions():
+        sessions = self._books.open_sessions()
+        self._moved = {each.id: self._moved[each.id] for each in sessions if each.id in self._moved}
+        for session in sessions:
             try:
                 self.advance(session)
             except RedisError:
@@ -107,7 +110,9 @@ class Foreman:
         self, pipe: Pipeline, session: Session, chunks: Mapping[int, Sequence[str]]
     ) -> None:
         datas = (
-            index_job(job_of(session.id, number), session.collection, paths)
+            index_job(
+                job_of(session.id, number), session.collection, paths, result_ttl_s=_RESULT_TTL_S
+            )
             for number, paths in chunks.items()
         )
         self._queue.enqueue_many(datas, pipeline=pipe)
