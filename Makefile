@@ -108,7 +108,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[export,embedded]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[export,embedded,serve]'
 	@touch $@
 
 $(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -name '*.py')
@@ -121,7 +121,7 @@ $(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -n
 $(FLOOR)/installed: pyproject.toml tests/floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[embedded]'
+	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[embedded,serve]'
 	@touch $@
 
 $(PRODUCER)/installed: tests/producer.txt

@@ -11,9 +11,12 @@ WarmclipError
 ├── TextRefused                a text that no tokenizer input can be made of
 ├── StoreError                 the vector store refused or failed
 │   ├── StoreHeld              another process owns the embedded store
+│   ├── NotStored              there is no such collection, or no such picture in it
 │   ├── SpaceMismatch          a collection holds vectors of another model
 │   └── StoreUnreachable       no answer from the store's address
 ├── PruneRefused               a deletion that looks like an unmounted disk
+├── FolderUnreadable           what a training session is to search is no folder
+├── SessionOver                a training session is not in a state for what is asked of it
 ├── JobRefused                 a job outside the allow-list, the roots or the bounds
 ├── JobFailed                  a worker could not do what it was asked for
 ├── HorseDied                  the process that ran a job died, or was killed as it hung
@@ -90,6 +93,10 @@ class StoreHeld(StoreError):
         super().__init__(message)
 
 
+class NotStored(StoreError):
+    """There is no such collection, or no such picture in it."""
+
+
 class SpaceMismatch(StoreError):
     """The collection behind a name holds vectors of another embedding space."""
 
@@ -103,6 +110,14 @@ class StoreUnreachable(StoreError):
 
 class PruneRefused(WarmclipError):
     """A deletion that looks like an unmounted disk rather than like deleted pictures."""
+
+
+class FolderUnreadable(WarmclipError):
+    """What a training session is to search is no folder, or is named by no absolute path."""
+
+
+class SessionOver(WarmclipError):
+    """A training session is not in a state for what is asked of it."""
 
 
 class JobRefused(WarmclipError):

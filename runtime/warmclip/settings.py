@@ -74,6 +74,7 @@ class Settings:
     jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... that jobs may name as well
     hang_s: int = 30  # WARMCLIP_HANG_SECONDS: without a sign of life, a worker's horse is killed
     max_crashes: int = 2  # WARMCLIP_MAX_CRASHES: in a row, before a provider is quarantined
+    token: str | None = field(default=None, repr=False)  # WARMCLIP_TOKEN: of `warmclip serve`
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -112,6 +113,7 @@ class Settings:
             jobs=_functions(env.get("WARMCLIP_JOBS", "")),
             hang_s=_count(env, "WARMCLIP_HANG_SECONDS", default.hang_s, low=5, high=86_400),
             max_crashes=_count(env, "WARMCLIP_MAX_CRASHES", default.max_crashes, high=1000),
+            token=_secret(env, "WARMCLIP_TOKEN"),
             limits=Limits(**limits),
         )
         env.warn_of_strangers()

@@ -24,6 +24,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from serving import running_server
 from standins.redis_server import RedisServer, command_lines, redis_server
 from standins.tls import Authority, make_authority, tls_before
 from warmclip.settings import Settings
@@ -314,3 +315,29 @@ def test_failure_tells_no_password(
     assert "REDIS_URL" in done.stderr + done.stdout
     assert wrong not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_http_api_as_a_producer(
+    server: RedisServer,
+    worker_environment: dict[str, str],
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    """`warmclip serve` needs no more than a producer may, and neither user met a refusal."""
+    environment = worker_environment | {
+        "REDIS_URL": server.url("producer", _PASSWORD),
+        "WARMCLIP_HOME": str(tmp_path / "api"),
+    }
+    with running_server(environment) as served:
+        session = served.begin(pictures)
+        for turn in ("pause", "resume"):
+            assert served.client.post(f"{session}/{turn}").status_code == 200
+        with worker(worker_environment, tmp_path / "worker.log"):
+            assert served.wait(session)["indexed"] == 3
+            assert len(served.get("/api/v1/search?q=red")["hits"]) == 3
+            assert served.get("/healthz")["ok"]
+            assert "warmclip_workers 1.0" in served.client.get("/metrics").text
+        assert served.client.post(f"{session}/retry").status_code == 200
+        assert _PASSWORD not in served.log.read_text()
+        assert _PASSWORD.encode() not in command_lines(served.process.pid)
+    assert server.admin.execute_command("ACL", "LOG") == []  # type: ignore[no-untyped-call]  # redis-py has none

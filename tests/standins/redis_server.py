@@ -31,15 +31,18 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str, password: str | None = None) -> Iterator[RedisServer]:
+def redis_server(
+    folder: Path, *options: str, password: str | None = None, port: int | None = None
+) -> Iterator[RedisServer]:
     """Start one in a folder; it ends with the block.
 
     Args:
         folder: for its log; nothing else is written.
         options: such as "--appendonly", "yes".
         password: of the administrator, if nobody else shall come in without one.
+        port: that of a former one, to be its successor.
     """
-    port = free_port()
+    port = port or free_port()
     log = folder / "redis-server.log"
     command = [find_server(), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *options]
     if password is not None:

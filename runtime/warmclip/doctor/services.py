@@ -41,7 +41,7 @@ def read_services(settings: Settings) -> tuple[Service, ...]:
     checks: dict[str, Callable[[Settings], tuple[State, str]]] = {
         "model": _model,
         "Redis": _redis,
-        "Qdrant": _qdrant if settings.qdrant_url else _embedded,
+        "Qdrant": ask_qdrant if settings.qdrant_url else _embedded,
         "roots": _roots,
     }
     services = [Service(name="home", state="ok", detail=os.fspath(settings.home))]
@@ -106,7 +106,7 @@ def _holder(lock: Path) -> str | None:
     return None
 
 
-def _qdrant(settings: Settings) -> tuple[State, str]:
+def ask_qdrant(settings: Settings) -> tuple[State, str]:
     """Ask a server by hand: its client would load httpx, and look up proxies, in this process."""
     assert settings.qdrant_url is not None  # noqa: S101 - asked only where it is set
     where = without_password(settings.qdrant_url)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from qdrant_client import QdrantClient, models
 
-from warmclip.errors import SpaceMismatch, StoreError
+from warmclip.errors import NotStored, SpaceMismatch, StoreError
 from warmclip.indexing.store import Space
 from warmclip.indexing.transport import Transport
 
@@ -91,18 +91,18 @@ class Aliases:
         """The collection that a name leads to.
 
         Raises:
-            StoreError: to none.
+            NotStored: to none.
         """
         target = self.target(name)
         if target is None:
-            raise StoreError(f"there is no collection {name!r} yet; run `warmclip index` first")
+            raise NotStored(f"there is no collection {name!r} yet; run `warmclip index` first")
         return target
 
     def require_space(self, name: str, space: Space) -> str:
         """The collection that a name leads to, if it holds this space.
 
         Raises:
-            StoreError: the name leads to none.
+            NotStored: the name leads to none.
             SpaceMismatch: it holds another space.
         """
         target = self.require(name)

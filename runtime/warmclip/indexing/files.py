@@ -96,12 +96,29 @@ class _Search:
 
     def _add_existing(self, path: str) -> None:
         if _is_folder(path):
-            self._walk(path)
+            walk = Walk(path)
+            self.files |= dict.fromkeys(walk)
+            self.problems |= walk.problems
+            self.ignored += walk.ignored
         else:
             self.files[path] = None
 
-    def _walk(self, top: str) -> None:
-        folders = [top]
+
+class Walk:
+    """The pictures of one folder, to any depth, as ``find_images`` finds them.
+
+    Attributes:
+        problems: folder -> why it could not be read, as far as the walk has come.
+        ignored: names so far that are hidden, or no pictures by their suffix.
+    """
+
+    def __init__(self, top: str) -> None:
+        self._top = top
+        self.problems: dict[str, str] = {}
+        self.ignored = 0
+
+    def __iter__(self) -> Iterator[str]:
+        folders = [self._top]
         while folders:
             folder = folders.pop()
             try:
@@ -119,7 +136,7 @@ class _Search:
                 elif entry.is_symlink() and _is_folder(entry.path):
                     self.ignored += 1
                 elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                    self.files[entry.path] = None
+                    yield entry.path
                 else:
                     self.ignored += 1
             folders.extend(reversed(deeper))

@@ -21,7 +21,7 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.engine import candidates, onnxruntime_build
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.providers import PROVIDERS, Provider
-from warmclip.inference.quarantine import Quarantine, Quarantined
+from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.trial import Trial
 from warmclip.inference.trial_process import run_trial
 from warmclip.progress import Progress

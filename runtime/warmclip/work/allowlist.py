@@ -28,7 +28,11 @@ def job_name(function: str) -> str:
 
 
 FUNCTIONS = frozenset(
-    job_name(function) for function in ("embed_images", "embed_texts", "index_images", "search")
+    job_name(function)
+    for function in (
+        *("canary", "embed_image", "embed_images", "embed_texts", "index_images", "search"),
+        "thumbnail",
+    )
 )
 
 

@@ -98,6 +98,17 @@ def open_broker(settings: Settings, patience: Patience | None = None) -> Iterato
             raise _unreachable(address, exc) from exc
 
 
+BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError,)
+"""What a connection raises: for those who translate it outside of ``open_broker``."""
+
+
+def as_ours(settings: Settings, exc: Exception) -> QueueUnreachable:
+    """An error of the connection to Redis, as ``open_broker`` would raise it."""
+    if settings.redis_url is None:
+        return _unreachable("its socket in WARMCLIP_HOME", exc)
+    return _unreachable(without_password(settings.redis_url), exc)
+
+
 def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> Redis:
     if url is None:
         return Redis(unix_socket_path=path, socket_timeout=timeout_s, retry=retry)
@@ -122,7 +133,7 @@ def _over_network(url: str) -> dict[str, float | bool]:
     return {"socket_connect_timeout": _CONNECT_TIMEOUT_S, "socket_keepalive": True}
 
 
-def _unreachable(address: str, exc: RedisError) -> QueueUnreachable:
+def _unreachable(address: str, exc: Exception) -> QueueUnreachable:
     if "certificate" in str(exc):
         return QueueUnreachable(
             f"Redis at {address} shows a certificate that is not trusted ({exc}); name the "

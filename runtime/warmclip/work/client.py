@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import Redis
 from rq.job import JobStatus, Retry
-from rq.queue import Queue
+from rq.queue import EnqueueData, Queue
 from rq.results import Result
 
 from warmclip.errors import JobFailed, QueueUnreachable, WarmclipError, revive
@@ -156,11 +156,11 @@ def watch(
     pending = dict(run.chunks)
     done = 0
     while pending:
-        over = _over(queue, list(pending)[:_LOOK_AHEAD])
+        over = jobs_over(queue, list(pending)[:_LOOK_AHEAD])
         jobs = fetch_jobs(connection, over)
         for id_ in over:
             paths = pending.pop(id_)
-            report += _report(run.collection, paths, jobs.get(id_))
+            report += report_of(run.collection, paths, jobs.get(id_))
             done += len(paths)
         if progress is not None:
             progress(done, run.images, "indexing")
@@ -229,23 +229,27 @@ def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tup
     return fresh
 
 
-def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]]) -> None:
-    queue.enqueue_many(
-        Queue.prepare_data(
-            job_name("index_images"),
-            args=(list(paths), collection),
-            job_id=id_,
-            description=f"index {len(paths)} images into {collection}",
-            timeout=_JOB_TIMEOUT_S,
-            result_ttl=_RESULT_TTL_S,
-            failure_ttl=_FAILURE_TTL_S,
-            retry=Retry(max=2),
-        )
-        for id_, paths in chunks.items()
+def index_job(
+    id_: str, collection: str, paths: Sequence[str], *, result_ttl_s: int = _RESULT_TTL_S
+) -> EnqueueData:
+    """A job that indexes these files, for ``Queue.enqueue_many``."""
+    return Queue.prepare_data(
+        job_name("index_images"),
+        args=(list(paths), collection),
+        job_id=id_,
+        description=f"index {len(paths)} images into {collection}",
+        timeout=_JOB_TIMEOUT_S,
+        result_ttl=result_ttl_s,
+        failure_ttl=_FAILURE_TTL_S,
+        retry=Retry(max=2),
     )
 
 
-def _over(queue: Queue, ids: Sequence[str]) -> list[str]:
+def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]]) -> None:
+    queue.enqueue_many(index_job(id_, collection, paths) for id_, paths in chunks.items())
+
+
+def jobs_over(queue: Queue, ids: Sequence[str]) -> list[str]:
     """Those of the jobs that will not run any more."""
     with queue.connection.pipeline(transaction=False) as pipeline:
         for id_ in ids:
@@ -255,7 +259,8 @@ def _over(queue: Queue, ids: Sequence[str]) -> list[str]:
     return [id_ for id_, state in zip(ids, states, strict=True) if state not in waiting]
 
 
-def _report(collection: str, paths: Sequence[str], job: AllowedJob | None) -> IndexReport:
+def report_of(collection: str, paths: Sequence[str], job: AllowedJob | None) -> IndexReport:
+    """What became of a job's pictures; those of one that failed, or is gone, count as skipped."""
     result = job.latest_result() if job is not None else None
     if result is not None and isinstance(result.return_value, dict):
         return IndexReport.from_dict(result.return_value)

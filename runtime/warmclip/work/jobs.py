@@ -9,19 +9,25 @@ Any RQ producer may enqueue them by name::
     queue.enqueue("warmclip.work.jobs.index_images", ["/mnt/photos/a.jpg"], "photos")
 """
 
+import base64
 import os
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused
+from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
 from warmclip.indexing.files import is_inside, read_picture
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Root, Settings, check_collection
 from warmclip.work.horse.warm import Horse, current
 
+if TYPE_CHECKING:
+    from warmclip.indexing.store import Point
+
 _MOST_HITS = 1_000
+_LARGEST_SIDE_PX = 1_024
 
 
 def index_images(paths: list[str], collection: str) -> dict[str, Any]:
@@ -76,40 +82,131 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
     return _space(here) | {"vectors": dict(zip(unique, rows, strict=True))}
 
 
+def embed_image(data: str) -> dict[str, Any]:
+    """Embed one picture that the job carries.
+
+    Args:
+        data: the file's bytes, in base64.
+
+    Returns:
+        ``vector``: a unit vector, a list of ``dim`` numbers; ``width_px``, ``height_px``;
+        ``fingerprint``; ``dim``.
+
+    Raises:
+        JobRefused: it is no base64.
+        ImageUnreadable: it is no picture, or a larger one than the limits allow.
+    """
+    here = current()
+    ((_, result),) = here.encoder.encode_each([(0, _decoded(data))])
+    if isinstance(result, ImageUnreadable):
+        raise ImageUnreadable(f"the picture that was sent {result}")
+    return _space(here) | {
+        "vector": result.vector.tolist(),
+        "width_px": result.width_px,
+        "height_px": result.height_px,
+    }
+
+
 def search(
-    collection: str, *, text: str | None = None, image: str | None = None, limit: int = 10
+    collection: str,
+    *,
+    text: str | None = None,
+    image: str | None = None,
+    data: str | None = None,
+    like: str | None = None,
+    limit: int = 10,
+    offset: int = 0,
 ) -> dict[str, Any]:
-    """Find the pictures nearest to a text, or to the picture in a file.
+    """Find the pictures nearest to a text, a picture, or one that is stored.
+
+    Args:
+        collection: where to look.
+        text: in words.
+        image: a picture's path.
+        data: a picture's bytes, in base64.
+        like: the id of a stored picture, which is not among its own hits.
+        limit: hits at most.
+        offset: hits to leave out before them.
 
     Returns:
         ``hits``: best first, each with score, id and the payload's fields; ``fingerprint``;
         ``dim``.
 
     Raises:
-        JobRefused: not exactly one of text and image, an image outside the roots, or a limit
-            that is no number from 1 to 1000.
+        JobRefused: not exactly one of text, image, data and like; an image outside the roots; or
+            a limit and offset that are not together from 1 to 1000.
         ImageUnreadable: the image.
         TextRefused: the text.
-        StoreError: there is no such collection.
+        NotStored: there is no such collection, or no such picture in it.
+        StoreError: the store failed.
     """
     here = current()
     indexer = here.indexer(check_collection(collection))
-    if type(limit) is not int or not 1 <= limit <= _MOST_HITS:
-        raise JobRefused(f"limit={limit!r}: use a whole number from 1 to {_MOST_HITS}")
-    match text, image:
-        case str(), None:
-            hits = indexer.search(text, limit=limit)
-        case None, str():
+    most = _most(limit, offset)
+    match text, image, data, like:
+        case str(), None, None, None:
+            hits = indexer.search(text, limit=most)
+        case None, str(), None, None:
             check_paths([image], here.settings, here.roots)
+            source = LazyImage(image, partial(_read, image, here))
             try:
-                hits = indexer.search(
-                    image=LazyImage(image, partial(_read, image, here)), limit=limit
-                )
+                hits = indexer.search(image=source, limit=most)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
+        case None, None, str(), None:
+            try:
+                hits = indexer.search(image=_decoded(data), limit=most)
+            except ImagesUnreadable as exc:
+                raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
+        case None, None, None, str():
+            point = _stored(here, collection, like, with_vector=True)
+            nearest = indexer.search(vector=point.vector, limit=most + 1)
+            hits = [hit for hit in nearest if hit.id != point.id][:most]
         case _:
-            raise JobRefused("search for a text or for an image: give exactly one of the two")
-    return _space(here) | {"hits": [hit.to_dict() for hit in hits]}
+            raise JobRefused("search for exactly one of text, image, data and like")
+    return _space(here) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
+
+
+def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
+    """Draw a stored picture small.
+
+    Args:
+        collection: where it is stored.
+        id: of its point.
+        side_px: the longer side at most, from 16 to 1024.
+
+    Returns:
+        ``jpeg``: in base64.
+
+    Raises:
+        JobRefused: another size.
+        NotStored: there is no such collection, or no such picture in it.
+        ImageUnreadable: its file is gone, or outside the roots.
+    """
+    from warmclip.indexing.thumbnail import draw
+
+    here = current()
+    if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
+        raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
+    path = _stored(here, check_collection(collection), id).payload.path
+    # As for a job that names it: the store may be shared with workers that have other roots.
+    check_paths([path], here.settings, here.roots)
+    try:
+        jpeg = draw(_read(path, here), side_px, here.settings.limits)
+    except ImageUnreadable as exc:
+        raise ImageUnreadable(f"{path!r} {exc}") from exc
+    return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
+
+
+def canary() -> dict[str, Any]:
+    """Embed a text that nobody has embedded before, as proof that this worker can.
+
+    Returns:
+        ``providers``: tower -> what it computes on now; ``fingerprint``; ``dim``.
+    """
+    here = current()
+    here.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
+    return _space(here) | {"providers": dict(here.encoder.providers)}
 
 
 def check_items(items: Any, what: str, settings: Settings) -> None:
@@ -170,6 +267,34 @@ def _is_plain(path: str) -> bool:
 def _index(here: Horse, paths: list[str], collection: str) -> dict[str, Any]:
     report = here.indexer(collection).index_files(paths, progress=here.progress)
     return report.to_dict()
+
+
+def _most(limit: Any, offset: Any) -> int:
+    """How many hits are asked for, with those that are left out."""
+    if type(limit) is not int or type(offset) is not int or limit < 1 or offset < 0:
+        raise JobRefused(f"limit={limit!r}, offset={offset!r}: use whole numbers from 1 and 0 on")
+    if limit + offset > _MOST_HITS:
+        raise JobRefused(
+            f"limit={limit!r} and offset={offset!r}: together at most {_MOST_HITS} hits"
+        )
+    return limit + offset
+
+
+def _decoded(data: Any) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (ValueError, TypeError) as exc:
+        raise JobRefused("data must be the bytes of a picture in base64") from exc
+
+
+def _stored(here: Horse, collection: str, id_: Any, *, with_vector: bool = False) -> "Point":
+    try:
+        wanted = str(uuid.UUID(id_))
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise JobRefused(f"{id_!r} is no id of a picture: it is a UUID") from exc
+    for point in here.store.scroll(collection, ids=[wanted], with_vectors=with_vector):
+        return point
+    raise NotStored(f"there is no picture {wanted} in {collection!r}")
 
 
 def _read(path: str, here: Horse) -> bytes:

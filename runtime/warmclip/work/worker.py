@@ -38,6 +38,7 @@ from warmclip.work.intake import Intake
 from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker
 from warmclip.work.presence import AT, HORSE, fields
 from warmclip.work.rescue import Rescue
+from warmclip.work.totals import count
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,8 @@ class WarmWorker(JsonWorker):
         if self._known_horse != self._stable.pid:
             self._known_horse = self._stable.pid
             self.connection.hset(self.key, HORSE, self._known_horse)
+            if self._known_horse:
+                count(self.connection, "horses")
 
     def _stay_known(self) -> None:
         """Every few seconds: heartbeat, registration, and a look after lost jobs."""

@@ -1,0 +1,37 @@
+"""The command serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from warmclip.cli.options import Collection, LogJson, open_terminal, read_settings
+from warmclip.errors import SettingsError
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", help="The address; others than loopback need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", help="A file with the bearer token [WARMCLIP_TOKEN]."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A name by which requests may call this server."),
+    ] = None,
+    collection: Collection = None,
+    log_json: LogJson = False,
+) -> None:
+    """Serve training sessions, searches and vectors over HTTP; workers do the work."""
+    with open_terminal(verbose=True, log_json=log_json):
+        settings = read_settings(collection=collection)
+        try:
+            from warmclip.serve.server import run_server
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("warmclip"):
+                raise
+            raise SettingsError(f"{exc.name} is missing: pip install 'warmclip[serve]'") from exc
+        run_server(settings, host=host, port=port, token_file=token_file, hosts=allow_host or ())

@@ -1,0 +1,39 @@
+"""A picture drawn small, for people."""
+
+from io import BytesIO
+
+from PIL import Image, ImageOps
+
+from warmclip.errors import ImageUnreadable
+from warmclip.inference.image import UNDECODABLE, decoded
+from warmclip.settings import Limits
+
+_QUALITY = 82
+_PAPER = (255, 255, 255)
+
+
+def draw(data: bytes, side_px: int, limits: Limits) -> bytes:
+    """A picture as a JPEG whose longer side has at most so many pixels, never enlarged.
+
+    Its orientation tag is obeyed, and what is transparent becomes white: this is for eyes, not for
+    vectors. Nothing but the pixels is taken over: no place, no camera, no profile.
+
+    Raises:
+        ImageUnreadable: it is no whole picture, or larger than the limits.
+    """
+    with decoded(data, limits) as picture:
+        try:
+            small = picture.copy()
+            small.thumbnail((side_px, side_px))
+            upright = ImageOps.exif_transpose(small)
+            if upright.has_transparency_data:
+                rgba = upright.convert("RGBA")
+                flat = Image.new("RGB", rgba.size, _PAPER)
+                flat.paste(rgba, mask=rgba.getchannel("A"))
+            else:
+                flat = upright.convert("RGB")
+            out = BytesIO()
+            flat.save(out, "JPEG", quality=_QUALITY)
+        except UNDECODABLE as exc:
+            raise ImageUnreadable(f"cannot be drawn: {exc}") from exc
+        return out.getvalue()

@@ -1,0 +1,5 @@
+"""The HTTP API: training sessions, searches, vectors, and how all of it is.
+
+It embeds nothing and opens no store: workers do, asked through the queue. So this process stays
+light, forks nothing, and works the same with the embedded store and with a server.
+"""

@@ -1,0 +1,62 @@
+"""The app: every route, every problem, and the gate in front of them."""
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+from prometheus_client import CollectorRegistry
+
+from warmclip.serve import embedding, health, metrics, problems, search, sessions, thumbnails
+from warmclip.serve.auth import Token
+from warmclip.serve.gate import Gate
+from warmclip.serve.services import THREADS, Services
+
+_ABOUT = """
+Pictures into Qdrant and out again, through warm workers that never fork a model.
+
+Every error is a problem (RFC 9457) whose `detail` says what to do.
+"""
+
+
+@asynccontextmanager
+async def _threads(_app: FastAPI) -> AsyncIterator[None]:
+    """More threads than are the rule: most of them only wait."""
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+def create_app(services: Services, token: Token | None = None) -> FastAPI:
+    """The app on these services.
+
+    Args:
+        services: what it stands on; its foreman is started and stopped by the caller.
+        token: that requests must show.
+    """
+    registry = CollectorRegistry()
+    app = FastAPI(
+        title="warmclip",
+        version=importlib.metadata.version("warmclip"),
+        description=_ABOUT,
+        openapi_url="/openapi.json",
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_threads,
+        dependencies=[Security(HTTPBearer(auto_error=False))] if token else [],
+    )
+    problems.install(app, services.settings)
+    for routes in (
+        sessions.router(services),
+        search.router(services),
+        thumbnails.router(services),
+        embedding.router(services),
+        health.router(services),
+        metrics.router(services, registry),
+    ):
+        app.include_router(routes)
+    app.add_middleware(Gate, hosts=services.hosts, token=token)
+    app.add_middleware(metrics.Timing, registry=registry)
+    return app

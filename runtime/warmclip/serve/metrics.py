@@ -1,0 +1,126 @@
+"""Figures for Prometheus, from a registry of our own."""
+
+import time
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from warmclip.inference.quarantine import Quarantine
+from warmclip.serve.problems import RESPONSES
+from warmclip.serve.services import Services
+
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OUTCOMES = ("indexed", "unchanged", "reused", "skipped")
+
+
+class Timing:
+    """An ASGI middleware that times every request, by route and not by path."""
+
+    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._seconds = Histogram(
+            "warmclip_request_seconds",
+            "Requests, until their answer was sent",
+            ("method", "route", "status"),
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and note how long it took."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._seconds.labels(method, route, status).observe(time.perf_counter() - began)
+
+
+class Books(Collector):
+    """What Redis and this machine know, read when somebody asks."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def describe(self) -> list[Metric]:
+        """Nothing: else registering it would ask Redis."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure as it is now."""
+        totals = self._services.totals()
+        images = CounterMetricFamily(
+            "warmclip_images", "Pictures of training sessions, by outcome", labels=["outcome"]
+        )
+        for outcome in _OUTCOMES:
+            images.add_metric([outcome], totals.get(outcome, 0))
+        yield images
+        yield CounterMetricFamily(
+            "warmclip_session_jobs", "Jobs of training sessions that ran", totals.get("jobs", 0)
+        )
+        yield CounterMetricFamily(
+            "warmclip_session_jobs_wait_seconds",
+            "How long these had waited in their queue, all together",
+            totals.get("waited_ms", 0) / 1000,
+        )
+        yield CounterMetricFamily(
+            "warmclip_horses_started",
+            "Processes that workers had run jobs",
+            totals.get("horses", 0),
+        )
+        yield from self._of_queues()
+        quarantined = GaugeMetricFamily(
+            "warmclip_provider_quarantined", "Passed over on this machine", labels=["provider"]
+        )
+        for provider in Quarantine(self._services.settings.home).active():
+            quarantined.add_metric([provider], 1)
+        yield quarantined
+
+    def _of_queues(self) -> Iterator[Metric]:
+        status = self._services.status()
+        jobs = GaugeMetricFamily("warmclip_jobs", "Jobs by state", labels=["queue", "state"])
+        for queue in status.queues:
+            for state in ("queued", "started", "failed"):
+                jobs.add_metric([queue.name, state], getattr(queue, state))
+        yield jobs
+        yield GaugeMetricFamily("warmclip_workers", "Workers alive", len(status.workers))
+        yield GaugeMetricFamily("warmclip_dead_letters", "Pictures set aside", status.dead)
+        sessions = len(self._services.ledger.open_sessions())
+        yield GaugeMetricFamily("warmclip_sessions_open", "Sessions under way", sessions)
+
+
+def router(services: Services, registry: CollectorRegistry) -> APIRouter:
+    """The route of figures."""
+    routes = APIRouter(tags=["operation"], responses=RESPONSES)
+    books = CollectorRegistry()
+    books.register(Books(services))
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}, "description": "For Prometheus."}},
+    )
+    def metrics() -> Response:
+        """Figures in Prometheus' text format."""
+        text = generate_latest(registry) + generate_latest(books)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return routes

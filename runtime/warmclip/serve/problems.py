@@ -1,0 +1,201 @@
+"""What goes wrong, as RFC 9457 has it: a status, and a sentence that says what to do."""
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from warmclip import errors
+from warmclip.errors import WarmclipError
+from warmclip.settings import Settings
+from warmclip.work.broker import BROKER_ERRORS, as_ours
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: Mapping[type[WarmclipError], int] = {
+    errors.SettingsError: 422,
+    errors.BundleError: 503,
+    errors.ProviderUnavailable: 503,
+    errors.ForkedSessionError: 503,
+    errors.BadVectors: 502,
+    errors.ImageUnreadable: 422,
+    errors.ImagesUnreadable: 422,
+    errors.TextRefused: 422,
+    errors.StoreError: 502,
+    errors.StoreHeld: 503,
+    errors.NotStored: 404,
+    errors.SpaceMismatch: 409,
+    errors.StoreUnreachable: 503,
+    errors.PruneRefused: 409,
+    errors.FolderUnreadable: 422,
+    errors.SessionOver: 409,
+    errors.JobRefused: 403,
+    errors.JobFailed: 502,
+    errors.HorseDied: 503,
+    errors.QueueUnreachable: 503,
+}
+"""The status of each error; one that is not here has its base's."""
+
+_RETRY_AFTER_S = "5"
+_MOST_CHARS = 2_000  # of a detail, which may quote what somebody sent
+
+
+class Problem(Exception):
+    """A problem that only HTTP knows."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+        super().__init__(detail)
+
+
+SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "RFC 9457",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "Always about:blank; see code."},
+        "title": {"type": "string", "description": "The status in words."},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, and what to do."},
+        "code": {"type": "string", "description": "The error's class in warmclip, if it has one."},
+        "errors": {
+            "type": "array",
+            "description": "Of a request that does not fit the description: what, and where.",
+            "items": {
+                "type": "object",
+                "properties": {"where": {"type": "string"}, "what": {"type": "string"}},
+            },
+        },
+    },
+}
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem, with a sentence that says what to do",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": SCHEMA,
+                "example": {
+                    "type": "about:blank",
+                    "title": "Service Unavailable",
+                    "status": 503,
+                    "detail": "no worker is listening on the queue 'high'; run `warmclip worker`",
+                    "code": "QueueUnreachable",
+                },
+            }
+        },
+    }
+}
+"""For every route: any status that it does not name is one of these."""
+
+
+def shown(text: str) -> str:
+    """A text as UTF-8 can carry it: names of files need not be."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class ProblemResponse(JSONResponse):
+    """A problem on its way out."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        body = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail[:_MOST_CHARS],
+            **more,
+        }
+        headers = dict(headers or {})
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.setdefault("Retry-After", _RETRY_AFTER_S)
+        super().__init__(body, status_code=status, headers=headers)
+
+    def render(self, content: Any) -> bytes:
+        """In ASCII: a detail may hold what UTF-8 cannot."""
+        return json.dumps(content, ensure_ascii=True).encode("ascii")
+
+
+def of_error(exc: WarmclipError) -> ProblemResponse:
+    """One of our own errors."""
+    status = next(STATUS[kind] for kind in (*type(exc).__mro__, WarmclipError) if kind in STATUS)
+    return ProblemResponse(status, str(exc), code=type(exc).__name__)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What may be asked of a path: the framework only tells of the first route that fits."""
+    return sorted(
+        method.upper()
+        for template, methods in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+        for method in methods
+    )
+
+
+Handler: TypeAlias = Callable[[Request, Any], Awaitable[ProblemResponse]]
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Let every error leave the app as a problem."""
+
+    async def ours(_request: Request, exc: WarmclipError) -> ProblemResponse:
+        return of_error(exc)
+
+    async def of_the_broker(_request: Request, exc: Exception) -> ProblemResponse:
+        return of_error(as_ours(settings, exc))
+
+    async def of_starlette(request: Request, exc: HTTPException) -> ProblemResponse:
+        detail = str(exc.detail)
+        if detail == HTTPStatus(exc.status_code).phrase:
+            detail = f"{request.method} {request.url.path}: nothing here answers that; "
+            detail += "/openapi.json tells what there is"
+        headers = dict(exc.headers or {})
+        if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(app, request.url.path))
+        return ProblemResponse(exc.status_code, detail, headers=headers)
+
+    async def of_http(_request: Request, exc: Problem) -> ProblemResponse:
+        return ProblemResponse(exc.status, exc.detail, headers=exc.headers)
+
+    async def of_the_request(_request: Request, exc: RequestValidationError) -> ProblemResponse:
+        # Without what was sent: it may be long, or secret.
+        found = [
+            {"where": ".".join(map(str, each["loc"])), "what": str(each["msg"])}
+            for each in exc.errors()
+        ]
+        told = "; ".join(f"{each['where']}: {each['what']}" for each in found[:5])
+        return ProblemResponse(422, f"the request does not fit: {told}", errors=found[:20])
+
+    async def bug(_request: Request, _exc: Exception) -> ProblemResponse:
+        return ProblemResponse(500, "a bug in warmclip: the server's log has the traceback")
+
+    handlers: dict[type[Exception], Handler] = {
+        WarmclipError: ours,
+        HTTPException: of_starlette,
+        Problem: of_http,
+        RequestValidationError: of_the_request,
+        Exception: bug,
+        **dict.fromkeys(BROKER_ERRORS, of_the_broker),
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)

@@ -1,0 +1,112 @@
+"""Searches over HTTP: by words, by a picture, by one that is stored."""
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, File, Form, Path, Query, UploadFile
+from pydantic import BaseModel, Field
+
+from warmclip.serve.problems import RESPONSES, Problem, shown
+from warmclip.serve.services import Services
+from warmclip.serve.sessions import CollectionName
+
+PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it.")]
+Limit = Annotated[int, Query(ge=1, le=200, description="Hits at most.")]
+Offset = Annotated[int, Query(ge=0, le=800, description="Hits to leave out before them.")]
+Collection = Annotated[CollectionName | None, Query(description="Where to look.")]
+Words = Annotated[
+    str,
+    Query(
+        min_length=1,
+        max_length=2_000,
+        pattern=r"\S",
+        description="In words.",
+        examples=["a red bicycle"],
+    ),
+]
+
+
+class HitView(BaseModel):
+    """One picture that was found."""
+
+    id: str
+    score: Annotated[float, Field(description="Cosine similarity.")]
+    path: Annotated[str, Field(description="Bytes of its name that are no UTF-8 are escaped.")]
+    width_px: int
+    height_px: int
+    size_bytes: int
+    sha256: Annotated[str, Field(description="Of the file, as it was indexed.")]
+    indexed_at: Annotated[str, Field(description="ISO 8601, UTC.")]
+    thumbnail: Annotated[str, Field(description="Where to see it.")]
+
+
+class Found(BaseModel):
+    """Hits, best first."""
+
+    collection: str
+    offset: int
+    fingerprint: Annotated[str, Field(description="Of the embedding space.")]
+    hits: list[HitView]
+
+
+def router(services: Services) -> APIRouter:
+    """The routes of searches."""
+    routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
+
+    def look(collection: str | None, offset: int, **question: Any) -> Found:
+        name = collection or services.settings.collection
+        answer = services.workers.ask("search", collection=name, offset=offset, **question)
+        hits = [_hit(hit, name) for hit in answer["hits"]]
+        return Found(collection=name, offset=offset, fingerprint=answer["fingerprint"], hits=hits)
+
+    @routes.get("/search")
+    def by_words(
+        q: Words, collection: Collection = None, limit: Limit = 20, offset: Offset = 0
+    ) -> Found:
+        """The pictures that are nearest to words."""
+        return look(collection, offset, text=q, limit=limit)
+
+    @routes.post("/search/image")
+    def by_picture(
+        file: Annotated[UploadFile, File(description="A picture, up to 10 MiB.")],
+        collection: Annotated[CollectionName | None, Form()] = None,
+        limit: Annotated[int, Form(ge=1, le=200)] = 20,
+        offset: Annotated[int, Form(ge=0, le=800)] = 0,
+    ) -> Found:
+        """The pictures that are nearest to one that is sent."""
+        return look(collection, offset, data=in_base64(file), limit=limit)
+
+    @routes.get("/points/{id}/similar")
+    def by_stored(
+        id: PointId,
+        collection: Collection = None,
+        limit: Limit = 20,
+        offset: Offset = 0,
+    ) -> Found:
+        """The pictures that are nearest to a stored one, without itself."""
+        return look(collection, offset, like=str(id), limit=limit)
+
+    return routes
+
+
+def in_base64(file: UploadFile) -> str:
+    """A picture as a job carries it.
+
+    Raises:
+        Problem: it is empty.
+    """
+    data = file.file.read()
+    if not data:
+        raise Problem(422, "the picture that was sent is empty")
+    return base64.b64encode(data).decode("ascii")
+
+
+def _hit(raw: Mapping[str, Any], collection: str) -> HitView:
+    same = ("id", "score", "width_px", "height_px", "size_bytes", "sha256", "indexed_at")
+    return HitView(
+        path=shown(raw["path"]),
+        thumbnail=f"/api/v1/points/{raw['id']}/thumbnail?collection={collection}",
+        **{name: raw[name] for name in same},
+    )

@@ -1,0 +1,127 @@
+"""The server: a socket, the app, and the thread that looks after sessions."""
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from warmclip.errors import SettingsError
+from warmclip.indexing.files import canonical_roots
+from warmclip.serve.app import create_app
+from warmclip.serve.auth import is_loopback, read_token, require_token
+from warmclip.serve.services import Services, Workers
+from warmclip.settings import Settings
+from warmclip.work.broker import open_broker
+from warmclip.work.client import call
+from warmclip.work.sessions.foreman import Foreman
+from warmclip.work.sessions.ledger import Ledger
+from warmclip.work.status import read_status
+from warmclip.work.totals import read_totals
+
+log = logging.getLogger(__name__)
+
+_MOST_CONNECTIONS = 512
+_GRACE_S = 5  # for requests that are being answered
+
+
+def run_server(
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+    hosts: Sequence[str] = (),
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: where Redis is, the roots, the collection, and the token.
+        host: the address to listen at.
+        port: 0 for any that is free.
+        token_file: with the token, instead of the environment's.
+        hosts: names by which requests may call this server, besides loopback's.
+
+    Raises:
+        SettingsError: the address cannot be had, or is open to others without a token.
+        QueueUnreachable: no Redis answers.
+    """
+    token = read_token(token_file, settings.token)
+    require_token(host, token)
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again once it has stopped
+    with _listen(host, port) as listener, open_broker(settings) as connection:
+        foreman = Foreman(connection, settings)
+        services = Services(
+            settings=settings,
+            roots=canonical_roots(settings.roots),
+            ledger=Ledger(connection),
+            foreman=foreman,
+            workers=Workers(partial(call, connection)),
+            status=partial(read_status, connection),
+            totals=partial(read_totals, connection),
+            hosts=_names(host, hosts),
+        )
+        config = uvicorn.Config(
+            create_app(services, token),
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # it would show what people search for
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        _announce(settings, listener, has_token=token is not None)
+        foreman.start()
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            foreman.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as exc:
+        raise SettingsError(
+            f"cannot listen at {host} port {port}: {exc.strerror}; choose another --port, or the "
+            "--host of an address that is this machine's"
+        ) from exc
+
+
+def _names(host: str, hosts: Sequence[str]) -> tuple[str, ...]:
+    """What this server goes by; of a host that means every address, its own name."""
+    own = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
+    return (own, *hosts)
+
+
+def _announce(settings: Settings, listener: socket.socket, *, has_token: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info(
+        "serving at http://%s:%d, described in /openapi.json%s",
+        shown,
+        port,
+        "" if has_token else "; no token: whoever can log in to this machine may use it",
+        extra={"action": "server_ready", "port": port},
+    )
+    if not settings.roots:
+        log.warning("no WARMCLIP_ROOTS are set: training sessions will be refused")
+    elif not is_loopback(host):
+        log.info("requests are not encrypted: put a proxy with TLS before this server")
+    for root in settings.roots:
+        if not root.folder.is_dir():
+            log.warning("the root %s of WARMCLIP_ROOTS is not there; is it mounted?", root.folder)
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
+    sys.exit(0)

@@ -1,0 +1,50 @@
+"""Small pictures of what is indexed, and of nothing else."""
+
+import base64
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from warmclip.serve.problems import RESPONSES
+from warmclip.serve.search import Collection, PointId
+from warmclip.serve.services import Services
+
+_FRESH_S = 300  # then a browser asks whether it is still the same
+
+Side = Annotated[int, Query(ge=16, le=1024, description="The longer side at most, pixels.")]
+
+
+def router(services: Services) -> APIRouter:
+    """The route of thumbnails."""
+    routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
+
+    @routes.get(
+        "/points/{id}/thumbnail",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": {}}, "description": "A JPEG."},
+            304: {"description": "As it was."},
+        },
+    )
+    def thumbnail(
+        id: PointId,
+        collection: Collection = None,
+        side_px: Side = 256,
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """A stored picture, drawn small from its file by a worker that may read it."""
+        answer = services.workers.ask(
+            "thumbnail",
+            collection=collection or services.settings.collection,
+            id=str(id),
+            side_px=side_px,
+        )
+        jpeg = base64.b64decode(answer["jpeg"])
+        etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
+        headers = {"ETag": etag, "Cache-Control": f"private, max-age={_FRESH_S}"}
+        if etag in (if_none_match or ""):
+            return Response(status_code=304, headers=headers)
+        return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+    return routes

@@ -1,0 +1,239 @@
+"""The HTTP API from end to end: a real server, a real worker, a private Redis, the demo model."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from running import Running, environment_of, eventually, running_worker
+from serving import Served, running_server
+from warmclip.inference.encoder import Encoder
+from warmclip.settings import Settings
+from warmclip_export.drawing import write_gallery
+
+pytestmark = pytest.mark.usefixtures("server_binary", "worker")
+
+HEAVY = ("onnxruntime", "numpy", "PIL", "torch", "qdrant_client", "tokenizers")
+PROC = Path("/proc")
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes that the demo model was not trained on, one bad file, and a note."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_gallery(folder, 60, 4)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture either")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(
+    tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path, pictures: Path
+) -> dict[str, str]:
+    """What server and worker are told."""
+    home = tmp_path_factory.mktemp("serve") / "home"
+    return environment_of(home, demo_bundle, WARMCLIP_ROOTS=str(pictures))
+
+
+@pytest.fixture(scope="module")
+def served(environment: dict[str, str]) -> Iterator[Served]:
+    """A server without a token."""
+    with running_server(environment) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def worker(served: Served, environment: dict[str, str], pictures: Path) -> Iterator[Running]:
+    """A worker of it, after one session."""
+    session = served.begin(pictures)
+    with running_worker(Settings.from_env(environment), environment) as worker:
+        served.wait(session)
+        yield worker
+
+
+def test_folder_is_trained_on(served: Served, pictures: Path) -> None:
+    """The session tells what became of every picture, and why one was skipped."""
+    (session,) = served.get("/api/v1/training/sessions")["sessions"]
+    assert session["training_directory"] == str(pictures)
+    assert (session["images"], session["done"], session["indexed"]) == (61, 61, 60)
+    assert (session["skipped"], session["ignored"], session["state"]) == (1, 1, "finished")
+    assert session["ended_at"] >= session["created_at"]
+    detailed = served.get(f"/api/v1/training/sessions/{session['id']}")
+    (failure,) = detailed["failures"]
+    assert failure["path"] == str(pictures / "broken.jpg")
+    assert "is no picture" in failure["reason"]
+    listed = served.get(f"/api/v1/training/sessions/{session['id']}/failures")
+    assert listed["skipped"] == detailed["failures"]
+
+
+def test_search_by_words(served: Served) -> None:
+    """The first hits fit the words, and pages follow each other."""
+    query = "/api/v1/search?q=a+large+green+star"
+    found = served.get(f"{query}&limit=4")["hits"]
+    assert {"green", "star"} <= set(Path(found[0]["path"]).stem.split("-"))
+    assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
+    assert served.get(f"{query}&limit=2&offset=2")["hits"] == found[2:]
+
+
+def test_search_by_a_picture_that_is_sent(served: Served, pictures: Path) -> None:
+    """A picture that is indexed finds itself first, and nothing of what was sent is kept."""
+    path = next(pictures.glob("*.png"))
+    answer = served.client.post(
+        "/api/v1/search/image", files={"file": path.read_bytes()}, data={"limit": "3"}
+    )
+    hits = answer.json()["hits"]
+    assert len(hits) == 3
+    assert hits[0]["path"] == str(path)
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_many_search_at_once(served: Served) -> None:
+    """Fifty searches wait for one worker, and all are answered; readiness does not wait."""
+    with ThreadPoolExecutor(51) as pool:
+        found = [
+            pool.submit(served.client.get, "/api/v1/search", params={"q": f"{number} stars"})
+            for number in range(50)
+        ]
+        assert pool.submit(served.client.get, "/readyz").result().status_code == 200
+        assert {each.result().status_code for each in found} == {200}
+
+
+def test_similar_to_a_stored_picture(served: Served) -> None:
+    """Its neighbours are found without itself."""
+    hit = served.get("/api/v1/search?q=red&limit=1")["hits"][0]
+    similar = served.get(f"/api/v1/points/{hit['id']}/similar?limit=60")["hits"]
+    assert len(similar) == 59
+    assert hit["id"] not in {it["id"] for it in similar}
+
+
+def test_thumbnail(served: Served) -> None:
+    """A hit's thumbnail is small, and is not sent again to whoever has it."""
+    hit = served.get("/api/v1/search?q=red&limit=1")["hits"][0]
+    answer = served.client.get(hit["thumbnail"], params={"side_px": 64})
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(BytesIO(answer.content)).size == (64, 64)
+    again = served.client.get(
+        hit["thumbnail"], params={"side_px": 64}, headers={"If-None-Match": answer.headers["ETag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("route", ["similar", "thumbnail"])
+def test_picture_that_is_not_stored(served: Served, route: str) -> None:
+    """It is 404, and the problem names it."""
+    answer = served.client.get(f"/api/v1/points/{NOWHERE}/{route}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert NOWHERE in answer.json()["detail"]
+
+
+def test_collection_that_is_not_there(served: Served) -> None:
+    """It is 404, and the problem says how one is made."""
+    answer = served.client.get("/api/v1/search?q=red&collection=other")
+    assert answer.status_code == 404
+    assert "there is no collection 'other' yet" in answer.json()["detail"]
+
+
+def test_vectors(served: Served, demo_bundle: Path, pictures: Path) -> None:
+    """Texts and a picture get the vectors of an Encoder here, in the order in which they came."""
+    encoder = Encoder.open(demo_bundle)
+    texts = ["a red star", "a blue circle", "a red star"]
+    answer = served.client.post("/api/v1/embed/text", json={"texts": texts}).json()
+    assert (answer["fingerprint"], answer["dim"]) == (encoder.fingerprint, encoder.dim)
+    np.testing.assert_allclose(answer["vectors"], encoder.encode_texts(texts), atol=1e-6)
+    path = next(pictures.glob("*.png"))
+    answer = served.client.post("/api/v1/embed/image", files={"file": path.read_bytes()}).json()
+    np.testing.assert_allclose(answer["vector"], encoder.encode_images([path])[0], atol=1e-5)
+    assert (answer["width_px"], answer["height_px"]) == (256, 256)
+
+
+@pytest.mark.parametrize("route", ["search/image", "embed/image"])
+@pytest.mark.parametrize(
+    ("sent", "reason"), [(b"no picture", "is no picture"), (b"", "is empty")], ids=["text", "empty"]
+)
+def test_bad_picture_is_sent(served: Served, route: str, sent: bytes, reason: str) -> None:
+    """It is 422, with the reason."""
+    answer = served.client.post(f"/api/v1/{route}", files={"file": ("a.jpg", sent)})
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+
+
+def test_picture_of_too_many_pixels(served: Served) -> None:
+    """It is refused by its header, undecoded, and the problem names the limit."""
+    bomb = BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    answer = served.client.post("/api/v1/embed/image", files={"file": bomb.getvalue()})
+    assert answer.status_code == 422
+    assert "WARMCLIP_MAX_IMAGE_PIXELS" in answer.json()["detail"]
+
+
+def test_health(served: Served) -> None:
+    """A worker has embedded something just now, and tells on what."""
+    health = served.get("/healthz")
+    assert health["ok"]
+    assert "image on cpu" in health["worker"]["detail"]
+
+
+def test_metrics(served: Served) -> None:
+    """Pictures by outcome, jobs, workers, and requests by route."""
+    served.get("/api/v1/search?q=metrics")
+    text = served.client.get("/metrics").text
+    figures = dict(re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE))
+    assert float(figures['warmclip_images_total{outcome="indexed"}']) == 60
+    assert float(figures['warmclip_images_total{outcome="skipped"}']) == 1
+    assert float(figures["warmclip_workers"]) == 1
+    assert float(figures["warmclip_horses_started_total"]) == 1
+    assert float(figures['warmclip_jobs{queue="default",state="queued"}']) == 0
+    asked = '{method="GET",route="/api/v1/search",status="200"}'
+    assert float(figures[f"warmclip_request_seconds_count{asked}"]) >= 1
+
+
+def test_searches_are_not_logged(served: Served, worker: Running) -> None:
+    """What people look for is in no log, neither the server's nor the worker's."""
+    served.get("/api/v1/search?q=somethingprivate")
+    assert "somethingprivate" not in served.log.read_text() + worker.log.read_text()
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="only Linux shows processes in /proc")
+def test_server_stays_light(served: Served) -> None:
+    """It maps no library that embeds or stores, has no child, and takes less than 100 MB."""
+    pid = served.process.pid
+    served.get("/api/v1/search?q=light")
+    mapped = (PROC / str(pid) / "maps").read_text()
+    assert [name for name in HEAVY if f"/{name}/" in mapped] == []
+    assert (PROC / str(pid) / "task" / str(pid) / "children").read_text() == ""
+    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", (PROC / str(pid) / "status").read_text())
+    assert int(kilobytes) < 100_000
+
+
+def test_horse_is_killed_during_a_search(served: Served, worker: Running) -> None:
+    """The search is answered nevertheless: the next horse does it."""
+    worker.process.send_signal(signal.SIGSTOP)  # so that the job waits until the horse is dead
+    try:
+        os.kill(worker.horse, signal.SIGKILL)
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+    assert served.get("/api/v1/search?q=red&limit=1")["hits"]
+
+
+def test_no_worker_listens(served: Served, worker: Running) -> None:
+    """A search is a 503 that says what to start, and so is health; a session waits."""
+    worker.process.terminate()
+    eventually(lambda: served.client.get("/api/v1/search?q=red").status_code == 503)
+    answer = served.client.get("/api/v1/search?q=red")
+    assert "run `warmclip worker`" in answer.json()["detail"]
+    assert int(answer.headers["Retry-After"]) > 0
+    eventually(lambda: served.client.get("/healthz").status_code == 503)
+    health = served.client.get("/healthz").json()
+    assert "no worker is listening" in health["worker"]["detail"]
+    assert health["redis"]["ok"]
+    assert served.client.get("/readyz").status_code == 200
