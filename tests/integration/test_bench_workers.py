@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "bench.workers")
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 def compare(*options: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run it."""
     return subprocess.run(
-        [sys.executable, REPOSITORY / "bench" / "workers.py", *options],
+        [*COMMAND, *options],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -76,9 +78,9 @@ def test_worker_that_cannot_work(tmp_path: Path) -> None:
 
 def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
     """SIGTERM leaves no worker, no Redis and no folder behind."""
-    script = REPOSITORY / "bench" / "workers.py"
     process = subprocess.Popen(
-        [sys.executable, script, "--case=no-op", "--jobs=100000", f"--bundle={demo_bundle}"],
+        [*COMMAND, "--case=no-op", "--jobs=100000", f"--bundle={demo_bundle}"],
+        cwd=REPOSITORY,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stderr=subprocess.DEVNULL,
     )
@@ -99,10 +101,11 @@ def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
 
 def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None:
     """Ctrl+C loses no round that was over: what there is, is printed and written."""
-    script, file = REPOSITORY / "bench" / "workers.py", tmp_path / "figures.json"
+    file = tmp_path / "figures.json"
     options = ["--case=no-op", "--jobs=2", "--rounds=1000", f"--json={file}"]
     process = subprocess.Popen(
-        [sys.executable, script, *options, f"--bundle={demo_bundle}"],
+        [*COMMAND, *options, f"--bundle={demo_bundle}"],
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -70,10 +70,10 @@ _CLASSES: dict[str, str | None] = {
     WARM: None,
 }
 _EMBED = {
-    FORK_TORCH: (FORK, "worker_jobs.embed_with_torch"),
-    FORK_ONNX: (FORK, "worker_jobs.embed_with_onnxruntime"),
-    SPAWN_ONNX: (SPAWN, "worker_jobs.embed_with_onnxruntime"),
-    SIMPLE_WARM: (SIMPLE, "worker_jobs.embed_with_encoder"),
+    FORK_TORCH: (FORK, "bench.workers.jobs.embed_with_torch"),
+    FORK_ONNX: (FORK, "bench.workers.jobs.embed_with_onnxruntime"),
+    SPAWN_ONNX: (SPAWN, "bench.workers.jobs.embed_with_onnxruntime"),
+    SIMPLE_WARM: (SIMPLE, "bench.workers.jobs.embed_with_encoder"),
     WARM: (WARM, "warmclip.work.jobs.embed_images"),
 }
 
@@ -94,7 +94,7 @@ def cases(jobs: int) -> tuple[Case, ...]:
                 Contender(
                     name=name,
                     worker=worker,
-                    function="worker_jobs.nothing",
+                    function="bench.workers.jobs.nothing",
                     jobs=max(1, jobs // 10) if name == SPAWN else jobs,
                     warm_up=max(1, jobs // 10),
                 )

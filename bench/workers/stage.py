@@ -18,14 +18,14 @@ from rq.queue import Queue
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
-import worker_jobs
-from contenders import QUEUES, Case, Contender
+from bench.workers.contenders import QUEUES, Case, Contender
+from bench.workers.jobs import CHECKPOINT
 from warmclip.errors import WarmclipError
 from warmclip.work.private_redis import PrivateRedis
 
 PICTURES = 64
 
-_HERE = Path(__file__).parent
+_REPOSITORY = Path(__file__).parents[2]
 _OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
 _JOB_TIMEOUT_S = 600
 _STOP_PATIENCE_S = 30
@@ -54,8 +54,8 @@ class Stage:
         self._environment = kept | {
             "WARMCLIP_HOME": os.fspath(folder),
             "WARMCLIP_BUNDLE": os.fspath(bundle.resolve()),
-            "WARMCLIP_JOBS": "worker_jobs:nothing",
-            worker_jobs.CHECKPOINT: os.fspath(checkpoint.resolve()),
+            "WARMCLIP_JOBS": "bench.workers.jobs:nothing",
+            CHECKPOINT: os.fspath(checkpoint.resolve()),
             "ORT_DISABLE_TELEMETRY": "1",
         }
         self._paths = [os.fspath(_picture(folder, seed)) for seed in range(pictures)]
@@ -96,7 +96,7 @@ class Stage:
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 contender.command(self._url),
-                cwd=_HERE,  # where `worker_jobs` is
+                cwd=_REPOSITORY,  # where `bench.workers.jobs` is
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
