@@ -51,8 +51,9 @@ class OpenClip(Peer):
         self._encode_image = self._model.encode_image
         self._encode_text = self._model.encode_text
         if compiled:
-            self._encode_image = torch.compile(self._encode_image)
-            self._encode_text = torch.compile(self._encode_text)
+            # Batches differ, which torch would else find out by compiling once more.
+            self._encode_image = torch.compile(self._encode_image, dynamic=True)
+            self._encode_text = torch.compile(self._encode_text, dynamic=True)
             try:
                 self.pixels(np.zeros((2, 3, materials.side_px, materials.side_px), np.float32))
             except Exception as exc:
