@@ -21,7 +21,7 @@ from bench.embedding.process import ContenderFailed
 from bench.embedding.report import Report
 from bench.embedding.results import Measured, Results
 from bench.embedding.stage import Stage, open_materials
-from bench.machine import describe, load_average
+from bench.machine import Others, describe, load_average
 from bench.table import open_console
 from warmclip.cli.options import open_terminal
 from warmclip.errors import BundleError, SettingsError
@@ -81,6 +81,7 @@ def main(
         )
         environment = describe(packages=_PACKAGES) | {"bundle": bundle.name, "provider": provider}
         report = Report(results, environment, out)
+        others = Others()
         stopped: BaseException | None = None
         with (
             terminal.progress("steps") as progress,
@@ -92,6 +93,8 @@ def main(
             except (KeyboardInterrupt, SystemExit) as exc:
                 stopped = exc
         if results.rounds:
+            report.others = others.share()  # now that all of ours have ended
+            report.write()
             report.print(open_console())
             terminal.note(f"results.json, results.md and plot.svg are in {out}")
         if stopped is not None:

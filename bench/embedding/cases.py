@@ -111,6 +111,10 @@ class Case:
         """Whether more of it is better."""
         return self.more_is_better and column != CPU
 
+    def is_speed(self, column: str) -> bool:
+        """Whether "times as fast" says something of it."""
+        return column not in (CPU, PEAK, SHARE)
+
 
 _TOWERS = (WARM, INT8, TORCH, COMPILED, STOCK, TRANSFORMERS)
 _FOLDERS = (WARM, SCALED, INT8, TORCH, LOADER, STOCK, TRANSFORMERS, FASTEMBED)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from bench.embedding.contenders import CONTENDERS, GEMM, TORCH, WARM
+from bench.embedding.contenders import CONTENDERS, GEMM, WARM
 from bench.embedding.results import Results
 from bench.spread import Spread, short
 
@@ -63,9 +63,8 @@ def _rows(results: Results, case: str, column: str) -> list[tuple[str, Spread, s
         spread = results.spread(case, column, name)
         if spread is None:
             continue
-        times = results.times_as_fast(case, column, name)
-        is_compared = times is not None and name not in (TORCH, GEMM) and "memory" not in column
-        rows.append((name, spread, f"{times.median:.1f}x" if times and is_compared else ""))
+        times = results.in_brackets(case, column, name)
+        rows.append((name, spread, f"{times.median:.1f}x" if times else ""))
     return rows
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.embedding import aims, plot
-from bench.embedding.cases import CPU, FIRST, PEAK, Case, batch_column
+from bench.embedding.cases import FIRST, PEAK, Case, batch_column
 from bench.embedding.contenders import CONTENDERS, GEMM, TORCH
 from bench.embedding.results import Results
 from bench.machine import load_average, stamp, warning_of_others
@@ -35,10 +35,12 @@ class Report:
 
     Attributes:
         loads: load averages, the first one from before.
+        others: their share of the cores, once the run is over.
     """
 
     def __init__(self, results: Results, environment: dict[str, Any], out: Path) -> None:
         self.loads = [load_average()]
+        self.others: float | None = None
         self._results = results
         self._environment = environment
         self._out = out
@@ -50,6 +52,7 @@ class Report:
         answer = {
             "environment": self._environment,
             "load_average": self._load(),
+            "others_share": self.others,
             "warning": self._warning(),
             "aims": judged,
             **self._results.to_dict(),
@@ -115,9 +118,8 @@ class Report:
         spread = self._results.spread(case, column, name)
         if spread is None:
             return ""
-        times = self._results.times_as_fast(case, column, name)
-        is_compared = times is not None and name not in (TORCH, GEMM) and column != PEAK
-        return short(spread.median) + (f" ({times.median:.2f}x)" if times and is_compared else "")
+        times = self._results.in_brackets(case, column, name)
+        return short(spread.median) + (f" ({times.median:.2f}x)" if times else "")
 
     def _table(self, case: Case) -> Table:
         columns = [column for column in case.columns if self._has(case, column)]
@@ -139,11 +141,8 @@ class Report:
         spread = self._results.spread(case.name, column, name)
         if spread is None:
             return ""
-        times = self._results.times_as_fast(case.name, column, name)
-        is_time = (column != CPU and case.name != "start") or column == FIRST
-        if times is None or name in (TORCH, GEMM) or not is_time:
-            return str(spread)
-        return f"{spread}, {times.median:.2f}x"
+        times = self._results.in_brackets(case.name, column, name)
+        return f"{spread}, {times.median:.2f}x" if times else str(spread)
 
     def _worst(self, case: Case, name: str) -> str:
         cosine = self._results.worst_cosines.get((case.name, name))
@@ -187,10 +186,12 @@ class Report:
     def _stamp(self) -> str:
         warning = self._warning()
         text = stamp(self._environment, self._load(), self._results.rounds)
+        if self.others is not None:
+            text += f" Others took {100 * self.others:.0f} % of the cores."
         return f"{text}\n\n{warning}" if warning else text
 
     def _load(self) -> dict[str, float]:
         return {"before": self.loads[0], "highest": max(self.loads)}
 
     def _warning(self) -> str | None:
-        return warning_of_others(self._load(), self._environment["cores"])
+        return warning_of_others(self._load(), self._environment["cores"], self.others)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.embedding.cases import Case
-from bench.embedding.contenders import TORCH
+from bench.embedding.contenders import GEMM, TORCH
 from bench.spread import Spread
 
 Measured = tuple[Case, str, dict[str, float]]
@@ -71,6 +71,12 @@ class Results:
             (case, column, than),
             lambda own, other: own / other if is_rate else other / own,
         )
+
+    def in_brackets(self, case: str, column: str, contender: str) -> Spread | None:
+        """How it compares with open_clip in torch, where that is worth a word."""
+        if contender in (TORCH, GEMM) or not self.cases[case].is_speed(column):
+            return None
+        return self.times_as_fast(case, column, contender)
 
     def compare(
         self,
