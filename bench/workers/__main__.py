@@ -31,7 +31,7 @@ _MODELS = Path(__file__).parents[2] / "models"
 def main(
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of which the median counts.")] = 5,
     case: Annotated[
-        list[str] | None, typer.Option(help="no-op, one-image or 64-images; more of them by more.")
+        list[str] | None, typer.Option(help="no-op, one-image, 64-images or fleet; more by more.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="No-op jobs in a round.")] = 300,
     bundle: Annotated[Path, typer.Option(help="The model.")] = _MODELS / "ViT-B-32-random-0",
@@ -51,7 +51,8 @@ def main(
                 raise BundleError(f"{needed} is missing; `make bench-worker` makes it")
         results = Results(chosen)
         stopped: BaseException | None = None
-        with open_stage(bundle, checkpoint, pictures) as stage:
+        stores = any(it.is_fleet for it in chosen)
+        with open_stage(bundle, checkpoint, pictures, stores=stores) as stage:
             environment = describe(stage.connection)
             loads = [load_average()]
             with terminal.progress("runs") as progress:

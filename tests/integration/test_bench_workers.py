@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_no_op_jobs_of_all_workers(tmp_path: Path, demo_bundle: Path) -> None:
         assert any(name in row for row in rows), done.stdout
     assert "Python" in done.stdout
     assert "Load average" in done.stdout
+
+
+@pytest.mark.skipif(find_spec("qdrant_edge") is None, reason="needs qdrant-edge, of the test group")
+def test_fleets_of_workers(tmp_path: Path, demo_bundle: Path) -> None:
+    """One worker, two and four share the jobs and the store; each has its figure."""
+    file = tmp_path / "figures.json"
+    options = ("--case=fleet", "--rounds=1", f"--json={file}", f"--checkpoint={demo_bundle}")
+    done = compare(*options, f"--bundle={demo_bundle}")
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(file.read_text())["cases"]
+    failures = {each["name"]: each["failure"] for each in case["contenders"]}
+    assert failures == {"WarmWorker": None, "2 WarmWorkers": None, "4 WarmWorkers": None}
+    assert all(each["figure"]["median"] > 0 for each in case["contenders"])
 
 
 def test_worker_that_cannot_work(tmp_path: Path) -> None:
@@ -126,7 +140,7 @@ def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--case=noop"], "use one of no-op, one-image, 64-images"),
+        (["--case=noop"], "use one of no-op, one-image, 64-images, fleet"),
         (["--case=no-op", "--bundle=/nowhere"], "`make bench-worker` makes it"),
     ],
 )
