@@ -142,7 +142,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
         ),
         Case(
             name="preprocessing",
-            title="One JPEG to one model input, on one thread, ms",
+            title="One JPEG to one model input, one at a time, ms",
             unit="ms",
             more_is_better=False,
             contenders=(WARM, SCALED, TORCH, TRANSFORMERS),

@@ -63,7 +63,7 @@ class Servant:
                 description: dict[str, Any] = self._subject.describe()
                 return description
             case "pixels":
-                pixels = self._materials.load_pixels()[: order["count"]]
+                pixels = self._materials.load_pixels(order["count"])
                 return _time(lambda: self._subject.pixels(pixels), order["repeats"])
             case "products":
                 seconds = self._subject.seconds(order["tower"], order["count"], order["repeats"])
@@ -81,7 +81,7 @@ class Servant:
                 path = self._materials.folders["small"][0]
                 return {"sample": np.asarray(self._subject.embed([path])).tolist()}
             case "memory":
-                self._subject.pixels(self._materials.load_pixels()[:BATCH])
+                self._subject.pixels(self._materials.load_pixels(BATCH))
                 self._subject.texts(captions(0, BATCH))
                 return _memory()
             case _:

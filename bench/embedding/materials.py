@@ -75,9 +75,9 @@ class Materials:
         """The length of a vector."""
         return int(self.architecture["embed_dim"])
 
-    def load_pixels(self) -> npt.NDArray[np.float32]:
-        """Ready pictures, (n, 3, S, S)."""
-        pixels: npt.NDArray[np.float32] = np.load(self.pixels)
+    def load_pixels(self, count: int) -> npt.NDArray[np.float32]:
+        """Ready pictures, (count, 3, S, S); no others take memory."""
+        pixels: npt.NDArray[np.float32] = np.array(np.load(self.pixels, mmap_mode="r")[:count])
         return pixels
 
     def write(self, path: Path) -> None:
