@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 BENCH_MODEL := models/ViT-B-32-random-0
+PEERS := .venv-bench
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
 AT_ONCE ?= 2
@@ -79,11 +80,11 @@ worker: $(VENV)/installed ## Run a worker: REDIS_URL, else a private redis-serve
 doctor: $(VENV)/installed ## What works on this machine, and what dies in a forked process
 	$(BIN)/warmclip doctor
 
-bench: $(VENV)/installed ## Images and texts a second on this machine
-	$(BIN)/warmclip bench
+bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip and what one would pick instead, some 20 minutes: BENCH_FLAGS='--quick'
+	$(BIN)/python -m bench.embedding $(BENCH_FLAGS)
 
 bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'
-	$(BIN)/python bench/workers.py $(BENCH_FLAGS)
+	$(BIN)/python -m bench.workers $(BENCH_FLAGS)
 
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait
@@ -94,14 +95,22 @@ wheel: $(VENV)/installed ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) demo-output parity-report dist build \
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(PEERS) demo-output parity-report bench-output dist build \
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
 	$(BIN)/warmclip-export model --model ViT-B-32 --pretrained random:0
 
 $(BENCH_MODEL).safetensors: | $(VENV)/installed
-	$(BIN)/python bench/checkpoint.py $@
+	$(BIN)/python -m bench.checkpoint $@
+
+# Folders are whole or absent, so that one file of each stands for it.
+$(BENCH_MODEL)-stock/text.onnx: | $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors
+	$(BIN)/python -m bench.embedding.stock_export $(BENCH_MODEL) $(BENCH_MODEL).safetensors $(@D)
+
+$(BENCH_MODEL)-fastembed/text/model.onnx: | $(PEERS)/installed $(BENCH_MODEL)-stock/text.onnx
+	$(PEERS)/bin/python -m bench.embedding.fastembed_export $(BENCH_MODEL) $(BENCH_MODEL).safetensors \
+	  $(BENCH_MODEL)-stock $(BENCH_MODEL)-fastembed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -122,6 +131,14 @@ $(FLOOR)/installed: pyproject.toml tests/floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[embedded,serve]'
+	@touch $@
+
+# It sees what is installed in .venv, so that all contenders have the same torch and onnxruntime.
+$(PEERS)/installed: bench/peers.txt $(VENV)/installed
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/installed.pth"
+	$(PEERS)/bin/python -m pip install --quiet --requirement bench/peers.txt
 	@touch $@
 
 $(PRODUCER)/installed: tests/producer.txt

@@ -1,6 +1,6 @@
 """Write the weights that ``random:0`` stands for as a checkpoint, for open_clip to load.
 
-Usage: python bench/checkpoint.py FILE.safetensors
+Usage: python -m bench.checkpoint FILE.safetensors
 """
 
 import sys

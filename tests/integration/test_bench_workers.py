@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "bench.workers")
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -18,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 def compare(*options: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run it."""
     return subprocess.run(
-        [sys.executable, REPOSITORY / "bench" / "workers.py", *options],
+        [*COMMAND, *options],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -58,6 +61,19 @@ def test_no_op_jobs_of_all_workers(tmp_path: Path, demo_bundle: Path) -> None:
     assert "Load average" in done.stdout
 
 
+@pytest.mark.skipif(find_spec("qdrant_edge") is None, reason="needs qdrant-edge, of the test group")
+def test_fleets_of_workers(tmp_path: Path, demo_bundle: Path) -> None:
+    """One worker, two and four share the jobs and the store; each has its figure."""
+    file = tmp_path / "figures.json"
+    options = ("--case=fleet", "--rounds=1", f"--json={file}", f"--checkpoint={demo_bundle}")
+    done = compare(*options, f"--bundle={demo_bundle}")
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(file.read_text())["cases"]
+    failures = {each["name"]: each["failure"] for each in case["contenders"]}
+    assert failures == {"WarmWorker": None, "2 WarmWorkers": None, "4 WarmWorkers": None}
+    assert all(each["figure"]["median"] > 0 for each in case["contenders"])
+
+
 def test_worker_that_cannot_work(tmp_path: Path) -> None:
     """A worker that fails is out, with its reason; the others are still compared."""
     bundle = tmp_path / "bundle"
@@ -76,9 +92,9 @@ def test_worker_that_cannot_work(tmp_path: Path) -> None:
 
 def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
     """SIGTERM leaves no worker, no Redis and no folder behind."""
-    script = REPOSITORY / "bench" / "workers.py"
     process = subprocess.Popen(
-        [sys.executable, script, "--case=no-op", "--jobs=100000", f"--bundle={demo_bundle}"],
+        [*COMMAND, "--case=no-op", "--jobs=100000", f"--bundle={demo_bundle}"],
+        cwd=REPOSITORY,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stderr=subprocess.DEVNULL,
     )
@@ -99,10 +115,11 @@ def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
 
 def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None:
     """Ctrl+C loses no round that was over: what there is, is printed and written."""
-    script, file = REPOSITORY / "bench" / "workers.py", tmp_path / "figures.json"
+    file = tmp_path / "figures.json"
     options = ["--case=no-op", "--jobs=2", "--rounds=1000", f"--json={file}"]
     process = subprocess.Popen(
-        [sys.executable, script, *options, f"--bundle={demo_bundle}"],
+        [*COMMAND, *options, f"--bundle={demo_bundle}"],
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,7 +140,7 @@ def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--case=noop"], "use one of no-op, one-image, 64-images"),
+        (["--case=noop"], "use one of no-op, one-image, 64-images, fleet"),
         (["--case=no-op", "--bundle=/nowhere"], "`make bench-worker` makes it"),
     ],
 )

@@ -18,11 +18,13 @@ class Contender:
     function: str
     jobs: int  # whose time is taken
     warm_up: int = 1  # jobs that come before them
+    workers: int = 1  # under one supervisor
 
     def command(self, redis_url: str) -> list[str]:
         """How it is started."""
         if self.worker is None:
-            return [sys.executable, "-m", "warmclip.cli", "worker", f"--queues={','.join(QUEUES)}"]
+            ours = [sys.executable, "-m", "warmclip.cli", "worker", f"--queues={','.join(QUEUES)}"]
+            return ours if self.workers == 1 else [*ours, f"--workers={self.workers}"]
         options = [f"--url={redis_url}", "--serializer=json", f"--worker-class={self.worker}"]
         return [sys.executable, "-m", "rq.cli", "worker", *options, *QUEUES]
 
@@ -45,6 +47,7 @@ class Case:
     images: int  # in one job
     contenders: tuple[Contender, ...]
     targets: tuple[Target, ...] = ()
+    is_fleet: bool = False  # several workers share the jobs, which store what they embed
 
     def figure(self, seconds_per_job: float) -> float:
         """A time in the unit of this case."""
@@ -63,6 +66,8 @@ FORK_ONNX = f"{FORK}, onnxruntime in each job"
 SPAWN_ONNX = f"{SPAWN}, onnxruntime in each job"
 SIMPLE_WARM = f"{SIMPLE}, Encoder kept"
 
+FLEETS = {WARM: 1, "2 WarmWorkers": 2, "4 WarmWorkers": 4}
+
 _CLASSES: dict[str, str | None] = {
     FORK: "rq.worker.Worker",
     SPAWN: "rq.worker.SpawnWorker",
@@ -70,10 +75,10 @@ _CLASSES: dict[str, str | None] = {
     WARM: None,
 }
 _EMBED = {
-    FORK_TORCH: (FORK, "worker_jobs.embed_with_torch"),
-    FORK_ONNX: (FORK, "worker_jobs.embed_with_onnxruntime"),
-    SPAWN_ONNX: (SPAWN, "worker_jobs.embed_with_onnxruntime"),
-    SIMPLE_WARM: (SIMPLE, "worker_jobs.embed_with_encoder"),
+    FORK_TORCH: (FORK, "bench.workers.jobs.embed_with_torch"),
+    FORK_ONNX: (FORK, "bench.workers.jobs.embed_with_onnxruntime"),
+    SPAWN_ONNX: (SPAWN, "bench.workers.jobs.embed_with_onnxruntime"),
+    SIMPLE_WARM: (SIMPLE, "bench.workers.jobs.embed_with_encoder"),
     WARM: (WARM, "warmclip.work.jobs.embed_images"),
 }
 
@@ -94,7 +99,7 @@ def cases(jobs: int) -> tuple[Case, ...]:
                 Contender(
                     name=name,
                     worker=worker,
-                    function="worker_jobs.nothing",
+                    function="bench.workers.jobs.nothing",
                     jobs=max(1, jobs // 10) if name == SPAWN else jobs,
                     warm_up=max(1, jobs // 10),
                 )
@@ -130,5 +135,22 @@ def cases(jobs: int) -> tuple[Case, ...]:
                 Contender(name=name, worker=_CLASSES[kind], function=function, jobs=1)
                 for name, (kind, function) in _EMBED.items()
             ),
+        ),
+        Case(
+            name="fleet",
+            unit="images/s",
+            images=16,
+            contenders=tuple(
+                Contender(
+                    name=name,
+                    worker=None,
+                    function="warmclip.work.jobs.index_images",
+                    jobs=12,
+                    warm_up=2 * workers,
+                    workers=workers,
+                )
+                for name, workers in FLEETS.items()
+            ),
+            is_fleet=True,
         ),
     )

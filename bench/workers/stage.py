@@ -3,9 +3,10 @@
 import io
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,15 +18,16 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.results import Result
 from rq.serializers import JSONSerializer
+from rq.worker import Worker
 
-import worker_jobs
-from contenders import QUEUES, Case, Contender
+from bench.workers.contenders import QUEUES, Case, Contender
+from bench.workers.jobs import CHECKPOINT
 from warmclip.errors import WarmclipError
 from warmclip.work.private_redis import PrivateRedis
 
 PICTURES = 64
 
-_HERE = Path(__file__).parent
+_REPOSITORY = Path(__file__).parents[2]
 _OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
 _JOB_TIMEOUT_S = 600
 _STOP_PATIENCE_S = 30
@@ -45,7 +47,13 @@ class Stage:
     """
 
     def __init__(
-        self, folder: Path, redis: PrivateRedis, bundle: Path, checkpoint: Path, pictures: int
+        self,
+        folder: Path,
+        redis: PrivateRedis,
+        bundle: Path,
+        checkpoint: Path,
+        pictures: int,
+        store: Mapping[str, str],
     ) -> None:
         self.connection = Redis(unix_socket_path=os.fspath(redis.socket))
         self._url = f"unix://{redis.socket}"
@@ -54,12 +62,15 @@ class Stage:
         self._environment = kept | {
             "WARMCLIP_HOME": os.fspath(folder),
             "WARMCLIP_BUNDLE": os.fspath(bundle.resolve()),
-            "WARMCLIP_JOBS": "worker_jobs:nothing",
-            worker_jobs.CHECKPOINT: os.fspath(checkpoint.resolve()),
+            "WARMCLIP_JOBS": "bench.workers.jobs:nothing",
+            CHECKPOINT: os.fspath(checkpoint.resolve()),
             "ORT_DISABLE_TELEMETRY": "1",
+            **store,
         }
         self._paths = [os.fspath(_picture(folder, seed)) for seed in range(pictures)]
+        self._folder = folder
         self._expected: dict[str, Any] = {}
+        self._collections = 0
 
     def seconds_per_job(self, case: Case, contender: Contender) -> float:
         """Start a worker whose queue is full, and time its last jobs.
@@ -72,6 +83,8 @@ class Stage:
         """
         self.connection.flushdb()
         queue = Queue(QUEUES[-1], connection=self.connection, serializer=JSONSerializer)
+        if case.is_fleet:
+            return self._seconds_of_fleet(queue, case, contender)
         arguments = [self._paths[: case.images]] if case.images else []
         queued = [
             Queue.prepare_data(contender.function, arguments, timeout=_JOB_TIMEOUT_S)
@@ -91,12 +104,42 @@ class Stage:
             self._check(answer["vectors"])
         return seconds / contender.jobs
 
+    def _seconds_of_fleet(self, queue: Queue, case: Case, contender: Contender) -> float:
+        """The clock runs from the queueing of the jobs, when all workers are warm, to the last."""
+        count = contender.jobs * case.images
+        files = _others([Path(path) for path in self._paths], self._folder / "fleet", count)
+        parts = [files[start : start + case.images] for start in range(0, count, case.images)]
+        self._collections += 1
+        collection = f"bench{self._collections}"  # where nothing is unchanged
+        with self._running(contender) as process:
+            while Worker.count(connection=self.connection) < contender.workers:
+                if process.poll() is not None:
+                    raise ContenderFailed(f"the workers ended: {self._said()}")
+                time.sleep(0.1)
+            warm_up = [[self._paths[:8]]] * contender.warm_up
+            self._finish(queue, "warmclip.work.jobs.embed_images", warm_up, process)
+            started = time.perf_counter()
+            jobs = [[part, collection] for part in parts]
+            self._finish(queue, contender.function, jobs, process)
+            return (time.perf_counter() - started) / contender.jobs
+
+    def _finish(
+        self,
+        queue: Queue,
+        function: str,
+        arguments: Sequence[list[Any]],
+        process: "subprocess.Popen[bytes]",
+    ) -> None:
+        queued = [Queue.prepare_data(function, it, timeout=_JOB_TIMEOUT_S) for it in arguments]
+        for job in queue.enqueue_many(queued):
+            self._await(job, process)
+
     @contextmanager
     def _running(self, contender: Contender) -> Iterator["subprocess.Popen[bytes]"]:
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 contender.command(self._url),
-                cwd=_HERE,  # where `worker_jobs` is
+                cwd=_REPOSITORY,  # where `bench.workers.jobs` is
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -140,26 +183,59 @@ class Stage:
 
 
 @contextmanager
-def open_stage(bundle: Path, checkpoint: Path, pictures: int = PICTURES) -> Iterator[Stage]:
+def open_stage(
+    bundle: Path, checkpoint: Path, pictures: int = PICTURES, *, stores: bool = False
+) -> Iterator[Stage]:
     """Set it up in a temporary folder.
 
     Args:
         bundle: what warmclip and onnxruntime load.
         checkpoint: what open_clip loads.
         pictures: how many to draw.
+        stores: whether workers share a store: QDRANT_URL, or Qdrant's engine behind a stand-in.
 
     Raises:
         QueueUnreachable: there is no redis-server to start.
     """
-    with TemporaryDirectory(prefix="warmclip-bench-") as name:
+    with (
+        TemporaryDirectory(prefix="warmclip-bench-") as name,
+        _store(Path(name)) if stores else nullcontext() as store,
+    ):
         folder = Path(name)
         redis = PrivateRedis(folder)
         try:
-            stage = Stage(folder, redis, bundle, checkpoint, pictures)
+            stage = Stage(folder, redis, bundle, checkpoint, pictures, store or {})
             with stage.connection:
                 yield stage
         finally:
             redis.close()
+
+
+@contextmanager
+def _store(folder: Path) -> Iterator[Mapping[str, str]]:
+    """The variables that lead to a store which several processes may use."""
+    theirs = {
+        name: os.environ[name] for name in ("QDRANT_URL", "QDRANT_API_KEY") if os.getenv(name)
+    }
+    if "QDRANT_URL" in theirs:
+        yield theirs
+        return
+    sys.path.append(os.fspath(_REPOSITORY / "tests"))
+    from standins.qdrant import serve  # whose engine comes with the test group
+
+    with serve(folder / "qdrant") as stand_in:
+        yield {"QDRANT_URL": stand_in.url}
+
+
+def _others(originals: Sequence[Path], folder: Path, count: int) -> list[str]:
+    """So many pictures, no two files the same: a reader ignores what follows the end."""
+    paths = [folder / f"{number:04}.jpg" for number in range(count)]
+    if not folder.exists():
+        folder.mkdir()
+        for number, path in enumerate(paths):
+            content = originals[number % len(originals)].read_bytes()
+            path.write_bytes(content + number.to_bytes(4))
+    return [os.fspath(path) for path in paths]
 
 
 def _picture(folder: Path, seed: int) -> Path:

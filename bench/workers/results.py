@@ -1,32 +1,15 @@
 """What was measured: medians, their spread, and the ratios that were promised."""
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from contenders import WARM, Case
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """The median of some rounds, and their extremes."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, figures: Sequence[float]) -> "Spread":
-        """One of at least one figure."""
-        return cls(median=statistics.median(figures), lowest=min(figures), highest=max(figures))
-
-    def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.lowest)} to {_short(self.highest)})"
+from bench.spread import Spread
+from bench.table import show
+from bench.workers.contenders import WARM, Case
 
 
 class Results:
@@ -109,16 +92,7 @@ class Results:
     def print(self, console: Console) -> None:
         """Two tables: boxes on a terminal, else Markdown."""
         for table in (self._figure_table(), self._ratio_table()):
-            if not table.row_count:
-                continue
-            if console.is_terminal:
-                table.box = box.SIMPLE_HEAD
-                console.print(table)
-                continue
-            table.box = box.MARKDOWN
-            with console.capture() as drawn:
-                console.print(table)
-            console.out(drawn.get().strip() + "\n")  # its box has empty edges
+            show(table, console)
 
     def _figure_table(self) -> Table:
         table = Table("worker", *(f"{case.name}, {case.unit}" for case in self._cases))
@@ -140,8 +114,3 @@ class Results:
                 met = "" if times is None else "yes" if times.median >= target.times else "no"
                 table.add_row(case.name, target.than, str(times or "failed"), target.words, met)
         return table
-
-
-def _short(figure: float) -> str:
-    """Three digits that count."""
-    return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"

@@ -13,28 +13,25 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-import contenders
-from machine import describe, load_average
-from results import Results
-from stage import ContenderFailed, Stage, open_stage
+from bench.machine import describe, load_average, stamp, warning_of_others
+from bench.table import open_console
+from bench.workers import contenders
+from bench.workers.results import Results
+from bench.workers.stage import ContenderFailed, Stage, open_stage
 from warmclip.cli.options import open_terminal
 from warmclip.errors import BundleError, SettingsError
 from warmclip.progress import Progress
 
 log = logging.getLogger("bench")
 
-_MODELS = Path(__file__).parents[1] / "models"
-_BUSY_BEFORE = 0.5  # of the load average, for each core: nobody of ours ran yet
-_BUSY_DURING = 1.5  # two threads of a model, and a little more
-_NO_TERMINAL_WIDTH = 1000
+_MODELS = Path(__file__).parents[2] / "models"
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of which the median counts.")] = 5,
     case: Annotated[
-        list[str] | None, typer.Option(help="no-op, one-image or 64-images; more of them by more.")
+        list[str] | None, typer.Option(help="no-op, one-image, 64-images or fleet; more by more.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="No-op jobs in a round.")] = 300,
     bundle: Annotated[Path, typer.Option(help="The model.")] = _MODELS / "ViT-B-32-random-0",
@@ -54,7 +51,8 @@ def main(
                 raise BundleError(f"{needed} is missing; `make bench-worker` makes it")
         results = Results(chosen)
         stopped: BaseException | None = None
-        with open_stage(bundle, checkpoint, pictures) as stage:
+        stores = any(it.is_fleet for it in chosen)
+        with open_stage(bundle, checkpoint, pictures, stores=stores) as stage:
             environment = describe(stage.connection)
             loads = [load_average()]
             with terminal.progress("runs") as progress:
@@ -116,12 +114,10 @@ def _report(
     results: Results, environment: dict[str, Any], loads: list[float], json_file: Path | None
 ) -> None:
     load = {"before": loads[0], "highest": max(loads)}
-    warning = _warning(load, environment["cores"])
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = _NO_TERMINAL_WIDTH
+    warning = warning_of_others(load, environment["cores"])
+    console = open_console()
     results.print(console)
-    console.print(_stamp(environment, load, results.rounds))
+    console.print(stamp(environment, load, results.rounds))
     if warning:
         console.print(f"\n{warning}")
     if json_file is not None:
@@ -133,26 +129,6 @@ def _report(
             **results.to_dict(),
         }
         json_file.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-
-
-def _stamp(environment: dict[str, Any], load: dict[str, float], rounds: int) -> str:
-    packages = ", ".join(f"{name} {it}" for name, it in environment["packages"].items() if it)
-    return (
-        f"{environment['date']}: {environment['cpu']}, {environment['cores']} cores, "
-        f"{environment['system']}, Python {environment['python']}, {environment['server']}, "
-        f"{packages}; model {environment['bundle']}. Medians of {rounds} interleaved rounds "
-        f"(lowest to highest). Load average {load['before']:.1f} before, at most "
-        f"{load['highest']:.1f}."
-    )
-
-
-def _warning(load: dict[str, float], cores: int) -> str | None:
-    if load["before"] <= _BUSY_BEFORE * cores and load["highest"] <= _BUSY_DURING * cores:
-        return None
-    return (
-        "Warning: others worked on this machine meanwhile. Each round hits all contenders, so the "
-        "ratios are worth something; the absolute figures are not this machine's best."
-    )
 
 
 if __name__ == "__main__":

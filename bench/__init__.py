@@ -1,0 +1,1 @@
+"""The comparisons that ``make bench`` and ``make bench-worker`` make; not installed."""

@@ -1,0 +1,150 @@
+"""A contender's own process: it loads once, then takes orders from a pipe and times them.
+
+Usage: python -m bench.embedding.child MATERIALS.json SUBJECT OPTIONS
+Orders and answers are JSON, one a line.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.embedding.materials import Materials, captions
+from bench.embedding.subjects.subject import BATCH, Skipped
+
+_CLASSES = {
+    "warmclip": ("bench.embedding.subjects.warm", "Warmclip"),
+    "open_clip": ("bench.embedding.subjects.open_clip_torch", "OpenClip"),
+    "onnxruntime": ("bench.embedding.subjects.stock_onnxruntime", "StockOnnxruntime"),
+    "transformers": ("bench.embedding.subjects.hugging_face", "Transformers"),
+    "fastembed": ("bench.embedding.subjects.fast_embed", "FastEmbed"),
+    "gemm": ("bench.embedding.subjects.gemm", "Gemm"),
+}
+_SHOWN = 2  # rows of an answer that are compared with the others'
+
+
+def main() -> None:
+    """Serve until the pipe ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
+    materials = Materials.read(Path(sys.argv[1]))
+    module, name = _CLASSES[sys.argv[2]]
+    options = json.loads(sys.argv[3])
+    try:
+        subject = getattr(importlib.import_module(module), name)(materials, **options)
+    except (Skipped, ImportError) as exc:
+        answers.write(json.dumps({"skipped": str(exc)}) + "\n")
+        return
+    servant = Servant(subject, materials)
+    for line in sys.stdin:
+        answers.write(json.dumps(servant.obey(json.loads(line))) + "\n")
+        answers.flush()
+
+
+class Servant:
+    """Does to one subject what it is told."""
+
+    def __init__(self, subject: Any, materials: Materials) -> None:  # Subject, or Gemm
+        self._subject = subject
+        self._materials = materials
+        self._is_searchable = False
+
+    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        """One order; an answer has the seconds on the clock and of the processors."""
+        match order["do"]:
+            case "describe":
+                description: dict[str, Any] = self._subject.describe()
+                return description
+            case "pixels":
+                pixels = self._materials.load_pixels(order["count"])
+                return _time(lambda: self._subject.pixels(pixels), order["repeats"])
+            case "products":
+                seconds = self._subject.seconds(order["tower"], order["count"], order["repeats"])
+                return {"seconds": seconds}
+            case "texts":
+                return self._texts(order["start"], order["count"], order["repeats"])
+            case "preprocess":
+                path = self._materials.singles[order["picture"]]
+                return _time(lambda: self._subject.preprocess(path), order["repeats"])
+            case "folder":
+                return self._folder(order)
+            case "query":
+                return self._query(order["start"], order["count"])
+            case "first":
+                path = self._materials.folders["small"][0]
+                return {"sample": np.asarray(self._subject.embed([path])).tolist()}
+            case "memory":
+                self._subject.pixels(self._materials.load_pixels(BATCH))
+                self._subject.texts(captions(0, BATCH))
+                return _memory()
+            case _:
+                raise ValueError(f"no such order: {order}")
+
+    def _texts(self, start: int, count: int, repeats: int) -> dict[str, Any]:
+        """Never the same twice: whoever keeps answers gains nothing."""
+        lists = [captions(start + turn * count, count) for turn in range(repeats)]
+        waiting = iter(lists)
+        return _time(lambda: self._subject.texts(next(waiting)), repeats)
+
+    def _folder(self, order: dict[str, Any]) -> dict[str, Any]:
+        paths = self._materials.folders[order["folder"]][: order["most"]]
+        target = self._materials.folder / f"stored-{os.getpid()}-{time.monotonic_ns()}"
+        answer = _time(lambda: self._subject.folder(paths, target), 1)
+        return answer | {"sample": self._subject.vectors(paths, target).tolist()}
+
+    def _query(self, start: int, count: int) -> dict[str, Any]:
+        if not self._is_searchable:
+            self._subject.prepare_search()
+            self._is_searchable = True
+        texts = captions(start, count)
+        seconds = []
+        for text in texts:
+            started = time.perf_counter()
+            self._subject.query(text)
+            seconds.append(time.perf_counter() - started)
+        return {"latencies": seconds}
+
+
+def _time(work: Callable[[], object], repeats: int) -> dict[str, Any]:
+    cpu_before, started = _cpu_seconds(), time.perf_counter()
+    for _ in range(repeats):
+        made = work()
+    seconds = time.perf_counter() - started
+    answer: dict[str, Any] = {"seconds": seconds, "cpu": _cpu_seconds() - cpu_before}
+    if isinstance(made, np.ndarray) and made.ndim == 2:  # vectors
+        answer["sample"] = made[-_SHOWN:].tolist()
+    return answer
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _memory() -> dict[str, Any]:
+    """In MB: the peak, and what would come back if this process went (Linux only)."""
+    if sys.platform == "darwin":
+        return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    # Not ru_maxrss, which on Linux begins with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return {
+        "peak_mb": _kilobytes(status, "VmHWM:") / 1e3,
+        "pss_mb": _kilobytes(rollup, "Pss:") / 1e3,
+    }
+
+
+def _kilobytes(text: str, field: str) -> int:
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(field))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Who is compared: warmclip, what a user would pick instead, and the machine itself."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.machine import usable_cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One way to embed, in a process of its own.
+
+    Attributes:
+        name: in the table.
+        subject: the class that ``child`` loads.
+        options: of that class.
+        in_peers_venv: it needs the bench's own virtual environment.
+        least_cosine: to open_clip's vectors, or it does not do the same work; None where
+            there are no vectors.
+    """
+
+    name: str
+    subject: str
+    options: dict[str, Any] = field(default_factory=dict)
+    in_peers_venv: bool = False
+    least_cosine: float | None = 0.999
+
+
+WARM = "warmclip"
+INT8 = "warmclip, int8"
+SCALED = "warmclip, scaled decoding"
+TORCH = "open_clip, torch"
+COMPILED = "open_clip, torch.compile"
+LOADER = "open_clip, torch, DataLoader"
+STOCK = "onnxruntime, stock export"
+TRANSFORMERS = "transformers, torch"
+FASTEMBED = "fastembed"
+GEMM = "matrix products alone"
+
+# What departs from the reference on purpose is only kept from being nonsense.
+_APPROXIMATE = 0.95
+
+CONTENDERS = {
+    it.name: it
+    for it in (
+        Contender(name=WARM, subject="warmclip"),
+        Contender(
+            name=SCALED,
+            subject="warmclip",
+            options={"decode": "scaled"},
+            least_cosine=_APPROXIMATE,
+        ),
+        Contender(
+            name=INT8,
+            subject="warmclip",
+            options={"provider": "cpu-int8"},
+            least_cosine=_APPROXIMATE,
+        ),
+        Contender(name=TORCH, subject="open_clip"),
+        Contender(name=COMPILED, subject="open_clip", options={"compiled": True}),
+        Contender(name=LOADER, subject="open_clip", options={"loaders": usable_cores()}),
+        Contender(name=STOCK, subject="onnxruntime"),
+        Contender(
+            name=FASTEMBED, subject="fastembed", in_peers_venv=True, least_cosine=_APPROXIMATE
+        ),
+        Contender(name=TRANSFORMERS, subject="transformers", in_peers_venv=True, least_cosine=None),
+        Contender(name=GEMM, subject="gemm", least_cosine=None),
+    )
+}
+
+_THREADS = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_")
+_OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
+
+
+def environment(repository: str) -> dict[str, str]:
+    """What every contender sees: nobody's settings, the default threads of its libraries."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(_OURS + _THREADS)
+    }
+    path = os.pathsep.join(filter(None, (repository, kept.get("PYTHONPATH"))))
+    # Nobody downloads: whoever needs the network is told so, and says it in the table.
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    return kept | offline | {"PYTHONPATH": path}
