@@ -5,7 +5,7 @@ from io import BytesIO
 from PIL import Image, ImageOps
 
 from warmclip.errors import ImageUnreadable
-from warmclip.inference.image import UNDECODABLE, decoded
+from warmclip.inference.image import UNDECODABLE, open_image
 from warmclip.settings import Limits
 
 _QUALITY = 82
@@ -21,19 +21,19 @@ def draw(data: bytes, side_px: int, limits: Limits) -> bytes:
     Raises:
         ImageUnreadable: it is no whole picture, or larger than the limits.
     """
-    with decoded(data, limits) as picture:
-        try:
-            small = picture.copy()
-            small.thumbnail((side_px, side_px))
-            upright = ImageOps.exif_transpose(small)
-            if upright.has_transparency_data:
-                rgba = upright.convert("RGBA")
-                flat = Image.new("RGB", rgba.size, _PAPER)
-                flat.paste(rgba, mask=rgba.getchannel("A"))
-            else:
-                flat = upright.convert("RGB")
-            out = BytesIO()
-            flat.save(out, "JPEG", quality=_QUALITY)
-        except UNDECODABLE as exc:
-            raise ImageUnreadable(f"cannot be drawn: {exc}") from exc
-        return out.getvalue()
+    picture = open_image(data, limits)
+    try:
+        small = picture.copy()
+        small.thumbnail((side_px, side_px))
+        upright = ImageOps.exif_transpose(small)
+        if upright.has_transparency_data:
+            rgba = upright.convert("RGBA")
+            flat = Image.new("RGB", rgba.size, _PAPER)
+            flat.paste(rgba, mask=rgba.getchannel("A"))
+        else:
+            flat = upright.convert("RGB")
+        out = BytesIO()
+        flat.save(out, "JPEG", quality=_QUALITY)
+    except UNDECODABLE as exc:
+        raise ImageUnreadable(f"cannot be drawn: {exc}") from exc
+    return out.getvalue()
