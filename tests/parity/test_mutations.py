@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from tiny_models import TINY_VIT, rewritten, written
-from warmclip.inference import image as pictures
+from warmclip.inference import resizing
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.text import Tokenizer
 from warmclip_export import exporter, onnx_file
@@ -135,7 +135,7 @@ def test_bilinear(patient: Patient, tmp_path: Path) -> None:
 
 def test_crop_off_by_one(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Halves rounded down, as in most re-implementations: the crops, a quarter of which differ."""
-    monkeypatch.setattr(pictures, "_centred", lambda side, target: (side - target) // 2)
+    monkeypatch.setattr(resizing, "_centred", lambda side, target: (side - target) // 2)
 
     outcome = patient.measure(patient.bundle)
 

@@ -67,6 +67,7 @@ _large_lock = threading.Lock()
 _pool = Image.core  # type: ignore[attr-defined]  # a name that Pillow's own stubs leave out
 _KEPT_BLOCKS = 8  # of 16 MB each
 _streams = 0
+_blocks_before = 0
 _streams_lock = threading.Lock()
 
 # A caller's lazy picture may stand in one call twice, and Pillow cannot load it in two threads.
@@ -92,18 +93,19 @@ def kept_memory() -> Iterator[None]:
     Fresh memory costs a page fault every few kB, in all an eighth of a large photograph's time.
     Where PILLOW_BLOCKS_MAX already says how many to keep, that holds.
     """
-    global _streams  # noqa: PLW0603  # Pillow's pool is one for the process, and so is its count
+    global _streams, _blocks_before  # noqa: PLW0603  # a process has one pool of Pillow's
     with _streams_lock:
+        if _streams == 0:
+            _blocks_before = _pool.get_blocks_max()
+            _pool.set_blocks_max(_blocks_before or _KEPT_BLOCKS)
         _streams += 1
-        if _pool.get_blocks_max() == 0:
-            _pool.set_blocks_max(_KEPT_BLOCKS)
     try:
         yield
     finally:
         with _streams_lock:
             _streams -= 1
-            if _streams == 0 and _pool.get_blocks_max() == _KEPT_BLOCKS:
-                _pool.set_blocks_max(0)  # frees them
+            if _streams == 0:
+                _pool.set_blocks_max(_blocks_before)  # frees those beyond it
 
 
 @contextmanager
