@@ -20,6 +20,8 @@ class Spread:
         return cls(median=statistics.median(figures), lowest=min(figures), highest=max(figures))
 
     def __str__(self) -> str:
+        if self.lowest == self.highest:
+            return short(self.median)
         return f"{short(self.median)} ({short(self.lowest)} to {short(self.highest)})"
 
 

@@ -64,7 +64,6 @@ class Report:
         for heading, part in self._parts():
             drawn.write(f"### {heading}\n\n" if heading else "")
             self._print(part, console)
-            drawn.write("\n")
         self._write("results.md", drawn.getvalue().rstrip() + "\n")
 
     def print(self, console: Console) -> None:
