@@ -99,7 +99,7 @@ clean: ## Remove what these targets made, but for exported models
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
-	$(BIN)/warmclip-export model --model ViT-B-32 --pretrained random:0
+	$(BIN)/warmclip-export model --model ViT-B-32 --pretrained random:0 --precision int8
 
 $(BENCH_MODEL).safetensors: | $(VENV)/installed
 	$(BIN)/python -m bench.checkpoint $@
