@@ -297,3 +297,38 @@ def test_name_switched_while_writing(store: QdrantStore, name: str) -> None:
     store.switch(name, NEW)
     store.upsert(name, [point(1, space=OLD), point(2, space=NEW)])
     assert ids(store.scroll(name)) == [point(2).id]
+
+
+def test_embedded_store_writes_ahead(tmp_path: Path) -> None:
+    """A commit of the embedded store does not wait for the disk, in a new collection and in one
+    that was there: its file says so.
+    """
+    folder = tmp_path / "qdrant"
+    for name in ("new", "newer"):
+        with QdrantStore.embedded(folder) as store:
+            store.ensure(name, OLD)
+            store.upsert(name, [point(1)])
+            logs = list(folder.rglob("*.sqlite-wal"))
+            assert len(logs) == len(list(folder.rglob("*.sqlite")))
+    with QdrantStore.embedded(folder) as store:
+        assert ids(store.scroll("new")) == ids(store.scroll("newer")) == [point(1).id]
+
+
+def test_digests_follow_what_is_written(store: QdrantStore, name: str) -> None:
+    """A content is found where it is now: after an overwrite, after a deletion, in a switch."""
+    store.ensure(name, OLD)
+    store.upsert(name, [point(1, sha256="a" * 64), point(2, sha256="a" * 64)])
+    assert ids(store.scroll(name, sha256=["a" * 64])) == [point(1).id, point(2).id]
+    store.upsert(name, [point(1, sha256="b" * 64)])
+    assert ids(store.scroll(name, sha256=["a" * 64])) == [point(2).id]
+    assert ids(store.scroll(name, sha256=["b" * 64, "c" * 64])) == [point(1).id]
+    store.delete(name, [point(2).id])
+    assert ids(store.scroll(name, sha256=["a" * 64, "b" * 64])) == [point(1).id]
+    store.stage(name, NEW)
+    former = store.switch(name, NEW)
+    assert ids(store.scroll(name, sha256=["b" * 64])) == []
+    assert former is not None
+    store.drop(former)
+    store.stage(name, OLD)
+    store.switch(name, OLD)
+    assert ids(store.scroll(name, sha256=["b" * 64])) == []

@@ -25,7 +25,7 @@ from warmclip.indexing.ownership import own_store
 from warmclip.indexing.qdrant import open_store
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.client import submit_index, watch
+from warmclip.work.client import call, submit_index, watch
 from warmclip.work.dead_letters import DeadLetters
 from warmclip.work.queues import open_queue
 
@@ -197,6 +197,19 @@ def test_two_workers_at_once(rig: Rig) -> None:
             for process in both:
                 process.terminate()
                 process.wait(PATIENCE_S)
+
+
+def test_question_behind_a_long_job(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever asks while the only worker is busy is told that, and answered before the jobs that
+    were queued earlier.
+    """
+    with rig.worker(WARMCLIP_PROVIDER="faulty-slow", FAULTY_SECONDS="3") as worker:
+        jobs = [worker.enqueue(EMBED, [text]) for text in ("running", "queued")]
+        is_busy(worker)
+        answer = call(worker.connection, "embed_texts", {"texts": ["asked"]})
+        assert set(answer["vectors"]) == {"asked"}
+        assert jobs[1].get_status() != "finished"
+    assert "every worker is busy" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["with a space", "read-only", "missing"])

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -398,6 +399,48 @@ store = QdrantStore.embedded(Path(sys.argv[1]))
 indexer = Indexer(PixelEncoder(seconds_each=0.002), store)
 indexer.index([sys.argv[2]], progress=lambda done, total, stage: print(done, flush=True))
 """
+
+
+def test_store_and_model_work_at_once(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While vectors are written, the next pictures are embedded: a store that waits for the
+    100th picture before it has written the 64th is no dead end, and all of them get there.
+    """
+    draw_many(photos, 150)
+    hundredth = threading.Event()
+
+    def count() -> None:
+        if encoder.embedded == 100:
+            hundredth.set()
+
+    encoder = PixelEncoder(before_each=count)
+    write = store.upsert
+
+    def slowly(name: str, points: Sequence[Point]) -> None:
+        assert hundredth.wait(30)
+        write(name, points)
+
+    monkeypatch.setattr(store, "upsert", slowly)
+    report = Indexer(encoder, store).index([photos])
+    assert (report.indexed, report.skipped) == (150, {})
+    assert len(stored(store)) == 150
+
+
+def test_store_fails_behind_the_model(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails while the next pictures are embedded ends the run with its reason."""
+    draw_many(photos, 150)
+
+    def fail(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(store, "upsert", fail)
+    encoder = PixelEncoder()
+    with pytest.raises(StoreError, match="the disk is full"):
+        Indexer(encoder, store).index([photos])
+    assert encoder.embedded <= 128 + 1
 
 
 @pytest.mark.parametrize("least_done", [0, 100])

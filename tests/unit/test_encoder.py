@@ -71,7 +71,7 @@ def test_unreadable_among_readable(encoder: Encoder, tmp_path: Path) -> None:
     for index, path in enumerate(good):
         items += [(f"bad-{index}", b"no picture"), (f"good-{index}", path)]
     results = dict(encoder.encode_each(items))
-    assert list(results) == [key for key, _ in items]
+    assert set(results) == {key for key, _ in items}
     for index, path in enumerate(good):
         assert isinstance(results[f"bad-{index}"], ImageUnreadable)
         result = results[f"good-{index}"]
@@ -90,8 +90,28 @@ def test_encode_images_names_what_failed(encoder: Encoder) -> None:
 def test_many_unreadable_in_a_row(encoder: Encoder) -> None:
     """A folder full of rubbish passes through and is all reported."""
     results = list(encoder.encode_each((index, b"rubbish") for index in range(100)))
-    assert [key for key, _ in results] == list(range(100))
+    assert sorted(key for key, _ in results) == list(range(100))
     assert all(isinstance(result, ImageUnreadable) for _, result in results)
+
+
+def test_slow_picture_holds_up_nothing(encoder: Encoder) -> None:
+    """Pictures that come after one that takes long are embedded before it is there."""
+    others = threading.Event()
+
+    def slow() -> bytes:
+        assert others.wait(30)
+        return b"no picture"
+
+    items: list[tuple[str, ImageSource]] = [("slow", LazyImage("slow.jpg", slow))]
+    items += [(str(index), picture(index)) for index in range(12)]
+    keys = []
+    for key, result in encoder.encode_each(items):
+        keys.append(key)
+        if len(keys) == 4:  # a batch
+            others.set()
+        assert isinstance(result, Embedded) == (key != "slow")
+    assert keys.index("slow") >= 4
+    assert len(keys) == 13
 
 
 def test_sources_are_read_only_a_little_ahead(encoder: Encoder) -> None:
@@ -204,3 +224,32 @@ def test_native_work_is_announced(
     assert [stage for stage, _ in watch.begun].count("run") == 3
     assert str(results["2.png"]) == "was set aside"
     assert (watch.most_at_once == 1) == one_at_a_time
+
+
+def test_repeated_text(demo_bundle: Path) -> None:
+    """The same words are computed once, in one call and in the next; so are words that are
+    cleaned to the same.
+    """
+    watch = Watch(one_at_a_time=False)
+    encoder = Encoder.open(demo_bundle, batch_size=2, activity=watch)
+    vectors = encoder.encode_texts(["a red star", "a blue star", "a red star", "A  RED star"])
+    assert [stage for stage, _ in watch.begun].count("run") == 1
+    np.testing.assert_array_equal(vectors[[2, 3]], vectors[[0, 0]])
+    assert not np.allclose(vectors[0], vectors[1])
+    again = encoder.encode_texts(["a blue star", "a green star"])
+    assert [stage for stage, _ in watch.begun].count("run") == 2
+    np.testing.assert_array_equal(again[0], vectors[1])
+    again[0] = 0  # the caller's
+    np.testing.assert_array_equal(encoder.encode_texts(["a blue star"])[0], vectors[1])
+
+
+def test_texts_are_forgotten(demo_bundle: Path) -> None:
+    """Any number of texts passes through in bounded memory: the oldest is computed again."""
+    watch = Watch(one_at_a_time=False)
+    encoder = Encoder.open(demo_bundle, activity=watch)
+    encoder.encode_texts([f"star {number}" for number in range(1025)])
+    runs = len(watch.begun)
+    encoder.encode_texts(["star 1024"])
+    assert len(watch.begun) == runs
+    encoder.encode_texts(["star 0"])
+    assert len(watch.begun) == runs + 1

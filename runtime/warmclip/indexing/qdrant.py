@@ -1,12 +1,12 @@
 """Qdrant, embedded or as a server, behind the store's contract.
 
-Only this module and ``transport`` know qdrant_client. A name as users say it is an alias; the
-vectors of one space lie in ``<name>__<fingerprint>`` behind it. Everything written
-goes to the collection of its own fingerprint, never through the alias, so that a switch in
-between mixes nothing.
+Only this module and what it stands on, ``aliases``, ``transport`` and ``sqlite``, know
+qdrant_client. Everything written goes to the collection of its own fingerprint, never through the
+alias, so that a switch in between mixes nothing.
 """
 
 import itertools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -15,8 +15,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from warmclip.errors import NotStored, SpaceMismatch, StoreError
+from warmclip.errors import StoreError
+from warmclip.indexing.aliases import Aliases, collection_of
+from warmclip.indexing.digests import Digests
 from warmclip.indexing.payload import from_json, to_json
+from warmclip.indexing.sqlite import write_ahead
 from warmclip.indexing.store import Hit, Point, Space
 from warmclip.indexing.transport import EmbeddedTransport, ServerTransport, Transport
 from warmclip.inference.arrays import Vector
@@ -24,6 +27,7 @@ from warmclip.settings import Settings, without_password
 
 _WRITE_BATCH = 64  # points in one request: what Qdrant's documentation advises as the least
 _READ_BATCH = 256
+_EMBEDDED_PAGE = 10_000  # the embedded mode sorts all of its points again for every page
 _REQUEST_TIMEOUT_S = 30
 
 # Points that have the field at all: it is taken away when their vectors are proven.
@@ -32,11 +36,6 @@ _SUSPECT = models.Filter(
 )
 
 T = TypeVar("T")
-
-
-def collection_of(name: str, fingerprint: str) -> str:
-    """The collection that holds one space of a name; a collection's own name is kept."""
-    return name if "__" in name else f"{name}__{fingerprint}"
 
 
 def open_store(settings: Settings, owner: int | None = None) -> "QdrantStore":
@@ -57,12 +56,13 @@ class QdrantStore:
     It may be used from several threads: the embedded store serves them one at a time.
     """
 
-    def __init__(
-        self, client: QdrantClient, transport: Transport, *, indexes_payload: bool
-    ) -> None:
+    def __init__(self, client: QdrantClient, transport: Transport, *, is_embedded: bool) -> None:
         self._client = client
         self._transport = transport
-        self._indexes_payload = indexes_payload
+        self._is_embedded = is_embedded
+        self._aliases = Aliases(client, transport, self._prepare)
+        self._digests: dict[str, Digests] = {}  # by collection, where there is no index
+        self._digests_lock = threading.Lock()
 
     @classmethod
     def embedded(cls, folder: Path, owner: int | None = None) -> Self:
@@ -82,10 +82,13 @@ class QdrantStore:
             client = transport(
                 lambda: QdrantClient(path=str(folder), force_disable_check_same_thread=True)
             )
+            store = cls(client, transport, is_embedded=True)
+            for it in transport(client.get_collections).collections:
+                store._prepare(it.name)
         except StoreError:
             transport.close()
             raise
-        return cls(client, transport, indexes_payload=False)
+        return store
 
     @classmethod
     def server(
@@ -123,52 +126,24 @@ class QdrantStore:
         transport = ServerTransport(
             without_password(url), patience_s=patience_s, first_patience_s=first_patience_s
         )
-        return cls(client, transport, indexes_payload=True)
+        return cls(client, transport, is_embedded=False)
 
     def ensure(self, name: str, space: Space) -> None:
         """See ``VectorStore.ensure``."""
-        if self._target(name) is None:
-            self.stage(name, space)
-            self.switch(name, space)
-        # Asked again also after making it: another process may have been first.
-        self._require(name, space)
+        self._aliases.ensure(name, space)
 
     def stage(self, name: str, space: Space) -> str:
         """See ``VectorStore.stage``."""
-        collection = collection_of(name, space.fingerprint)
-        if not self._exists(collection):
-            if self._exists(name):
-                raise StoreError(
-                    f"the store has a collection {name!r} that warmclip did not make; "
-                    "choose another name with WARMCLIP_COLLECTION"
-                )
-            self._create(collection, space.dim)
-        return collection
+        return self._aliases.stage(name, space)
 
     def switch(self, name: str, space: Space) -> str | None:
         """See ``VectorStore.switch``."""
-        collection = collection_of(name, space.fingerprint)
-        former = self._target(name)
-        if former == collection:
-            return None
-        steps: list[models.AliasOperations] = []
-        if former is not None:
-            steps.append(
-                models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
-            )
-        steps.append(
-            models.CreateAliasOperation(
-                create_alias=models.CreateAlias(collection_name=collection, alias_name=name)
-            )
-        )
-        self._transport(lambda: self._client.update_collection_aliases(steps))
-        return former
+        return self._aliases.switch(name, space)
 
     def drop(self, collection: str) -> None:
         """See ``VectorStore.drop``."""
-        if "__" not in collection or self._target(collection.partition("__")[0]) == collection:
-            raise StoreError(f"{collection!r} is in use; only a former collection is dropped")
-        self._transport(lambda: self._client.delete_collection(collection))
+        self._aliases.drop(collection)
+        self._digests.pop(collection, None)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.upsert``."""
@@ -179,7 +154,7 @@ class QdrantStore:
 
     def search(self, name: str, space: Space, vector: Vector, limit: int) -> list[Hit]:
         """See ``VectorStore.search``."""
-        collection = self._require(name, space)
+        collection = self._aliases.require_space(name, space)
         query = vector.tolist()
         answer = self._transport(
             lambda: self._client.query_points(
@@ -201,16 +176,13 @@ class QdrantStore:
         with_vectors: bool = False,
     ) -> Iterator[Point]:
         """See ``VectorStore.scroll``."""
-        collection = self._target(name)
-        if collection is None:
-            raise _no_collection(name)
+        collection = self._aliases.require(name)
         if ids is not None:
             for batch in _batches(ids, _READ_BATCH):
                 yield from map(_point, self._retrieve(collection, batch, with_vectors))
         elif sha256 is not None:
             for batch in _batches(sha256, _READ_BATCH):
-                found = self._scroll(collection, _any_sha256(batch), with_vectors)
-                yield from map(_point, found)
+                yield from map(_point, self._with_digests(collection, batch, with_vectors))
         else:
             chosen = _SUSPECT if suspect else None
             yield from map(_point, self._scroll(collection, chosen, with_vectors))
@@ -227,9 +199,7 @@ class QdrantStore:
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         """See ``VectorStore.delete``."""
-        collection = self._target(name)
-        if collection is None:
-            raise _no_collection(name)
+        collection = self._aliases.require(name)
         for batch in _batches(ids, _READ_BATCH):
             self._delete(collection, batch)
 
@@ -244,39 +214,11 @@ class QdrantStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _target(self, name: str) -> str | None:
-        """The collection that an alias leads to; a collection's own name is kept."""
-        if "__" in name:
-            return name
-        aliases = self._transport(self._client.get_aliases).aliases
-        return next((it.collection_name for it in aliases if it.alias_name == name), None)
-
-    def _require(self, name: str, space: Space) -> str:
-        target = self._target(name)
-        if target is None:
-            raise _no_collection(name)
-        if target != collection_of(name, space.fingerprint):
-            theirs = target.removeprefix(f"{name}__")
-            raise SpaceMismatch(
-                f"collection {name!r} holds vectors of the model {theirs[:12]}, this model is "
-                f"{space.fingerprint[:12]}; run `warmclip migrate {name}` to embed its pictures "
-                "with this one, or choose another name with WARMCLIP_COLLECTION"
-            )
-        return target
-
-    def _exists(self, collection: str) -> bool:
-        listed = self._transport(self._client.get_collections).collections
-        return any(it.name == collection for it in listed)
-
-    def _create(self, collection: str, dim: int) -> None:
-        params = models.VectorParams(size=dim, distance=models.Distance.COSINE)
-        try:
-            self._transport(lambda: self._client.create_collection(collection, params))
-        except StoreError:
-            # Another process made it meanwhile, or an earlier attempt did whose answer was lost.
-            if not self._exists(collection):
-                raise
-        if self._indexes_payload:
+    def _prepare(self, collection: str) -> None:
+        """Make a collection fast at what is asked of it."""
+        if self._is_embedded:
+            self._transport(lambda: write_ahead(self._client, collection))
+        else:
             for field in ("sha256", "canary"):
                 self._index(collection, field)
 
@@ -286,6 +228,19 @@ class QdrantStore:
                 collection, field, models.PayloadSchemaType.KEYWORD, wait=True
             )
         )
+
+    def _with_digests(
+        self, collection: str, digests: list[str], with_vectors: bool
+    ) -> Iterable[models.Record]:
+        if not self._is_embedded:
+            return self._scroll(collection, _any_sha256(digests), with_vectors)
+        with self._digests_lock:
+            if collection not in self._digests:
+                everything = self._scroll(collection, None, with_vectors=False)
+                known = ((str(it.id), (it.payload or {}).get("sha256", "")) for it in everything)
+                self._digests[collection] = Digests(known)
+            ids = self._digests[collection].find(digests)
+        return self._retrieve(collection, ids, with_vectors)
 
     def _write(self, collection: str, points: list[Point]) -> None:
         structs = [
@@ -297,10 +252,18 @@ class QdrantStore:
             for point in points
         ]
         self._transport(lambda: self._client.upsert(collection, structs, wait=True))
+        with self._digests_lock:
+            if (known := self._digests.get(collection)) is not None:
+                for point in points:
+                    known.put(point.id, point.payload.sha256)
 
     def _delete(self, collection: str, ids: list[str]) -> None:
         selector = models.PointIdsList(points=list(ids))
         self._transport(lambda: self._client.delete(collection, selector, wait=True))
+        with self._digests_lock:
+            if (known := self._digests.get(collection)) is not None:
+                for point_id in ids:
+                    known.remove(point_id)
 
     def _forget_canary(self, collection: str, ids: list[str], canary: str) -> None:
         waiting = models.FieldCondition(key="canary", match=models.MatchValue(value=canary))
@@ -330,7 +293,7 @@ class QdrantStore:
             lambda: self._client.scroll(
                 collection,
                 scroll_filter=chosen,
-                limit=_READ_BATCH,
+                limit=_EMBEDDED_PAGE if self._is_embedded else _READ_BATCH,
                 offset=start,
                 with_vectors=with_vectors,
             )
@@ -351,10 +314,6 @@ def _point(record: models.Record) -> Point:
 def _any_sha256(digests: list[str]) -> models.Filter:
     match = models.MatchAny(any=list(digests))
     return models.Filter(must=[models.FieldCondition(key="sha256", match=match)])
-
-
-def _no_collection(name: str) -> StoreError:
-    return NotStored(f"there is no collection {name!r} yet; run `warmclip index` first")
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

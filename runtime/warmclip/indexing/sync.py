@@ -1,17 +1,20 @@
-"""Files into one collection, chunk by chunk, so that it has them as they are now."""
+"""Files into one collection, chunk by chunk, so that it has them as they are now.
 
-import hashlib
+Three things go on at once: the next chunk's files are looked at, this chunk's pictures are
+embedded, and the last batch of vectors is written.
+"""
+
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from warmclip.errors import ImageUnreadable
-from warmclip.indexing.files import Location, locate, read_picture
+from warmclip.indexing.files import read_picture
 from warmclip.indexing.store import Payload, Point, VectorStore
+from warmclip.indexing.survey import Content, Survey, Surveyed, sha256
 from warmclip.inference.arrays import Vectors
 from warmclip.inference.reading import LazyImage
 from warmclip.progress import Progress
@@ -24,8 +27,7 @@ if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
 K = TypeVar("K")
 
 _CHUNK = 256  # pictures looked up together
-_WRITE_BATCH = 64  # pictures embedded before they are written: the most that a kill can cost
-_READ_THREADS = 4
+_WRITE_BATCH = 64  # pictures embedded before they are written: a kill can cost two of these
 
 
 class ImageEncoder(Protocol):
@@ -70,13 +72,6 @@ class ImageEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    path: str  # as it was found, for the report
-    location: Location
-    sha256: str
-
-
 class Sync:
     """Brings a collection up to date with some files; its counts say what became of each.
 
@@ -104,26 +99,39 @@ class Sync:
         self._roots = roots
         self._limits = limits
         self._progress = progress
-        self._seen: set[str] = set()
+        self._survey = Survey(
+            store, collection, fingerprint=encoder.fingerprint, roots=roots, limits=limits
+        )
         self._unproven: list[Point] = []
+        self._beside = ThreadPoolExecutor(2, thread_name_prefix="warmclip-sync")  # look and write
+        self._writing: Future[None] | None = None
+        self._unwritten = 0
         self._done = 0
         self._total = 0
 
     def run(self, files: Sequence[str]) -> None:
-        """Bring these files in, by path. Two paths to one file count once."""
-        self._total += len(files)
+        """Bring these files in, by path; once in a Sync's life. Two paths to a file count once."""
+        self._total = len(files)
         self._advance(0)
-        rest = iter(files)
-        while chunk := list(islice(rest, _CHUNK)):
-            self._run_chunk(chunk)
-            self._prove()
+        chunks = (files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK))
+        with self._beside:
+            surveys = (self._beside.submit(self._survey.look, chunk) for chunk in chunks)
+            following = next(surveys, None)
+            while following is not None:
+                chunk = following.result()
+                following = next(surveys, None)
+                self._bring_in(chunk)
+                self._prove()
 
-    def _run_chunk(self, files: list[str]) -> None:
-        contents = self._digest(self._changed(self._locate(files)))
-        donors = self._donors({content.sha256 for content in contents})
-        fresh: dict[str, _Content] = {}
+    def _bring_in(self, chunk: Surveyed) -> None:
+        self.unchanged += chunk.unchanged
+        self._advance(chunk.unchanged + chunk.repeated)
+        for path, reason in chunk.skipped.items():
+            self._skip(path, reason)
+        donors = self._donors({content.sha256 for content in chunk.contents})
+        fresh: dict[str, Content] = {}
         copies = []
-        for content in contents:
+        for content in chunk.contents:
             if content.sha256 in donors or content.sha256 in fresh:
                 copies.append(content)
             else:
@@ -139,57 +147,12 @@ class Sync:
         self.reused += len(points)
         self._advance(len(points))
 
-    def _locate(self, files: list[str]) -> dict[str, tuple[str, Location]]:
-        """Point id -> (path, location), for files not seen before."""
-        places = {}
-        for path in files:
-            try:
-                location = locate(path, self._roots)
-            except ImageUnreadable as exc:
-                self._skip(path, str(exc))
-                continue
-            if location.id in self._seen:
-                self._advance(1)
-            else:
-                self._seen.add(location.id)
-                places[location.id] = path, location
-        return places
-
-    def _changed(self, places: dict[str, tuple[str, Location]]) -> list[str]:
-        """The paths of files that the collection does not have as they are now."""
-        changed = dict(places)
-        for point in self._store.scroll(self._collection, ids=places):
-            _, location = places[point.id]
-            state = (point.payload.size_bytes, point.payload.mtime_ns)
-            if self._is_usable(point) and state == (location.size_bytes, location.mtime_ns):
-                del changed[point.id]
-        self.unchanged += len(places) - len(changed)
-        self._advance(len(places) - len(changed))
-        return [path for path, _ in changed.values()]
-
-    def _digest(self, paths: list[str]) -> list[_Content]:
-        contents = []
-        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="warmclip-digest") as pool:
-            for path, result in zip(paths, pool.map(self._digest_one, paths), strict=True):
-                if isinstance(result, _Content):
-                    contents.append(result)
-                else:
-                    self._skip(path, str(result))
-        return contents
-
-    def _digest_one(self, path: str) -> _Content | ImageUnreadable:
-        try:
-            location, picture = read_picture(path, self._roots, self._limits)
-        except ImageUnreadable as exc:
-            return exc
-        return _Content(path=path, location=location, sha256=_sha256(picture))
-
     def _donors(self, digests: set[str]) -> dict[str, Point]:
         """Digest -> a stored point with that content."""
         stored = self._store.scroll(self._collection, sha256=digests, with_vectors=True)
-        return {point.payload.sha256: point for point in stored if self._is_usable(point)}
+        return {point.payload.sha256: point for point in stored if self._survey.is_usable(point)}
 
-    def _embed(self, fresh: dict[str, _Content]) -> dict[str, Point]:
+    def _embed(self, fresh: dict[str, Content]) -> dict[str, Point]:
         """Embed and store contents, by digest; unreadable ones are skipped."""
         points: dict[str, Point] = {}
         unwritten: list[Point] = []
@@ -205,21 +168,35 @@ class Sync:
             points[digest] = self._point(fresh[digest], result)
             unwritten.append(points[digest])
             if len(unwritten) == _WRITE_BATCH:
-                self._write(unwritten)
+                self._begin_writing(unwritten)
                 unwritten = []
-        self._write(unwritten)
+        self._begin_writing(unwritten)
+        self._end_writing()
         return points
 
-    def _reread(self, content: _Content) -> bytes:
+    def _reread(self, content: Content) -> bytes:
         location, picture = read_picture(content.path, self._roots, self._limits)
-        if location != content.location or _sha256(picture) != content.sha256:
+        if location != content.location or sha256(picture) != content.sha256:
             raise ImageUnreadable("was changed while it was being indexed; run again")
         return picture
 
-    def _write(self, points: list[Point]) -> None:
-        self._upsert(points)
-        self.indexed += len(points)
-        self._advance(len(points))
+    def _begin_writing(self, points: list[Point]) -> None:
+        """Write these while the next are embedded; of two batches, the first is waited for."""
+        self._end_writing()
+        self._writing = self._beside.submit(self._upsert, points)
+        self._unwritten = len(points)
+
+    def _end_writing(self) -> None:
+        """Wait until all is written that has begun to be.
+
+        Raises:
+            StoreError: it failed.
+        """
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+            self.indexed += self._unwritten
+            self._advance(self._unwritten)
 
     def _upsert(self, points: list[Point]) -> None:
         """Write points, with their canaries only as long as they wait for them."""
@@ -241,7 +218,7 @@ class Sync:
         self._store.prove(self._collection, proven)
         self._unproven = []
 
-    def _point(self, content: _Content, embedded: "Embedded") -> Point:
+    def _point(self, content: Content, embedded: "Embedded") -> Point:
         return Point(
             id=content.location.id,
             vector=embedded.vector,
@@ -260,15 +237,6 @@ class Sync:
             ),
         )
 
-    def _is_usable(self, point: Point) -> bool:
-        """Whether a stored vector may stay, and be reused.
-
-        A name may be switched to another space while we work: its vectors are none of ours. A
-        vector that still waits for a canary is suspect: its process may have died before it.
-        """
-        payload = point.payload
-        return payload.fingerprint == self._encoder.fingerprint and not payload.canary
-
     def _skip(self, path: str, reason: str) -> None:
         self.skipped[path] = reason
         self._advance(1)
@@ -279,7 +247,7 @@ class Sync:
             self._progress(self._done, self._total, "indexing")
 
 
-def _copy(donor: Point, content: _Content) -> Point:
+def _copy(donor: Point, content: Content) -> Point:
     """A point for another place of the same content; what made the vector stays told."""
     payload = replace(
         donor.payload,
@@ -289,10 +257,6 @@ def _copy(donor: Point, content: _Content) -> Point:
         indexed_at=_now(),
     )
     return Point(id=content.location.id, vector=donor.vector, payload=payload)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _now() -> str:

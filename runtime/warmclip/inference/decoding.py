@@ -1,9 +1,8 @@
 """Pictures decoded on threads, a little ahead of the model."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,29 +43,36 @@ def decode_each(
     ahead: int,
     activity: Activity,
 ) -> Iterator[tuple[K, Decoded | ImageUnreadable]]:
-    """Decode a stream of pictures, yielding (key, result) in the order of the items.
+    """Decode a stream of pictures, yielding (key, result) as they become ready.
 
-    At most ``ahead`` items are taken before their result is; none, if the activity wants one
-    thing at a time.
+    Small pictures pass a large one, which may take a hundred times as long. At most ``ahead``
+    items are taken before their result is; none, if the activity wants one thing at a time.
     """
     decode_one = partial(decode, recipe=recipe, limits=limits, activity=activity)
     if activity.one_at_a_time:
         for key, source in items:
             yield key, decode_one(source)
         return
-    waiting: deque[tuple[K, Future[Decoded | ImageUnreadable]]] = deque()
+    under_way: dict[Future[Decoded | ImageUnreadable], K] = {}
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="warmclip-decode")
     try:
         for key, source in items:
-            waiting.append((key, pool.submit(decode_one, source)))
-            if len(waiting) >= ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            under_way[pool.submit(decode_one, source)] = key
+            if len(under_way) >= ahead:
+                yield from _take_ready(under_way)
+        while under_way:
+            yield from _take_ready(under_way)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _take_ready(
+    under_way: "dict[Future[Decoded | ImageUnreadable], K]",
+) -> Iterator[tuple[K, Decoded | ImageUnreadable]]:
+    """Wait for one at least, and yield all that are ready, in the order of their items."""
+    wait(under_way, return_when=FIRST_COMPLETED)
+    for future in [it for it in under_way if it.done()]:
+        yield under_way.pop(future), future.result()
 
 
 def decode(

@@ -24,6 +24,7 @@ from warmclip.inference.guard import Checked, Guard, Service
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.recent_texts import RecentTexts
 from warmclip.inference.session import onnxruntime_version
 from warmclip.inference.text import Tokenizer
 from warmclip.inference.verdict import DEADLINE_S, decide
@@ -105,6 +106,7 @@ class Encoder:
         )
         self._towers: dict[Tower, Guard] = {}
         self._tokenizer: Tokenizer | None = None
+        self._recent_texts = RecentTexts()
         if manifest.is_random:
             log.warning("%s holds RANDOM weights: its vectors carry no meaning", bundle.folder)
 
@@ -214,18 +216,29 @@ class Encoder:
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Encode texts as unit vectors, shape (n, dim), float32.
 
+        Of texts that are the same only one is computed; the last thousand are remembered.
+
         Raises:
             TextRefused: one of them is no str, or longer than the limit.
             ForkedSessionError: this is a forked child of the process that opened the Encoder.
         """
         self._refuse_fork()
         ids, eot_onehot = self._open_tokenizer().encode(texts)
-        vectors = np.empty((len(ids), self.dim), np.float32)
-        for start in range(0, len(ids), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            vectors[rows] = self._run(
-                "text", {"input_ids": ids[rows], "eot_onehot": eot_onehot[rows]}
-            ).vectors
+        provider = self.providers["text"]
+        keys = [(provider, row.tobytes()) for row in ids]
+        known = {key: self._recent_texts.find(key) for key in keys}
+        first_row = {key: row for row, key in reversed(list(enumerate(keys)))}
+        fresh = [key for key, vector in known.items() if vector is None]
+        for start in range(0, len(fresh), self._batch_size):
+            batch = fresh[start : start + self._batch_size]
+            rows = [first_row[key] for key in batch]
+            feeds: Feeds = {"input_ids": ids[rows], "eot_onehot": eot_onehot[rows]}
+            for key, vector in zip(batch, self._run("text", feeds).vectors, strict=True):
+                known[key] = vector
+                self._recent_texts.keep(key, vector.copy())  # not its whole batch
+        vectors = np.empty((len(keys), self.dim), np.float32)
+        for row, key in enumerate(keys):
+            vectors[row] = known[key]
         return vectors
 
     def encode_images(self, images: Sequence[ImageSource]) -> Vectors:
@@ -250,10 +263,11 @@ class Encoder:
     def encode_each(
         self, items: Iterable[tuple[K, ImageSource]]
     ) -> Iterator[tuple[K, Embedded | ImageUnreadable]]:
-        """Encode a stream of images, yielding (key, result) in the order of the items.
+        """Encode a stream of images, yielding (key, result) as they become ready.
 
-        Decoding runs on threads, at most two batches ahead of the model, so that any number of
-        images passes through in bounded memory.
+        A large picture holds up none of those that come after it. Decoding runs on threads, at
+        most two batches ahead of the model, so that any number of images passes through in
+        bounded memory.
 
         Raises:
             ForkedSessionError: this is a forked child of the process that opened the Encoder.

@@ -1,6 +1,7 @@
 """Sending work to the workers, following it, and taking the answers home."""
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,15 @@ from warmclip.work.queues import FailureReason, fetch_jobs, open_queue
 from warmclip.work.stalls import StallWatch
 from warmclip.work.status import listening
 
+log = logging.getLogger(__name__)
+
 DEFAULT_CHUNK = 64  # images in one job: seconds of work, and few enough to lose
 
 _JOB_TIMEOUT_S = 900
 _RESULT_TTL_S = 24 * 3600
 _FAILURE_TTL_S = 7 * 24 * 3600
 _POLL_S = 0.1
+_SILENCE_S = 2.0  # before whoever waits for an answer is told why
 _LOOK_AHEAD = 256  # jobs whose state is read in one round: queues run in order
 _WAITING = (JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
 
@@ -196,12 +200,16 @@ def call(
         result_ttl=whole_s,
         failure_ttl=whole_s,  # who asked is told; `warmclip status` need not keep it
     )
+    told = False
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         # Short waits, well within the connection's time-out.
-        result = job.latest_result(timeout=max(1, min(5, round(left))))
+        result = job.latest_result(timeout=max(1, min(2, round(left))))
         if result is not None:
             return _answer(result)
+        if not told and timeout_s - left >= _SILENCE_S:
+            told = True
+            log.warning("every worker is busy; waiting for one, up to %d s", whole_s)
     job.delete()
     raise QueueUnreachable(
         f"no worker answered within {whole_s} s; `warmclip status` shows what they are at"

@@ -1,0 +1,116 @@
+"""What files hold, and which of them a collection has as they are now."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from warmclip.errors import ImageUnreadable
+from warmclip.indexing.files import Location, locate, read_picture
+from warmclip.indexing.store import Point, VectorStore
+from warmclip.settings import Limits, Root
+
+_READ_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """One file's place, and what it holds."""
+
+    path: str  # as it was found, for the report
+    location: Location
+    sha256: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Surveyed:
+    """Some files, of which it is known now what they hold."""
+
+    contents: list[Content] = field(default_factory=list)  # that are not stored as they are now
+    skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
+    unchanged: int = 0
+    repeated: int = 0  # other paths to files that were seen before
+
+
+class Survey:
+    """Looks at files, a chunk at a time; it writes nothing."""
+
+    def __init__(
+        self,
+        store: VectorStore,
+        collection: str,
+        *,
+        fingerprint: str,
+        roots: Sequence[Root],
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._collection = collection
+        self._fingerprint = fingerprint
+        self._roots = roots
+        self._limits = limits
+        self._seen: set[str] = set()
+
+    def is_usable(self, point: Point) -> bool:
+        """Whether a stored vector may stay, and be reused.
+
+        A name may be switched to another space while we work: its vectors are none of ours. A
+        vector that still waits for a canary is suspect: its process may have died before it.
+        """
+        payload = point.payload
+        return payload.fingerprint == self._fingerprint and not payload.canary
+
+    def look(self, files: Sequence[str]) -> Surveyed:
+        """Find out what these files hold, and which of them are stored as they are now."""
+        chunk = Surveyed()
+        places = self._locate(files, chunk)
+        changed = self._changed(places)
+        chunk.unchanged = len(places) - len(changed)
+        self._digest(changed, chunk)
+        return chunk
+
+    def _locate(self, files: Sequence[str], chunk: Surveyed) -> dict[str, tuple[str, Location]]:
+        """Point id -> (path, location), for files not seen before."""
+        places = {}
+        for path in files:
+            try:
+                location = locate(path, self._roots)
+            except ImageUnreadable as exc:
+                chunk.skipped[path] = str(exc)
+                continue
+            if location.id in self._seen:
+                chunk.repeated += 1
+            else:
+                self._seen.add(location.id)
+                places[location.id] = path, location
+        return places
+
+    def _changed(self, places: dict[str, tuple[str, Location]]) -> list[str]:
+        """The paths of files that the collection does not have as they are now."""
+        changed = dict(places)
+        for point in self._store.scroll(self._collection, ids=places):
+            _, location = places[point.id]
+            state = (point.payload.size_bytes, point.payload.mtime_ns)
+            if self.is_usable(point) and state == (location.size_bytes, location.mtime_ns):
+                del changed[point.id]
+        return [path for path, _ in changed.values()]
+
+    def _digest(self, paths: list[str], chunk: Surveyed) -> None:
+        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="warmclip-digest") as pool:
+            for path, result in zip(paths, pool.map(self._digest_one, paths), strict=True):
+                if isinstance(result, Content):
+                    chunk.contents.append(result)
+                else:
+                    chunk.skipped[path] = str(result)
+
+    def _digest_one(self, path: str) -> Content | ImageUnreadable:
+        try:
+            location, picture = read_picture(path, self._roots, self._limits)
+        except ImageUnreadable as exc:
+            return exc
+        return Content(path=path, location=location, sha256=sha256(picture))
+
+
+def sha256(content: bytes) -> str:
+    """The digest that stands for a content."""
+    return hashlib.sha256(content).hexdigest()
