@@ -256,6 +256,10 @@ def test_large_body(served: Served) -> None:
     json_headers = {"Content-Type": "application/json"}
     body = b'{"texts": ["' + large[: 2 * 1024 * 1024] + b'"]}'
     problem(served.client.post("/api/v1/embed/text", content=body, headers=json_headers), 413)
+    for _ in range(10):  # the answer is not lost while the body is still being sent
+        unknown = {"Host": "evil.example", **json_headers}
+        problem(served.client.post("/api/v1/embed/text", content=large, headers=json_headers), 413)
+        problem(served.client.post("/api/v1/embed/text", content=large, headers=unknown), 421)
     pieces = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
     problem(served.client.post("/api/v1/embed/text", content=pieces, headers=json_headers), 413)
 

@@ -12,6 +12,7 @@ from warmclip.serve.problems import Problem, ProblemResponse
 MOST_JSON_BYTES = 1024 * 1024
 MOST_PICTURE_BYTES = 10 * 1024 * 1024  # in base64 a job of 14 MB, of the 16 that workers read
 _MULTIPART_BYTES = 64 * 1024  # around a picture
+_MOST_DRAINED_BYTES = 2 * MOST_PICTURE_BYTES
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_TOKEN = frozenset({"/readyz"})
@@ -49,6 +50,7 @@ class Gate:
             most = self._admit(scope)
         except Problem as exc:
             response = ProblemResponse(exc.status, exc.detail, headers=exc.headers)
+            await _drain(receive)
             await response(scope, receive, send)
             return
         await self._app(scope, _Bounded(receive, most), _sniff_nothing(send))
@@ -83,7 +85,7 @@ class Gate:
         most = MOST_PICTURE_BYTES + _MULTIPART_BYTES if is_upload else MOST_JSON_BYTES
         length = headers.get("content-length", "")
         if length.isdigit() and (len(length) > 15 or int(length) > most):
-            raise Problem(413, _too_large(most), {"Connection": "close"})
+            raise Problem(413, _too_large(most))
         return most
 
 
@@ -99,8 +101,20 @@ class _Bounded:
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
+                if message.get("more_body"):
+                    await _drain(self._receive)
                 raise HTTPException(413, _too_large(self._most))
         return message
+
+
+async def _drain(receive: Receive) -> None:
+    """Let a refused body pass by, within bounds: who still sends may never see the answer."""
+    left = _MOST_DRAINED_BYTES
+    while left > 0:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+        left -= len(message.get("body", b""))
 
 
 def _sniff_nothing(send: Send) -> Send:
