@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from warmclip.errors import ProviderUnavailable, SettingsError
+from warmclip.inference.golden import TOLERANCES, tolerance
 from warmclip.inference.providers import PROVIDERS, find_candidates
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
@@ -75,3 +78,14 @@ def test_cpu_means_float32_alone() -> None:
     assert [it.name for it in find_candidates("cpu-int8", CPU_ONLY, "1.32.0").here] == ["cpu-int8"]
     assert PROVIDERS["cpu-int8"].precision == "int8"
     assert not PROVIDERS["cpu-int8"].is_reference
+
+
+def test_bfloat16_is_asked_for_by_its_name() -> None:
+    """`openvino` computes in float32; bfloat16 has a name, and is not judged as float32."""
+    assert [it.name for it in find_candidates("openvino", OPENVINO, "1.24.1").here] == ["openvino"]
+    (bfloat16,) = find_candidates("openvino-bf16", OPENVINO, "1.24.1").here
+    assert tolerance(bfloat16) == TOLERANCES["fp16"]
+    assert tolerance(PROVIDERS["openvino"]) == TOLERANCES["fp32"]
+    assert json.loads(bfloat16.options["load_config"])["CPU"] == {
+        "INFERENCE_PRECISION_HINT": "bf16"
+    }

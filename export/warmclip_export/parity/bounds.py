@@ -154,7 +154,7 @@ def find_bounds(provider: Provider, precision: Precision, device: str) -> Bounds
         precision: of the graph.
         device: where the reference runs, in torch's words.
     """
-    of_device, elsewhere = _CPU[precision], _ELSEWHERE[precision]
+    of_device, elsewhere = _CPU[precision], _ELSEWHERE[provider.judged_as or precision]
     if not provider.is_reference:
         return elsewhere
     if device == "cpu":

@@ -12,6 +12,7 @@ from warmclip.errors import BadVectors
 from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Features, Inputs, unit_rows
 from warmclip.inference.bundle import ModelBundle, Precision, Tower
+from warmclip.inference.providers import Provider
 from warmclip.inference.text import one_hot
 
 Feeds = dict[str, npt.NDArray[Any]]
@@ -38,6 +39,11 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp16": Tolerance(cosine=0.999, norm=3e-2),
     "int8": Tolerance(cosine=0.995, norm=5e-2),
 }
+
+
+def tolerance(provider: Provider) -> Tolerance:
+    """What a provider may differ by."""
+    return TOLERANCES[provider.judged_as or provider.precision]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from warmclip.activity import Activity, Unwatched
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Features, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.golden import TOLERANCES, Feeds, Golden
+from warmclip.inference.golden import Feeds, Golden, tolerance
 from warmclip.inference.model_cache import ModelCache, sweep_temporaries
 from warmclip.inference.providers import CPU, Provider
 from warmclip.inference.quarantine import Quarantine
@@ -196,7 +196,7 @@ class Guard:
             comparison = self._service.golden.compare(self._tower, features, rows)
         except BadVectors as exc:
             raise _CanaryFailed(f"of golden {self._tower}s, {exc}") from exc
-        fault = comparison.fault(TOLERANCES[self._provider.precision])
+        fault = comparison.fault(tolerance(self._provider))
         if fault is not None:
             raise _CanaryFailed(f"it computes wrong {self._tower} vectors: {fault}")
 
@@ -217,7 +217,7 @@ class Guard:
         """Strange lengths are the provider's fault only if the CPU disagrees."""
         checked = self._checked_on(self._open_reference(), feeds)
         cosines = np.sum(strange.vectors * checked.vectors, axis=1)
-        if not np.min(cosines) >= TOLERANCES[self._provider.precision].cosine:
+        if not np.min(cosines) >= tolerance(self._provider).cosine:
             self._distrust(f"it computes {strange}")
         elif is_proven:  # its canary was good
             self._label(is_proven=True)

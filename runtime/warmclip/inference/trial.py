@@ -23,7 +23,7 @@ import numpy as np
 
 from warmclip.errors import BadVectors, WarmclipError
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.golden import TOLERANCES, Comparison, Golden
+from warmclip.inference.golden import Comparison, Golden, tolerance
 from warmclip.inference.machine import peak_rss_mb
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.placement import Placement
@@ -120,7 +120,7 @@ def _measure(
     stage("computing golden vectors")
     comparison = _compare(session, golden, tower)
     found |= asdict(comparison)
-    fault = comparison.fault(TOLERANCES[provider.precision]) or _misplaced(provider, placement)
+    fault = comparison.fault(tolerance(provider)) or _misplaced(provider, placement)
     if fault is not None:
         raise BadVectors(fault)
     found["images_per_s"] = {}
