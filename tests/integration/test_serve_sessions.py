@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from standins.redis_server import redis_server
 from warmclip.indexing.report import IndexReport
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.client import call
+from warmclip.work.client import DEFAULT_CHUNK, call
 from warmclip.work.queues import open_queue
 from warmclip.work.sessions.findings import Findings
 from warmclip.work.sessions.ledger import Ledger
@@ -131,13 +132,16 @@ def test_folder_that_is_posted_twice(place: Place) -> None:
         assert listed == [it.rpartition("/")[2] for it in (second, other, first)]
 
 
+JOBS = ceil(300 / DEFAULT_CHUNK)
+
+
 def test_pause_and_resume(place: Place, connection: Redis) -> None:
     """What waits leaves the queue and comes back, once, however often it is asked for."""
     draw(place.folder, 300)
     queue = open_queue(connection)
     with running_server(place.environment) as served:
         session = served.begin(place.folder)
-        eventually(lambda: queue.count == 5)
+        eventually(lambda: queue.count == JOBS)
         for _ in range(2):
             answer = served.client.post(f"{session}/pause")
             assert (answer.status_code, answer.json()["state"]) == (200, "paused")
@@ -145,7 +149,7 @@ def test_pause_and_resume(place: Place, connection: Redis) -> None:
         for _ in range(2):
             answer = served.client.post(f"{session}/resume")
             assert (answer.status_code, answer.json()["state"]) == (200, "running")
-            assert queue.count == 5
+            assert queue.count == JOBS
         served.client.post(f"{session}/pause")
     with (
         running_server(place.environment) as served,
@@ -163,7 +167,7 @@ def test_cancel(place: Place, connection: Redis) -> None:
     queue = open_queue(connection)
     with running_server(place.environment) as served:
         session = served.begin(place.folder)
-        eventually(lambda: queue.count == 5)
+        eventually(lambda: queue.count == JOBS)
         for _ in range(2):
             answer = served.client.post(f"{session}/cancel")
             assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")

@@ -26,7 +26,7 @@ from warmclip.work.status import listening
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CHUNK = 64  # images in one job: seconds of work, and few enough to lose
+DEFAULT_CHUNK = 32  # images in one job: a second or two of work, which a question waits for
 
 _JOB_TIMEOUT_S = 900
 _RESULT_TTL_S = 24 * 3600
