@@ -21,6 +21,7 @@ from bench.workers.results import Results
 from bench.workers.stage import ContenderFailed, Stage, open_stage
 from warmclip.cli.options import open_terminal
 from warmclip.errors import BundleError, SettingsError
+from warmclip.inference.providers import AUTO, check_choice
 from warmclip.progress import Progress
 
 log = logging.getLogger("bench")
@@ -37,6 +38,9 @@ def main(
     bundle: Annotated[Path, typer.Option(help="The model.")] = _MODELS / "ViT-B-32-random-0",
     checkpoint: Annotated[Path, typer.Option(help="The same weights, for open_clip.")] = _MODELS
     / "ViT-B-32-random-0.safetensors",
+    provider: Annotated[
+        str, typer.Option(help="What warmclip's Encoder computes on, such as cpu-int8.")
+    ] = AUTO,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every figure into this file.")
     ] = None,
@@ -45,6 +49,7 @@ def main(
     signal.signal(signal.SIGTERM, _leave)  # else a worker and its Redis would stay behind
     with open_terminal(verbose=True) as terminal:
         chosen = _choose(case, jobs)
+        check_choice(provider)
         pictures = max(it.images for it in chosen)
         for needed in (bundle, checkpoint) if pictures else (bundle,):
             if not needed.exists():
@@ -52,7 +57,7 @@ def main(
         results = Results(chosen)
         stopped: BaseException | None = None
         stores = any(it.is_fleet for it in chosen)
-        with open_stage(bundle, checkpoint, pictures, stores=stores) as stage:
+        with open_stage(bundle, checkpoint, provider, pictures, stores=stores) as stage:
             environment = describe(stage.connection)
             loads = [load_average()]
             with terminal.progress("runs") as progress:
@@ -61,7 +66,9 @@ def main(
                 except (KeyboardInterrupt, SystemExit) as exc:
                     stopped = exc
         if results.rounds:
-            _report(results, environment | {"bundle": bundle.name}, loads, json_file)
+            _report(
+                results, environment | {"bundle": f"{bundle.name} on {provider}"}, loads, json_file
+            )
         if stopped is not None:
             raise stopped
 

@@ -23,6 +23,7 @@ from rq.worker import Worker
 from bench.workers.contenders import QUEUES, Case, Contender
 from bench.workers.jobs import CHECKPOINT
 from warmclip.errors import WarmclipError
+from warmclip.inference.providers import AUTO
 from warmclip.work.private_redis import PrivateRedis
 
 PICTURES = 64
@@ -52,6 +53,7 @@ class Stage:
         redis: PrivateRedis,
         bundle: Path,
         checkpoint: Path,
+        provider: str,
         pictures: int,
         store: Mapping[str, str],
     ) -> None:
@@ -62,6 +64,7 @@ class Stage:
         self._environment = kept | {
             "WARMCLIP_HOME": os.fspath(folder),
             "WARMCLIP_BUNDLE": os.fspath(bundle.resolve()),
+            "WARMCLIP_PROVIDER": provider,
             "WARMCLIP_JOBS": "bench.workers.jobs:nothing",
             CHECKPOINT: os.fspath(checkpoint.resolve()),
             "ORT_DISABLE_TELEMETRY": "1",
@@ -184,13 +187,19 @@ class Stage:
 
 @contextmanager
 def open_stage(
-    bundle: Path, checkpoint: Path, pictures: int = PICTURES, *, stores: bool = False
+    bundle: Path,
+    checkpoint: Path,
+    provider: str = AUTO,
+    pictures: int = PICTURES,
+    *,
+    stores: bool = False,
 ) -> Iterator[Stage]:
     """Set it up in a temporary folder.
 
     Args:
         bundle: what warmclip and onnxruntime load.
         checkpoint: what open_clip loads.
+        provider: what warmclip computes on.
         pictures: how many to draw.
         stores: whether workers share a store: QDRANT_URL, or Qdrant's engine behind a stand-in.
 
@@ -204,7 +213,7 @@ def open_stage(
         folder = Path(name)
         redis = PrivateRedis(folder)
         try:
-            stage = Stage(folder, redis, bundle, checkpoint, pictures, store or {})
+            stage = Stage(folder, redis, bundle, checkpoint, provider, pictures, store or {})
             with stage.connection:
                 yield stage
         finally:
