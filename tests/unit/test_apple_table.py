@@ -1,10 +1,11 @@
 """What the Apple tier does without a Mac: its table, its measures, and how it says no."""
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from apple import machine
 from apple.measurement import finished, growth, leave_witnesses, per_second, rss_mb
@@ -41,16 +42,21 @@ def test_table_shows_every_outcome_with_its_figures_and_reason() -> None:
     assert len(text.splitlines()[6]) < 300
 
 
+_BALLAST = "ballast = b'x' * (64 << 20); print('held', flush=True); input()"
+
+
 def test_real_encoder_is_measured(demo_bundle: Path) -> None:
-    """A rate is of rows, and memory of a process that holds a model."""
+    """A rate is of rows, and memory of a process that holds something."""
     encoder = Encoder.open(demo_bundle, provider="cpu")
-    before = rss_mb(os.getpid())
-    ballast = np.ones(64 * 1024 * 1024 // 8)
-
-    rate = per_second(lambda: encoder.encode_texts(["a"] * 8), rows=8, runs=2)
-
-    assert rate > 0
-    assert 30 < rss_mb(os.getpid()) - before < 1000, ballast.size
+    square = Image.new("RGB", (64, 64))
+    assert per_second(lambda: encoder.encode_images([square] * 8), rows=8, runs=2) > 0
+    with subprocess.Popen(
+        [sys.executable, "-c", _BALLAST], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert 64 < rss_mb(process.pid) < 200
+        process.communicate(b"\n")
     assert growth([200.0, 190.0, 230.0, 210.0]) == pytest.approx(0.15)
 
 
