@@ -6,7 +6,6 @@ alias, so that a switch in between mixes nothing.
 """
 
 import itertools
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -61,8 +60,7 @@ class QdrantStore:
         self._transport = transport
         self._is_embedded = is_embedded
         self._aliases = Aliases(client, transport, self._prepare)
-        self._digests: dict[str, Digests] = {}  # by collection, where there is no index
-        self._digests_lock = threading.Lock()
+        self._digests = Digests(self._read_digests)  # asked only where there is no index
 
     @classmethod
     def embedded(cls, folder: Path, owner: int | None = None) -> Self:
@@ -143,7 +141,7 @@ class QdrantStore:
     def drop(self, collection: str) -> None:
         """See ``VectorStore.drop``."""
         self._aliases.drop(collection)
-        self._digests.pop(collection, None)
+        self._digests.drop(collection)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.upsert``."""
@@ -234,13 +232,11 @@ class QdrantStore:
     ) -> Iterable[models.Record]:
         if not self._is_embedded:
             return self._scroll(collection, _any_sha256(digests), with_vectors)
-        with self._digests_lock:
-            if collection not in self._digests:
-                everything = self._scroll(collection, None, with_vectors=False)
-                known = ((str(it.id), (it.payload or {}).get("sha256", "")) for it in everything)
-                self._digests[collection] = Digests(known)
-            ids = self._digests[collection].find(digests)
-        return self._retrieve(collection, ids, with_vectors)
+        return self._retrieve(collection, self._digests.find(collection, digests), with_vectors)
+
+    def _read_digests(self, collection: str) -> Iterator[tuple[str, str]]:
+        for it in self._scroll(collection, None, with_vectors=False):
+            yield str(it.id), (it.payload or {}).get("sha256", "")
 
     def _write(self, collection: str, points: list[Point]) -> None:
         structs = [
@@ -252,18 +248,12 @@ class QdrantStore:
             for point in points
         ]
         self._transport(lambda: self._client.upsert(collection, structs, wait=True))
-        with self._digests_lock:
-            if (known := self._digests.get(collection)) is not None:
-                for point in points:
-                    known.put(point.id, point.payload.sha256)
+        self._digests.put(collection, ((it.id, it.payload.sha256) for it in points))
 
     def _delete(self, collection: str, ids: list[str]) -> None:
         selector = models.PointIdsList(points=list(ids))
         self._transport(lambda: self._client.delete(collection, selector, wait=True))
-        with self._digests_lock:
-            if (known := self._digests.get(collection)) is not None:
-                for point_id in ids:
-                    known.remove(point_id)
+        self._digests.remove(collection, ids)
 
     def _forget_canary(self, collection: str, ids: list[str], canary: str) -> None:
         waiting = models.FieldCondition(key="canary", match=models.MatchValue(value=canary))
