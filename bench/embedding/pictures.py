@@ -11,19 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from warmclip_export.samples import photograph
+from warmclip_export.samples import PHOTOGRAPHS, photograph
 
-_SOURCES = (
-    ("skimage", "data/astronaut.png"),
-    ("skimage", "data/chelsea.png"),
-    ("skimage", "data/coffee.png"),
-    ("skimage", "data/rocket.jpg"),
-    ("skimage", "data/retina.jpg"),
-    ("skimage", "data/hubble_deep_field.jpg"),
-    ("skimage", "data/motorcycle_left.png"),
-    ("sklearn", "datasets/images/china.jpg"),
-    ("sklearn", "datasets/images/flower.jpg"),
-)
+_NO_COLOURS = frozenset({"data/camera.png", "data/page.png", "data/logo.png"})
+_SOURCES = tuple(source for source in PHOTOGRAPHS if source[1] not in _NO_COLOURS)
 _ASPECTS = (4 / 3, 3 / 2, 3 / 4, 16 / 9, 4 / 3)
 _GRAIN = 12  # levels, at most: 0.3 bytes a pixel, as phones leave them
 _QUALITY = 90

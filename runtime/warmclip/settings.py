@@ -82,6 +82,16 @@ class Settings:
         """The folder of the embedded store."""
         return self.home / "qdrant"
 
+    @property
+    def missing_roots(self) -> list[Path]:
+        """The folders of roots that are not there just now."""
+        return [root.folder for root in self.roots if not root.folder.is_dir()]
+
+    def warn_of_missing_roots(self) -> None:
+        """Say in the log which they are, for whoever starts a service."""
+        for folder in self.missing_roots:
+            log.warning("the root %s of WARMCLIP_ROOTS is not there; is it mounted?", folder)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Build settings from environment variables; a variable set to "" counts as unset.

@@ -157,7 +157,7 @@ def _roots(settings: Settings) -> tuple[State, str]:
             return "ok", "any of your files"
         return "absent", "none: a worker refuses jobs that name files until WARMCLIP_ROOTS is set"
     named = [f"{root.name}={root.folder}".removeprefix("=") for root in settings.roots]
-    gone = [str(root.folder) for root in settings.roots if not root.folder.is_dir()]
+    gone = [str(folder) for folder in settings.missing_roots]
     if gone:
         return "wrong", f"{', '.join(named)}; not there: {', '.join(gone)}"
     return "ok", ", ".join(named)

@@ -250,12 +250,12 @@ class Encoder:
         ids, eot_onehot = self._open_tokenizer().encode(texts)
         provider = self.providers["text"]
         keys = [(provider, row.tobytes()) for row in ids]
-        known = {key: self._recent_texts.find(key) for key in keys}
-        first_row = {key: row for row, key in reversed(list(enumerate(keys)))}
+        row_of = {key: row for row, key in enumerate(keys)}  # any of those that are the same
+        known = {key: self._recent_texts.find(key) for key in row_of}
         fresh = [key for key, vector in known.items() if vector is None]
         for start in range(0, len(fresh), self._batch_size):
             batch = fresh[start : start + self._batch_size]
-            rows = [first_row[key] for key in batch]
+            rows = [row_of[key] for key in batch]
             feeds: Feeds = {"input_ids": ids[rows], "eot_onehot": eot_onehot[rows]}
             for key, vector in zip(batch, self._run("text", feeds).vectors, strict=True):
                 known[key] = vector

@@ -118,9 +118,7 @@ def _announce(settings: Settings, listener: socket.socket, *, has_token: bool) -
         log.warning("no WARMCLIP_ROOTS are set: training sessions will be refused")
     elif not is_loopback(host):
         log.info("requests are not encrypted: put a proxy with TLS before this server")
-    for root in settings.roots:
-        if not root.folder.is_dir():
-            log.warning("the root %s of WARMCLIP_ROOTS is not there; is it mounted?", root.folder)
+    settings.warn_of_missing_roots()
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with

@@ -20,7 +20,7 @@ from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, job_name
 from warmclip.work.dead_letters import DeadLetters
-from warmclip.work.queues import FailureReason, fetch_jobs, open_queue
+from warmclip.work.queues import FailureReason, fetch_jobs, open_queue, read_states
 from warmclip.work.stalls import StallWatch
 from warmclip.work.status import listening
 
@@ -251,11 +251,8 @@ def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]
 
 def jobs_over(queue: Queue, ids: Sequence[str]) -> list[str]:
     """Those of the jobs that will not run any more."""
-    with queue.connection.pipeline(transaction=False) as pipeline:
-        for id_ in ids:
-            pipeline.hget(AllowedJob.key_for(id_), "status")
-        states = pipeline.execute()
     waiting = {status.value.encode() for status in _WAITING}
+    states = read_states(queue, ids)
     return [id_ for id_, state in zip(ids, states, strict=True) if state not in waiting]
 
 

@@ -127,8 +127,6 @@ def _announce(worker: WarmWorker, stable: Stable, settings: Settings) -> None:
         ", ".join(worker.queue_names()),
         extra={"action": "worker_ready"},
     )
-    for root in settings.roots:
-        if not root.folder.is_dir():
-            log.warning("the root %s of WARMCLIP_ROOTS is not there; is it mounted?", root.folder)
+    settings.warn_of_missing_roots()
     if settings.redis_url is not None and not settings.roots:
         log.warning("no WARMCLIP_ROOTS are set: jobs that name files will be refused")

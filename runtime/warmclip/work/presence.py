@@ -12,6 +12,7 @@ from pathlib import Path
 from redis import Redis
 
 from warmclip.home import is_running
+from warmclip.work.queues import text_of
 
 HORSE = "horse"
 """The field of a worker's record that holds its horse's process."""
@@ -49,16 +50,11 @@ def is_gone(connection: Redis, worker_key: str, *, with_horse: bool = False) -> 
         with_horse: only if its horse is gone too; it may be at its last job.
     """
     values = connection.hmget(worker_key, _MACHINE, "pid", HORSE)
-    machine, pid, horse = (_text(value) for value in values)
+    machine, pid, horse = (text_of(value or "") for value in values)
     if machine != this_machine() or not _is_pid(pid):
         return False
     pids = [int(pid), *([int(horse)] if with_horse and _is_pid(horse) else [])]
     return not any(map(is_running, pids))
-
-
-def _text(value: bytes | str | None) -> str:
-    """What somebody wrote there, whatever it is."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
 
 
 def _is_pid(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Queues and jobs as warmclip's workers read them: in JSON, with allow-listed functions only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
@@ -8,6 +8,8 @@ from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
 from warmclip.work.allowlist import AllowedJob
+
+_AT_ONCE = 256  # jobs that are asked for in one request
 
 
 def open_queue(connection: Redis, name: str = "default") -> Queue:
@@ -27,6 +29,22 @@ def fetch_jobs(connection: Redis, ids: Iterable[str]) -> dict[str, AllowedJob]:
     """The jobs that are there, by id."""
     found = AllowedJob.fetch_many(list(ids), connection=connection, serializer=JSONSerializer)
     return {job.id: job for job in found if isinstance(job, AllowedJob)}
+
+
+def read_states(queue: Queue, ids: Sequence[str]) -> list[bytes | None]:
+    """What the jobs' own records say of their state; None for one that is gone."""
+    states: list[bytes | None] = []
+    for start in range(0, len(ids), _AT_ONCE):
+        with queue.connection.pipeline(transaction=False) as pipeline:
+            for id_ in ids[start : start + _AT_ONCE]:
+                pipeline.hget(AllowedJob.key_for(id_), "status")
+            states += pipeline.execute()
+    return states
+
+
+def text_of(value: bytes | str) -> str:
+    """What Redis answers, as text, whatever somebody wrote there."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 @dataclass(frozen=True, slots=True)

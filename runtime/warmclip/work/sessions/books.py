@@ -14,7 +14,8 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import WatchError
 
-from warmclip.work.sessions.session import Session, text_of
+from warmclip.work.queues import text_of
+from warmclip.work.sessions.session import Session
 
 T = TypeVar("T")
 

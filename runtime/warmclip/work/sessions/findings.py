@@ -6,8 +6,9 @@ from typing import Any
 
 from redis.client import Pipeline
 
+from warmclip.work.queues import text_of
 from warmclip.work.sessions.books import Books, chunk_of, close, key_of, read
-from warmclip.work.sessions.session import now, text_of
+from warmclip.work.sessions.session import now
 
 _ATTEMPT_S = 3600  # that a list of found pictures is kept after its finder's last sign of life
 _LEASE_S = 15

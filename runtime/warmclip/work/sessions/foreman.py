@@ -14,7 +14,7 @@ from rq.queue import Queue
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.client import index_job, jobs_over, report_of
-from warmclip.work.queues import fetch_jobs, open_queue
+from warmclip.work.queues import fetch_jobs, open_queue, read_states
 from warmclip.work.sessions.finder import Finder
 from warmclip.work.sessions.findings import Findings
 from warmclip.work.sessions.outcomes import Outcome, Outcomes
@@ -187,12 +187,7 @@ def _unlisted(queue: Queue, ids: Sequence[str]) -> list[str]:
     """The jobs that are queued by their own records, and lie in no list."""
     # The states are read last: a job that a worker takes meanwhile has another one by then.
     listed = {*queue.job_ids, *queue.intermediate_queue.get_job_ids()}
-    states = []
-    for start in range(0, len(ids), _AT_ONCE):
-        with queue.connection.pipeline(transaction=False) as pipe:
-            for id_ in ids[start : start + _AT_ONCE]:
-                pipe.hget(AllowedJob.key_for(id_), "status")
-            states += pipe.execute()
+    states = read_states(queue, ids)
     waiting = JobStatus.QUEUED.value.encode()
     return [
         id_

@@ -11,6 +11,7 @@ from redis.client import Pipeline
 from warmclip.errors import SessionOver
 from warmclip.work.client import DEFAULT_CHUNK
 from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.queues import text_of
 from warmclip.work.sessions.books import (
     ALL,
     OPEN,
@@ -22,7 +23,7 @@ from warmclip.work.sessions.books import (
     place_of,
     read,
 )
-from warmclip.work.sessions.session import Session, now, text_of
+from warmclip.work.sessions.session import Session, now
 
 
 class Ledger(Books):

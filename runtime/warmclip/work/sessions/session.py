@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from warmclip.errors import SettingsError
 from warmclip.settings import check_collection
+from warmclip.work.queues import text_of
 
 State = Literal["finding", "running", "paused", "finished", "cancelled", "failed"]
 
@@ -98,8 +99,3 @@ COUNTS = (
 def now() -> str:
     """The time, as records have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def text_of(value: bytes | str) -> str:
-    """What Redis answers, as text."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
