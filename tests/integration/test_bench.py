@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from benching import over_after_a_round
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "models" / "demo"
@@ -106,21 +107,9 @@ def test_contender_that_does_other_work(tmp_path: Path) -> None:
 def test_comparison_that_is_cut_short(tmp_path: Path) -> None:
     """Ctrl+C loses no round that was over, and leaves neither a contender nor a folder behind."""
     options = ("--rounds=1000", "--case=preprocessing", *model(), f"--out={tmp_path / 'out'}")
-    process = subprocess.Popen(
-        [*COMMAND, *options],
-        cwd=REPOSITORY,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        while "round 1 " not in (line := process.stderr.readline()):
-            assert line
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with over_after_a_round([*COMMAND, *options], REPOSITORY, environment) as process:
         (folder,) = tmp_path.glob("warmclip-bench-*")
-    finally:
-        process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "| warmclip " in printed

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benching import over_after_a_round
+
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "bench.workers")
 
@@ -117,19 +119,9 @@ def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None
     """Ctrl+C loses no round that was over: what there is, is printed and written."""
     file = tmp_path / "figures.json"
     options = ["--case=no-op", "--jobs=2", "--rounds=1000", f"--json={file}"]
-    process = subprocess.Popen(
-        [*COMMAND, *options, f"--bundle={demo_bundle}"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        while "round 1 " not in (line := process.stderr.readline()):
-            assert line
-    finally:
-        process.send_signal(signal.SIGINT)
+    command = [*COMMAND, *options, f"--bundle={demo_bundle}"]
+    with over_after_a_round(command, REPOSITORY, os.environ) as process:
+        pass
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "| WarmWorker" in printed

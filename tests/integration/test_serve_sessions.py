@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq.queue import Queue
 
 from running import (
     PATIENCE_S,
@@ -135,6 +136,14 @@ def test_folder_that_is_posted_twice(place: Place) -> None:
 JOBS = ceil(300 / DEFAULT_CHUNK)
 
 
+def turn_twice(served: Served, turn: str, state: str, queue: Queue, *, left: int) -> None:
+    """Each time it is so, and so many jobs wait."""
+    for _ in range(2):
+        answer = served.client.post(turn)
+        assert (answer.status_code, answer.json()["state"]) == (200, state)
+        assert queue.count == left
+
+
 def test_pause_and_resume(place: Place, connection: Redis) -> None:
     """What waits leaves the queue and comes back, once, however often it is asked for."""
     draw(place.folder, 300)
@@ -142,14 +151,8 @@ def test_pause_and_resume(place: Place, connection: Redis) -> None:
     with running_server(place.environment) as served:
         session = served.begin(place.folder)
         eventually(lambda: queue.count == JOBS)
-        for _ in range(2):
-            answer = served.client.post(f"{session}/pause")
-            assert (answer.status_code, answer.json()["state"]) == (200, "paused")
-            assert queue.count == 0
-        for _ in range(2):
-            answer = served.client.post(f"{session}/resume")
-            assert (answer.status_code, answer.json()["state"]) == (200, "running")
-            assert queue.count == JOBS
+        turn_twice(served, f"{session}/pause", "paused", queue, left=0)
+        turn_twice(served, f"{session}/resume", "running", queue, left=JOBS)
         served.client.post(f"{session}/pause")
     with (
         running_server(place.environment) as served,
@@ -168,10 +171,7 @@ def test_cancel(place: Place, connection: Redis) -> None:
     with running_server(place.environment) as served:
         session = served.begin(place.folder)
         eventually(lambda: queue.count == JOBS)
-        for _ in range(2):
-            answer = served.client.post(f"{session}/cancel")
-            assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
-            assert queue.count == 0
+        turn_twice(served, f"{session}/cancel", "cancelled", queue, left=0)
         assert list(connection.scan_iter("rq:job:session-*")) == []
         for turn in ("pause", "resume", "retry"):
             assert served.client.post(f"{session}/{turn}").status_code == 409

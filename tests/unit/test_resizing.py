@@ -61,6 +61,15 @@ def plainly_cut(image: Image.Image, size: Size, recipe: ImageRecipe) -> Image.Im
     return resized.crop((left, top, left + side, top + side))
 
 
+def assert_cut_plainly(image: Image.Image, recipe: ImageRecipe) -> None:
+    """The square has the mode, size and bytes of the plain way."""
+    size = resized_size(image.size, recipe)
+    square = cut_square(image, size, recipe)
+    expected = plainly_cut(image, size, recipe)
+    assert (square.mode, square.size) == (expected.mode, expected.size)
+    assert square.tobytes() == expected.tobytes()
+
+
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(
     mode=st.sampled_from(MODES),
@@ -77,10 +86,7 @@ def test_any_mode_and_size(
     size = resized_size(image.size, recipe)
     if min(size) == 0 or max(size) > 20_000:
         return  # refused before it comes to this
-    square = cut_square(image, size, recipe)
-    expected = plainly_cut(image, size, recipe)
-    assert (square.mode, square.size) == (expected.mode, expected.size)
-    assert square.tobytes() == expected.tobytes()
+    assert_cut_plainly(image, recipe)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -91,11 +97,7 @@ def test_any_mode_and_size(
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_tall_pictures(mode: str, size: Size, interpolation: str) -> None:
     """Where rows are left out, those next to the crop still play their part."""
-    recipe = a_recipe(interpolation=interpolation)
-    image = noise(mode, size, seed=7)
-    resized = resized_size(size, recipe)
-    square = cut_square(image, resized, recipe)
-    assert square.tobytes() == plainly_cut(image, resized, recipe).tobytes()
+    assert_cut_plainly(noise(mode, size, seed=7), a_recipe(interpolation=interpolation))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -105,8 +107,4 @@ def test_tall_pictures(mode: str, size: Size, interpolation: str) -> None:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_wide_pictures(mode: str, size: Size, interpolation: str) -> None:
     """Where columns are left out, which depends on the proportions, no byte changes either."""
-    recipe = a_recipe(interpolation=interpolation)
-    image = noise(mode, size, seed=8)
-    resized = resized_size(size, recipe)
-    square = cut_square(image, resized, recipe)
-    assert square.tobytes() == plainly_cut(image, resized, recipe).tobytes()
+    assert_cut_plainly(noise(mode, size, seed=8), a_recipe(interpolation=interpolation))
