@@ -220,6 +220,21 @@ def test_jobs_that_fail(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("connection")
+def test_retry_in_small_jobs(place: Place) -> None:
+    """Pictures that are tried again go into jobs of no more than workers take."""
+    draw(place.folder, 3)
+    small = place.environment | {"WARMCLIP_MAX_JOB_ITEMS": "2"}
+    away = small | {"WARMCLIP_ROOTS": str(place.folder.parent / "elsewhere")}
+    with running_server(small) as served:
+        session = served.begin(place.folder)
+        with running_worker(Settings.from_env(away), away):
+            assert served.wait(session)["skipped"] == 3
+        with running_worker(Settings.from_env(small), small):
+            served.client.post(f"{session}/retry")
+            assert served.wait(session)["indexed"] == 3
+
+
+@pytest.mark.usefixtures("connection")
 def test_empty_folder(place: Place) -> None:
     """Its session is finished at once, with no picture."""
     with running_server(place.environment) as served:

@@ -1,6 +1,7 @@
 """Training sessions over HTTP: begin, follow, pause, resume, cancel, retry."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query, Response
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.serve.problems import RESPONSES, Problem, shown
 from warmclip.serve.services import Services
+from warmclip.work.client import chunk_size
 from warmclip.work.sessions.folder import find_folder
 from warmclip.work.sessions.session import Session, State
 
@@ -228,7 +230,7 @@ def router(services: Services) -> APIRouter:
 
         Folders that could not be searched are searched again when they are posted again.
         """
-        return change(id, ledger.retry)
+        return change(id, partial(ledger.retry, size=chunk_size(services.settings)))
 
     return routes
 

@@ -113,12 +113,17 @@ def _submit(
 ) -> dict[str, tuple[str, ...]]:
     """Queue files, in chunks; returns job id -> its files."""
     absolute = list(dict.fromkeys(map(_absolute, files)))
-    size = min(chunk, settings.limits.job_items)
+    size = chunk_size(settings, chunk)
     parts = [tuple(absolute[start : start + size]) for start in range(0, len(absolute), size)]
     chunks = {job_id(collection, part): part for part in parts}
     queue = open_queue(connection)
     _enqueue(queue, collection, _clear(queue, chunks))
     return chunks
+
+
+def chunk_size(settings: Settings, wanted: int = DEFAULT_CHUNK) -> int:
+    """How many pictures go into one job: no more than workers take."""
+    return min(wanted, settings.limits.job_items)
 
 
 def _absolute(path: str) -> str:

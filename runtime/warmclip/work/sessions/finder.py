@@ -8,7 +8,7 @@ from pathlib import Path
 from warmclip.errors import FolderUnreadable, JobRefused
 from warmclip.indexing.files import Walk, canonical_roots
 from warmclip.settings import Settings
-from warmclip.work.client import DEFAULT_CHUNK
+from warmclip.work.client import chunk_size
 from warmclip.work.sessions.findings import Findings
 from warmclip.work.sessions.folder import find_folder
 from warmclip.work.sessions.session import Session
@@ -52,13 +52,14 @@ class Finder:
             return
         attempt = uuid.uuid4().hex
         walk = Walk(folder)
+        size = chunk_size(self._settings)
         images = chunks = 0
         chunk: list[str] = []
         alive_at = time.monotonic()
         for path in walk:
             chunk.append(path)
             images += 1
-            if len(chunk) == min(DEFAULT_CHUNK, self._settings.limits.job_items):
+            if len(chunk) == size:
                 self._books.note_found(session.id, attempt, chunks, chunk)
                 chunks += 1
                 chunk = []

@@ -9,7 +9,6 @@ from typing import Any
 from redis.client import Pipeline
 
 from warmclip.errors import SessionOver
-from warmclip.work.client import DEFAULT_CHUNK
 from warmclip.work.dead_letters import DeadLetters
 from warmclip.work.queues import text_of
 from warmclip.work.sessions.books import (
@@ -84,8 +83,12 @@ class Ledger(Books):
         """
         return self._turn(id_, "cancelled")
 
-    def retry(self, id_: str) -> Session:
+    def retry(self, id_: str, size: int) -> Session:
         """Queue the pictures again that were skipped, those that had been set aside as well.
+
+        Args:
+            id_: of the session.
+            size: pictures in one job.
 
         Raises:
             SessionOver: it was cancelled, or another session is at this folder.
@@ -124,7 +127,7 @@ class Ledger(Books):
                 },
             )
             pipe.delete(skipped)
-            _add_chunks(pipe, session, paths)
+            _add_chunks(pipe, session, paths, size)
 
         self.transact(write, key_of(id_), skipped)
         return self._there(id_)
@@ -165,9 +168,9 @@ def _is_on(pipe: Pipeline, id_: str) -> bool:
     return session is not None and not session.is_over
 
 
-def _add_chunks(pipe: Pipeline, session: Session, paths: Sequence[str]) -> None:
+def _add_chunks(pipe: Pipeline, session: Session, paths: Sequence[str], size: int) -> None:
     """More chunks, after the others."""
-    parts = [paths[start : start + DEFAULT_CHUNK] for start in range(0, len(paths), DEFAULT_CHUNK)]
+    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
     for number, part in enumerate(parts, session.chunks):
         pipe.hset(key_of(session.id, "chunks"), str(number), chunk_of(part))
         pipe.zadd(key_of(session.id, "pending"), {str(number): number})
