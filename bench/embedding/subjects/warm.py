@@ -1,6 +1,5 @@
 """warmclip as it is installed."""
 
-import inspect
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ import numpy as np
 
 from bench.embedding.materials import Materials, collection
 from bench.embedding.subjects.subject import HITS, Array, Skipped
-from warmclip import Encoder, Indexer, Settings
+from warmclip import Encoder, Indexer
 from warmclip.activity import Unwatched
 from warmclip.errors import ImageUnreadable, WarmclipError
-from warmclip.indexing.qdrant import QdrantStore, open_store
 from warmclip.indexing.store import Payload, Point, Space
 from warmclip.inference import image as pictures
 from warmclip.inference.decoding import decode
+from warmclip.settings import DecodeRule, Settings
 
 _COLLECTION = "bench"
 
@@ -27,21 +26,21 @@ class Warmclip:
     Args:
         materials: the bundle.
         provider: instead of the run's own.
-        decode: how JPEGs are decoded, if not exactly.
+        decode: how JPEGs are decoded.
     """
 
     def __init__(
-        self, materials: Materials, *, provider: str | None = None, decode: str | None = None
+        self, materials: Materials, *, provider: str | None = None, decode: DecodeRule = "full"
     ) -> None:
         self._materials = materials
         self._home = materials.folder / "home"
-        options: dict[str, Any] = {"provider": provider or materials.provider, "home": self._home}
-        if decode is not None:
-            if "decode" not in inspect.signature(Encoder.open).parameters:
-                raise Skipped(f"this warmclip has no decode={decode!r}")
-            options["decode"] = decode
         try:
-            self._encoder = Encoder.open(materials.bundle, **options)
+            self._encoder = Encoder.open(
+                materials.bundle,
+                provider=provider or materials.provider,
+                home=self._home,
+                decode=decode,
+            )
         except WarmclipError as exc:
             raise Skipped(str(exc)) from exc
         self._searched: Indexer | None = None
@@ -81,6 +80,9 @@ class Warmclip:
 
     def folder(self, paths: Sequence[str], target: Path) -> None:
         """See ``Subject``: an index in a store of its own, files synced."""
+        # Here, since it brings Qdrant's client: a process that only embeds does not wait for it.
+        from warmclip.indexing.qdrant import open_store
+
         settings = self._settings(target)
         with open_store(settings) as store:
             report = Indexer.from_settings(self._encoder, store, settings).index(paths)
@@ -89,6 +91,8 @@ class Warmclip:
 
     def vectors(self, paths: Sequence[str], target: Path) -> Array:
         """See ``Subject``."""
+        from warmclip.indexing.qdrant import open_store
+
         settings = self._settings(target)
         with open_store(settings) as store:
             points = store.scroll(settings.collection, with_vectors=True)
@@ -97,6 +101,8 @@ class Warmclip:
 
     def prepare_search(self) -> None:
         """See ``Subject``: the embedded store, in this process."""
+        from warmclip.indexing.qdrant import QdrantStore
+
         settings = self._settings(self._materials.folder / f"points-{uuid.uuid4().hex}")
         store = QdrantStore.embedded(settings.embedded_store)
         store.ensure(
