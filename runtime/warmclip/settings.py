@@ -57,7 +57,8 @@ def default_home() -> Path:
 class Settings:
     """All that warmclip takes from its environment."""
 
-    home: Path  # WARMCLIP_HOME: embedded store, private Redis, what was found of providers
+    # WARMCLIP_HOME: embedded store, private Redis, what was found of providers
+    home: Path = field(default_factory=default_home)
     bundle: Path  # WARMCLIP_BUNDLE: the model folder
     collection: str = "images"  # WARMCLIP_COLLECTION
     redis_url: str | None = field(default=None, repr=False)  # REDIS_URL; none: the private Redis
@@ -100,7 +101,7 @@ class Settings:
             SettingsError: naming the variable, its value and what it may be.
         """
         env = _Environment({name: value for name, value in environ.items() if value})
-        default = cls(home=default_home(), bundle=Path("models/ViT-B-32-openai"))
+        default = cls(bundle=Path("models/ViT-B-32-openai"))
         limits = {
             item.name: _count(env, item.metadata["variable"], getattr(default.limits, item.name))
             for item in fields(Limits)

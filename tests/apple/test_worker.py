@@ -80,7 +80,7 @@ def test_warm_horse_computes(
     else:
         trials.require(bundle, choice)
         chosen = dict.fromkeys(verdict.TOWERS, choice)
-    cpu = Encoder(bundle, provider="cpu", home=trials.home)
+    cpu = Encoder.open(bundle.folder, provider="cpu", home=trials.home)
     expected = {"image": cpu.encode_images(pictures), "text": cpu.encode_texts(TEXTS)}
     with worker(trials, bundle, choice) as running:
         texts = answer(running, "embed_texts", TEXTS)["vectors"]

@@ -1,13 +1,16 @@
 """A provider in service, by way of test-only providers that go wrong on the nth run."""
 
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from standins.faulty.faulty_providers import faulty
-from warmclip.errors import BadVectors, ProviderUnavailable
+from warmclip.errors import BadVectors, BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.golden import Golden
@@ -108,6 +111,38 @@ def test_drift_is_caught_by_the_canary(service: Service, monkeypatch: pytest.Mon
     wanted = expected(service, pixels(4, 6))
     np.testing.assert_allclose(checked[6].vectors, wanted, atol=1e-6)
     assert "cosine" in service.quarantine.active()["faulty-drift"].reason
+
+
+def test_steady_provider_computes_nothing_but_its_rows(service: Service) -> None:
+    """A picture that comes alone is one row, and waits for nothing."""
+    rows = []
+
+    class Counted:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def run(self, names: list[str], feeds: dict[str, Pixels], *options: Any) -> Any:
+            rows.append(len(feeds["pixel_values"]))
+            return self._session.run(names, feeds, *options)
+
+    for is_steady in (True, False):
+        provider = replace(faulty("none"), is_steady=is_steady, around=Counted)
+        guard = Guard("image", provider, service)
+        rows.clear()
+        assert guard.run(pixels(1), is_last=True).canary == ""
+        assert rows == [1 if is_steady else 2]
+
+
+def test_altered_graph_is_no_fault_of_a_provider(demo_bundle: Path, tmp_path: Path) -> None:
+    """Nothing is quarantined for what somebody did to the bundle."""
+    bundle = shutil.copytree(demo_bundle, tmp_path / "bundle")
+    graph = bundle / "image.fp32.onnx"
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    service = make_service(bundle, tmp_path / "home")
+    with pytest.raises(BundleError, match="was altered"):
+        Guard("image", faulty("none"), service)
+    assert service.quarantine.active() == {}
 
 
 def test_unproven_until_the_next_canary(service: Service) -> None:

@@ -107,7 +107,7 @@ class WayStages:
         self._ends = {tower: _missing(self._truth, tower) for tower in _TOWERS}
         try:
             name = self._way.provider.name
-            encoder = Encoder(self._bundle, provider=name, batch_size=BATCH)
+            encoder = Encoder.open(self._bundle.folder, provider=name, batch_size=BATCH)
             self._encode_pictures(encoder)
             self._ends["text"] = encoder.encode_texts(self._corpus.texts)
             used = set(encoder.providers.values())

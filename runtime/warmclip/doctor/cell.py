@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from warmclip.doctor.processes import signal_name
+from warmclip.signals import signal_name
 
 Status = Literal["ok", "error", "signal", "hang", "absent"]
 

@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from warmclip.signals import signal_name
+
 Kind = Literal["main", "fork", "exec", "horse", "serve"]  # serve: what a horse itself is started as
 KINDS: tuple[Kind, ...] = ("main", "fork", "exec", "horse", "serve")
 
@@ -202,14 +204,6 @@ def _tell_end(code: int) -> None:
         tell(end={"signal": signal_name(-code)})
     else:
         tell(end={"code": code})
-
-
-def signal_name(number: int) -> str:
-    """Such as SIGABRT."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _first_line(exc: BaseException) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from PIL import Image
@@ -29,9 +29,9 @@ from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.recent_texts import RecentTexts
 from warmclip.inference.text import Tokenizer
-from warmclip.inference.verdict import DEADLINE_S, TOWERS, decide
+from warmclip.inference.verdict import TOWERS, decide
 from warmclip.progress import Progress
-from warmclip.settings import DecodeRule, ExifRule, Limits, Settings, default_home
+from warmclip.settings import DecodeRule, ExifRule, Limits, Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,35 @@ class Embedded:
     canary: str = ""  # the check that the vector still waits for, see ``Encoder.is_proven``
 
 
+class EncoderOptions(TypedDict, total=False):
+    """What may be said of an Encoder; each has the default of its namesake in ``Settings``.
+
+    Attributes:
+        provider: where to compute; ``auto`` is the fastest that passes a trial, which is run once
+            where there is more than the CPU. A name is insisted on.
+        exif: ``ignore`` the orientation tag as open_clip does, or ``transpose`` by it; the two are
+            different embedding spaces.
+        decode: ``full`` as open_clip does, or ``scaled``: large pictures by a shortcut, which is
+            another embedding space again.
+        batch_size: images or texts in one run of the model.
+        threads: of one session; 0 for as many as there are cores for this process.
+        limits: bounds on what is accepted.
+        home: where trials, the quarantine and prepared graphs are kept.
+        trial_s: seconds for one provider on one tower.
+        canary_every: batches between two golden rows, on a provider that needs them; 0: none.
+    """
+
+    provider: str
+    exif: ExifRule
+    decode: DecodeRule
+    batch_size: int
+    threads: int
+    limits: Limits
+    home: Path
+    trial_s: int
+    canary_every: int
+
+
 class Encoder:
     """A bundle, warm: its tokenizer and sessions are loaded once and used from any thread.
 
@@ -59,22 +88,27 @@ class Encoder:
     def __init__(
         self,
         bundle: ModelBundle,
+        settings: Settings,
         *,
-        provider: str = "auto",
-        exif: ExifRule = "ignore",
-        decode: DecodeRule = "full",
-        batch_size: int = 32,
-        threads: int = 0,
-        limits: Limits | None = None,
-        home: Path | None = None,
-        trial_s: float = DEADLINE_S,
-        canary_every: int = 64,
         progress: Progress | None = None,
         activity: Activity | None = None,
     ) -> None:
+        """Choose what computes, on this machine; towers are loaded when they are first needed.
+
+        Args:
+            bundle: the model.
+            settings: all that concerns a model, but for the bundle.
+            progress: told how far the trial is, about every second.
+            activity: told of each picture, graph and batch before it is at work on it.
+
+        Raises:
+            BundleError, SettingsError, ProviderUnavailable, ForkedSessionError: as ``open``.
+        """
         manifest = bundle.manifest
         self.bundle = bundle
-        self._recipe = manifest.image.model_copy(update={"exif": exif, "decode": decode})
+        self._recipe = manifest.image.model_copy(
+            update={"exif": settings.exif, "decode": settings.decode}
+        )
         self.fingerprint = manifest.derive_fingerprint(self._recipe)
         self.dim = manifest.dim
         self.versions = {
@@ -82,28 +116,27 @@ class Encoder:
             "onnxruntime": onnxruntime_version(),
             "pillow": importlib.metadata.version("pillow"),
         }
-        self._batch_size = batch_size
-        self._limits = limits or Limits()
+        self._batch_size = settings.batch_size
+        self._limits = settings.limits
         self._activity = activity or Unwatched()
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        home = home or default_home()
         self.verdict = decide(
             bundle,
-            provider,
-            home=home,
-            threads=threads,
-            deadline_s=trial_s,
+            settings.provider,
+            home=settings.home,
+            threads=settings.threads,
+            deadline_s=settings.trial_s,
             progress=progress,
         )
         self._service = Service(
             bundle=bundle,
             golden=Golden(bundle),
-            quarantine=Quarantine(home),
-            cache=ModelCache(home),
-            threads=threads,
-            canary_every=canary_every,
-            is_insisted=provider != AUTO,
+            quarantine=Quarantine(settings.home),
+            cache=ModelCache(settings.home),
+            threads=settings.threads,
+            canary_every=settings.canary_every,
+            is_insisted=settings.provider != AUTO,
             distrusted={},
             activity=self._activity,
         )
@@ -119,37 +152,17 @@ class Encoder:
         cls,
         bundle: str | Path,
         *,
-        provider: str = "auto",
-        exif: ExifRule = "ignore",
-        decode: DecodeRule = "full",
-        batch_size: int = 32,
-        threads: int = 0,
-        limits: Limits | None = None,
-        home: Path | None = None,
-        trial_s: float = DEADLINE_S,
-        canary_every: int = 64,
         progress: Progress | None = None,
         activity: Activity | None = None,
+        **options: Unpack[EncoderOptions],
     ) -> Self:
         """Open a bundle's folder.
 
         Args:
             bundle: a folder such as ``models/ViT-B-32-openai``.
-            provider: where to compute; ``auto`` is the fastest that passes a trial, which is
-                run once where there is more than the CPU. A name is insisted on.
-            exif: ``ignore`` the orientation tag as open_clip does, or ``transpose`` by it;
-                the two are different embedding spaces.
-            decode: ``full`` as open_clip does, or ``scaled``: large pictures by a shortcut,
-                which is another embedding space again.
-            batch_size: images or texts in one run of the model.
-            threads: of one session; 0 for as many as there are cores for this process.
-            limits: bounds on what is accepted.
-            home: where trials, the quarantine and prepared graphs are kept; ``~/.warmclip``
-                unless told.
-            trial_s: seconds for one provider on one tower.
-            canary_every: batches between two golden rows, on a provider that needs them; 0: none.
             progress: told how far the trial is, about every second.
             activity: told of each picture, graph and batch before it is at work on it.
+            options: see ``EncoderOptions``; the environment is not asked.
 
         Raises:
             BundleError: the folder is no whole bundle.
@@ -157,20 +170,8 @@ class Encoder:
             ProviderUnavailable: this onnxruntime does not have the provider, or it has failed.
             ForkedSessionError: this process was forked from one that had loaded onnxruntime.
         """
-        return cls(
-            ModelBundle.open(bundle),
-            provider=provider,
-            exif=exif,
-            decode=decode,
-            batch_size=batch_size,
-            threads=threads,
-            limits=limits,
-            home=home,
-            trial_s=trial_s,
-            canary_every=canary_every,
-            progress=progress,
-            activity=activity,
-        )
+        settings = Settings(bundle=Path(bundle), **options)
+        return cls.from_settings(settings, progress=progress, activity=activity)
 
     @classmethod
     def from_settings(
@@ -181,20 +182,8 @@ class Encoder:
         activity: Activity | None = None,
     ) -> Self:
         """Open the bundle that the settings name, with all that they say of it."""
-        return cls.open(
-            settings.bundle,
-            provider=settings.provider,
-            exif=settings.exif,
-            decode=settings.decode,
-            batch_size=settings.batch_size,
-            threads=settings.threads,
-            limits=settings.limits,
-            home=settings.home,
-            trial_s=settings.trial_s,
-            canary_every=settings.canary_every,
-            progress=progress,
-            activity=activity,
-        )
+        bundle = ModelBundle.open(settings.bundle)
+        return cls(bundle, settings, progress=progress, activity=activity)
 
     @property
     def provider(self) -> str:
@@ -221,7 +210,7 @@ class Encoder:
 
         On the CPU both at once. An accelerator may kill the process, and then one of them did it.
         """
-        is_calm = all(PROVIDERS[name].is_reference for name in self.verdict.chosen.values())
+        is_calm = all(PROVIDERS[name].is_steady for name in self.verdict.chosen.values())
         at_once = is_calm and not self._activity.one_at_a_time
         with ThreadPoolExecutor(2 if at_once else 1, thread_name_prefix="warmclip-warm") as pool:
             # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.

@@ -10,18 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
+from warmclip.errors import BadVectors, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Features, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.golden import Feeds, Golden, tolerance
 from warmclip.inference.model_cache import ModelCache, sweep_temporaries
 from warmclip.inference.providers import CPU, Provider
-from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.quarantine import HOURS, Quarantine
 from warmclip.inference.session import OnnxSession
 
 log = logging.getLogger(__name__)
-
-_QUARANTINE_HOURS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +62,9 @@ class Guard:
     """A tower's session, and the CPU behind it.
 
     Every batch must have the right shape, finite rows, and raw lengths as the golden rows have
-    them. Every Nth batch, and the last of a stream, carries a golden row, the canary. A provider
-    that fails is quarantined, the batch is computed again on the CPU, and the CPU goes on.
+    them. Every Nth batch, and the last of a stream, carries a golden row, the canary, unless the
+    provider is steady. A provider that fails is quarantined, the batch is computed again on the
+    CPU, and the CPU goes on.
 
     A row is proven by the next good canary. Until then it carries that canary's name, so that
     whoever stores it can tell what is proven from what is not, even after a crash.
@@ -81,6 +80,7 @@ class Guard:
         self._tower = tower
         self._provider = provider
         self._service = service
+        self._canary_every = 0 if provider.is_steady else service.canary_every
         self._lock = threading.Lock()
         self._reference: OnnxSession | None = None
         self._run_id = uuid.uuid4().hex[:16]
@@ -110,7 +110,7 @@ class Guard:
         if session.provider.is_reference:
             return self._checked_on(session, feeds)
         with self._lock:
-            every = self._service.canary_every
+            every = self._canary_every
             carries = every > 0 and (is_last or self._batches % every == 0)
             self._batches += 1
         try:
@@ -166,14 +166,13 @@ class Guard:
             return self._open_reference()
         if self._provider.is_reference:
             return self._open_reference()
-        self._service.bundle.graph(self._tower, self._provider.precision)  # not its fault if bad
         if self._provider.cache_option is not None:
             sweep_temporaries()
         try:
             session = self._open_session(self._provider)
             rows = np.arange(self._service.golden.rows(self._tower))
             self._inspect(session.run(self._service.golden.feeds(self._tower, rows)), rows)
-        except (_CanaryFailed, ProviderUnavailable, BundleError) as exc:
+        except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
             return self._open_reference()
         return session
@@ -229,7 +228,7 @@ class Guard:
 
     def _label(self, *, is_proven: bool) -> str:
         """The name of the canary that rows computed until now wait for."""
-        if self._service.canary_every == 0:
+        if self._canary_every == 0:
             return ""
         with self._lock:
             if is_proven:
@@ -259,7 +258,7 @@ class Guard:
                 "%s is left for %d hours: %s. %s; see `warmclip doctor`, and `warmclip audit "
                 "--suspect` for pictures that were stored since its last good check",
                 name,
-                _QUARANTINE_HOURS,
+                HOURS,
                 reason,
                 "It was asked for by name, so nothing goes on"
                 if self._service.is_insisted
@@ -269,7 +268,7 @@ class Guard:
 
     def _quarantine(self, name: str, reason: str) -> None:
         try:
-            self._service.quarantine.add(name, reason, hours=_QUARANTINE_HOURS)
+            self._service.quarantine.add(name, reason)
         except (OSError, SettingsError) as exc:  # this process leaves it all the same
             log.warning("cannot tell other processes that %s failed: %s", name, exc)
 

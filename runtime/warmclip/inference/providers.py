@@ -29,6 +29,7 @@ class Provider:
     disabled_optimizers: tuple[str, ...] = ()
     since: tuple[int, int] = (1, 23)  # the oldest onnxruntime whose provider takes our graphs
     is_reference: bool = False  # its vectors need no comparison with the golden ones
+    is_steady: bool = False  # what it computes right once it goes on computing right: no canaries
     in_auto: bool = True  # whether "auto" may choose it
     takes_all: bool = False  # it is refused if it leaves a node to the CPU, or cuts the graph up
     is_exclusive: bool = False  # one run at a time in the whole process
@@ -106,7 +107,9 @@ _OPENVINO_BF16 = replace(
     in_auto=False,
 )
 
-CPU = Provider(name="cpu", execution_provider="CPUExecutionProvider", is_reference=True)
+CPU = Provider(
+    name="cpu", execution_provider="CPUExecutionProvider", is_reference=True, is_steady=True
+)
 # Only by its own name: its vectors are a little off, and few bundles have its graphs.
 _CPU_INT8 = replace(CPU, name="cpu-int8", precision="int8", is_reference=False, in_auto=False)
 

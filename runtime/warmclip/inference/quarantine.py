@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 FILE = "quarantine.json"
 
+HOURS = 24
+"""How long a provider is passed over, unless told otherwise."""
+
 _LONGEST_REASON = 500  # characters: a reason may quote what a dying process printed
 
 
@@ -54,7 +57,7 @@ class Quarantine:
         self._home = home
         self._file = home / FILE
 
-    def add(self, provider: str, reason: str, *, hours: float = 24) -> bool:
+    def add(self, provider: str, reason: str, *, hours: float = HOURS) -> bool:
         """Let a provider, or every provider of a family, be passed over for a while.
 
         Returns False, and does nothing, for the reference: without it there is nothing to fall

@@ -169,7 +169,9 @@ class OnnxSession:
                 session = self._load_plain(size, {})
             return session if self.provider.around is None else self.provider.around(session)
         except foreign_errors() as exc:
-            raise BundleError(
+            # The reference takes every good graph, so that what it cannot load is none.
+            blamed = BundleError if self.provider.is_reference else ProviderUnavailable
+            raise blamed(
                 f"{self.provider.name} in onnxruntime cannot load {self.graph}: {exc}"
             ) from exc
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.providers import Provider
 from warmclip.inference.trial import Trial
+from warmclip.signals import signal_name
 
 _GRACE_S = 5  # after the deadline, should our own killing fail
 _TAIL_BYTES = 4096
@@ -132,10 +133,7 @@ def _kill_group(child: "subprocess.Popen[bytes]") -> None:
 def _death(status: int) -> str:
     if status >= 0:
         return f"ended with exit code {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
+    return f"was killed by {signal_name(-status)}"
 
 
 def _last_words(stderr: IO[bytes]) -> str:

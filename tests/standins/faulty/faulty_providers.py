@@ -188,7 +188,14 @@ def faulty(fault: str) -> Provider:
         # A fault that shows by its slowness must not be the fastest.
         return FaultySession(session, spoil, remembers=is_in_front and fault != "slow")
 
-    return replace(CPU, name=name, is_reference=False, in_auto=is_in_front, around=around)
+    return replace(
+        CPU,
+        name=name,
+        is_reference=False,
+        is_steady=False,
+        in_auto=is_in_front,
+        around=around,
+    )
 
 
 def enter() -> None:

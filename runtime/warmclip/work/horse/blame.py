@@ -4,6 +4,7 @@ import signal
 from dataclasses import dataclass
 from enum import Enum
 
+from warmclip.signals import signal_name
 from warmclip.work.horse.flight import Flight
 
 # Sent by people and by a system short of memory; the others come out of the process itself.
@@ -45,7 +46,7 @@ class Death:
             how = "was killed on command"
         elif self.returncode < 0:
             number = -self.returncode
-            how = f"died by signal {number} ({_signal_name(number)})"
+            how = f"died by signal {number} ({signal_name(number)})"
             if number == signal.SIGKILL:
                 how += ", sent by somebody or by a system short of memory"
         else:
@@ -75,10 +76,3 @@ def judge(death: Death, *, careful: bool, strikes: int) -> Blame:
         # A kill from outside hits whatever is in flight: it takes three to make a pattern.
         return Blame.IMAGE if not death.from_outside or strikes >= 2 else Blame.UNCLEAR
     return Blame.UNCLEAR if death.flight.images and not careful else Blame.OTHER
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
