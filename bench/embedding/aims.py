@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.embedding.cases import CPU, FIRST, batch_column
-from bench.embedding.contenders import GEMM, INT8, LOADER, SCALED, TORCH, WARM
+from bench.embedding.contenders import GEMM, INT8, INT8_SCALED, LOADER, SCALED, TORCH, WARM
 from bench.embedding.results import Results
 from bench.spread import Spread
 
@@ -89,6 +89,11 @@ def judge(results: Results, cores: int) -> list[Aim]:
             Aim(
                 words="large photographs: scaled decoding to exact",
                 found=times("large-folder", _RATE, SCALED, WARM),
+                target=2.0,
+            ),
+            Aim(
+                words="large photographs, int8: scaled decoding to exact",
+                found=times("large-folder", _RATE, INT8_SCALED, INT8),
                 target=2.0,
             ),
         ],

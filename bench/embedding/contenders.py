@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.machine import usable_cores
+from bench.machine import allowed_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class Contender:
 WARM = "warmclip"
 INT8 = "warmclip, int8"
 SCALED = "warmclip, scaled decoding"
+INT8_SCALED = "warmclip, int8, scaled decoding"
 TORCH = "open_clip, torch"
 COMPILED = "open_clip, torch.compile"
 LOADER = "open_clip, torch, DataLoader"
@@ -58,9 +59,15 @@ CONTENDERS = {
             options={"provider": "cpu-int8"},
             least_cosine=_APPROXIMATE,
         ),
+        Contender(
+            name=INT8_SCALED,
+            subject="warmclip",
+            options={"provider": "cpu-int8", "decode": "scaled"},
+            least_cosine=_APPROXIMATE,
+        ),
         Contender(name=TORCH, subject="open_clip"),
         Contender(name=COMPILED, subject="open_clip", options={"compiled": True}),
-        Contender(name=LOADER, subject="open_clip", options={"loaders": usable_cores()}),
+        Contender(name=LOADER, subject="open_clip", options={"loaders": allowed_cores()}),
         Contender(name=STOCK, subject="onnxruntime"),
         Contender(
             name=FASTEMBED, subject="fastembed", in_peers_venv=True, least_cosine=_APPROXIMATE
