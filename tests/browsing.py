@@ -11,7 +11,7 @@ HOSTILE = '<img src=x onerror="window.owned=1">'
 Visit = Callable[..., Page]
 """Opens a view: a server, where on it, ``width=`` of the window."""
 
-_PATIENCE_MS = 20_000
+PATIENCE_MS = 20_000
 _NETWORK = "Failed to load resource"  # how Chromium tells of an answer that is no success
 
 
@@ -19,7 +19,7 @@ _NETWORK = "Failed to load resource"  # how Chromium tells of an answer that is 
 def watched(context: BrowserContext, origin: str) -> Iterator[Page]:
     """A page that asks nobody but its server, and whose console stays silent."""
     page = context.new_page()
-    page.set_default_timeout(_PATIENCE_MS)
+    page.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
     strangers: list[str] = []
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
-from browsing import HOSTILE, TOKEN, Visit, watched
+from browsing import HOSTILE, PATIENCE_MS, TOKEN, Visit, watched
 from running import Running, environment_of, running_worker
 from serving import Served, running_server
 from warmclip.settings import Settings
@@ -30,6 +30,7 @@ def browser() -> Iterator[Browser]:
                 "the tests of the page need a Chromium: apt-get install chromium on Debian, else "
                 f"`playwright install chromium`; {exc.message.splitlines()[0]}"
             )
+        expect.set_options(timeout=PATIENCE_MS)
         with browser:
             yield browser
 

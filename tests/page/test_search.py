@@ -14,8 +14,10 @@ from serving import Served
 
 def search(page: Page, words: str) -> None:
     """Ask as a person does, with the keyboard alone, until hits are there."""
+    page.locator("#search-title").click()
     page.keyboard.press("/")
-    page.keyboard.type(words)
+    expect(page.locator("#words")).to_be_focused()
+    page.keyboard.type(words)  # what was there is selected
     page.keyboard.press("Enter")
     expect(page.locator(".card .open").first).to_be_visible()
 
@@ -39,6 +41,17 @@ def drop(page: Page, kind: str, picture: Path) -> None:
         }""",
         [kind, picture.name, base64.b64encode(picture.read_bytes()).decode("ascii")],
     )
+
+
+OVERHEAR = """() => {
+  const { fetch } = window;
+  window.fetch = (path, options) => {
+    if (options.body instanceof FormData) {
+      window.heard = Object.fromEntries([...options.body].filter(([, value]) => !value.size));
+    }
+    return fetch(path, options);
+  };
+}"""
 
 
 @pytest.mark.usefixtures("worker")
@@ -142,11 +155,10 @@ def test_filters_are_sent(visit: Visit, served: Served, pictures: Path) -> None:
     sent = parse_qs(urlsplit(asked.value.url).query)
     assert {name: sent[name] for name in wanted} == {name: [it] for name, it in wanted.items()}
     expect(page.locator(".chosen")).to_have_text("3 set")
-    with page.expect_request(re.compile("/search/image")) as asked:
+    page.evaluate(OVERHEAR)  # Chromium shows nobody the body of a form with a file
+    with page.expect_request(re.compile("/search/image")):
         drop(page, "drop", next(pictures.glob("*.png")))
-    form = (asked.value.post_data_buffer or b"").decode("latin-1")
-    for name, value in wanted.items():
-        assert f'name="{name}"\r\n\r\n{value}' in form
+    assert wanted.items() <= page.evaluate("window.heard").items()
 
 
 @pytest.mark.usefixtures("worker")

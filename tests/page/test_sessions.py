@@ -132,7 +132,7 @@ def test_retry(visit: Visit, served: Served, pictures: Path) -> None:
     page = visit(served, "#/sessions")
     row = page.locator(f".session[data-id='{session.rpartition('/')[2]}']")
     expect(row.locator(".figures")).to_contain_text("1 skipped")
-    (good,) = draw(pictures / "fresh", 1)
+    (good,) = draw(pictures / "spare", 1, start=900)
     good.replace(broken)
     row.get_by_role("button", name="Try skipped again").click()
     expect(row.locator(".figures")).to_contain_text("1 indexed")

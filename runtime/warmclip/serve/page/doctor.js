@@ -1,7 +1,7 @@
 // The doctor: whether everything works, and which provider each tower computes on and why.
 
 import { getJson, ask } from "/page/api.js";
-import { failure, fill, h, icon, say } from "/page/dom.js";
+import { failure, fill, h, icon } from "/page/dom.js";
 import { count, date, number } from "/page/format.js";
 
 const LIGHTS = { redis: "Redis", worker: "A worker", qdrant: "Qdrant", sessions: "Sessions" };
@@ -65,9 +65,7 @@ export function mount(main, _go, signal) {
     }
   }
 
-  look().then(() => {
-    if (!signal.aborted) say(verdict.textContent);
-  });
+  look();
   return () => {};
 }
 

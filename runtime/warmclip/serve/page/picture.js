@@ -48,8 +48,8 @@ export function openPicture(hits, start, lookFor, signal) {
           ),
         ),
         title,
-        facts,
         actions,
+        facts,
       ),
     ),
   );

@@ -187,6 +187,7 @@ function makeRow(first, changed, signal) {
   );
   const row = { session: first, element, heading, update };
   let offered = "";
+  let isActing = false; // a button that is disabled meanwhile loses the focus
 
   function update(session) {
     const before = row.session;
@@ -199,7 +200,8 @@ function makeRow(first, changed, signal) {
       `begun ${date(session.created_at)}`,
       session.ended_at ? `ended ${date(session.ended_at)}` : "",
     ].filter(Boolean).join(" · ");
-    bar.hidden = session.state === "finished" || session.state === "failed";
+    bar.hidden = ["finished", "failed"].includes(session.state) ||
+      (session.images === null && session.state !== "finding");
     if (session.images === null) {
       bar.removeAttribute("value");
     } else {
@@ -218,7 +220,8 @@ function makeRow(first, changed, signal) {
     const names = offers(session);
     if (names.join() === offered) return; // a button that is being pressed stays
     offered = names.join();
-    const hadFocus = actions.contains(document.activeElement);
+    const hadFocus =
+      actions.contains(document.activeElement) || (isActing && document.activeElement === document.body);
     fill(actions, ...names.map(button));
     if (hadFocus) (actions.querySelector("button") ?? heading).focus();
   }
@@ -231,14 +234,14 @@ function makeRow(first, changed, signal) {
       "aria-label": `${label.replace("…", "")}: ${row.session.training_directory}`,
       click: async () => {
         if (name === "cancel" && !(await confirmed(row.session))) return;
-        press.disabled = true;
+        press.disabled = isActing = true;
         error.textContent = "";
         try {
           changed(await post(`${PATH}/${id}/${name}`, { signal }));
         } catch (problem) {
           if (!signal.aborted) error.textContent = problem.detail;
         } finally {
-          press.disabled = false;
+          press.disabled = isActing = false;
         }
       },
     }, label);
@@ -258,7 +261,7 @@ function offers(session) {
 
 function told(session) {
   if (session.state === "finding") return [h("span", null, "The folder is being searched…")];
-  if (session.images === null) return [];
+  if (session.images === null) return [h("span", null, "Not all pictures of the folder were found.")];
   const all = count(session.images, "picture");
   const parts = [h("strong", null, OVER.includes(session.state) && session.done === session.images
     ? all : `${number(session.done)} of ${all}`)];
