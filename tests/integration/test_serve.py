@@ -184,7 +184,7 @@ def test_health(served: Served) -> None:
 
 
 def test_doctor(served: Served, worker: Running) -> None:
-    """A worker tells which provider each tower computes on and why; it is listed, with its queues."""
+    """A worker tells what each tower computes on, and why; it and its queues are listed."""
     found = served.get("/api/v1/doctor")
     towers = {each["tower"]: each for each in found["verdict"]["towers"]}
     assert {(each["chosen"], each["now"]) for each in towers.values()} == {("cpu", "cpu")}

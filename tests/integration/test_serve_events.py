@@ -49,6 +49,14 @@ def listening(served: Served, **headers: str) -> Iterator[Iterator[tuple[str, An
         yield parsed(answer)
 
 
+def open_streams(stack: ExitStack, served: Served, count: int) -> list[Iterator[tuple[str, Any]]]:
+    """So many, each after its first event; one that is not kept is closed."""
+    streams = [stack.enter_context(listening(served)) for _ in range(count)]
+    for stream in streams:
+        next(stream)
+    return streams
+
+
 def parsed(answer: httpx.Response) -> Iterator[tuple[str, Any]]:
     """Events as they come."""
     name = ""
@@ -73,11 +81,12 @@ def test_changes_are_told(served: Served, environment: dict[str, str]) -> None:
         name, page = next(stream)
         assert (name, page["total"]) == ("sessions", 1)
         assert page["sessions"][0]["id"] == first.rpartition("/")[2]
-        eventually(lambda: served.get(first)["state"] == "running")
+        while page["sessions"][0]["state"] != "running":
+            _, page = next(stream)
         second = served.begin(root, collection="other")
         while page["total"] == 1 or page["sessions"][0]["state"] != "running":
             _, page = next(stream)
-        assert [each["id"] for each in page["sessions"]] == [second.rpartition("/")[2]]
+            assert [each["id"] for each in page["sessions"]] == [second.rpartition("/")[2]]
         served.client.post(f"{first}/pause")
         _, page = next(stream)
         (told,) = page["sessions"]
@@ -89,9 +98,7 @@ def test_changes_are_told(served: Served, environment: dict[str, str]) -> None:
 def test_end_of_the_server(served: Served) -> None:
     """It leaves at once, its streams end as answers do, and nothing is complained of."""
     with ExitStack() as stack:
-        streams = [stack.enter_context(listening(served)) for _ in range(3)]
-        for stream in streams:
-            next(stream)
+        streams = open_streams(stack, served, 3)
         asked_at = time.monotonic()
         served.process.terminate()
         assert served.process.wait(PATIENCE_S) == 0
@@ -105,13 +112,13 @@ def test_end_of_the_server(served: Served) -> None:
 def test_many_streams(served: Served) -> None:
     """They are counted, one more than 32 is a 503, and who leaves makes room."""
     with ExitStack() as stack:
-        for _ in range(32):
-            next(stack.enter_context(listening(served)))
+        streams = open_streams(stack, served, 32)
         assert metric(served, "warmclip_event_streams") == 32
         answer = served.client.get(EVENTS)
         assert answer.status_code == 503
         assert "32 event streams" in answer.json()["detail"]
         assert served.client.get("/readyz").status_code == 200
+        assert len(streams) == 32
     eventually(lambda: metric(served, "warmclip_event_streams") == 0)
     timed = [line for line in served.client.get("/metrics").text.splitlines() if EVENTS in line]
     assert all('status="503"' in line for line in timed)  # how long one listens is no latency
@@ -130,12 +137,12 @@ def test_redis_is_asked_once_a_second(tmp_path: Path, environment: dict[str, str
             stats = redis.admin.info("commandstats")
             return int(stats.get("cmdstat_zrevrange", {"calls": 0})["calls"])
 
-        for _ in range(8):
-            next(stack.enter_context(listening(served)))
+        streams = open_streams(stack, served, 8)
         before, began = pages(), time.monotonic()
         time.sleep(3)
         read, passed = pages() - before, time.monotonic() - began
         assert 1 <= read <= 1.2 * passed + 1
+        assert len(streams) == 8
 
 
 def test_redis_goes_away(tmp_path: Path, environment: dict[str, str]) -> None:
