@@ -9,7 +9,7 @@ TOKEN = "0123456789abcdef-a-token-of-the-tests"  # noqa: S105 - of the tests alo
 HOSTILE = '<img src=x onerror="window.owned=1">'
 
 Visit = Callable[..., Page]
-"""Opens a view: a server, where on it, ``width=`` of the window."""
+"""Opens a view: a server, and where on it."""
 
 PATIENCE_MS = 20_000
 _NETWORK = "Failed to load resource"  # how Chromium tells of an answer that is no success

@@ -81,16 +81,22 @@ def guarded(environment: dict[str, str], worker: Running) -> Iterator[Served]:  
 
 
 @pytest.fixture(scope="module")
-def lonely(
-    tmp_path_factory: pytest.TempPathFactory,
-    demo_bundle: Path,
-    server_binary: None,  # noqa: ARG001 - needed
-) -> Iterator[Served]:
-    """A server without any worker, and with nothing in it."""
+def lonely_environment(
+    tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path
+) -> dict[str, str]:
+    """What a server without any worker is told."""
     folder = tmp_path_factory.mktemp("lonely")
     (folder / "root").mkdir()
-    environment = environment_of(folder / "home", demo_bundle, WARMCLIP_ROOTS=str(folder / "root"))
-    with running_server(environment) as served:
+    return environment_of(folder / "home", demo_bundle, WARMCLIP_ROOTS=str(folder / "root"))
+
+
+@pytest.fixture(scope="module")
+def lonely(
+    lonely_environment: dict[str, str],
+    server_binary: None,  # noqa: ARG001 - needed
+) -> Iterator[Served]:
+    """That server, with nothing in it."""
+    with running_server(lonely_environment) as served:
         yield served
 
 
@@ -99,12 +105,10 @@ def visit(browser: Browser) -> Iterator[Visit]:
     """Opens a view of a server, in a browser that nobody has used before."""
     contexts = []
 
-    def open_view(served: Served, view: str = "", *, width: int = 1280) -> Page:
+    def open_view(served: Served, view: str = "") -> Page:
         origin = str(served.client.base_url).rstrip("/")
         context = browser.new_context(
-            viewport={"width": width, "height": 844 if width < 600 else 900},
-            has_touch=width < 600,
-            reduced_motion="reduce",
+            viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
         )
         watching = watched(context, origin)
         contexts.append((context, watching))

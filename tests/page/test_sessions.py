@@ -9,6 +9,8 @@ from browsing import HOSTILE, Visit
 from running import Running
 from serving import SESSIONS, Served, draw
 from warmclip.indexing.report import IndexReport
+from warmclip.settings import Settings
+from warmclip.work.broker import open_broker
 from warmclip.work.sessions.findings import Findings
 from warmclip.work.sessions.ledger import Ledger
 from warmclip.work.sessions.outcomes import Outcome, Outcomes
@@ -47,11 +49,11 @@ def test_folder_that_is_refused(
     expect(field).to_have_value(folder.format(root=pictures))
 
 
-def test_turns(visit: Visit, lonely: Served) -> None:
+def test_turns(visit: Visit, lonely: Served, lonely_environment: dict[str, str]) -> None:
     """Pause, resume and cancel do what they say; cancelling is asked about first."""
     page = visit(lonely, "#/sessions")
     expect(page.locator(".state")).to_contain_text("No session yet")
-    root = Path(lonely.log.parent, "root")
+    root = Path(lonely_environment["WARMCLIP_ROOTS"])
     draw(root, 3)
     page.get_by_label("Folder on the server").fill(str(root))
     page.get_by_role("button", name="Start").click()
@@ -73,11 +75,11 @@ def test_turns(visit: Visit, lonely: Served) -> None:
     expect(session.get_by_role("button")).to_have_count(0)
 
 
-def test_live(visit: Visit, lonely: Served) -> None:
+def test_live(visit: Visit, lonely: Served, lonely_environment: dict[str, str]) -> None:
     """What others do is seen: a session that is begun and paused elsewhere."""
     page = visit(lonely, "#/sessions")
     expect(page.locator(".live")).to_have_text("Live")
-    root = Path(lonely.log.parent, "root")
+    root = Path(lonely_environment["WARMCLIP_ROOTS"])
     draw(root, 3)
     where = lonely.begin(root, collection="elsewhere")
     session = page.locator(f".session[data-id='{where.rpartition('/')[2]}']")
@@ -86,6 +88,17 @@ def test_live(visit: Visit, lonely: Served) -> None:
     expect(session.locator(".badge")).to_have_text("Paused")
     lonely.client.post(f"{where}/cancel")
     expect(session.locator(".badge")).to_have_text("Cancelled")
+
+
+def test_stream_that_fails(visit: Visit, lonely: Served) -> None:
+    """It is told that nothing is live, and the stream is opened again until it is."""
+    page = visit(lonely)
+    page.route("**/events", lambda route: route.abort())
+    page.get_by_role("link", name="Sessions").click()
+    expect(page.locator(".live")).to_have_text("Not live: trying again…")
+    expect(page.get_by_role("alert").first).to_contain_text("The server cannot be reached")
+    page.unroute("**/events")
+    expect(page.locator(".live")).to_have_text("Live")
 
 
 def test_failures(visit: Visit, served: Served, worker: Running, pictures: Path) -> None:
@@ -139,14 +152,13 @@ def test_retry(visit: Visit, served: Served, pictures: Path) -> None:
     expect(row.locator(".badge")).to_have_text("Finished")
 
 
-@pytest.mark.usefixtures("worker")
-def test_older_sessions(visit: Visit, lonely: Served) -> None:
+def test_older_sessions(visit: Visit, lonely: Served, lonely_environment: dict[str, str]) -> None:
     """The stream tells of the fifty youngest; the others are shown when they are asked for."""
-    root = Path(lonely.log.parent, "root")
-    before = lonely.get(SESSIONS)["total"]
-    for number in range(52 - before):
-        where = lonely.begin(root, collection=f"c{number}")
-        lonely.client.post(f"{where}/cancel")
+    with open_broker(Settings.from_env(lonely_environment)) as connection:
+        ledger = Ledger(connection)
+        for number in range(52 - lonely.get(SESSIONS)["total"]):
+            session, _ = ledger.open(lonely_environment["WARMCLIP_ROOTS"], f"c{number}")
+            ledger.cancel(session.id)
     page = visit(lonely, "#/sessions")
     expect(page.locator(".session")).to_have_count(50)
     page.get_by_role("button", name="Show older sessions (2)").click()

@@ -59,7 +59,8 @@ export async function follow(path, { tell, note, signal }) {
       note(new Problem(0, "The stream ended", "The server has stopped."));
     } catch (problem) {
       if (signal.aborted) return;
-      note(problem);
+      const told = problem instanceof Problem;
+      note(told ? problem : new Problem(0, "No answer", "The stream fell silent, or tells what is none."));
       if (problem.status === 401) return; // the token's view takes over
     }
     await pause(wait, signal);

@@ -17,14 +17,19 @@ export function askForToken(main, go) {
 
   async function submit(event) {
     event.preventDefault();
+    const secret = input.value.trim();
+    if (!/^[\x21-\x7e]+$/.test(secret)) {
+      error.textContent = "A token is made of letters, digits and signs, without spaces.";
+      return;
+    }
     button.disabled = true;
     error.textContent = "";
-    token.keep(input.value.trim());
+    token.keep(secret);
     try {
       await getJson("/api/v1/training/sessions?limit=1");
       go();
     } catch (problem) {
-      if (problem.status === 401 || problem instanceof TypeError) token.forget();
+      if (problem.status === 401) token.forget();
       error.textContent =
         problem.status === 401 ? "That is not the server's token." : problem.detail;
       button.disabled = false;
