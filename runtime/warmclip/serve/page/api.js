@@ -4,17 +4,19 @@ const KEY = "warmclip-token";
 
 /** What went wrong: a title, and a sentence that says what to do. */
 export class Problem extends Error {
-  constructor(status, title, detail) {
+  constructor(status, title, detail, retryAfterS = 0) {
     super(detail);
+    this.retryAfterS = retryAfterS;
     this.status = status;
     this.title = title;
     this.detail = detail;
   }
 
   static async of(answer) {
+    const waitS = Number(answer.headers.get("Retry-After")) || 0;
     try {
       const { title, detail } = await answer.json();
-      return new Problem(answer.status, String(title), String(detail));
+      return new Problem(answer.status, String(title), String(detail), waitS);
     } catch {
       return new Problem(answer.status, `Answer ${answer.status}`, "The server did not say why.");
     }

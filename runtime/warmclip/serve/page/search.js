@@ -76,8 +76,8 @@ export function mount(main, go, signal) {
       "div",
       { class: "filter-fields" },
       field("Folder, and all below it", fields.folder, "wide"),
-      field("From", fields.since),
-      field("To", fields.until),
+      field("Changed since", fields.since),
+      field("Changed until", fields.until),
       field("Collection", fields.collection),
       h(
         "div",

@@ -3,8 +3,8 @@
 import { address, ask } from "/page/api.js";
 
 const AT_ONCE = 4; // one worker draws them, and a browser has six connections to a server
-const TRIES = 3;
-const AGAIN_MS = 1_500;
+const TRIES = 4;
+const LONGEST_WAIT_S = 10;
 
 /** Those of one view; they end with its signal. */
 export class Thumbnails {
@@ -58,11 +58,11 @@ export class Thumbnails {
     } catch (problem) {
       if (this.#signal.aborted) return;
       job.tries += 1;
-      if (problem.status === 503 && job.tries < TRIES) {
+      if ([429, 503].includes(problem.status) && job.tries < TRIES) {
         setTimeout(() => {
           this.#waiting.push(job);
           this.#next();
-        }, AGAIN_MS);
+        }, 1000 * Math.min(problem.retryAfterS || 1, LONGEST_WAIT_S));
         return;
       }
       image.dataset.state = "missing";
