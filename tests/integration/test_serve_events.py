@@ -162,6 +162,18 @@ def test_redis_goes_away(tmp_path: Path, environment: dict[str, str]) -> None:
                 assert (name, page) == ("sessions", {"total": 0, "sessions": []})
 
 
+def test_old_session_that_is_under_way(environment: dict[str, str]) -> None:
+    """It is told of, however many younger ones are over."""
+    with open_broker(Settings.from_env(environment)) as connection:
+        ledger = Ledger(connection)
+        old, _ = ledger.open("/pictures", "images")
+        for number in range(51):
+            ledger.cancel(ledger.open(f"/pictures/{number}", "images")[0].id)
+        page = events.Newest(ledger).read()
+    assert (page.total, len(page.sessions)) == (52, 51)
+    assert old.id in {each.id for each in page.sessions}
+
+
 def test_silence_is_broken(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing happens a comment comes from time to time, and the end is no error."""
     monkeypatch.setattr(events, "_EVERY_S", 0.01)

@@ -16,7 +16,7 @@ from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
 from warmclip.work.sessions.books import Books
 
-_MOST_SESSIONS = 50  # the youngest
+_MOST_SESSIONS = 50  # that are over
 _EVERY_S = 1.0
 _HEARTBEAT_S = 15.0  # below what proxies take for silence
 _RETRY_MS = 2_000
@@ -33,7 +33,7 @@ _CONTENT = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAM
 
 
 class Newest:
-    """The youngest sessions, read about once a second however many streams tell of them."""
+    """The youngest sessions and all that are open, read about once a second for all streams."""
 
     def __init__(self, books: Books) -> None:
         self._books = books
@@ -45,8 +45,10 @@ class Newest:
         """As they are, or were just now."""
         with self._lock:
             if self._page is None or time.monotonic() - self._read_at > 0.9 * _EVERY_S:
-                sessions, total = self._books.page(0, _MOST_SESSIONS)
-                views = [SessionView.of(each) for each in sessions]
+                youngest, total = self._books.page(0, _MOST_SESSIONS)
+                open_ = (each for each in self._books.open_sessions() if not each.is_over)
+                found = {each.id: each for each in (*youngest, *open_)}
+                views = [SessionView.of(each) for each in found.values()]
                 self._page = SessionPage(total=total, sessions=views)
                 self._read_at = time.monotonic()
             return self._page
@@ -65,7 +67,9 @@ def router(services: Services) -> APIRouter:
         },
     )
     def events() -> StreamingResponse:
-        """Follow the sessions: the 50 youngest at once, then each that is new or has changed.
+        """Follow the sessions: what there is at once, then each that is new or has changed.
+
+        It tells of the 50 youngest, and of all that are under way.
 
         Events are named `sessions`, with a page of sessions as `GET` lists them, or `problem`,
         while they cannot be read. At most one comes a second, and a comment where none does for

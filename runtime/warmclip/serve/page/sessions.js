@@ -6,6 +6,7 @@ import { follow } from "/page/events.js";
 import { count, date, duration, number } from "/page/format.js";
 
 const PATH = "/api/v1/training/sessions";
+const LIVE = 50; // that the stream tells of, beside those that are under way
 const OLDER = 25; // of one page
 const FAILURES = 20;
 
@@ -25,6 +26,7 @@ export const title = "Sessions";
 export function mount(main, _go, signal) {
   const rows = new Map(); // id -> its row
   let total = 0;
+  let offset = LIVE; // of the next older ones
   let isThere = false; // whether the server has told of all that is new
 
   const folder = h("input", {
@@ -131,7 +133,8 @@ export function mount(main, _go, signal) {
     const button = event.currentTarget;
     button.disabled = true;
     try {
-      const page = await getJson(address(PATH, { offset: rows.size, limit: OLDER }), { signal });
+      const page = await getJson(address(PATH, { offset, limit: OLDER }), { signal });
+      offset += OLDER;
       total = page.sessions.length ? page.total : rows.size;
       take(page.sessions);
     } catch (problem) {
