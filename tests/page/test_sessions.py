@@ -1,5 +1,6 @@
 """Training sessions on the page: begun, followed live, paused, given up, tried again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,10 @@ from playwright.sync_api import expect
 from browsing import HOSTILE, Visit
 from running import Running
 from serving import SESSIONS, Served, draw
-from warmclip.indexing.report import IndexReport
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.sessions.findings import Findings
+from warmclip.work.sessions.books import key_of
 from warmclip.work.sessions.ledger import Ledger
-from warmclip.work.sessions.outcomes import Outcome, Outcomes
 
 
 @pytest.mark.usefixtures("worker")
@@ -103,28 +102,25 @@ def test_stream_that_fails(visit: Visit, lonely: Served) -> None:
 
 def test_failures(visit: Visit, served: Served, worker: Running, pictures: Path) -> None:
     """Each skipped picture is told with its reason, page by page, and never as HTML."""
-    session, _ = Ledger(worker.connection).open(str(pictures / "invented"), "page")
-    paths = [f"/pictures/{number} {HOSTILE}.png" for number in range(45)]
-    Findings(worker.connection).note_found(session.id, "attempt", 0, paths)
-    Findings(worker.connection).note_all_found(
-        session.id,
-        "attempt",
-        chunks=1,
-        images=45,
-        ignored=0,
-        unreadable=[("/pictures/closed", f"permission denied {HOSTILE}")],
-    )
-    skipped = dict.fromkeys(paths, f"is {HOSTILE}, and no picture")
-    report = IndexReport(collection="page", skipped=skipped)
-    outcomes = Outcomes(worker.connection)
-    outcomes.enter(session.id, [Outcome(number=0, report=report, waited_s=1.0)])
+    folder = pictures / "torn"
+    folder.mkdir()
+    for number in range(45):
+        (folder / f"{number:02} {HOSTILE}.png").write_bytes(b"no picture")
+    where = served.begin(folder, collection="page")
+    served.wait(where)
+    id_ = where.rpartition("/")[2]
+    # No reason of ours quotes what is hostile, and no folder is closed to root.
+    told = json.dumps(["/pictures/closed", f"permission denied {HOSTILE}"])
+    worker.connection.rpush(key_of(id_, "folders"), told)
+    worker.connection.hset(key_of(id_), "unreadable_folders", 1)
     page = visit(served, "#/sessions")
-    row = page.locator(f".session[data-id='{session.id}']")
+    row = page.locator(f".session[data-id='{id_}']")
     row.get_by_text("45 pictures skipped, 1 folder could not be searched").click()
     reasons = row.locator(".failures .reason")
     expect(reasons).to_have_count(21)
     expect(reasons.first).to_have_text(f"permission denied {HOSTILE}")
-    expect(reasons.nth(1)).to_have_text(f"is {HOSTILE}, and no picture")
+    expect(reasons.nth(1)).to_contain_text("is no picture")
+    expect(row.locator(".failures .path").nth(1)).to_contain_text(f"{HOSTILE}.png")
     for _ in range(2):
         row.get_by_role("button", name="Show more").click()
     expect(reasons).to_have_count(46)

@@ -2,14 +2,12 @@
 
 import { Problem, address, getJson, post } from "/page/api.js";
 import { failure, fill, h, icon, say, state } from "/page/dom.js";
-import { count, fileName } from "/page/format.js";
-import { openPicture } from "/page/picture.js";
+import { fileName } from "/page/format.js";
+import { PAGE, showHits, skeleton } from "/page/hits.js";
+import { receivePictures } from "/page/incoming.js";
 import { Thumbnails } from "/page/thumbnails.js";
 
-const PAGE = 24;
-const MOST_OFFSET = 800; // the server's
 const MOST_BYTES = 10 * 1024 * 1024; // the server's
-const THUMBNAIL_PX = 384;
 const PATIENCE_MS = 3_000;
 const FILTERS = ["folder", "since", "until", "collection"];
 
@@ -23,7 +21,6 @@ export function mount(main, go, signal) {
   const thumbnails = new Thumbnails(signal);
   let params = {};
   let running = new AbortController();
-  let hits = [];
 
   const words = h("input", {
     id: "words",
@@ -206,7 +203,6 @@ export function mount(main, go, signal) {
     summary.textContent = used.length ? `${used.length} set` : "";
     if (used.length) filters.open = true;
     stop();
-    hits = [];
     refer();
     view.classList.toggle("fresh", !(params.q || params.like || params.picture));
     if (params.picture && !picture) {
@@ -295,98 +291,16 @@ export function mount(main, go, signal) {
           : `The collection “${found.collection}” holds no picture yet.`));
       return;
     }
-    const grid = h("ul", { class: "grid", keydown: onKey });
-    fill(results, grid);
-    append(grid, found);
-  }
-
-  function append(grid, found) {
-    const first = hits.length;
-    hits.push(...found.hits);
-    grid.append(...found.hits.map((hit, index) => card(hit, first + index)));
-    told.textContent = `${count(hits.length, "picture")}, the nearest first`;
-    say(told.textContent);
-    results.querySelector(".more")?.remove();
-    const isFull = found.hits.length === PAGE;
-    if (isFull && hits.length <= MOST_OFFSET) {
-      const button = h("button", { type: "button", click: () => more(grid, button) }, "Show more");
-      results.append(h("div", { class: "more row center" }, button));
-    } else if (isFull) {
-      results.append(h("p", { class: "more hint center" }, "There are more: narrow the search down to see them."));
-    }
-    return grid.children[first];
-  }
-
-  async function more(grid, button) {
-    const mine = running;
-    button.disabled = true;
-    button.textContent = "Loading…";
-    try {
-      const found = await question(hits.length);
-      if (mine.signal.aborted) return;
-      const first = append(grid, found);
-      if (first) first.querySelector("button").focus({ preventScroll: true });
-      else results.querySelector(".more")?.remove();
-    } catch (problem) {
-      if (mine.signal.aborted) return;
-      button.parentElement.before(h("p", { class: "error center", role: "alert" }, problem.detail));
-      button.disabled = false;
-      button.textContent = "Try again";
-    }
-  }
-
-  function card(hit, index) {
-    const name = fileName(hit.path);
-    const image = h("img", { alt: "", width: 256, height: 256 });
-    thumbnails.show(image, hit.thumbnail, THUMBNAIL_PX);
-    return h(
-      "li",
-      { class: "card" },
-      h(
-        "button",
-        {
-          type: "button",
-          class: "open",
-          "aria-label": `${name}, score ${hit.score.toFixed(3)}`,
-          click: () => openPicture(hits, index, lookFor, signal),
-        },
-        h("span", { class: "tile" }, image),
-        h(
-          "span",
-          { class: "caption" },
-          h("span", { class: "name", title: hit.path }, name),
-          h("span", { class: "score" }, hit.score.toFixed(3)),
-        ),
-      ),
-      h(
-        "button",
-        {
-          type: "button",
-          class: "similar",
-          "aria-label": `Similar to ${name}`,
-          title: "Similar to this",
-          click: () => lookFor({ like: hit }),
-        },
-        icon("similar"),
-      ),
-    );
-  }
-
-  function onKey(event) {
-    const cards = [...event.currentTarget.children];
-    const at = cards.findIndex((each) => each.contains(document.activeElement));
-    const across = cards.filter((each) => each.offsetTop === cards[0].offsetTop).length;
-    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
-    const next = by === undefined ? undefined : cards[at + by];
-    if (at < 0 || !next) return;
-    event.preventDefault();
-    next.querySelector("button").focus();
-  }
-
-  function skeleton() {
-    return h("ul", { class: "grid", "aria-hidden": "true" },
-      Array.from({ length: 12 }, () =>
-        h("li", { class: "card" }, h("span", { class: "tile waiting" }), h("span", { class: "line waiting" }))));
+    showHits(results, found, {
+      question,
+      tell: (words) => {
+        told.textContent = words;
+      },
+      lookFor,
+      thumbnails,
+      running: running.signal,
+      signal,
+    });
   }
 
   /** Offer the folders and collections of past sessions. */
@@ -403,30 +317,7 @@ export function mount(main, go, signal) {
     }
   }
 
-  let depth = 0; // of elements that a dragged file is over
-
-  function drag(event, by) {
-    if (!event.dataTransfer?.types.includes("Files")) return;
-    event.preventDefault();
-    depth += by;
-    view.classList.toggle("dropping", depth > 0);
-  }
-
-  window.addEventListener("dragenter", (event) => drag(event, +1), { signal });
-  window.addEventListener("dragleave", (event) => drag(event, -1), { signal });
-  window.addEventListener("dragover", (event) => drag(event, 0), { signal });
-  window.addEventListener("drop", (event) => {
-    drag(event, 0);
-    depth = 0;
-    view.classList.remove("dropping");
-    take(event.dataTransfer?.files[0]);
-  }, { signal });
-  window.addEventListener("paste", (event) => {
-    const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
-    if (!file) return;
-    event.preventDefault();
-    take(file);
-  }, { signal });
+  receivePictures(view, take, signal);
   window.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, textarea") || document.querySelector("dialog")) return;
     event.preventDefault();
