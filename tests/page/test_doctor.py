@@ -17,7 +17,7 @@ def test_all_is_well(visit: Visit, served: Served, worker: Running) -> None:
     towers = page.locator(".towers li")
     expect(towers).to_have_count(2)
     expect(towers.first).to_contain_text("cpu")
-    expect(towers.first).to_contain_text("there is no other provider here")
+    expect(towers.first).to_contain_text("There is no other provider here")
     expect(page.locator(".sections")).to_contain_text("coreml-fp16")
     expect(page.locator(".sections")).to_contain_text(f"process {worker.process.pid}")
     page.get_by_role("button", name="Look again").click()
@@ -30,7 +30,7 @@ def test_quarantine(visit: Visit, served: Served, worker: Running) -> None:
     quarantine.add("coreml-fp16", f"it computes {HOSTILE}")
     try:
         page = visit(served, "#/doctor")
-        expect(page.locator(".failures .reason").first).to_contain_text(f"it computes {HOSTILE}")
+        expect(page.locator(".failures .reason").first).to_contain_text(f"It computes {HOSTILE}")
         assert page.locator("img[src=x]").count() == 0
     finally:
         quarantine.clear()
@@ -42,7 +42,7 @@ def test_no_worker(visit: Visit, lonely: Served) -> None:
     expect(page.get_by_text("1 thing needs attention.")).to_be_visible()
     bad = page.locator(".light[data-state=bad]")
     expect(bad).to_have_count(1)
-    expect(bad).to_contain_text("run `warmclip worker`")
+    expect(bad).to_contain_text("run warmclip worker")
     expect(page.get_by_text("None is listening")).to_be_visible()
 
 

@@ -207,7 +207,7 @@ def test_picture_that_is_none(visit: Visit, served: Served) -> None:
 def test_nothing_indexed(visit: Visit, served: Served) -> None:
     """A collection that is not there leads to where one is made."""
     page = visit(served, "#/search?q=red&collection=other")
-    expect(page.locator(".state")).to_contain_text("there is no collection 'other' yet")
+    expect(page.locator(".state")).to_contain_text("There is no collection 'other' yet")
     page.get_by_role("link", name="Start a session").click()
     expect(page.get_by_role("heading", name="Training sessions")).to_be_focused()
 
@@ -215,7 +215,7 @@ def test_nothing_indexed(visit: Visit, served: Served) -> None:
 def test_no_worker(visit: Visit, lonely: Served) -> None:
     """The page says what is missing, and tries again when it is told to."""
     page = visit(lonely, "#/search?q=red")
-    expect(page.get_by_role("alert")).to_contain_text("run `warmclip worker`")
+    expect(page.get_by_role("alert")).to_contain_text("run warmclip worker")
     with page.expect_request(re.compile("/api/v1/search")):
         page.get_by_role("button", name="Try again").click()
 

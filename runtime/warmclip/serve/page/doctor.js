@@ -1,7 +1,7 @@
 // The doctor: whether everything works, and which provider each tower computes on and why.
 
 import { getJson, ask } from "/page/api.js";
-import { failure, fill, h, icon } from "/page/dom.js";
+import { failure, fill, h, icon, prose } from "/page/dom.js";
 import { count, date, number } from "/page/format.js";
 
 const LIGHTS = { redis: "Redis", worker: "A worker", qdrant: "Qdrant", sessions: "Sessions" };
@@ -80,7 +80,7 @@ function light(name, ok, detail) {
       "div",
       null,
       h("h2", null, name, h("span", { class: "unseen" }, ` ${words}`)),
-      h("p", { class: "hint" }, detail),
+      h("p", { class: "hint" }, prose(detail)),
     ),
   );
 }
@@ -102,7 +102,7 @@ function section(name, ...children) {
 }
 
 function noVerdict(reason) {
-  return section("Where it computes", h("p", { class: "error" }, reason));
+  return section("Where it computes", h("p", { class: "error" }, prose(reason)));
 }
 
 function towers({ towers: found, asked }) {
@@ -118,7 +118,7 @@ function towers({ towers: found, asked }) {
           null,
           h("h3", null, TOWERS[each.tower] ?? each.tower),
           h("p", { class: "provider" }, each.now),
-          h("p", { class: "hint" }, each.why),
+          h("p", { class: "hint" }, prose(each.why)),
           each.now === each.chosen
             ? null
             : h("p", { class: "error" }, `The choice was ${each.chosen}: it failed in service, and ${each.now} goes on.`),
@@ -150,14 +150,14 @@ function others({ quarantine, passed_over: passedOver }) {
   const held = quarantine.length
     ? h("ul", { class: "failures" }, quarantine.map((each) =>
         h("li", null, h("span", { class: "path" }, each.provider),
-          h("span", { class: "reason" }, `${each.reason}; until ${date(each.until)}`))))
+          h("span", { class: "reason" }, prose(each.reason), `; until ${date(each.until)}`))))
     : h("p", { class: "hint" }, "No provider is in quarantine.");
   const names = Object.entries(passedOver);
   return section(
     "Providers that are not used",
     held,
     names.length
-      ? h("dl", { class: "facts" }, names.flatMap(([name, why]) => [h("dt", null, name), h("dd", null, why)]))
+      ? h("dl", { class: "facts" }, names.flatMap(([name, why]) => [h("dt", null, name), h("dd", null, prose(why))]))
       : null,
   );
 }
@@ -172,9 +172,9 @@ function queues({ queues: found, dead_letters: dead }) {
           true,
         )
       : h("p", { class: "hint" }, "No job has come yet."),
-    h("p", { class: "hint" }, dead
-      ? `${count(dead, "picture")} set aside, as they killed a worker’s process: warmclip status --dead.`
-      : "No picture is set aside."),
+    h("p", { class: "hint" }, prose(dead
+      ? `${count(dead, "picture")} set aside, as they killed a worker’s process: \`warmclip status --dead\`.`
+      : "No picture is set aside.")),
   );
 }
 
@@ -191,7 +191,7 @@ function workers(found) {
               `queues ${each.queues.join(", ")}`,
               each.last_heartbeat ? `heard of ${date(each.last_heartbeat)}` : "",
             ].filter(Boolean).join(" · ")))))
-      : h("p", { class: "error" }, "None is listening: start one with warmclip worker."),
+      : h("p", { class: "error" }, prose("None is listening: start one with `warmclip worker`.")),
   );
 }
 
@@ -202,7 +202,7 @@ function failed({ failures }) {
     h("ul", { class: "failures" }, failures.map((each) =>
       h("li", null,
         h("span", { class: "path" }, each.function.replace(/^warmclip\.work\.jobs\./, "")),
-        h("span", { class: "reason" }, each.reason),
+        h("span", { class: "reason" }, prose(each.reason)),
         each.ended_at ? h("span", { class: "hint" }, date(each.ended_at)) : null))),
   );
 }

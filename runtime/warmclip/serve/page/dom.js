@@ -53,6 +53,12 @@ export function icon(name) {
   return svg;
 }
 
+/** The server's words as a sentence: a capital, unless it begins with a name; commands as such. */
+export function prose(text) {
+  const parts = text.replace(/^[a-z](?=[a-z]* )/, (first) => first.toUpperCase()).split(/`(warmclip[^`]*)`/);
+  return parts.map((part, at) => (at % 2 ? h("code", null, part) : part));
+}
+
 /** Tell those who cannot see it what has changed. */
 export function say(text) {
   document.getElementById("said").textContent = text;
@@ -64,18 +70,20 @@ export function state(title, detail, ...actions) {
     "div",
     { class: "state" },
     h("h2", null, title),
-    detail ? h("p", null, detail) : null,
+    detail ? h("p", null, prose(detail)) : null,
     actions.length ? h("div", { class: "row center" }, actions) : null,
   );
 }
+
+const TITLES = { 422: "That cannot be done", 502: "That went wrong", 503: "Not just now" };
 
 /** What went wrong, in the server's own words, and a way to try again. */
 export function failure(problem, again) {
   return h(
     "div",
     { class: "state wrong", role: "alert" },
-    h("h2", null, problem.title),
-    h("p", null, problem.detail),
+    h("h2", null, TITLES[problem.status] ?? problem.title),
+    h("p", null, prose(problem.detail)),
     again ? h("button", { type: "button", click: again }, "Try again") : null,
   );
 }

@@ -1,7 +1,7 @@
 // What a session skipped and why, fetched when somebody looks.
 
 import { address, getJson } from "/page/api.js";
-import { fill, h } from "/page/dom.js";
+import { fill, h, prose } from "/page/dom.js";
 import { count } from "/page/format.js";
 
 const FAILURES = 20; // of one page
@@ -37,7 +37,7 @@ export function makeFailures(path, signal) {
     try {
       const page = await getJson(address(path, { offset, limit: FAILURES }), { signal });
       const found = [...page.folders, ...page.skipped].map(({ path, reason }) =>
-        h("li", null, h("span", { class: "path" }, path), h("span", { class: "reason" }, reason)));
+        h("li", null, h("span", { class: "path" }, path), h("span", { class: "reason" }, prose(reason))));
       if (offset === 0) fill(list, ...found);
       else list.append(...found);
       shown = offset + FAILURES;

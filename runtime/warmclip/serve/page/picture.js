@@ -1,7 +1,7 @@
 // One picture, large, with what is stored of it.
 
 import { address, ask } from "/page/api.js";
-import { fill, h, icon } from "/page/dom.js";
+import { fill, h, icon, prose } from "/page/dom.js";
 import { bytes, date, fileName, folderOf, number } from "/page/format.js";
 import { put } from "/page/thumbnails.js";
 
@@ -117,7 +117,7 @@ export function openPicture(hits, start, lookFor, signal) {
     } catch (problem) {
       if (mine.signal.aborted) return;
       image.dataset.state = "missing";
-      note.textContent = problem.detail ?? "It is no picture that this browser can show.";
+      fill(note, ...prose(problem.detail ?? "it is no picture that this browser can show."));
     }
   }
 

@@ -1,7 +1,7 @@
 // One training session, as its row shows it.
 
 import { post } from "/page/api.js";
-import { fill, h, say } from "/page/dom.js";
+import { fill, h, prose, say } from "/page/dom.js";
 import { makeFailures } from "/page/failures.js";
 import { count, date, duration, number } from "/page/format.js";
 
@@ -63,7 +63,7 @@ export function makeRow(first, changed, signal) {
       bar.value = session.images ? session.done : 1;
     }
     fill(figures, ...told(session).flatMap((part) => [part, " "]));
-    if (session.error) error.textContent = session.error;
+    if (session.error) fill(error, ...prose(session.error));
     else if (session.state !== before.state) error.textContent = "";
     failures.update(session);
     offer(session);
@@ -93,7 +93,7 @@ export function makeRow(first, changed, signal) {
         try {
           changed(await post(`${PATH}/${id}/${name}`, { signal }));
         } catch (problem) {
-          if (!signal.aborted) error.textContent = problem.detail;
+          if (!signal.aborted) fill(error, ...prose(problem.detail));
         } finally {
           press.disabled = isActing = false;
         }

@@ -1,7 +1,7 @@
 // Training sessions: begun here, and followed as they go.
 
 import { address, getJson, postJson } from "/page/api.js";
-import { failure, fill, h, say, state } from "/page/dom.js";
+import { failure, fill, h, prose, say, state } from "/page/dom.js";
 import { follow } from "/page/events.js";
 import { number } from "/page/format.js";
 import { PATH, makeRow } from "/page/session.js";
@@ -88,7 +88,7 @@ export function mount(main, _go, signal) {
       folder.value = "";
     } catch (problem) {
       if (signal.aborted) return;
-      error.textContent = problem.detail;
+      fill(error, ...prose(problem.detail));
       folder.focus();
     } finally {
       start.disabled = false;
@@ -103,7 +103,7 @@ export function mount(main, _go, signal) {
     }
     fill(empty);
     if (!rows.size) {
-      fill(empty, state("No session yet", "Name a folder above. A worker has to run as well: warmclip worker."));
+      fill(empty, state("No session yet", "Name a folder above. A worker has to run as well: `warmclip worker`."));
     }
     const hidden = total - rows.size;
     if (hidden > 0 && isThere) {
