@@ -17,7 +17,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-faults test-apple test-floor parity lint format \
+.PHONY: help demo test test-unit test-integration test-faults test-page test-apple test-floor parity lint format \
         types export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
 
 help: ## List the targets
@@ -26,7 +26,7 @@ help: ## List the targets
 demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
 
-test: $(VENV)/installed $(PRODUCER)/installed ## Every test: unit, contract, integration, faults, parity against open_clip
+test: $(VENV)/installed $(PRODUCER)/installed ## Every test: unit, contract, integration, faults, page, parity against open_clip
 	$(BIN)/$(PYTEST)
 
 test-unit: $(VENV)/installed ## The tests that need no server and no torch
@@ -37,6 +37,9 @@ test-integration: $(VENV)/installed $(PRODUCER)/installed ## Real commands, a re
 
 test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
 	$(BIN)/$(PYTEST) tests/faults
+
+test-page: $(VENV)/installed ## The page of `warmclip serve` in headless Chromium: behaviour, accessibility
+	$(BIN)/$(PYTEST) tests/page
 
 test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
 	$(BIN)/python -m pytest tests/apple

@@ -183,6 +183,21 @@ def test_health(served: Served) -> None:
     assert "image on cpu" in health["worker"]["detail"]
 
 
+def test_doctor(served: Served, worker: Running) -> None:
+    """A worker tells what each tower computes on, and why; it and its queues are listed."""
+    found = served.get("/api/v1/doctor")
+    towers = {each["tower"]: each for each in found["verdict"]["towers"]}
+    assert {(each["chosen"], each["now"]) for each in towers.values()} == {("cpu", "cpu")}
+    assert towers.keys() == {"image", "text"}
+    assert "no other provider" in towers["image"]["why"]
+    assert "CoreMLExecutionProvider" in found["verdict"]["passed_over"]["coreml-fp16"]
+    assert found["verdict"]["quarantine"] == []
+    assert found["verdict"]["pid"] == worker.horse
+    assert [each["pid"] for each in found["workers"]] == [worker.process.pid]
+    assert {each["name"] for each in found["queues"]} == {"default", "high"}
+    assert found["dead_letters"] == 0
+
+
 def test_metrics(served: Served) -> None:
     """Pictures by outcome, jobs, workers, and requests by route."""
     served.get("/api/v1/search?q=metrics")
@@ -235,5 +250,9 @@ def test_no_worker_listens(served: Served, worker: Running) -> None:
     eventually(lambda: served.client.get("/healthz").status_code == 503)
     health = served.client.get("/healthz").json()
     assert "no worker is listening" in health["worker"]["detail"]
+    found = served.get("/api/v1/doctor")
+    assert found["verdict"] is None
+    assert "run `warmclip worker`" in found["verdict_missing"]
+    assert found["workers"] == []
     assert health["redis"]["ok"]
     assert served.client.get("/readyz").status_code == 200

@@ -9,7 +9,18 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry
 
-from warmclip.serve import embedding, health, metrics, problems, search, sessions, thumbnails
+from warmclip.serve import (
+    assets,
+    doctor,
+    embedding,
+    events,
+    health,
+    metrics,
+    problems,
+    search,
+    sessions,
+    thumbnails,
+)
 from warmclip.serve.auth import Token
 from warmclip.serve.gate import Gate
 from warmclip.serve.services import THREADS, Services
@@ -48,15 +59,19 @@ def create_app(services: Services, token: Token | None = None) -> FastAPI:
         dependencies=[Security(HTTPBearer(auto_error=False))] if token else [],
     )
     problems.install(app, services.settings)
+    page = assets.read_assets()
     for routes in (
+        assets.router(page),
+        events.router(services),
         sessions.router(services),
         search.router(services),
         thumbnails.router(services),
         embedding.router(services),
         health.router(services),
+        doctor.router(services),
         metrics.router(services, registry),
     ):
         app.include_router(routes)
-    app.add_middleware(Gate, hosts=services.hosts, token=token)
+    app.add_middleware(Gate, hosts=services.hosts, token=token, open_paths=page)
     app.add_middleware(metrics.Timing, registry=registry)
     return app

@@ -17,6 +17,7 @@ _MOST_DRAINED_BYTES = 2 * MOST_PICTURE_BYTES
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_TOKEN = frozenset({"/readyz"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_NO_PAGE = b"default-src 'none'; frame-ancestors 'none'"
 
 
 class Gate:
@@ -28,7 +29,12 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Iterable[str] = (), token: Token | None = None
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str] = (),
+        token: Token | None = None,
+        open_paths: Iterable[str] = (),
     ) -> None:
         """A gate.
 
@@ -36,16 +42,19 @@ class Gate:
             app: what is behind it.
             hosts: names by which it may be called, besides loopback's and its own address.
             token: that requests must show.
+            open_paths: exact paths that may be read without it: they hold no data.
         """
         self._app = app
         self._hosts = frozenset(host.lower().strip("[]") for host in (*_LOOPBACK, *hosts))
         self._token = token
+        self._open_paths = _WITHOUT_TOKEN.union(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it with a problem."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = _marked(send)
         try:
             most = self._admit(scope)
         except Problem as exc:
@@ -53,7 +62,7 @@ class Gate:
             await _drain(receive)
             await response(scope, receive, send)
             return
-        await self._app(scope, _Bounded(receive, most), _sniff_nothing(send))
+        await self._app(scope, _Bounded(receive, most), send)
 
     def _admit(self, scope: Scope) -> int:
         """How many bytes of a body may be read.
@@ -71,9 +80,10 @@ class Gate:
             )
         if scope["method"] not in _SAFE:
             _check_origin(headers, host)
+        is_open = scope["method"] in _SAFE and scope["path"] in self._open_paths
         if (
             self._token is not None
-            and scope["path"] not in _WITHOUT_TOKEN
+            and not is_open
             and not self._token.admits(headers.get("authorization"))
         ):
             raise Problem(
@@ -117,13 +127,15 @@ async def _drain(receive: Receive) -> None:
         left -= len(message.get("body", b""))
 
 
-def _sniff_nothing(send: Send) -> Send:
-    """A browser shall take an answer for what it says it is."""
+def _marked(send: Send) -> Send:
+    """A browser shall take an answer for what it says it is, and data for no page at all."""
 
     async def marked(message: Message) -> None:
         if message["type"] == "http.response.start":
-            nosniff = (b"x-content-type-options", b"nosniff")
-            message = {**message, "headers": [*message.get("headers", ()), nosniff]}
+            headers = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+            if not any(name == b"content-security-policy" for name, _ in headers):
+                headers.append((b"content-security-policy", _NO_PAGE))
+            message = {**message, "headers": headers}
         await send(message)
 
     return marked

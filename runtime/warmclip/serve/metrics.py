@@ -17,6 +17,7 @@ from warmclip.serve.services import Services
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OUTCOMES = ("indexed", "unchanged", "reused", "skipped")
+_STREAM = b"text/event-stream; charset=utf-8"
 
 
 class Timing:
@@ -38,12 +39,13 @@ class Timing:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 500
+        status, is_stream = 500, False
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
+                is_stream = (b"content-type", _STREAM) in message.get("headers", ())
             await send(message)
 
         try:
@@ -51,7 +53,8 @@ class Timing:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._seconds.labels(method, route, status).observe(time.perf_counter() - began)
+            if not is_stream:  # how long somebody listened is no figure of the server's
+                self._seconds.labels(method, route, status).observe(time.perf_counter() - began)
 
 
 class Books(Collector):
@@ -105,6 +108,8 @@ class Books(Collector):
         yield GaugeMetricFamily("warmclip_dead_letters", "Pictures set aside", status.dead)
         sessions = len(self._services.ledger.open_sessions())
         yield GaugeMetricFamily("warmclip_sessions_open", "Sessions under way", sessions)
+        streams = self._services.streams.open
+        yield GaugeMetricFamily("warmclip_event_streams", "Event streams that are open", streams)
 
 
 def router(services: Services, registry: CollectorRegistry) -> APIRouter:

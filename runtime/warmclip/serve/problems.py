@@ -171,7 +171,8 @@ def install(app: FastAPI, settings: Settings) -> None:
             detail += "/openapi.json tells what there is"
         headers = dict(exc.headers or {})
         if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(_methods(app, request.url.path))
+            # None of them are the page's own files, of which the description does not tell.
+            headers["Allow"] = ", ".join(_methods(app, request.url.path)) or "GET, HEAD"
         return ProblemResponse(exc.status_code, detail, headers=headers)
 
     async def of_http(_request: Request, exc: Problem) -> ProblemResponse:

@@ -16,6 +16,7 @@ from warmclip.indexing.files import canonical_roots
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
 from warmclip.serve.services import Services, Workers
+from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.client import call
@@ -55,7 +56,7 @@ def run_server(
     require_token(host, token)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again once it has stopped
     with _listen(host, port) as listener, open_broker(settings) as connection:
-        foreman = Foreman(connection, settings)
+        foreman, streams = Foreman(connection, settings), Streams()
         services = Services(
             settings=settings,
             roots=canonical_roots(settings.roots),
@@ -64,6 +65,7 @@ def run_server(
             workers=Workers(partial(call, connection)),
             status=partial(read_status, connection),
             totals=partial(read_totals, connection),
+            streams=streams,
             hosts=_names(host, hosts),
         )
         config = uvicorn.Config(
@@ -82,9 +84,22 @@ def run_server(
         _announce(settings, listener, has_token=token is not None)
         foreman.start()
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, streams).run(sockets=[listener])
         finally:
             foreman.stop()
+
+
+class _Server(uvicorn.Server):
+    """One whose event streams end before it waits for requests that are being answered."""
+
+    def __init__(self, config: uvicorn.Config, streams: Streams) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, gently."""
+        self._streams.end()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

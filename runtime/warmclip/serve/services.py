@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmclip.serve.problems import Problem
+from warmclip.serve.streams import Streams
 from warmclip.settings import Root, Settings
 from warmclip.work.sessions.foreman import Foreman
 from warmclip.work.sessions.ledger import Ledger
@@ -65,4 +66,5 @@ class Services:
     workers: Workers
     status: Callable[[], QueueStatus]
     totals: Callable[[], Mapping[str, int]]
+    streams: Streams
     hosts: tuple[str, ...] = ()  # names by which the server may be called

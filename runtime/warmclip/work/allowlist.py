@@ -31,7 +31,7 @@ FUNCTIONS = frozenset(
     job_name(function)
     for function in (
         *("canary", "embed_image", "embed_images", "embed_texts", "index_images", "search"),
-        "thumbnail",
+        *("thumbnail", "verdict"),
     )
 )
 

@@ -11,14 +11,19 @@ Any RQ producer may enqueue them by name::
 
 import base64
 import os
+import platform
+import socket
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
 from warmclip.indexing.files import is_inside, read_picture
+from warmclip.inference.machine import chip, os_build
+from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Root, Settings, check_collection
 from warmclip.work.horse.warm import Horse, current
@@ -207,6 +212,34 @@ def canary() -> dict[str, Any]:
     here = current()
     here.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
     return _space(here) | {"providers": dict(here.encoder.providers)}
+
+
+def verdict() -> dict[str, Any]:
+    """Tell which provider each tower computes on and why; nothing is tried for it.
+
+    Returns:
+        ``asked``; ``towers``: tower, chosen, now and why of each; ``trials``; ``passed_over``:
+        provider -> reason; ``quarantine``: provider, reason, since and until of each; ``model``,
+        ``fingerprint``, ``dim``; ``versions``, ``machine``, ``hostname``, ``pid`` of this worker.
+    """
+    here = current()
+    found, now = here.encoder.verdict, here.encoder.providers
+    quarantined = Quarantine(here.settings.home).active()
+    return _space(here) | {
+        "asked": found.asked,
+        "towers": [
+            {"tower": tower, "chosen": name, "now": now[tower], "why": found.why[tower]}
+            for tower, name in found.chosen.items()
+        ],
+        "trials": [trial.to_dict() for trial in found.trials],
+        "passed_over": found.passed_over,
+        "quarantine": [{"provider": name, **asdict(it)} for name, it in quarantined.items()],
+        "model": str(here.settings.bundle),
+        "versions": {"python": platform.python_version(), **here.encoder.versions},
+        "machine": f"{chip()}, {os_build()}",
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+    }
 
 
 def check_items(items: Any, what: str, settings: Settings) -> None:

@@ -1,0 +1,235 @@
+"""Searching: by words, by a picture in three ways, by a stored one; details, what is wrong."""
+
+import base64
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browsing import HOSTILE, Visit
+from serving import Served
+
+
+def search(page: Page, words: str) -> None:
+    """Ask as a person does, with the keyboard alone, until hits are there."""
+    page.locator("#search-title").click()
+    page.keyboard.press("/")
+    expect(page.locator("#words")).to_be_focused()
+    page.keyboard.type(words)  # what was there is selected
+    page.keyboard.press("Enter")
+    expect(page.locator(".card .open").first).to_be_visible()
+
+
+def names(page: Page) -> list[str]:
+    """The names of the hits, in their order."""
+    return page.locator(".card .name").all_text_contents()
+
+
+def drop(page: Page, kind: str, picture: Path) -> None:
+    """Drop or paste a file, as the browser tells the page of it."""
+    page.evaluate(
+        """([kind, name, base64]) => {
+          const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], name, { type: "image/png" }));
+          const more = { bubbles: true, cancelable: true };
+          document.body.dispatchEvent(kind === "paste"
+            ? new ClipboardEvent("paste", { ...more, clipboardData: data })
+            : new DragEvent("drop", { ...more, dataTransfer: data }));
+        }""",
+        [kind, picture.name, base64.b64encode(picture.read_bytes()).decode("ascii")],
+    )
+
+
+OVERHEAR = """() => {
+  const { fetch } = window;
+  window.fetch = (path, options) => {
+    if (options.body instanceof FormData) {
+      window.heard = Object.fromEntries([...options.body].filter(([, value]) => !value.size));
+    }
+    return fetch(path, options);
+  };
+}"""
+
+
+@pytest.mark.usefixtures("worker")
+def test_words(visit: Visit, served: Served) -> None:
+    """The best hit fits, pictures appear, scores fall, and "back" finds the former words."""
+    page = visit(served)
+    search(page, "a large green star")
+    assert {"green", "star"} <= set(Path(names(page)[0]).stem.split("-"))
+    scores = [float(text) for text in page.locator(".card .score").all_text_contents()]
+    assert scores == sorted(scores, reverse=True)
+    expect(page.locator(".tile img[data-state=there]").first).to_be_visible()
+    expect(page.locator("#said")).to_have_text("24 pictures, the nearest first")
+    search(page, "a blue triangle")
+    expect(page).to_have_title("a blue triangle · Search · warmclip")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("a large green star")
+    expect(page.locator(".card .name").first).to_contain_text("green")
+
+
+@pytest.mark.usefixtures("worker")
+def test_more(visit: Visit, served: Served) -> None:
+    """Each page comes after the last, the focus on its first picture, until all are there."""
+    page = visit(served, "#/search?q=red")
+    more = page.get_by_role("button", name="Show more")
+    more.click()
+    expect(page.locator(".card")).to_have_count(48)
+    expect(page.locator(".card .open").nth(24)).to_be_focused()
+    more.click()
+    expect(page.locator(".card")).to_have_count(61)
+    expect(more).to_have_count(0)
+    assert len(set(names(page))) == 61
+
+
+@pytest.mark.usefixtures("worker")
+def test_large(visit: Visit, served: Served, pictures: Path) -> None:
+    """A hit opens with the keyboard, tells what is stored of it, and gives the focus back."""
+    page = visit(served, "#/search?q=star")
+    opener = page.locator(".card .open").first
+    opener.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".card .open").nth(1)).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("img[data-state=there]")).to_be_visible()
+    expect(dialog).to_contain_text(str(pictures))
+    expect(dialog).to_contain_text("256 \N{MULTIPLICATION SIGN} 256 pixels")
+    first, second = names(page)[:2]
+    expect(dialog.get_by_role("heading")).to_have_text(first)
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_role("heading")).to_have_text(second)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(opener).to_be_focused()
+
+
+@pytest.mark.usefixtures("worker")
+def test_similar(visit: Visit, served: Served) -> None:
+    """What is similar to a hit is found without it, from the card and from the dialog."""
+    page = visit(served, "#/search?q=red+star")
+    first = page.locator(".card").first
+    name = first.locator(".name").text_content()
+    first.get_by_role("button", name="Similar to").click()
+    expect(page.locator(".reference")).to_contain_text(f"Similar to {name}")
+    expect(page.locator(".card .open").first).to_be_visible()
+    assert name not in names(page)
+    page.locator(".card .open").first.click()
+    second = page.get_by_role("dialog").get_by_role("heading").text_content()
+    page.get_by_role("dialog").get_by_role("button", name="Similar to this").click()
+    expect(page.locator(".reference")).to_contain_text(f"Similar to {second}")
+    page.get_by_role("button", name="No longer by this picture").click()
+    expect(page.locator("#words")).to_be_focused()
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("way", ["choose", "drop", "paste"])
+def test_picture(visit: Visit, served: Served, pictures: Path, way: str) -> None:
+    """A picture that is chosen, dropped or pasted finds itself first."""
+    picture = next((pictures / "below").glob("*.png"))
+    page = visit(served)
+    if way == "choose":
+        page.locator("#chooser").set_input_files(picture)
+    else:
+        drop(page, way, picture)
+    expect(page.locator(".reference")).to_contain_text(f"Looks like {picture.name}")
+    expect(page.locator(".card .name").first).to_have_text(picture.name)
+    expect(page.locator(".card .score").first).to_have_text("1.000")
+
+
+@pytest.mark.usefixtures("worker")
+def test_filters_are_sent(visit: Visit, served: Served, pictures: Path) -> None:
+    """Folder, dates and collection reach the server with words, and with a picture."""
+    page = visit(served, "#/search?q=red")
+    page.get_by_text("Filters").click()
+    page.get_by_label("Folder, and all below it").fill(str(pictures / "below"))
+    page.get_by_label("Changed since").fill("2026-01-02")
+    page.get_by_label("Changed until").fill("2100-03-04")
+    with page.expect_request(re.compile("/api/v1/search")) as asked:
+        page.get_by_role("button", name="Apply").click()
+    wanted = {"folder": str(pictures / "below"), "since": "2026-01-02", "until": "2100-03-04"}
+    sent = parse_qs(urlsplit(asked.value.url).query)
+    assert {name: sent[name] for name in wanted} == {name: [it] for name, it in wanted.items()}
+    expect(page.locator(".chosen")).to_have_text("3 set")
+    page.evaluate(OVERHEAR)  # Chromium shows nobody the body of a form with a file
+    with page.expect_request(re.compile("/search/image")):
+        drop(page, "drop", next(pictures.glob("*.png")))
+    assert wanted.items() <= page.evaluate("window.heard").items()
+
+
+@pytest.mark.usefixtures("worker")
+def test_filters_narrow(visit: Visit, served: Served, pictures: Path) -> None:
+    """Only pictures below the folder are found, and none of a time before there were any."""
+    described = served.get("/openapi.json")["paths"]["/api/v1/search"]["get"]["parameters"]
+    if "folder" not in {each["name"] for each in described}:
+        pytest.skip("this server knows no filters yet")
+    below = {path.name for path in (pictures / "below").iterdir()}
+    page = visit(served, f"#/search?q=red&folder={pictures / 'below'}")
+    expect(page.locator(".card .open").first).to_be_visible()
+    assert set(names(page)) <= below
+    page.goto(f"{page.url}&until=2000-01-01")
+    expect(page.locator(".state")).to_contain_text("The filters leave no picture")
+
+
+@pytest.mark.usefixtures("worker")
+def test_hostile_name(visit: Visit, served: Served) -> None:
+    """A file's name is shown letter by letter: no element is made of it, and nothing runs."""
+    page = visit(served, "#/search?q=red")
+    for _ in range(2):
+        page.get_by_role("button", name="Show more").click()
+        expect(page.get_by_role("button", name="Loading…")).to_have_count(0)
+    hostile = page.locator(".name", has_text=HOSTILE)
+    expect(hostile).to_be_visible()
+    hostile.click()
+    expect(page.get_by_role("dialog").get_by_role("heading")).to_have_text(f"{HOSTILE}.png")
+    page.get_by_role("button", name="Similar to this").click()
+    expect(page.locator(".reference strong")).to_have_text(f"{HOSTILE}.png")
+    assert page.locator("img[src=x]").count() == 0
+    assert page.evaluate("window.owned") is None
+
+
+@pytest.mark.usefixtures("worker")
+def test_picture_that_is_none(visit: Visit, served: Served) -> None:
+    """The server's own reason is told, and words are searched for as before."""
+    page = visit(served)
+    page.locator("#chooser").set_input_files(
+        {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    expect(page.get_by_role("alert")).to_contain_text("is no picture")
+    search(page, "red")
+
+
+@pytest.mark.usefixtures("worker")
+def test_nothing_indexed(visit: Visit, served: Served) -> None:
+    """A collection that is not there leads to where one is made."""
+    page = visit(served, "#/search?q=red&collection=other")
+    expect(page.locator(".state")).to_contain_text("There is no collection 'other' yet")
+    page.get_by_role("link", name="Start a session").click()
+    expect(page.get_by_role("heading", name="Training sessions")).to_be_focused()
+
+
+def test_no_worker(visit: Visit, lonely: Served) -> None:
+    """The page says what is missing, and tries again when it is told to."""
+    page = visit(lonely, "#/search?q=red")
+    expect(page.get_by_role("alert")).to_contain_text("run warmclip worker")
+    with page.expect_request(re.compile("/api/v1/search")):
+        page.get_by_role("button", name="Try again").click()
+
+
+@pytest.mark.usefixtures("worker")
+def test_file_that_is_gone(visit: Visit, served: Served, pictures: Path) -> None:
+    """Its hit stays, with "No picture" in place of it, and the reason in the dialog."""
+    picture = next((pictures / "below").glob("*.png"))
+    aside = picture.rename(picture.with_suffix(".aside"))
+    try:
+        page = visit(served)
+        page.locator("#chooser").set_input_files(aside)
+        expect(page.locator(".tile img[data-state=missing]").first).to_be_attached()
+        page.locator(".card .open").first.click()
+        expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text(picture.name)
+    finally:
+        aside.rename(picture)
