@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import Running, environment_of, running_worker
+from running import Running, environment_of, eventually, outcome, running_worker
 from warmclip import AsyncClient, Client, Encoder, InProcess, Settings, ThroughQueue
 from warmclip.client.source import Source
 from warmclip.errors import (
@@ -223,10 +223,12 @@ def test_redis_that_does_not_answer(tmp_path: Path, demo_bundle: Path) -> None:
 def busy(worker: Running) -> Iterator[Running]:
     """The worker, listening but at a job that does not end: its horse is stopped."""
     horse = worker.kill_horse(signal.SIGSTOP)
-    job = worker.enqueue("warmclip.work.jobs.canary")
-    eventually(lambda: job.is_started)
-    yield worker
-    os.kill(horse, signal.SIGCONT)
+    try:
+        job = worker.enqueue("warmclip.work.jobs.canary")
+        eventually(lambda: open_queue(worker.connection).job_ids == [])
+        yield worker
+    finally:
+        os.kill(horse, signal.SIGCONT)
     assert outcome(job).return_value
 
 
