@@ -8,6 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from warmclip.client.client import AsyncClient, Client
+    from warmclip.client.in_process import InProcess
+    from warmclip.client.through_queue import ThroughQueue
     from warmclip.errors import ImagesUnreadable, ImageUnreadable, WarmclipError
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
@@ -17,29 +20,37 @@ if TYPE_CHECKING:
     from warmclip.settings import Settings
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Encoder",
     "Hit",
     "ImageUnreadable",
     "ImagesUnreadable",
+    "InProcess",
     "IndexReport",
     "Indexer",
     "ModelBundle",
     "Point",
     "Settings",
+    "ThroughQueue",
     "VectorStore",
     "WarmclipError",
 ]
 
 _HOME = {
+    "AsyncClient": "warmclip.client.client",
+    "Client": "warmclip.client.client",
     "Encoder": "warmclip.inference.encoder",
     "Hit": "warmclip.indexing.store",
     "ImageUnreadable": "warmclip.errors",
     "ImagesUnreadable": "warmclip.errors",
     "IndexReport": "warmclip.indexing.report",
+    "InProcess": "warmclip.client.in_process",
     "Indexer": "warmclip.indexing.indexer",
     "ModelBundle": "warmclip.inference.bundle",
     "Point": "warmclip.indexing.store",
     "Settings": "warmclip.settings",
+    "ThroughQueue": "warmclip.client.through_queue",
     "VectorStore": "warmclip.indexing.store",
     "WarmclipError": "warmclip.errors",
 }

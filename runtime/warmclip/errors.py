@@ -20,7 +20,8 @@ WarmclipError
 ├── JobRefused                 a job outside the allow-list, the roots or the bounds
 ├── JobFailed                  a worker could not do what it was asked for
 ├── HorseDied                  the process that ran a job died, or was killed as it hung
-└── QueueUnreachable           no answer from Redis
+├── QueueUnreachable           no answer from Redis, or from a worker
+└── Overloaded                 more is asked for at once than is answered in time
 
 A message says what, which value, where, and what to do. ``exit_code`` is what a command
 ends with: 2 for bad usage or configuration, 3 for a service that is unreachable.
@@ -137,6 +138,13 @@ class HorseDied(WarmclipError):
 
 class QueueUnreachable(WarmclipError):
     """No answer from Redis."""
+
+    exit_code = 3
+    may_pass = True
+
+
+class Overloaded(WarmclipError):
+    """More is asked for at once than can be answered in time."""
 
     exit_code = 3
     may_pass = True

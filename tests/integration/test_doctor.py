@@ -123,7 +123,9 @@ def test_picture_on_paper(demo_bundle: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "damaged"])
 def test_without_a_bundle(kind: str, tmp_path: Path, demo_bundle: Path) -> None:
-    """Sessions are then of a built-in graph; a model that is damaged, not one to come, is 2."""
+    """Sessions are then of a built-in graph. Without a model it is 1, and the sentence says how to
+    get one; one that is damaged is 2.
+    """
     folder = tmp_path / "model"
     if kind == "damaged":
         shutil.copytree(demo_bundle, folder)
@@ -138,7 +140,8 @@ def test_without_a_bundle(kind: str, tmp_path: Path, demo_bundle: Path) -> None:
         check=False,
     )
     report = json.loads(done.stdout)
-    assert done.returncode == (2 if kind == "damaged" else 0), done.stderr
+    assert done.returncode == (2 if kind == "damaged" else 1), done.stderr
+    assert ("make export-model" in report["verdict"]["sentence"]) == (kind == "missing")
     assert report["graph"] == "a tiny built-in graph"
     assert cells(report, "onnxruntime session, cpu")["horse"]["status"] == "ok"
     (model,) = [service for service in report["services"] if service["name"] == "model"]

@@ -1,18 +1,22 @@
 """What somebody who may write to Redis leaves there: it costs itself, never the worker."""
 
+import base64
 import json
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rq.queue import Queue
+from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from running import Running, environment_of, eventually, outcome, reason, running_worker
 from warmclip.settings import Settings
-from warmclip.work.client import requeue_dead
+from warmclip.work.client import report_of, requeue_dead
 from warmclip.work.dead_letters import DeadLetters
-from warmclip.work.queues import open_queue
+from warmclip.work.queues import fetch_jobs, open_queue
 from warmclip.work.status import read_status
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -97,6 +101,48 @@ def test_path_that_asks_what_lies_outside(worker: Running, tmp_path: Path) -> No
     for path in (f"{tmp_path}/../{tmp_path.name}/a.png", f"{tmp_path}/\ud800.png"):
         result = worker.run("warmclip.work.jobs.embed_images", [path])
         assert "is not an absolute path without '..'" in reason(result)
+
+
+def forged_result(worker: Running, **fields: str | bytes) -> str:
+    """The id of a failed job that has this result."""
+    queue = open_queue(worker.connection)
+    job = worker.enqueue("os.getpid")
+    assert "not on the worker's list" in reason(outcome(job))
+    key = f"rq:results:{job.id}"
+    worker.connection.delete(key)
+    payload = {"type": str(Result.Type.FAILED.value), "worker_name": "w"} | fields
+    worker.connection.xadd(key, {name: it for name, it in payload.items() if it})
+    assert job.id in queue.failed_job_registry
+    return job.id
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"exc_string": base64.b64encode(zlib.compress(bytes(2**27)))}, "unpacks to more than"),
+        ({"exc_string": b"\xff not base64"}, "cannot be used"),
+        ({"exc_string": base64.b64encode(b"not compressed")}, "cannot be used"),
+        ({"return_value": base64.b64encode(b"[" * 100_000)}, "cannot be used"),
+        ({"type": "99"}, "cannot be used"),
+        ({"type": ""}, "cannot be used"),
+        ({"execution_started_at": "1e300"}, "cannot be used"),
+    ],
+    ids=["bomb", "no base64", "not packed", "deep", "unknown type", "no type", "no time"],
+)
+def test_forged_result(worker: Running, fields: dict[str, str | bytes], told: str) -> None:
+    """Whoever reads it, `warmclip status` or a client, is told so, in little memory."""
+    id_ = forged_result(worker, **fields)
+    tracemalloc.start()
+    try:
+        (failure,) = [it for it in read_status(worker.connection).failures if it.job == id_]
+        used = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told in failure.reason
+    assert used < 64 * 1024 * 1024
+    report = report_of("images", ["/a.png"], fetch_jobs(worker.connection, [id_])[id_])
+    assert told in report.skipped["/a.png"]
+    still_works(worker)
 
 
 def test_forged_dead_letters(worker: Running, tmp_path: Path) -> None:

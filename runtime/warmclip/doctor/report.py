@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,15 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all well, 1 warmclip's own way does not work, 2 bad configuration, 3 no answer."""
+        """0 all well, 1 nothing can be embedded here, 2 bad configuration, 3 no answer."""
         if not self.finding.own_way_works or self.trials.status not in ("ok", "absent"):
             return 1
-        states = {service.state for service in self.services}
-        return 3 if "unreachable" in states else 2 if "wrong" in states else 0
+        states = {service.name: service.state for service in self.services}
+        if "unreachable" in states.values():
+            return 3
+        if "wrong" in states.values():
+            return 2
+        return 1 if states.get("model") == "absent" else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can carry it."""
@@ -97,9 +101,20 @@ def examine(
         graph=graph.name,
         rows=rows,
         trials=trials,
-        finding=conclude(rows, settings.provider),
+        finding=_conclude(rows, services, settings),
         seconds=time.monotonic() - started,
     )
+
+
+def _conclude(rows: Sequence[Row], services: Sequence[Service], settings: Settings) -> Finding:
+    finding = conclude(rows, settings.provider)
+    if any(service.name == "model" and service.state == "absent" for service in services):
+        needed = (
+            f" There is no model yet at {settings.bundle}: `make export-model` makes one, or "
+            "WARMCLIP_BUNDLE names the folder of one that is there."
+        )
+        return replace(finding, sentence=finding.sentence + needed)
+    return finding
 
 
 def _try_providers(

@@ -8,11 +8,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmclip.serve.auth import Token
 from warmclip.serve.problems import Problem, ProblemResponse
+from warmclip.work.client import MOST_SENT_BYTES
 
 MOST_JSON_BYTES = 1024 * 1024
-MOST_PICTURE_BYTES = 10 * 1024 * 1024  # in base64 a job of 14 MB, of the 16 that workers read
 _MULTIPART_BYTES = 64 * 1024  # around a picture
-_MOST_DRAINED_BYTES = 2 * MOST_PICTURE_BYTES
+_MOST_DRAINED_BYTES = 2 * MOST_SENT_BYTES
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_TOKEN = frozenset({"/readyz"})
@@ -92,7 +92,7 @@ class Gate:
                 {"WWW-Authenticate": "Bearer"},
             )
         is_upload = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        most = MOST_PICTURE_BYTES + _MULTIPART_BYTES if is_upload else MOST_JSON_BYTES
+        most = MOST_SENT_BYTES + _MULTIPART_BYTES if is_upload else MOST_JSON_BYTES
         length = headers.get("content-length", "")
         if length.isdigit() and (len(length) > 15 or int(length) > most):
             raise Problem(413, _too_large(most))
@@ -143,7 +143,7 @@ def _marked(send: Send) -> Send:
 
 def _too_large(most: int) -> str:
     return (
-        f"the body is larger than {most:,} bytes; pictures may have {MOST_PICTURE_BYTES:,}: "
+        f"the body is larger than {most:,} bytes; pictures may have {MOST_SENT_BYTES:,}: "
         "send a smaller one, or index its file and ask for what is similar to it"
     )
 

@@ -42,6 +42,7 @@ STATUS: Mapping[type[WarmclipError], int] = {
     errors.JobFailed: 502,
     errors.HorseDied: 503,
     errors.QueueUnreachable: 503,
+    errors.Overloaded: 503,
 }
 """The status of each error; one that is not here has its base's."""
 

@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 from redis.exceptions import ResponseError
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
+from rq.results import Result
 
 from warmclip.errors import JobRefused, SettingsError, WarmclipError
+from warmclip.work.results import BoundedResult, unpacks_to_more
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class AllowedJob(Job):
         """Take over a job's record; a malformed one becomes a job that is refused."""
         record = dict(raw_data)
         for field in (b"data", b"exc_info"):
-            if _unpacks_to_more(record.get(field, b""), _MOST_BYTES):
+            if unpacks_to_more(record.get(field, b""), _MOST_BYTES):
                 self._refusal = f"it unpacks to more than {_MOST_BYTES:,} bytes"
                 record[field] = b""
         try:
@@ -113,6 +115,10 @@ class AllowedJob(Job):
             self._refusal = "webhooks are not on the worker's list"
         self._stopped_callback_name = None
         self.webhooks = []
+
+    def latest_result(self, timeout: int = 0) -> Result | None:
+        """The outcome, waited for so many seconds; one that cannot be used is a failure."""
+        return BoundedResult.fetch_latest(self, serializer=self.serializer, timeout=timeout)
 
     def to_dict(self, include_meta: bool = True, include_result: bool = True) -> dict[str, Any]:
         """The record to save: a callback that was dropped here may run elsewhere.
@@ -197,13 +203,3 @@ def find_functions(names: Iterable[str]) -> type[AllowedJob]:
         (AllowedJob,),
         {"allowed": FUNCTIONS | names, "allowed_callbacks": names},
     )
-
-
-def _unpacks_to_more(packed: bytes, most: int) -> bool:
-    """Whether RQ, which decompresses without bound, would make more than this of it."""
-    unpacking = zlib.decompressobj()
-    try:
-        unpacking.decompress(packed, most)
-    except zlib.error:  # not compressed: RQ takes it as it is
-        return len(packed) > most
-    return bool(unpacking.unconsumed_tail)

@@ -4,12 +4,14 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import JobStatus, Retry
 from rq.queue import EnqueueData, Queue
 from rq.results import Result
@@ -28,11 +30,14 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK = 32  # images in one job: a second or two of work, which a question waits for
 
+MOST_SENT_BYTES = 10 * 1024 * 1024  # of a picture in a job: in base64 14 MB, of 16 that are read
+
 _JOB_TIMEOUT_S = 900
 _RESULT_TTL_S = 24 * 3600
 _FAILURE_TTL_S = 7 * 24 * 3600
 _POLL_S = 0.1
 _SILENCE_S = 2.0  # before whoever waits for an answer is told why
+_TAKEN_BACK_S = 10  # that a job outlives whoever asked, to be taken back as a whole
 _LOOK_AHEAD = 256  # jobs whose state is read in one round: queues run in order
 _WAITING = (JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
 
@@ -112,9 +117,9 @@ def _submit(
     connection: Redis, settings: Settings, files: Iterable[str], collection: str, chunk: int
 ) -> dict[str, tuple[str, ...]]:
     """Queue files, in chunks; returns job id -> its files."""
-    absolute = list(dict.fromkeys(map(_absolute, files)))
+    paths = list(dict.fromkeys(map(absolute, files)))
     size = chunk_size(settings, chunk)
-    parts = [tuple(absolute[start : start + size]) for start in range(0, len(absolute), size)]
+    parts = [tuple(paths[start : start + size]) for start in range(0, len(paths), size)]
     chunks = {job_id(collection, part): part for part in parts}
     queue = open_queue(connection)
     _enqueue(queue, collection, _clear(queue, chunks))
@@ -126,10 +131,10 @@ def chunk_size(settings: Settings, wanted: int = DEFAULT_CHUNK) -> int:
     return min(wanted, settings.limits.job_items)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """As a job may name it: without "..", which a worker takes for a way out of its roots."""
-    absolute = Path(path).absolute()
-    return os.path.realpath(absolute) if ".." in absolute.parts else str(absolute)
+    whole = Path(path).absolute()
+    return os.path.realpath(whole) if ".." in whole.parts else str(whole)
 
 
 def job_id(collection: str, paths: Iterable[str]) -> str:
@@ -178,7 +183,12 @@ def watch(
 
 
 def call(
-    connection: Redis, function: str, arguments: Mapping[str, Any], *, timeout_s: float = 60.0
+    connection: Redis,
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    timeout_s: float = 60.0,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Any:
     """Have a worker run one of ``warmclip.work.jobs`` now, and return its answer.
 
@@ -187,6 +197,7 @@ def call(
         function: its name in that module, such as ``search``.
         arguments: by name, of JSON's types.
         timeout_s: for waiting and running together.
+        given_up: asked at least every two seconds; once it says so, nobody waits any more.
 
     Raises:
         QueueUnreachable: no worker is listening, or none answered in time.
@@ -201,13 +212,13 @@ def call(
         kwargs=dict(arguments),
         description=function,
         job_timeout=whole_s,
-        ttl=whole_s,
+        ttl=whole_s + _TAKEN_BACK_S,
         result_ttl=whole_s,
         failure_ttl=whole_s,  # who asked is told; `warmclip status` need not keep it
     )
     told = False
     deadline = time.monotonic() + timeout_s
-    while (left := deadline - time.monotonic()) > 0:
+    while (left := deadline - time.monotonic()) > 0 and not given_up():
         # Short waits, well within the connection's time-out.
         result = job.latest_result(timeout=max(1, min(2, round(left))))
         if result is not None:
@@ -215,7 +226,9 @@ def call(
         if not told and timeout_s - left >= _SILENCE_S:
             told = True
             log.warning("every worker is busy; waiting for one, up to %d s", whole_s)
-    job.delete()
+    # Its record may be gone by now; of a job without one, RQ cannot tell where it is listed.
+    with suppress(InvalidJobOperation, NoSuchJobError):
+        job.delete()
     raise QueueUnreachable(
         f"no worker answered within {whole_s} s; `warmclip status` shows what they are at"
     )

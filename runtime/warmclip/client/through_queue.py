@@ -1,0 +1,184 @@
+"""Vectors that workers make, asked through the queue ``high``; no model in this process."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from warmclip.client.source import Picture, Wait
+from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobFailed, SpaceMismatch
+from warmclip.indexing.store import Space
+from warmclip.inference.arrays import Vectors
+from warmclip.settings import Settings
+from warmclip.work.broker import BROKER_ERRORS, as_ours, open_broker
+from warmclip.work.client import MOST_SENT_BYTES, absolute, call, chunk_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_UNIT = 1e-3  # how far a vector's length may be from 1
+
+
+class ThroughQueue:
+    """The workers as a source.
+
+    Its first answer tells the embedding space. Answers of another one are refused from then on, as
+    workers may be started with another bundle while this process lives.
+    """
+
+    at_once = 64  # most of them wait
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect to Redis.
+
+        Raises:
+            QueueUnreachable: it does not answer.
+            SettingsError: REDIS_URL or WARMCLIP_HOME cannot be used.
+        """
+        self._settings = settings
+        self._resources = ExitStack()
+        self._connection = self._resources.enter_context(open_broker(settings))
+        self._space: Space | None = None
+
+    def space(self, wait: Wait) -> Space:
+        """See ``Source``; a worker is asked, unless one has answered before."""
+        if self._space is None:
+            self._ask(wait, "canary")
+        assert self._space is not None  # noqa: S101 - as _ask leaves it
+        return self._space
+
+    def embed_texts(self, texts: Sequence[str], wait: Wait) -> Vectors:
+        """See ``Source``."""
+        rows: list[list[float]] = []
+        size = chunk_size(self._settings)
+        for start in range(0, len(texts), size):
+            some = list(texts[start : start + size])
+            answer = self._ask(wait, "embed_texts", texts=some)
+            rows += [_field(answer, "vectors", dict).get(text, []) for text in some]
+        return self._checked(rows, wait)
+
+    def embed_images(self, pictures: Sequence[Picture], wait: Wait) -> Vectors:
+        """See ``Source``; a path is opened by a worker, under its roots, all else is sent."""
+        rows: dict[int, list[float]] = {}
+        reasons: dict[int, str] = {}
+        named = {
+            index: absolute(os.fspath(picture))
+            for index, picture in enumerate(pictures)
+            if isinstance(picture, str | Path)
+        }
+        paths = list(dict.fromkeys(named.values()))
+        size = chunk_size(self._settings)
+        for start in range(0, len(paths), size):
+            answer = self._ask(wait, "embed_images", paths=paths[start : start + size])
+            vectors = _field(answer, "vectors", dict)
+            unreadable = _field(answer, "unreadable", dict)
+            for index, path in named.items():
+                if path in vectors:
+                    rows[index] = vectors[path]
+                elif path in unreadable:
+                    reasons[index] = str(unreadable[path])
+        for index, picture in enumerate(pictures):
+            if isinstance(picture, str | Path):
+                continue
+            try:
+                answer = self._ask(wait, "embed_image", data=in_base64(picture))
+                rows[index] = _field(answer, "vector", list)
+            except ImageUnreadable as exc:
+                reasons[index] = str(exc)
+        if reasons:
+            raise ImagesUnreadable(dict(sorted(reasons.items())))
+        return self._checked([rows.get(index, []) for index in range(len(pictures))], wait)
+
+    def close(self) -> None:
+        """Leave Redis; a private one that nobody else uses is stopped."""
+        self._resources.close()
+
+    def _ask(self, wait: Wait, function: str, **arguments: Any) -> Mapping[str, Any]:
+        try:
+            answer = call(
+                self._connection,
+                function,
+                arguments,
+                timeout_s=wait.left_s,
+                given_up=wait.is_given_up,
+            )
+        except BROKER_ERRORS as exc:
+            raise as_ours(self._settings, exc) from exc
+        fingerprint, dim = _field(answer, "fingerprint", str), _field(answer, "dim", int)
+        space = Space(fingerprint=fingerprint, dim=dim)
+        if self._space is None:
+            self._space = space
+        elif self._space != space:
+            raise SpaceMismatch(
+                f"a worker embeds with the model {space.fingerprint[:12]}, and this client has had "
+                f"vectors of {self._space.fingerprint[:12]}: give all workers the same "
+                "WARMCLIP_BUNDLE, and start this process again if the new one is meant"
+            )
+        found: Mapping[str, Any] = answer
+        return found
+
+    def _checked(self, rows: Sequence[Sequence[float]], wait: Wait) -> Vectors:
+        """The rows as what torch code expects.
+
+        Raises:
+            JobFailed: a worker's answer holds no unit vectors, or not as many as it was asked for.
+        """
+        dim = self.space(wait).dim
+        try:
+            vectors: Vectors = np.array(rows, np.float32).reshape(len(rows), dim)
+        except (ValueError, TypeError) as exc:
+            raise _strange(f"vectors that do not have {dim} numbers each") from exc
+        if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=_UNIT):
+            raise _strange("vectors that are not of unit length")
+        return vectors
+
+
+def in_base64(picture: "bytes | Image.Image") -> str:
+    """A picture as a job carries it.
+
+    Raises:
+        ImageUnreadable: it is empty, or too large to be sent.
+    """
+    if not isinstance(picture, bytes):
+        picture = _file_of(picture)
+    if not picture:
+        raise ImageUnreadable("the picture is empty")
+    if len(picture) > MOST_SENT_BYTES:
+        raise ImageUnreadable(
+            f"the picture has {len(picture):,} bytes, and {MOST_SENT_BYTES:,} may be sent through "
+            "the queue: name its path, which workers open under their WARMCLIP_ROOTS, or send the "
+            "file's own bytes rather than a picture that is open"
+        )
+    return base64.b64encode(picture).decode("ascii")
+
+
+def _file_of(picture: "Image.Image") -> bytes:
+    """A picture that is open as a file that loses nothing of it, orientation tag included."""
+    stream = io.BytesIO()
+    kind = "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF"
+    options: dict[str, Any] = {"compress_level": 1} if kind == "PNG" else {}
+    try:
+        picture.save(stream, kind, exif=picture.getexif(), **options)
+    except (OSError, ValueError) as exc:
+        raise ImageUnreadable(
+            f"the picture, of mode {picture.mode}, cannot be sent ({exc}): convert it to RGB, or "
+            "send its file's bytes"
+        ) from exc
+    return stream.getvalue()
+
+
+def _field(answer: Any, name: str, kind: type) -> Any:
+    """One field of a worker's answer, which passed through a Redis that others may write to."""
+    value = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(value, kind):
+        raise _strange(f"no {name}")
+    return value
+
+
+def _strange(what: str) -> JobFailed:
+    return JobFailed(f"a worker answered with {what}: are client and workers of one warmclip?")
