@@ -43,8 +43,8 @@ class OnnxSession:
     """A tower's graph, loaded.
 
     A provider with static shapes gets one inner session for each batch size in its buckets, made
-    when first needed; a short batch is padded with its own first row and the answer sliced. Texts
-    are computed as long as they are, but by such a provider, or a graph of fixed length: whole.
+    when first needed; a short batch is padded with its own first row and the answer sliced. Such a
+    provider computes texts whole, as does a graph of fixed length; others, as long as they are.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class OnnxSession:
             graph: the file.
             provider: where to compute.
             threads: 0 for as many as there are cores for this process.
-            length: of every text, for a provider with static shapes; a graph of pictures has none.
+            length: in tokens, of every text, for a provider with static shapes; pictures have none.
             digest: of the file's content; what is compiled or prepared is kept under it.
             cache: where to keep it, for a provider that can.
             verify: called before the file is read; what it raises passes through. What was
