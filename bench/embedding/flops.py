@@ -35,7 +35,7 @@ class TowerShape:
 def tower_shape(
     architecture: Mapping[str, Any], tower: Literal["image", "text"] | str
 ) -> TowerShape | None:
-    """A transformer tower of open_clip's configuration; None for a ResNet."""
+    """A transformer tower of open_clip's configuration, texts whole; None for a ResNet."""
     dim = architecture["embed_dim"]
     if tower == "text":
         text = architecture["text_cfg"]

@@ -172,6 +172,12 @@ def lint_graphs(
         list[int] | None,
         typer.Option(help="A batch size; may be repeated [those CoreML is run with].", min=1),
     ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a text [the bundle's, of a file 77].", min=2, show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what CoreML would take of a graph, node by node; needs no Mac and no torch.
@@ -184,7 +190,9 @@ def lint_graphs(
         from warmclip_export.coreml import report
         from warmclip_export.coreml.lint import BATCHES
 
-        found = report.lint_all(report.graphs_of(path), batch or BATCHES)
+        found = report.lint_all(
+            report.graphs_of(path), batch or BATCHES, length or report.length_of(path)
+        )
         if as_json:
             terminal.json(report.as_json(found))
         else:

@@ -103,7 +103,8 @@ def export_model(
                 for of_precision in graphs.values()
                 for precision, record in of_precision.items()
                 if precision in report.PRECISIONS
-            }
+            },
+            length=tokens.context_length,
         )
         step("write golden vectors, certificate and manifest")
         golden = write(folder / "golden.npz", _golden(gate, chosen, crops))

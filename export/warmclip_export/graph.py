@@ -46,6 +46,11 @@ def text_tower(parts: TextParts) -> nn.Module:
     return TextTower(parts).eval().requires_grad_(False)
 
 
+def longest(tower: nn.Module) -> int:
+    """How many tokens a text may have, if the tower takes shorter ones as well; else 0."""
+    return tower.tokens if isinstance(tower, TextTower) and tower.causal else 0
+
+
 def opset(*towers: nn.Module) -> int:
     """20 if a tower needs the Gelu operator, which 18 does not have; else 18."""
     return 20 if any(isinstance(m, nn.GELU) for tower in towers for m in tower.modules()) else 18
@@ -72,8 +77,8 @@ class _Wide(nn.Module):
         super().__init__()
         self.part = part
 
-    def forward(self, x: Tensor) -> Tensor:
-        computed: Tensor = self.part(x.float()).to(x.dtype)
+    def forward(self, x: Tensor, *sizes: int) -> Tensor:
+        computed: Tensor = self.part(x.float(), *sizes).to(x.dtype)
         return computed
 
 
@@ -90,7 +95,7 @@ class ImageTower(nn.Module):
         self.class_token = nn.Parameter((visual.class_embedding + position[0]).detach()[None, None])
         self.position = nn.Parameter(position[1:].clone())
         self.norm_in = copy.deepcopy(visual.ln_pre)
-        self.blocks = _blocks(visual.transformer.resblocks, self.tokens)
+        self.blocks = _blocks(visual.transformer.resblocks)
         self.norm_out = copy.deepcopy(visual.ln_post)
         self.average = visual.pool_type == "avg"
         self.pool_first = not self.average or visual.final_ln_after_pool
@@ -103,7 +108,7 @@ class ImageTower(nn.Module):
         # The only node that needs the batch's size; it folds away once the batch is pinned.
         first = self.class_token.expand(patches.shape[0], -1, -1)
         x = torch.cat([first, patches], dim=1).reshape(-1, self.width)
-        x = self.blocks(self.norm_in(x))
+        x = self.blocks(self.norm_in(x), self.tokens)
         pooled = self.norm_out(self._pool(x)) if self.pool_first else self._pool(self.norm_out(x))
         features: Tensor = self.project(pooled).float()
         return features
@@ -114,21 +119,27 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A text transformer; where each text ends comes from the host, as a one-hot row."""
+    """A text transformer; where each text ends comes from the host, as a one-hot row.
+
+    Where attention is causal nothing after its end decides a text's vector, so it takes texts that
+    are cut to any ``length``; else it takes them whole.
+    """
 
     def __init__(self, parts: TextParts) -> None:
         super().__init__()
         self.tokens, self.width = parts.position.shape
         self.lookup = copy.deepcopy(parts.lookup)
+        self.causal = parts.causal
         self.position = nn.Parameter(parts.position.detach().clone())
-        self.blocks = _blocks(parts.blocks, self.tokens, causal=parts.causal)
+        self.blocks = _blocks(parts.blocks, _mask(self.tokens) if self.causal else None)
         self.norm_out = copy.deepcopy(parts.norm)
         self.project = _projection(parts.projection)
 
     def forward(self, input_ids: Tensor, eot_onehot: Tensor) -> Tensor:
-        """Encode texts, (batch, L) and (batch, 1, L) -> (batch, dim)."""
-        x = (self.lookup(input_ids) + self.position).reshape(-1, self.width)
-        x = self.blocks(x).reshape(-1, self.tokens, self.width)
+        """Encode texts, (batch, length) and (batch, 1, length) -> (batch, dim)."""
+        length = input_ids.shape[1] if self.causal else self.tokens
+        x = (self.lookup(input_ids) + self.position[:length]).reshape(-1, self.width)
+        x = self.blocks(x, length).reshape(-1, length, self.width)
         last = torch.matmul(eot_onehot.to(x.dtype), x).reshape(-1, self.width)
         features: Tensor = self.project(self.norm_out(last)).float()
         return features
@@ -158,13 +169,11 @@ class ResNetTower(nn.Module):
 class _Attention(nn.Module):
     """Multi-head attention of rows (batch * tokens, width), written out."""
 
-    mask: Tensor | None
-
-    def __init__(self, original: nn.MultiheadAttention, tokens: int, *, causal: bool) -> None:
+    def __init__(self, original: nn.MultiheadAttention, mask: nn.Parameter | None) -> None:
         super().__init__()
         if original.kdim != original.embed_dim or original.bias_k is not None:
             raise ExportRefused("its attention has separate or extra projections")
-        self.heads, self.tokens, self.width = original.num_heads, tokens, original.embed_dim
+        self.heads, self.width = original.num_heads, original.embed_dim
         weights = original.in_proj_weight.detach().chunk(3)
         biases = original.in_proj_bias.detach().chunk(3)
         scale = 1.0 / math.sqrt(original.head_dim)
@@ -172,22 +181,21 @@ class _Attention(nn.Module):
         self.key = _linear(weights[1], biases[1])
         self.value = _linear(weights[2], biases[2])
         self.out = _linear(original.out_proj.weight, original.out_proj.bias)
-        mask = torch.full((tokens, tokens), _MASKED).triu(1) if causal else None
-        self.register_buffer("mask", None if mask is None else mask[None, None])
+        self.mask = mask
 
-    def forward(self, x: Tensor) -> Tensor:
-        query = self._by_head(self.query(x)).transpose(1, 2)
-        key = self._by_head(self.key(x)).permute(0, 2, 3, 1)
-        value = self._by_head(self.value(x)).transpose(1, 2)
+    def forward(self, x: Tensor, length: int) -> Tensor:
+        query = self._by_head(self.query(x), length).transpose(1, 2)
+        key = self._by_head(self.key(x), length).permute(0, 2, 3, 1)
+        value = self._by_head(self.value(x), length).transpose(1, 2)
         scores = torch.matmul(query, key)
         if self.mask is not None:
-            scores = scores + self.mask
+            scores = scores + self.mask[..., :length, :length]
         mixed = torch.matmul(scores.softmax(dim=-1), value)
         rows: Tensor = self.out(mixed.transpose(1, 2).reshape(-1, self.width))
         return rows
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, self.tokens, self.heads, self.width // self.heads)
+    def _by_head(self, x: Tensor, length: int) -> Tensor:
+        return x.reshape(-1, length, self.heads, self.width // self.heads)
 
 
 class _Mlp(nn.Module):
@@ -210,21 +218,30 @@ class _Mlp(nn.Module):
 class _Block(nn.Module):
     """One residual block; a layer scale is folded into the linear layer before it."""
 
-    def __init__(self, original: ResidualAttentionBlock, tokens: int, *, causal: bool) -> None:
+    def __init__(self, original: ResidualAttentionBlock, mask: nn.Parameter | None) -> None:
         super().__init__()
         if type(original) is not ResidualAttentionBlock:
             raise ExportRefused(f"its blocks are {type(original).__name__}, not the default ones")
         self.norm_1 = copy.deepcopy(original.ln_1)
-        self.attention = _Attention(original.attn, tokens, causal=causal)
+        self.attention = _Attention(original.attn, mask)
         self.norm_2 = copy.deepcopy(original.ln_2)
         self.mlp = _Mlp(original.mlp)
         _fold_scale(original.ls_1, self.attention.out)
         _fold_scale(original.ls_2, self.mlp.narrow)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_1(x))
+    def forward(self, x: Tensor, length: int) -> Tensor:
+        x = x + self.attention(self.norm_1(x), length)
         rows: Tensor = x + self.mlp(self.norm_2(x))
         return rows
+
+
+class _Blocks(nn.ModuleList):
+    """The blocks of a transformer, one after the other."""
+
+    def forward(self, x: Tensor, length: int) -> Tensor:
+        for block in self:
+            x = block(x, length)
+        return x
 
 
 class _Residual(nn.Module):
@@ -278,8 +295,16 @@ class _AttentionPool(nn.Module):
         return features
 
 
-def _blocks(originals: nn.ModuleList, tokens: int, *, causal: bool = False) -> nn.Sequential:
-    return nn.Sequential(*(_Block(block, tokens, causal=causal) for block in originals))
+def _blocks(originals: nn.ModuleList, mask: nn.Parameter | None = None) -> nn.ModuleList:
+    return _Blocks(_Block(block, mask) for block in originals)
+
+
+def _mask(tokens: int) -> nn.Parameter:
+    """What is added to scores, (1, 1, tokens, tokens), so that no token sees those after it.
+
+    A parameter, since all blocks share one, and would not share a buffer once it is ``halved``.
+    """
+    return nn.Parameter(torch.full((1, 1, tokens, tokens), _MASKED).triu(1))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from warmclip.inference.bundle import FileRecord
 from warmclip_export.errors import ExportRefused
+from warmclip_export.graph import longest
 from warmclip_export.writer import write
 
 # A protobuf message, and so a file with its weights inside, ends at 2 GiB.
@@ -26,6 +27,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: int) -> FileRecord:
     """Export a tower with a symbolic first axis ``batch`` and one output ``features``.
+
+    The last axis of a causal text tower's inputs is symbolic as well, and called ``length``.
 
     Args:
         tower: a wrapper of `graph`, in evaluation mode.
@@ -42,9 +45,11 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
             f"{path.name} would hold {size / 1e9:.1f} GB of weights; one ONNX file holds 2.1 GB"
         )
     # torch reasons about 2 and more; the graph takes 1 as well, and the gate sees to it.
-    batch = torch.export.Dim("batch", min=2)
+    axes = {0: torch.export.Dim("batch", min=2)}
+    if tokens := longest(tower):
+        axes[-1] = torch.export.Dim("length", min=2, max=tokens)
     try:
-        program = _export(tower, inputs, opset, batch)
+        program = _export(tower, inputs, opset, axes)
     except torch.onnx.OnnxExporterError as exc:
         why = " ".join(str(exc).split())[:300]
         raise ExportRefused(
@@ -54,12 +59,12 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
     if program is None:
         raise ExportRefused(f"torch exported nothing for {path.name}")
     model: onnx.ModelProto = program.model_proto
-    _make_plain(model)
+    _make_plain(model, {axis: symbol.__name__ for axis, symbol in axes.items()})
     onnx.checker.check_model(model)
     return write(path, model.SerializeToString(deterministic=True))
 
 
-def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, batch: Any) -> Any:
+def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, axes: dict[int, Any]) -> Any:
     with _quiet():
         return torch.onnx.export(
             tower,
@@ -68,7 +73,10 @@ def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, batch: Any)
             opset_version=opset,
             input_names=list(inputs),
             output_names=["features"],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple(
+                {axis % tensor.ndim: symbol for axis, symbol in axes.items()}
+                for tensor in inputs.values()
+            ),
             verbose=False,
         )
 
@@ -79,7 +87,7 @@ def histogram(path: Path) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
-def _make_plain(model: onnx.ModelProto) -> None:
+def _make_plain(model: onnx.ModelProto, axes: dict[int, str]) -> None:
     """Rename everything to letters and digits, and strip what describes the exporter.
 
     A node is called after the part of the tower that it belongs to, so that a report can name it.
@@ -99,7 +107,10 @@ def _make_plain(model: onnx.ModelProto) -> None:
     for value in (*graph.input, *graph.output):
         value.doc_string = ""
         del value.metadata_props[:]
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for value in graph.input:
+        for axis, name in axes.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    graph.output[0].type.tensor_type.shape.dim[0].dim_param = axes[0]
     del graph.value_info[:]
     del graph.metadata_props[:]
     del model.metadata_props[:]

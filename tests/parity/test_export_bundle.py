@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 import torch
 
-from tiny_models import TINY_RESNET, TINY_VIT, written
+from tiny_models import TINY_RESNET, TINY_VIT, varied, written
+from warmclip import Encoder
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import FileRecord, ModelBundle, Tower
 from warmclip.inference.engine import find_provider
@@ -20,6 +21,7 @@ from warmclip.inference.text import one_hot
 from warmclip_export import exporter, onnx_file
 from warmclip_export.catalog import resolve
 from warmclip_export.errors import ParityFailed
+from warmclip_export.graph import TextTower
 
 # What no accelerator takes, or only in pieces.
 FORBIDDEN = {
@@ -39,6 +41,7 @@ FORBIDDEN = {
     "Where",
 }
 TOWERS: tuple[Tower, ...] = ("image", "text")
+_LENGTHS = ("alone", "whole")
 
 
 def _silent(_what: str) -> None:
@@ -59,10 +62,11 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _pinned(graph: Path, folder: Path) -> onnx.ModelProto:
-    """The graph as a provider with static shapes sees it: batch 8, basic optimisations."""
+    """The graph as a provider with static shapes sees it: 8 of 77 tokens, basic optimisations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_free_dimension_override_by_name("batch", 8)
+    options.add_free_dimension_override_by_name("length", 77)
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -82,8 +86,10 @@ def test_bundle_is_whole_and_certified(bundle: ModelBundle) -> None:
         for batch in (1, 2, 7, 32)
     ]
     wrappers = [f"{tower} wrapper in torch" for tower in TOWERS]
+    lengths = [f"text {precision}, {how}" for precision in ("fp32", "fp16") for how in _LENGTHS]
     emulated = [f"{tower} fp16 emulated" for tower in TOWERS]
-    assert sorted(stages) == sorted(["tokens", "crops", "pixels", *wrappers, *graphs, *emulated])
+    expected = ["tokens", "crops", "pixels", *wrappers, *graphs, *lengths, *emulated]
+    assert sorted(stages) == sorted(expected)
     assert all(stage["passed"] for stage in certificate["stages"])
     assert set(certificate["operators"]["text"]) == {"fp32", "fp16"}
 
@@ -119,7 +125,7 @@ def test_golden_vectors_come_out_again(bundle: ModelBundle, tower: Tower) -> Non
 def test_pinned_graph_has_nothing_that_accelerators_refuse(
     bundle: ModelBundle, tower: Tower, tmp_path: Path
 ) -> None:
-    """With the batch pinned, only plain operators on at most four static axes remain."""
+    """With its axes pinned, only plain operators on at most four static axes remain."""
     graph = _pinned(bundle.graph(tower, "fp32"), tmp_path).graph
 
     assert not {node.op_type for node in graph.node} & FORBIDDEN
@@ -168,7 +174,7 @@ def test_linear_layers_are_gemms_with_weights_as_stored(
 def test_names_are_plain_and_interface_is_fixed(
     bundle: ModelBundle, tower: Tower, precision: Any
 ) -> None:
-    """Letters and digits everywhere; float32 in and out; one symbolic axis called batch."""
+    """Letters and digits everywhere; float32 in and out; symbolic axes called batch and length."""
     graph = onnx.load(bundle.graph(tower, precision)).graph
 
     names = {
@@ -189,8 +195,8 @@ def test_names_are_plain_and_interface_is_fixed(
         {"pixel_values": (onnx.TensorProto.FLOAT, ["batch", 3, side, side])}
         if tower == "image"
         else {
-            "input_ids": (onnx.TensorProto.INT64, ["batch", 77]),
-            "eot_onehot": (onnx.TensorProto.FLOAT, ["batch", 1, 77]),
+            "input_ids": (onnx.TensorProto.INT64, ["batch", "length"]),
+            "eot_onehot": (onnx.TensorProto.FLOAT, ["batch", 1, "length"]),
         }
     )
     assert dims == {**inputs, "features": (onnx.TensorProto.FLOAT, ["batch", 32])}
@@ -273,6 +279,42 @@ def test_wrong_wrapper_leaves_no_bundle(
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
 
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_wrong_short_texts_leave_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that is right for 77 tokens and wrong for fewer is stopped by its first stage."""
+    monkeypatch.setattr(TextTower, "forward", _positions_from_the_end)
+    monkeypatch.setattr(exporter, "PRECISIONS", ("fp32",))
+    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+
+    with pytest.raises(ParityFailed, match=r"text fp32, batch 1: largest difference"):
+        exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
+
+
+def _positions_from_the_end(
+    tower: TextTower, input_ids: torch.Tensor, eot_onehot: torch.Tensor
+) -> torch.Tensor:
+    length = input_ids.shape[1]
+    position = tower.position[tower.tokens - length :]
+    x = (tower.lookup(input_ids) + position).reshape(-1, tower.width)
+    x = tower.blocks(x, length).reshape(-1, length, tower.width)
+    last = torch.matmul(eot_onehot, x).reshape(-1, tower.width)
+    features: torch.Tensor = tower.project(tower.norm_out(last))
+    return features
+
+
+def test_text_tower_that_sees_both_ways_keeps_its_length(tmp_path: Path) -> None:
+    """Where what follows a text's end decides its vector, the graph takes whole texts only."""
+    config = varied(TINY_VIT, text_cfg={"no_causal_mask": True})
+    recipe = resolve(written(tmp_path, "tiny", config), "random:5")
+    bundle = exporter.export_model(recipe, tmp_path / "m", force=False, step=_silent).bundle
+
+    shapes = [
+        [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in onnx.load(bundle.graph("text", "fp32")).graph.input
+    ]
+    assert shapes == [["batch", 77], ["batch", 1, 77]]
+    assert Encoder.open(bundle.folder).encode_texts(["a", "a red star"]).shape == (2, 32)
 
 
 def test_wrong_graph_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip.inference.arrays import unit_rows
+from warmclip.inference.lengths import of_texts
 from warmclip_export import graph
 from warmclip_export.catalog import resolve
 from warmclip_export.errors import ExportRefused
@@ -61,7 +62,7 @@ def _stray(ours: torch.Tensor, theirs: np.ndarray[Any, np.dtype[np.float32]]) ->
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.inference_mode()
 def test_tower_agrees_with_open_clip(variant: str, tmp_path: Path) -> None:
-    """Both towers' unit vectors agree within 1e-5."""
+    """Both towers' unit vectors agree within 1e-5, and so do those of texts cut to their length."""
     reference = _reference(tmp_path, VARIANTS[variant])
     size = reference.preprocess.size
     side = size if isinstance(size, int) else size[0]
@@ -69,12 +70,21 @@ def test_tower_agrees_with_open_clip(variant: str, tmp_path: Path) -> None:
     ids = reference.token_ids(TEXTS)
 
     image = graph.image_tower(reference.model.visual)(pixels)
-    text = graph.text_tower(reference.text_parts)(
-        torch.from_numpy(ids), torch.from_numpy(reference.eot_onehot(ids))
-    )
+    tower = graph.text_tower(reference.text_parts)
+    onehot = reference.eot_onehot(ids)
+    text = tower(torch.from_numpy(ids), torch.from_numpy(onehot))
 
+    expected = reference.text_features(ids)
     assert _stray(image, reference.image_features(pixels.numpy())) <= 1e-5
-    assert _stray(text, reference.text_features(ids)) <= 1e-5
+    assert _stray(text, expected) <= 1e-5
+    if not graph.longest(tower):
+        assert variant == "both-ways"
+        return
+    for row, length in enumerate(of_texts(onehot)):
+        cut = tower(
+            torch.from_numpy(ids[[row], :length]), torch.from_numpy(onehot[[row], :, :length])
+        )
+        assert _stray(cut, expected[[row]]) <= 1e-5
 
 
 @torch.inference_mode()

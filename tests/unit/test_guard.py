@@ -13,12 +13,13 @@ from standins.faulty.faulty_providers import faulty
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle
-from warmclip.inference.golden import Golden
+from warmclip.inference.golden import Feeds, Golden
 from warmclip.inference.guard import Guard, Service
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import CPU
 from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.session import OnnxSession
+from warmclip.inference.text import Tokenizer
 
 LOADING = 1  # runs that loading takes: the golden rows
 
@@ -120,6 +121,9 @@ def test_steady_provider_computes_nothing_but_its_rows(service: Service) -> None
     class Counted:
         def __init__(self, session: Any) -> None:
             self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
 
         def run(self, names: list[str], feeds: dict[str, Pixels], *options: Any) -> Any:
             rows.append(len(feeds["pixel_values"]))
@@ -225,3 +229,36 @@ def test_strange_lengths_that_the_cpu_denies(
     checked = guard.run(pixels(2))
     np.testing.assert_allclose(checked.vectors, expected(service, pixels(2)), atol=1e-6)
     assert "outside the golden" in service.quarantine.active()["faulty-drift"].reason
+
+
+def texts(service: Service, *words: str) -> Feeds:
+    """Texts as a tower takes them."""
+    tokenizer = Tokenizer.open(service.bundle.tokenizer(), service.bundle.manifest.tokenizer)
+    ids, eot_onehot = tokenizer.encode(words)
+    return {"input_ids": ids, "eot_onehot": eot_onehot}
+
+
+def test_canary_among_texts_of_other_lengths(service: Service) -> None:
+    """Golden texts ride along, and every text keeps its own vector, however runs are cut."""
+    feeds = texts(service, *("star " * count for count in (1, 60, 3, 25, 90, 7)))
+    reference = Guard("text", CPU, service).run(feeds).vectors
+    guard = Guard("text", faulty("none"), replace(service, canary_every=1))
+    for _ in range(3):  # another golden text each time
+        checked = guard.run(feeds)
+        assert (checked.provider, checked.canary) == ("faulty-none", "")
+        np.testing.assert_allclose(checked.vectors, reference, atol=1e-6)
+    assert service.quarantine.active() == {}
+
+
+def test_texts_computed_wrong(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that drifts is seen by its canary, whichever run of a batch carries it."""
+    monkeypatch.setenv("FAULTY_N", "100")
+    guard = Guard("text", faulty("drift"), replace(service, canary_every=1))
+    feeds = texts(service, "a star", "star " * 50)
+    reference = Guard("text", CPU, service).run(feeds).vectors
+    assert guard.run(feeds).provider == "faulty-drift"
+    monkeypatch.setenv("FAULTY_N", "1")
+    checked = guard.run(feeds)
+    assert checked.provider == "cpu"
+    np.testing.assert_allclose(checked.vectors, reference, atol=1e-6)
+    assert list(service.quarantine.active()) == ["faulty-drift"]

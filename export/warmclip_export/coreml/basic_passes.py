@@ -1,4 +1,4 @@
-"""A graph as the CoreML provider is shown it: batch pinned, onnxruntime's basic passes done.
+"""A graph as the CoreML provider is shown it: axes pinned, onnxruntime's basic passes done.
 
 The provider chooses its nodes after free-dimension overrides and the level-1 passes, and before
 any other. onnxruntime on the CPU shows the same graph of a float32 file. Of a float16 file it does
@@ -17,6 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from warmclip.inference import lengths
 from warmclip.inference.engine import load_onnxruntime
 from warmclip.inference.providers import PROVIDERS
 from warmclip_export.coreml.node import FLOATS, Operation, Value
@@ -55,6 +56,15 @@ def read(path: Path) -> onnx.ModelProto:
         raise ExportRefused(f"{path} is not an ONNX file: {exc}") from exc
     if not model.graph.node:
         raise ExportRefused(f"{path} is not an ONNX file: it has no nodes")
+    return model
+
+
+def pin_length(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
+    """Give all texts of a graph this length, in place; one that fixes its own keeps it."""
+    for value in model.graph.input:
+        for axis in value.type.tensor_type.shape.dim[1:]:
+            if axis.dim_param == lengths.AXIS:
+                axis.dim_value = length
     return model
 
 

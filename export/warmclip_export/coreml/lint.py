@@ -13,11 +13,20 @@ from typing import Any
 
 from onnx import TensorProto
 
-from warmclip_export.coreml.basic_passes import COREML, Shown, disguise, operations, read
+from warmclip_export.coreml.basic_passes import (
+    COREML,
+    Shown,
+    disguise,
+    operations,
+    pin_length,
+    read,
+)
 from warmclip_export.coreml.node import Complaint, Operation, Value
 from warmclip_export.coreml.rules import judge
 
 BATCHES = COREML.buckets
+LENGTH = 77
+"""Of a text, in the tokens that CLIP was trained with."""
 MAX_INLINE_BYTES = 1_000_000
 
 # Partitions of nothing else are left to the CPU.
@@ -108,15 +117,17 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" if n > 1 else name for name, n in sorted(counts.items()))
 
 
-def lint(graph: Path, batches: Sequence[int] = BATCHES) -> tuple[Placement, ...]:
-    """Where the nodes of a graph file would run, for each batch size.
+def lint(
+    graph: Path, batches: Sequence[int] = BATCHES, length: int = LENGTH
+) -> tuple[Placement, ...]:
+    """Where the nodes of a graph file would run, for each batch size, all texts of one length.
 
     A file whose batch is fixed is looked at once, at that size.
 
     Raises:
         ExportRefused: the file cannot be read, or onnxruntime cannot load it.
     """
-    shown = disguise(read(graph))
+    shown = disguise(pin_length(read(graph), length))
     fixed = [shown.fixed_batch] if shown.fixed_batch else None
     return tuple(place(shown, batch) for batch in fixed or batches)
 

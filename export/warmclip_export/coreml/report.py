@@ -9,7 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from warmclip.inference.bundle import ModelBundle, Precision
-from warmclip_export.coreml.lint import BATCHES, MAX_INLINE_BYTES, Finding, Placement, lint
+from warmclip_export.coreml.lint import (
+    BATCHES,
+    LENGTH,
+    MAX_INLINE_BYTES,
+    Finding,
+    Placement,
+    lint,
+)
 from warmclip_export.errors import ExportRefused
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of the graphs that CoreML is given
@@ -39,13 +46,24 @@ def graphs_of(path: Path) -> dict[str, Path]:
     }
 
 
-def lint_all(graphs: Mapping[str, Path], batches: Sequence[int] = BATCHES) -> Placements:
+def length_of(path: Path) -> int:
+    """How long CoreML's texts are: as the bundle says, or of a plain file, as in CLIP.
+
+    Raises:
+        BundleError: the folder is no bundle.
+    """
+    return ModelBundle.open(path).manifest.tokenizer.context_length if path.is_dir() else LENGTH
+
+
+def lint_all(
+    graphs: Mapping[str, Path], batches: Sequence[int] = BATCHES, length: int = LENGTH
+) -> Placements:
     """Lint several graphs.
 
     Raises:
         ExportRefused: one cannot be read.
     """
-    return {name: lint(graph, batches) for name, graph in graphs.items()}
+    return {name: lint(graph, batches, length) for name, graph in graphs.items()}
 
 
 def as_json(found: Placements) -> dict[str, Any]:

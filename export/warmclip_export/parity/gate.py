@@ -5,6 +5,7 @@ certificate. Stages go in the order of the data, so that the first that strays i
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -90,16 +91,28 @@ class Gate:
         self._compare(f"{tower} wrapper in torch", tower, "fp32", features)
 
     def check_graph(self, tower: Tower, precision: Precision, graph: Path) -> None:
-        """The file computes the same in onnxruntime on the CPU, in every batch size."""
+        """The file computes the same in onnxruntime on the CPU, in every batch size and length."""
         session = OnnxSession(graph, find_provider("cpu"))
         for batch in BATCHES:
             feeds = {name: array[:batch] for name, array in self.feeds[tower].items()}
             features = session.run(feeds)
             self._compare(f"{tower} {precision}, batch {batch}", tower, precision, features)
+        if tower == "text":
+            self._check_lengths(precision, graph, session)
         if precision == "fp16":
             # The CPU computed it in float32: this shows what an accelerator would lose.
             features = emulate(graph, self.feeds[tower])
             self._compare(f"{tower} fp16 emulated", tower, precision, features)
+
+    def _check_lengths(self, precision: Precision, graph: Path, session: OnnxSession) -> None:
+        """Each text by itself, as long as it is, and as providers with static shapes compute it."""
+        feeds = self.feeds["text"]
+        rows = range(len(self.vectors["text"]))
+        alone = [session.run({name: array[[row]] for name, array in feeds.items()}) for row in rows]
+        self._compare(f"text {precision}, alone", "text", precision, np.concatenate(alone))
+        static = replace(session.provider, buckets=BATCHES[-1:])
+        whole = OnnxSession(graph, static, length=feeds["input_ids"].shape[1]).run(feeds)
+        self._compare(f"text {precision}, whole", "text", precision, whole)
 
     def _compare(self, stage: str, tower: Tower, precision: Precision, features: Features) -> None:
         expected = self.vectors[tower][: len(features)]

@@ -244,7 +244,11 @@ class WayStages:
             self._notes["image"] = f"{len(refused)} pictures refused, the first {refused[0]}"
 
     def _load(self, tower: Tower) -> OnnxSession:
-        return OnnxSession(self._bundle.graph(tower, self._way.precision), self._way.provider)
+        return OnnxSession(
+            self._bundle.graph(tower, self._way.precision),
+            self._way.provider,
+            length=self._bundle.manifest.tokenizer.context_length,
+        )
 
     def _embed(self, session: OnnxSession, tower: Tower, rows: Rows, batch: int) -> Vectors:
         """Unit vectors of some rows of open_clip's own input, (rows, dim)."""

@@ -23,6 +23,7 @@ from warmclip.inference.engine import onnxruntime_version
 from warmclip.inference.fork import refuse_fork
 from warmclip.inference.golden import Feeds, Golden
 from warmclip.inference.guard import Checked, Guard, Service
+from warmclip.inference.lengths import of_texts
 from warmclip.inference.machine import return_freed_memory
 from warmclip.inference.model_cache import ModelCache
 from warmclip.inference.providers import AUTO, PROVIDERS
@@ -242,6 +243,8 @@ class Encoder:
         row_of = {key: row for row, key in enumerate(keys)}  # any of those that are the same
         known = {key: self._recent_texts.find(key) for key in row_of}
         fresh = [key for key, vector in known.items() if vector is None]
+        lengths = of_texts(eot_onehot)
+        fresh.sort(key=lambda key: lengths[row_of[key]])  # alike ones together: less to compute
         for start in range(0, len(fresh), self._batch_size):
             batch = fresh[start : start + self._batch_size]
             rows = [row_of[key] for key in batch]

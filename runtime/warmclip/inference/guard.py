@@ -294,6 +294,7 @@ class Guard:
             service.bundle.folder / record.file,
             provider,
             threads=service.threads,
+            length=service.bundle.manifest.tokenizer.context_length,
             digest=record.sha256,
             cache=service.cache,
             verify=partial(service.bundle.graph, tower, precision),

@@ -14,7 +14,7 @@ import numpy as np
 
 from warmclip.activity import Activity, Stage, Unwatched
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
-from warmclip.inference import prepared
+from warmclip.inference import lengths, prepared
 from warmclip.inference.arrays import Features, Inputs
 from warmclip.inference.engine import foreign_errors, load_onnxruntime, onnxruntime_build
 from warmclip.inference.fork import never_destroy_in_children, refuse_fork
@@ -43,7 +43,8 @@ class OnnxSession:
     """A tower's graph, loaded.
 
     A provider with static shapes gets one inner session for each batch size in its buckets, made
-    when first needed; a short batch is padded with its own first row and the answer sliced.
+    when first needed; a short batch is padded with its own first row and the answer sliced. Such a
+    provider computes texts whole, as does a graph of fixed length; others, as long as they are.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class OnnxSession:
         provider: Provider,
         *,
         threads: int = 0,
+        length: int = 0,
         digest: str = "",
         cache: ModelCache | None = None,
         verify: Callable[[], object] | None = None,
@@ -65,6 +67,7 @@ class OnnxSession:
             graph: the file.
             provider: where to compute.
             threads: 0 for as many as there are cores for this process.
+            length: in tokens, of every text, for a provider with static shapes; pictures have none.
             digest: of the file's content; what is compiled or prepared is kept under it.
             cache: where to keep it, for a provider that can.
             verify: called before the file is read; what it raises passes through. What was
@@ -77,6 +80,7 @@ class OnnxSession:
         self.graph = graph
         self.provider = provider
         self._threads = threads or usable_cores()
+        self._length = length
         self._digest = digest
         self._cache = cache
         self._verify = verify or (lambda: None)
@@ -233,6 +237,8 @@ class OnnxSession:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if size:
             options.add_free_dimension_override_by_name(_BATCH_AXIS, size)
+            if self._length:
+                options.add_free_dimension_override_by_name(lengths.AXIS, self._length)
         return options
 
     def _create(self, graph: Path, options: Any, more_options: dict[str, str]) -> Any:
@@ -258,11 +264,18 @@ class OnnxSession:
             "onnxruntime": onnxruntime_build(),
             "os": os_build(),
             "batch": size,
+            "length": self._length,
             "provider": self.provider.identity(),
         }
 
 
 def _features(session: Any, feeds: Inputs) -> Features:
+    if lengths.are_free(session.get_inputs()):
+        return lengths.run_cut(partial(_run, session), feeds)
+    return _run(session, feeds)
+
+
+def _run(session: Any, feeds: Inputs) -> Features:
     names = ["features"]
     if len(next(iter(feeds.values()))) <= _USUAL_ROWS:
         (features,) = session.run(names, dict(feeds))

@@ -107,6 +107,7 @@ def _measure(
         graph,
         provider,
         threads=threads,
+        length=bundle.manifest.tokenizer.context_length,
         digest=bundle.manifest.graphs[tower][provider.precision].sha256,
         cache=ModelCache(home),
         check=partial(golden.check, tower, provider.precision),
