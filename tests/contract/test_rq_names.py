@@ -19,6 +19,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.queue import Queue
 from rq.registry import StartedJobRegistry
+from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
@@ -58,6 +59,11 @@ SIGNATURES: dict[Callable[..., Any], tuple[str, str]] = {
     suspension.is_suspended: ("connection, worker", "rq suspend"),
     Execution.__init__: ("self, id, job_id, connection, worker_name", "the horse's executions"),
     Job.restore: ("self, raw_data", "refusing callbacks, webhooks and malformed records"),
+    Job.latest_result: ("self, timeout", "reading results within bounds"),
+    Result.restore: (
+        "job_id, result_id, payload, connection, serializer",
+        "reading results within bounds",
+    ),
     Job.to_dict: ("self, include_meta, include_result", "keeping callbacks through a retry"),
     Job.perform: ("self", "refusing what is not on the list"),
     Job._deserialize_data: ("self", "refusing pickle"),
@@ -109,6 +115,7 @@ USES: dict[Callable[..., Any], tuple[str, str]] = {
         "_dependency_ids",
         "refusing callbacks and webhooks",
     ),
+    Result.fetch_latest: ("restore", "reading results within bounds"),
     Job.send_webhooks: ("webhooks", "refusing webhooks"),
     Execution.__init__: ("_job", "the horse's executions"),
 }

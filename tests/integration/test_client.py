@@ -237,13 +237,13 @@ def test_time_out(busy: Running) -> None:
     queue = open_queue(busy.connection, "high")
 
     async def ask() -> None:
-        async with AsyncClient(ThroughQueue(busy.settings), timeout_s=1) as client:
+        async with AsyncClient(ThroughQueue(busy.settings), timeout_s=1.4) as client:
             with pytest.raises(QueueUnreachable, match="`warmclip status` shows"):
                 await client.embed_text("red")
 
     run(ask())
     with (
-        Client(ThroughQueue(busy.settings), timeout_s=1) as client,
+        Client(ThroughQueue(busy.settings), timeout_s=1.4) as client,
         pytest.raises(QueueUnreachable, match="`warmclip status` shows"),
     ):
         client.embed_text("red")
@@ -298,40 +298,53 @@ class Slow:
 
 
 def test_questions_that_wait_for_their_turn() -> None:
-    """No more are asked at once than the source is good for. One that is cancelled while it waits
-    is never asked, one that waits too long is told so, and closing tells the rest.
+    """No more are asked at once than the source is good for. One that is cancelled while it waits,
+    or whose turn comes too late, is never asked; one that waits on and on is told.
     """
     slow = Slow()
 
     async def ask() -> None:
-        client = AsyncClient(slow, timeout_s=0.2)
-        first = [asyncio.create_task(client.embed_text(text)) for text in "ab"]
-        await asyncio.sleep(0.05)
-        cancelled = asyncio.create_task(client.embed_text("cancelled"))
-        waiting = asyncio.create_task(client.embed_text("waiting"))
-        await asyncio.sleep(0.05)
-        assert sorted(slow.asked) == ["a", "b"]
-        cancelled.cancel()
-        with pytest.raises(Overloaded, match="ask for less at once"):
-            await waiting
-        for late in first:
-            with pytest.raises(Overloaded):
+        async with AsyncClient(slow, timeout_s=0.2) as client:
+            first = [asyncio.create_task(client.embed_text(text)) for text in "ab"]
+            await asyncio.sleep(0.05)
+            cancelled = asyncio.create_task(client.embed_text("cancelled"))
+            late = asyncio.create_task(client.embed_text("late"))
+            await asyncio.sleep(0.5)
+            assert sorted(slow.asked) == ["a", "b"]
+            cancelled.cancel()
+            slow.let.set()
+            with pytest.raises(Overloaded, match="ask for less at once"):
                 await late
-        closed = AsyncClient(slow, timeout_s=20)
-        rest = [asyncio.create_task(closed.embed_text(text)) for text in "cde"]
-        await asyncio.sleep(0.05)
-        closing = asyncio.create_task(closed.aclose())
-        await asyncio.sleep(0.05)
-        slow.let.set()
-        await closing
-        answers = await asyncio.gather(*rest, return_exceptions=True)
-        assert [type(answer) for answer in answers[:2]] == [np.ndarray, np.ndarray]
-        assert isinstance(answers[2], RuntimeError)
-        await client.aclose()
+            await asyncio.gather(*first)
+            slow.let.clear()
+            with pytest.raises(Overloaded, match=r"no answer within 0\.2 s"):
+                await client.embed_text("c")
+            slow.let.set()
 
     run(ask())
-    assert sorted(slow.asked) == ["a", "b", "c", "d"]
+    assert sorted(slow.asked) == ["a", "b", "c"]
+
+
+def test_closing() -> None:
+    """What is at work is answered; what waits is told; and the source is closed after both."""
+    slow = Slow()
+
+    async def ask() -> list[Any]:
+        client = AsyncClient(slow)
+        asked = [asyncio.create_task(client.embed_text(text)) for text in "abc"]
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(0.05)
+        assert not slow.closed
+        slow.let.set()
+        await closing
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, second, third = run(ask())
+    assert first.shape == second.shape == (1,)
+    assert isinstance(third, RuntimeError)
     assert slow.closed
+    assert sorted(slow.asked) == ["a", "b"]
 
 
 def test_many_threads(source: Source, encoder: Encoder) -> None:

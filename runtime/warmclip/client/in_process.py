@@ -11,8 +11,8 @@ from warmclip.inference.encoder import Encoder
 class InProcess:
     """An Encoder as a source.
 
-    Questions that are asked at once are not put together into batches: on a CPU onnxruntime shares
-    its cores among them, and 24 texts took as long on threads as in one batch.
+    Questions that are asked at once are not put together into batches: on a CPU that gains nothing.
+    16 texts took ViT-B-32 0.97 of a batch's time on four threads, and 0.95 one after the other.
     """
 
     at_once = 4  # pictures are decoded for some while the model computes for others

@@ -37,7 +37,6 @@ _RESULT_TTL_S = 24 * 3600
 _FAILURE_TTL_S = 7 * 24 * 3600
 _POLL_S = 0.1
 _SILENCE_S = 2.0  # before whoever waits for an answer is told why
-_TAKEN_BACK_S = 10  # that a job outlives whoever asked, to be taken back as a whole
 _LOOK_AHEAD = 256  # jobs whose state is read in one round: queues run in order
 _WAITING = (JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
 
@@ -212,7 +211,7 @@ def call(
         kwargs=dict(arguments),
         description=function,
         job_timeout=whole_s,
-        ttl=whole_s + _TAKEN_BACK_S,
+        ttl=whole_s,
         result_ttl=whole_s,
         failure_ttl=whole_s,  # who asked is told; `warmclip status` need not keep it
     )
@@ -226,7 +225,7 @@ def call(
         if not told and timeout_s - left >= _SILENCE_S:
             told = True
             log.warning("every worker is busy; waiting for one, up to %d s", whole_s)
-    # Its record may be gone by now; of a job without one, RQ cannot tell where it is listed.
+    # It leaves the queue in any case. Then RQ raises if its record has ended, as it does by now.
     with suppress(InvalidJobOperation, NoSuchJobError):
         job.delete()
     raise QueueUnreachable(
