@@ -22,14 +22,22 @@ pytestmark = pytest.mark.usefixtures("server_binary", "worker")
 
 HEAVY = ("onnxruntime", "numpy", "PIL", "torch", "qdrant_client", "tokenizers")
 PROC = Path("/proc")
+OLDER = "older"
+NEW_YEAR_S = 978_307_200  # 2001
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn scenes that the demo model was not trained on, one bad file, and a note."""
+    """Drawn scenes that the demo model was not trained on, one bad file, a note, two links."""
     folder = tmp_path_factory.mktemp("pictures")
     write_gallery(folder, 60, 4)
+    (folder / OLDER).mkdir()
+    for path in sorted(folder.glob("*.png"))[:9]:
+        os.utime(path, (0, NEW_YEAR_S))
+        path.rename(folder / OLDER / path.name)
+    (folder / "link").symlink_to(OLDER)
+    (folder / "out").symlink_to("/etc")
     (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture either")
     return folder
@@ -65,7 +73,7 @@ def test_folder_is_trained_on(served: Served, pictures: Path) -> None:
     (session,) = served.get("/api/v1/training/sessions")["sessions"]
     assert session["training_directory"] == str(pictures)
     assert (session["images"], session["done"], session["indexed"]) == (61, 61, 60)
-    assert (session["skipped"], session["ignored"], session["state"]) == (1, 1, "finished")
+    assert (session["skipped"], session["ignored"], session["state"]) == (1, 3, "finished")
     assert session["ended_at"] >= session["created_at"]
     detailed = served.get(f"/api/v1/training/sessions/{session['id']}")
     (failure,) = detailed["failures"]
@@ -82,6 +90,57 @@ def test_search_by_words(served: Served) -> None:
     assert {"green", "star"} <= set(Path(found[0]["path"]).stem.split("-"))
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
     assert served.get(f"{query}&limit=2&offset=2")["hits"] == found[2:]
+
+
+def test_search_in_a_folder_and_by_date(served: Served, pictures: Path) -> None:
+    """Each way of searching finds only what passes, and as many as were asked for."""
+    nearest = served.get("/api/v1/search?q=red&limit=60")["hits"]
+    inside = [hit["path"] for hit in nearest if hit["path"].startswith(f"{pictures}/{OLDER}/")]
+    assert len(inside) == 9
+    id_ = nearest[-1]["id"]
+    picture = Path(nearest[0]["path"]).read_bytes()
+    filters: tuple[tuple[dict[str, str], list[str]], ...] = (
+        ({"folder": f"{pictures}/{OLDER}"}, inside),
+        ({"folder": f"{pictures}/link/"}, inside),
+        ({"folder": str(pictures), "until": "2001-01-01"}, inside),
+        ({"since": "2001-01-01", "until": "2001-01-01"}, inside),
+        ({"since": "2001-01-02", "folder": f"{pictures}/{OLDER}"}, []),
+        ({"folder": f"{pictures}/{OLDER[:-1]}"}, []),
+    )
+    for only, passing in filters:
+        by_words = served.client.get("/api/v1/search", params={"q": "red", "limit": 60, **only})
+        by_picture = served.client.post(
+            "/api/v1/search/image", files={"file": picture}, data={"limit": "60", **only}
+        )
+        similar = served.client.get(f"/api/v1/points/{id_}/similar", params={"limit": 60, **only})
+        for answer in (by_words, by_picture, similar):
+            assert {hit["path"] for hit in answer.json()["hits"]} == set(passing), answer.url
+    page = served.get(f"/api/v1/search?q=red&limit=3&offset=2&folder={pictures}/{OLDER}")["hits"]
+    assert [hit["path"] for hit in page] == inside[2:5]
+
+
+@pytest.mark.parametrize(
+    ("only", "status", "told"),
+    [
+        ({"folder": "/etc"}, 403, "outside the roots"),
+        ({"folder": "{pictures}/../nowhere"}, 403, "outside the roots"),
+        ({"folder": "{pictures}/out"}, 403, "outside the roots"),
+        ({"folder": "older"}, 422, "no absolute path"),
+        ({"folder": ""}, 422, "query.folder"),
+        ({"since": "2026-11-31"}, 422, "query.since"),
+        ({"since": "0"}, 422, "write a day as 2026-11-25"),
+        ({"until": "2026-11-25T00:00:00"}, 422, "write a day as 2026-11-25"),
+        ({"since": "2026-11-25", "until": "2026-11-24"}, 422, "is after"),
+    ],
+)
+def test_filter_that_does_not_fit(
+    served: Served, pictures: Path, only: dict[str, str], status: int, told: str
+) -> None:
+    """It is refused with the reason, and never passed by."""
+    asked = {name: value.format(pictures=pictures) for name, value in only.items()}
+    answer = served.client.get("/api/v1/search", params={"q": "red", **asked})
+    assert answer.status_code == status
+    assert told in answer.json()["detail"]
 
 
 def test_search_by_a_picture_that_is_sent(served: Served, pictures: Path) -> None:

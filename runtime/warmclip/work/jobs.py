@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
 from warmclip.indexing.files import is_inside, read_picture
+from warmclip.indexing.query import Filter
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Root, Settings, check_collection
 from warmclip.work.horse.warm import Horse, current
@@ -116,6 +117,9 @@ def search(
     like: str | None = None,
     limit: int = 10,
     offset: int = 0,
+    folder: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
 ) -> dict[str, Any]:
     """Find the pictures nearest to a text, a picture, or one that is stored.
 
@@ -127,14 +131,18 @@ def search(
         like: the id of a stored picture, which is not among its own hits.
         limit: hits at most.
         offset: hits to leave out before them.
+        folder: an absolute path: only what lies below it.
+        since: a day such as "2026-11-25": only files that were last changed on it or later (UTC).
+        until: a day: only files that were last changed on it or earlier.
 
     Returns:
         ``hits``: best first, each with score, id and the payload's fields; ``fingerprint``;
         ``dim``.
 
     Raises:
-        JobRefused: not exactly one of text, image, data and like; an image outside the roots; or
-            a limit and offset that are not together from 1 to 1000.
+        JobRefused: not exactly one of text, image, data and like; an image or a folder outside
+            the roots; a limit and offset that are not together from 1 to 1000; or no days.
+        FolderUnreadable: the folder is no absolute path.
         ImageUnreadable: the image.
         TextRefused: the text.
         NotStored: there is no such collection, or no such picture in it.
@@ -143,24 +151,27 @@ def search(
     here = current()
     indexer = here.indexer(check_collection(collection))
     most = _most(limit, offset)
+    if folder is not None:
+        _require_roots(here.settings, here.roots)
+    only = Filter.of(folder, since, until)
     match text, image, data, like:
         case str(), None, None, None:
-            hits = indexer.search(text, limit=most)
+            hits = indexer.search(text, limit=most, only=only)
         case None, str(), None, None:
             check_paths([image], here.settings, here.roots)
             source = LazyImage(image, partial(_read, image, here))
             try:
-                hits = indexer.search(image=source, limit=most)
+                hits = indexer.search(image=source, limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
         case None, None, str(), None:
             try:
-                hits = indexer.search(image=_decoded(data), limit=most)
+                hits = indexer.search(image=_decoded(data), limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
         case None, None, None, str():
             point = _stored(here, collection, like, with_vector=True)
-            nearest = indexer.search(vector=point.vector, limit=most + 1)
+            nearest = indexer.search(vector=point.vector, limit=most + 1, only=only)
             hits = [hit for hit in nearest if hit.id != point.id][:most]
         case _:
             raise JobRefused("search for exactly one of text, image, data and like")
@@ -240,11 +251,7 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
         JobRefused: naming the path and WARMCLIP_ROOTS.
     """
     check_items(paths, "paths", settings)
-    if not roots and settings.redis_url is not None:
-        raise JobRefused(
-            "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
-            "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
-        )
+    _require_roots(settings, roots)
     for path in paths:
         if not _is_plain(path):
             raise JobRefused(f"{path!r} is not an absolute path without '..'")
@@ -253,6 +260,14 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
         if roots and not any(is_inside(each, (*settings.roots, *roots)) for each in spellings):
             listed = ", ".join(str(root.folder) for root in roots)
             raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
+
+
+def _require_roots(settings: Settings, roots: Sequence[Root]) -> None:
+    if not roots and settings.redis_url is not None:
+        raise JobRefused(
+            "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
+            "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
+        )
 
 
 def _is_plain(path: str) -> bool:
