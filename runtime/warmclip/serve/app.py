@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from warmclip.serve import embedding, health, metrics, problems, search, sessions, thumbnails
 from warmclip.serve.auth import Token
 from warmclip.serve.gate import Gate
+from warmclip.serve.rate import Rate
 from warmclip.serve.services import THREADS, Services
 
 _ABOUT = """
@@ -28,12 +29,13 @@ async def _threads(_app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def create_app(services: Services, token: Token | None = None) -> FastAPI:
+def create_app(services: Services, token: Token | None = None, rate: Rate | None = None) -> FastAPI:
     """The app on these services.
 
     Args:
         services: what it stands on; its foreman is started and stopped by the caller.
         token: that requests must show.
+        rate: how often one address may ask.
     """
     registry = CollectorRegistry()
     app = FastAPI(
@@ -57,6 +59,6 @@ def create_app(services: Services, token: Token | None = None) -> FastAPI:
         metrics.router(services, registry),
     ):
         app.include_router(routes)
-    app.add_middleware(Gate, hosts=services.hosts, token=token)
+    app.add_middleware(Gate, hosts=services.hosts, token=token, rate=rate)
     app.add_middleware(metrics.Timing, registry=registry)
     return app

@@ -1,4 +1,4 @@
-"""What every request must pass before anything is done for it: host, origin, token, size."""
+"""What every request must pass before anything is done for it: host, rate, origin, token, size."""
 
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmclip.serve.auth import Token
 from warmclip.serve.problems import Problem, ProblemResponse
+from warmclip.serve.rate import Rate
 
 MOST_JSON_BYTES = 1024 * 1024
 MOST_PICTURE_BYTES = 10 * 1024 * 1024  # in base64 a job of 14 MB, of the 16 that workers read
@@ -16,6 +17,7 @@ _MOST_DRAINED_BYTES = 2 * MOST_PICTURE_BYTES
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_TOKEN = frozenset({"/readyz"})
+_AT_ANY_RATE = frozenset({"/readyz", "/metrics"})  # what supervisors ask, from one address
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -28,7 +30,12 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Iterable[str] = (), token: Token | None = None
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str] = (),
+        token: Token | None = None,
+        rate: Rate | None = None,
     ) -> None:
         """A gate.
 
@@ -36,10 +43,12 @@ class Gate:
             app: what is behind it.
             hosts: names by which it may be called, besides loopback's and its own address.
             token: that requests must show.
+            rate: how often one address may ask.
         """
         self._app = app
         self._hosts = frozenset(host.lower().strip("[]") for host in (*_LOOPBACK, *hosts))
         self._token = token
+        self._rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it with a problem."""
@@ -69,6 +78,9 @@ class Gate:
                 f"this server does not go by the name {host[:200]!r}; start it with "
                 "--allow-host NAME to let it",
             )
+        # Before the token, which so cannot be guessed any faster.
+        if self._rate is not None and scope["path"] not in _AT_ANY_RATE:
+            self._rate.admit((scope.get("client") or ("",))[0])
         if scope["method"] not in _SAFE:
             _check_origin(headers, host)
         if (
