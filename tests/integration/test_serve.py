@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,6 +214,61 @@ def test_vectors(served: Served, demo_bundle: Path, pictures: Path) -> None:
     answer = served.client.post("/api/v1/embed/image", files={"file": path.read_bytes()}).json()
     np.testing.assert_allclose(answer["vector"], encoder.encode_images([path])[0], atol=1e-5)
     assert (answer["width_px"], answer["height_px"]) == (256, 256)
+
+
+def test_picture_that_is_named(served: Served, pictures: Path) -> None:
+    """A file in the roots has the vector that it has when it is sent, by a link to it as well."""
+    path = next(pictures.glob("*.png"))
+    sent = served.client.post("/api/v1/embed/image", files={"file": path.read_bytes()}).json()
+    link = pictures / "a-link.png"
+    link.symlink_to(path)
+    for name in (path, link):
+        named = served.client.post("/api/v1/embed/image", json={"path": str(name)}).json()
+        np.testing.assert_allclose(named.pop("vector"), sent["vector"], atol=1e-6)
+        assert named == {key: value for key, value in sent.items() if key != "vector"}
+    link.unlink()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({"path": "/etc/passwd"}, 403, "outside the roots"),
+        ({"path": "/nowhere.png"}, 403, "outside the roots"),
+        ({"path": "{pictures}/../a.png"}, 403, "outside the roots"),
+        ({"path": "{pictures}/out/passwd"}, 403, "outside the roots"),
+        ({"path": "{pictures}/older/../broken.jpg"}, 403, "without '..'"),
+        ({"path": "{pictures}/none.png"}, 422, "cannot be opened"),
+        ({"path": "{pictures}/broken.jpg"}, 422, "is no picture"),
+        ({"path": "{pictures}/older"}, 422, "directory"),
+        ({"path": "a.png"}, 422, "no absolute path"),
+        ({"path": ""}, 422, "body.path"),
+        ({"path": "/a.png", "file": "x"}, 422, "body.file"),
+        ({}, 422, "body.path"),
+        ([], 422, "body"),
+    ],
+    ids=str,
+)
+def test_named_picture_that_cannot_be_embedded(
+    served: Served, pictures: Path, body: Any, status: int, told: str
+) -> None:
+    """It is refused as everywhere, and nothing is told of what lies outside the roots."""
+    if body and "path" in body:
+        body = body | {"path": body["path"].format(pictures=pictures)}
+    answer = served.client.post("/api/v1/embed/image", json=body)
+    assert answer.status_code == status, answer.text
+    assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/octet-stream", "application/x-www-form-urlencoded", ""]
+)
+def test_body_of_another_type(served: Served, kind: str) -> None:
+    """It is 415, and the problem names the two that there are."""
+    answer = served.client.post(
+        "/api/v1/embed/image", content=b"abc", headers={"Content-Type": kind}
+    )
+    assert answer.status_code == 415
+    assert "multipart/form-data" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("route", ["search/image", "embed/image"])

@@ -8,7 +8,7 @@ import pytest
 
 from warmclip.errors import FolderUnreadable, JobRefused
 from warmclip.indexing.files import canonical_roots
-from warmclip.indexing.folders import keys_above, resolve_folder
+from warmclip.indexing.folders import keys_above, resolve_path
 from warmclip.indexing.query import Filter
 from warmclip.settings import Root
 
@@ -81,7 +81,7 @@ def test_folder_in_the_roots(root: Path, path: str, real: str) -> None:
     """However it is spelt, it is the place where its pictures are; it may be gone."""
     for written in (root, root.with_name("alias")):
         roots = [Root(name="p", folder=written)]
-        found = resolve_folder(path.format(root=written), roots, canonical_roots(roots))
+        found = resolve_path(path.format(root=written), roots, canonical_roots(roots))
         assert found == real.format(root=root.resolve())
 
 
@@ -92,7 +92,7 @@ def test_folder_outside_the_roots(root: Path, path: str) -> None:
     """It is refused, whether it exists or not."""
     roots = [Root(name="", folder=root)]
     with pytest.raises(JobRefused, match="outside the roots"):
-        resolve_folder(path.format(root=root), roots, canonical_roots(roots))
+        resolve_path(path.format(root=root), roots, canonical_roots(roots))
 
 
 @pytest.mark.parametrize("path", ["", "trip", "/a\0b", "/\ud800", 7, None])
@@ -100,4 +100,4 @@ def test_what_is_no_folder(root: Path, path: object) -> None:
     """The message names it."""
     roots = [Root(name="", folder=root)]
     with pytest.raises(FolderUnreadable, match="no absolute path"):
-        resolve_folder(path, roots, canonical_roots(roots))  # type: ignore[arg-type]  # a job may hold anything
+        resolve_path(path, roots, canonical_roots(roots))  # type: ignore[arg-type]  # a job may hold anything

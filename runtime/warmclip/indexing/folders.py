@@ -35,8 +35,8 @@ def key_of(folder: str) -> str:
         return "base64:" + base64.b64encode(name).decode("ascii")
 
 
-def resolve_folder(path: str, roots: Sequence[Root], canonical: Sequence[Root]) -> str:
-    """The real path of a folder in the roots, or of a root; one that is gone keeps its name.
+def resolve_path(path: str, roots: Sequence[Root], canonical: Sequence[Root]) -> str:
+    """The real path of what lies in the roots, or of a root; what is gone keeps its name.
 
     Nothing is told of what lies outside, not even whether it exists.
 

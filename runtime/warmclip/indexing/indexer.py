@@ -15,7 +15,7 @@ from warmclip.indexing.files import (
     is_gone,
     point_id,
 )
-from warmclip.indexing.folders import resolve_folder
+from warmclip.indexing.folders import resolve_path
 from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import Hit, Point, Space, VectorStore
@@ -149,7 +149,7 @@ class Indexer:
             TypeError: not exactly one of text, image and vector is given.
         """
         if only.folder is not None:
-            folder = resolve_folder(only.folder, self._named_roots, self._roots)
+            folder = resolve_path(only.folder, self._named_roots, self._roots)
             only = replace(only, folder=folder)
         match text, image, vector:
             case str(), None, None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
 from pydantic import BaseModel, BeforeValidator, Field
+from starlette import datastructures
 
 from warmclip.indexing.query import Filter
 from warmclip.serve.problems import RESPONSES, Problem, shown
@@ -164,7 +165,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def in_base64(file: UploadFile) -> str:
+def in_base64(file: datastructures.UploadFile) -> str:
     """A picture as a job carries it.
 
     Raises:

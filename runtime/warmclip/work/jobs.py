@@ -83,24 +83,34 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
     return _space(here) | {"vectors": dict(zip(unique, rows, strict=True))}
 
 
-def embed_image(data: str) -> dict[str, Any]:
-    """Embed one picture that the job carries.
+def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str, Any]:
+    """Embed one picture that the job carries or names.
 
     Args:
-        data: the file's bytes, in base64.
+        data: the file's bytes, in base64; or
+        path: where it lies.
 
     Returns:
         ``vector``: a unit vector, a list of ``dim`` numbers; ``width_px``, ``height_px``;
         ``fingerprint``; ``dim``.
 
     Raises:
-        JobRefused: it is no base64.
+        JobRefused: not exactly one of the two, no base64, or a path outside the roots.
         ImageUnreadable: it is no picture, or a larger one than the limits allow.
     """
     here = current()
-    ((_, result),) = here.encoder.encode_each([(0, _decoded(data))])
+    source: bytes | LazyImage
+    match data, path:
+        case str(), None:
+            name, source = "the picture that was sent", _decoded(data)
+        case None, str():
+            check_paths([path], here.settings, here.roots)
+            name, source = repr(path), LazyImage(path, partial(_read, path, here))
+        case _:
+            raise JobRefused("embed exactly one of data and path")
+    ((_, result),) = here.encoder.encode_each([(0, source)])
     if isinstance(result, ImageUnreadable):
-        raise ImageUnreadable(f"the picture that was sent {result}")
+        raise ImageUnreadable(f"{name} {result}")
     return _space(here) | {
         "vector": result.vector.tolist(),
         "width_px": result.width_px,

@@ -1,10 +1,10 @@
-"""Which folders a session may name."""
+"""What may be named over HTTP."""
 
 import os
 from collections.abc import Sequence
 
 from warmclip.errors import FolderUnreadable, JobRefused
-from warmclip.indexing.folders import resolve_folder
+from warmclip.indexing.folders import resolve_path
 from warmclip.settings import Root, Settings
 
 
@@ -20,12 +20,22 @@ def find_folder(path: str, settings: Settings, roots: Sequence[Root]) -> str:
         JobRefused: it is outside the roots, or there are none.
         FolderUnreadable: it is no absolute path, or no folder.
     """
-    if not roots:
-        raise JobRefused(
-            "no folder may be named, as there are no roots: start `warmclip serve` with "
-            "WARMCLIP_ROOTS set to the folders that hold pictures"
-        )
-    real = resolve_folder(path, settings.roots, roots)
+    real = find_place(path, settings, roots)
     if not os.path.isdir(real):  # noqa: PTH112 - Path.is_dir raises inside a closed folder
         raise FolderUnreadable(f"{path!r} is no folder")
     return real
+
+
+def find_place(path: str, settings: Settings, roots: Sequence[Root]) -> str:
+    """The real path of whatever lies in the roots, or would.
+
+    Raises:
+        JobRefused: it is outside the roots, or there are none.
+        FolderUnreadable: it is no absolute path.
+    """
+    if not roots:
+        raise JobRefused(
+            "nothing may be named, as there are no roots: start `warmclip serve` with "
+            "WARMCLIP_ROOTS set to the folders that hold pictures"
+        )
+    return resolve_path(path, settings.roots, roots)
