@@ -12,12 +12,13 @@ BENCH_MODEL := models/ViT-B-32-random-0
 PEERS := .venv-bench
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
+FUZZ := .venv-fuzz
 AT_ONCE ?= 2
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-faults test-page test-apple test-floor parity lint format \
+.PHONY: help demo test test-unit test-integration test-faults test-page test-apple test-floor fuzz parity lint format \
         types export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
 
 help: ## List the targets
@@ -46,6 +47,9 @@ test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for
 
 test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/$(PYTEST) $(TIERS_WITHOUT_TORCH)
+
+fuzz: $(VENV)/installed $(FUZZ)/installed ## Requests made from /openapi.json, many wrong on purpose, some minutes: FUZZ_FLAGS='--max-examples 9'
+	$(BIN)/python tests/fuzzing.py $(FUZZ)/bin/schemathesis --max-examples 80 --continue-on-failure $(FUZZ_FLAGS)
 
 parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
 	$(BIN)/warmclip-export parity models/demo/bundle --model models/demo/warmclip-demo.json \
@@ -98,7 +102,7 @@ wheel: $(VENV)/installed ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(PEERS) demo-output parity-report bench-output dist build \
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(FUZZ) $(PEERS) demo-output parity-report bench-output dist build \
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
@@ -147,4 +151,9 @@ $(PEERS)/installed: bench/peers.txt $(VENV)/installed
 $(PRODUCER)/installed: tests/producer.txt
 	$(PYTHON) -m venv $(PRODUCER)
 	$(PRODUCER)/bin/python -m pip install --quiet --requirement tests/producer.txt
+	@touch $@
+
+$(FUZZ)/installed: tests/fuzzing.txt
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --requirement tests/fuzzing.txt
 	@touch $@

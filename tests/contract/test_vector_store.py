@@ -5,17 +5,22 @@ Set QDRANT_URL to run it against a real server as well; it makes and removes its
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 
 from standins import qdrant as stand_in
 from warmclip.errors import SpaceMismatch, StoreError
+from warmclip.indexing import folders
+from warmclip.indexing.aliases import collection_of
 from warmclip.indexing.qdrant import QdrantStore
+from warmclip.indexing.query import Filter
 from warmclip.indexing.store import Payload, Point, Space
 from warmclip.inference.arrays import Vector
 
@@ -135,6 +140,122 @@ def test_search(store: QdrantStore, name: str) -> None:
     hits = store.search(name, OLD, query, limit=5)
     assert [hit.payload.path for hit in hits] == best
     assert [hit.score for hit in hits] == pytest.approx([cosines[path] for path in best], abs=1e-5)
+
+
+def found(store: QdrantStore, name: str, **only: Any) -> list[str]:
+    """The paths that pass a filter, sorted."""
+    hits = store.search(name, OLD, unit(1234), limit=99, only=Filter(**only))
+    return sorted(hit.payload.path for hit in hits)
+
+
+PLACES = (
+    *("/a/b/1.jpg", "/a/b/c/d/2.jpg", "/a/bc/3.jpg", "/a/4.jpg", "/5.jpg", "/a/b.jpg"),
+    *(os.fsdecode(b"/caf\xe9/6.jpg"), os.fsdecode(b"/caf\xe9/x/7.jpg"), "/caf\\xe9/8.jpg"),
+    *("/日本/9.jpg", "/a/B/10.jpg"),
+)
+
+
+@pytest.mark.parametrize(
+    ("folder", "below"),
+    [
+        ("/", range(11)),
+        ("/a", [0, 1, 2, 3, 5, 10]),
+        ("/a/b", [0, 1]),
+        ("/a/b/c", [1]),
+        ("/a/bc", [2]),
+        ("/a/b.jpg", []),
+        ("/a/b/c/d/e", []),
+        (os.fsdecode(b"/caf\xe9"), [6, 7]),
+        ("/caf\\xe9", [8]),
+        ("/日本", [9]),
+    ],
+)
+def test_search_below_a_folder(
+    store: QdrantStore, name: str, folder: str, below: Iterable[int]
+) -> None:
+    """What lies below it at any depth is found, and nothing whose path only begins alike."""
+    store.ensure(name, OLD)
+    store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
+    assert found(store, name, folder=folder) == sorted(PLACES[number] for number in below)
+
+
+def test_search_below_a_folder_goes_on_until_the_limit(store: QdrantStore, name: str) -> None:
+    """The nearest of the folder fill the answer, however many nearer ones lie elsewhere."""
+    store.ensure(name, OLD)
+    points = [point(number, path=f"/{number % 3}/{number}.jpg") for number in range(60)]
+    store.upsert(name, points)
+    query = unit(1234)
+    inside = sorted(range(0, 60, 3), key=lambda number: float(unit(number) @ query), reverse=True)
+    hits = store.search(name, OLD, query, limit=7, only=Filter(folder="/0"))
+    assert [hit.id for hit in hits] == [points[number].id for number in inside[:7]]
+
+
+def dated(number: int, time: str, nanoseconds: int = 0) -> Point:
+    """A point of a file that was last changed at this time, UTC."""
+    seconds = int(datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp())
+    made = point(number, path=f"/{time}.{nanoseconds}")
+    changed = replace(made.payload, mtime_ns=seconds * 10**9 + nanoseconds)
+    return replace(made, payload=changed)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "passing"),
+    [
+        (None, None, range(6)),
+        (date(2026, 1, 2), None, [2, 3, 4, 5]),
+        (None, date(2026, 1, 1), [0, 1]),
+        (date(2026, 1, 2), date(2026, 1, 2), [2, 3]),
+        (date(2026, 1, 2), date(2026, 1, 3), [2, 3, 4]),
+        (date(1960, 1, 1), date(1970, 1, 1), [0]),
+        (date.min, date.max, range(6)),
+        (date(2027, 1, 1), None, [5]),
+    ],
+)
+def test_search_by_date(
+    store: QdrantStore, name: str, since: date | None, until: date | None, passing: Iterable[int]
+) -> None:
+    """Both days belong to the span, from their first second to their last, in UTC."""
+    store.ensure(name, OLD)
+    points = [
+        dated(0, "1969-07-20T20:17:40"),
+        dated(1, "2026-01-01T23:59:59", 999_999_000),
+        dated(2, "2026-01-02T00:00:00"),
+        dated(3, "2026-01-02T23:59:59", 999_999_000),
+        dated(4, "2026-01-03T00:00:00"),
+        dated(5, "2200-01-01T00:00:00"),
+    ]
+    store.upsert(name, points)
+    wanted = sorted(points[number].payload.path for number in passing)
+    assert found(store, name, since=since, until=until) == wanted
+
+
+def test_search_below_a_folder_by_date(store: QdrantStore, name: str) -> None:
+    """A picture must pass both."""
+    store.ensure(name, OLD)
+    day = dated(1, "2026-01-02T12:00:00").payload.mtime_ns
+    for number, (path, mtime_ns) in enumerate(
+        [("/a/1.jpg", day), ("/b/2.jpg", day), ("/a/3.jpg", day + 10**15)]
+    ):
+        made = point(number, path=path)
+        store.upsert(name, [replace(made, payload=replace(made.payload, mtime_ns=mtime_ns))])
+    day_of = date(2026, 1, 2)
+    assert found(store, name, folder="/a", since=day_of, until=day_of) == ["/a/1.jpg"]
+
+
+def test_points_without_folders(store: QdrantStore, name: str) -> None:
+    """What was stored before points had them is found by folder like the others, once opened."""
+    store.ensure(name, OLD)
+    store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
+    store._client.delete_payload(
+        collection_of(name, OLD.fingerprint),
+        [folders.FIELD],
+        models.Filter(must=[models.HasIdCondition(has_id=[point(0).id, point(6).id])]),
+    )
+    assert found(store, name, folder="/a/b") == sorted([PLACES[0], PLACES[1]])
+    assert found(store, name, folder=os.fsdecode(b"/caf\xe9")) == sorted(PLACES[6:8])
+    store.upsert(name, [point(0, path="/moved/1.jpg")])
+    assert found(store, name, folder="/a/b") == [PLACES[1]]
+    assert found(store, name, folder="/moved") == ["/moved/1.jpg"]
 
 
 def test_another_space(store: QdrantStore, name: str) -> None:

@@ -76,6 +76,20 @@ def test_precision_that_the_bundle_does_not_have(gallery: Path) -> None:
     assert "make export-model PRECISION=int8" in said
 
 
+def test_search_in_a_folder(gallery: Path) -> None:
+    """Only what lies below it is found; a folder that is not there is told of."""
+    (gallery / "some").mkdir()
+    moved = sorted(gallery.glob("*.png"))[:4]
+    for path in moved:
+        path.rename(gallery / "some" / path.name)
+    answer("index", gallery)
+    (query,) = answer("search", "a star", "--folder", f"{gallery}/some/")["queries"]
+    assert sorted(names(query["hits"])) == [path.name for path in moved]
+    done = run("search", "a star", "--folder", gallery / "sone")
+    assert done.returncode == 0
+    assert "there is none" in done.stderr
+
+
 def test_index_then_search_by_words(gallery: Path) -> None:
     """A picture is among the first three hits for its own description."""
     report = answer("index", gallery)
@@ -141,6 +155,9 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["search", "x", "--image", "none.png"], {}, 2, "none.png"),
         (["search", " "], {}, 2, "empty"),
         (["search", "x", "--sheet", "found.jpg"], {}, 2, "PNG"),
+        (["search", "x", "--since", "2026-13-01"], {}, 2, "since='2026-13-01' is no day"),
+        (["search", "x", "--folder", "/etc"], {"WARMCLIP_ROOTS": "/mnt"}, 2, "outside the roots"),
+        (["search", "x", "--queue", "--decode", "scaled"], {}, 2, "without --queue"),
         (["search", "x"], {"QDRANT_URL": "http://u:hunter2@127.0.0.1:9"}, 3, "QDRANT_URL"),
         (["status"], {"REDIS_URL": "redis://u:hunter2@127.0.0.1:9"}, 3, "REDIS_URL"),
         (["worker"], {"REDIS_URL": "redis://:hunter2@127.0.0.1:9"}, 3, "127.0.0.1:9"),
@@ -241,6 +258,9 @@ def test_search_while_a_worker_owns_the_store(gallery: Path) -> None:
         assert "QDRANT_URL" in second.stderr
         queued = answer("index", gallery, "--queue")
         assert queued["unchanged"] == 12
+        for options, count in ((("--folder", gallery), 5), (("--until", "1999-12-31"), 0)):
+            asked = answer("search", "a star", "-n", "5", "--queue", *options)
+            assert len(asked["queries"][0]["hits"]) == count
     finally:
         worker.terminate()
         assert worker.wait(timeout=30) == 0

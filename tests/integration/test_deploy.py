@@ -4,6 +4,7 @@ import json
 import os
 import plistlib
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from standins.redis_server import RedisServer, command_lines, redis_server
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 
 _DEPLOY = Path(__file__).parents[2] / "deploy"
 _PASSWORD = "pa55-of-the-unit"  # noqa: S105 - of a server that lives for one test
+_TOKEN = "0123456789abcdef-of-the-unit"  # noqa: S105 - as above
+_PORT = 8000  # the command's own default, as the files have none
 _PATIENCE_S = 60.0
 
 
@@ -37,27 +41,27 @@ class Service:
     environment: dict[str, str]
 
 
-def systemd_unit() -> dict[str, list[str]]:
-    """The unit's directives; one may stand several times."""
+def systemd_unit(name: str = "worker") -> dict[str, list[str]]:
+    """A unit's directives; one may stand several times."""
     directives = defaultdict(list)
-    for line in (_DEPLOY / "warmclip-worker.service").read_text().splitlines():
+    for line in (_DEPLOY / f"warmclip-{name}.service").read_text().splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             directives[name].append(value)
     return directives
 
 
-def of_systemd() -> Service:
-    """The worker as systemd starts it, without a shell."""
-    unit = systemd_unit()
+def of_systemd(name: str = "worker") -> Service:
+    """A service as systemd starts it, without a shell."""
+    unit = systemd_unit(name)
     (line,) = unit["ExecStart"]
     environment = dict(pair.split("=", 1) for pair in unit["Environment"])
     return Service(command=shlex.split(line), environment=environment)
 
 
-def of_launchd() -> Service:
-    """The worker as launchd starts it."""
-    plist = plistlib.loads((_DEPLOY / "io.warmclip.worker.plist").read_bytes())
+def of_launchd(name: str = "worker") -> Service:
+    """A service as launchd starts it."""
+    plist = plistlib.loads((_DEPLOY / f"io.warmclip.{name}.plist").read_bytes())
     return Service(command=plist["ProgramArguments"], environment=plist["EnvironmentVariables"])
 
 
@@ -136,13 +140,73 @@ def test_wrong_setting_ends_with_what_systemd_does_not_repeat(tmp_path: Path) ->
     assert "make export-model" in last["message"]
 
 
-def test_secrets_have_a_file_of_their_own() -> None:
+@pytest.mark.parametrize("file", [of_systemd, of_launchd], ids=["systemd", "launchd"])
+def test_command_line_of_the_server(
+    file: Callable[[str], Service], server: RedisServer, tmp_path: Path
+) -> None:
+    """It answers on loopback, keeps password and token to itself, and ends with 0 on SIGTERM."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", _PORT)) == 0:
+            pytest.skip(f"something listens on port {_PORT} already")
+    log = tmp_path / "serve.log"
+    environment = {
+        "REDIS_URL": server.url(password=_PASSWORD),
+        "WARMCLIP_HOME": str(tmp_path / "home"),
+        "WARMCLIP_TOKEN": _TOKEN,
+        "WARMCLIP_ROOTS": str(tmp_path),
+    }
+    with (
+        started(file("serve"), log, **environment) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{_PORT}", trust_env=False) as client,
+    ):
+        deadline = time.monotonic() + _PATIENCE_S
+        while not is_ready(client):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        sessions = "/api/v1/training/sessions"
+        assert client.get(sessions).status_code == 401
+        authorized = {"Authorization": f"Bearer {_TOKEN}"}
+        order = {"training_directory": str(tmp_path)}
+        assert client.post(sessions, json=order, headers=authorized).status_code == 202
+        if sys.platform == "linux":
+            shown = command_lines(process.pid)
+            assert _PASSWORD.encode() not in shown
+            assert _TOKEN.encode() not in shown
+        process.terminate()
+        assert process.wait(_PATIENCE_S) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert "server_ready" in {line.get("action") for line in lines}
+    assert _PASSWORD not in log.read_text()
+    assert _TOKEN not in log.read_text()
+
+
+def is_ready(client: httpx.Client) -> bool:
+    """Whether the server takes requests."""
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_wrong_setting_of_the_server(tmp_path: Path) -> None:
+    """It ends with the exit code that its unit excepts from restarting."""
+    log = tmp_path / "serve.log"
+    home = str(tmp_path / "home")
+    with started(of_systemd("serve"), log, WARMCLIP_HOME=home, WARMCLIP_TOKEN="short") as process:  # noqa: S106 - that it is none is the point
+        code = process.wait(_PATIENCE_S)
+    assert [str(code)] == systemd_unit("serve")["RestartPreventExitStatus"]
+    assert "at least 16" in log.read_text()
+
+
+@pytest.mark.parametrize("name", ["worker", "serve"])
+def test_secrets_have_a_file_of_their_own(name: str) -> None:
     """No address with a password belongs into the unit, which everybody may read."""
-    unit = systemd_unit()
-    assert unit["EnvironmentFile"] == ["/etc/warmclip/worker.env"]
-    assert not any("URL" in pair for pair in unit["Environment"])
+    unit = systemd_unit(name)
+    assert unit["EnvironmentFile"] == [f"/etc/warmclip/{name}.env"]
+    assert not any("URL" in pair or "TOKEN" in pair for pair in unit["Environment"])
     readme = (_DEPLOY / "README.md").read_text()
-    assert "install -m 0600 /dev/null /etc/warmclip/worker.env" in readme
+    assert f"install -m 0600 /dev/null /etc/warmclip/{name}.env" in readme
 
 
 def test_stopping_leaves_time_for_a_job() -> None:

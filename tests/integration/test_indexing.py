@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 from PIL import Image
 
 from standins.pixels import PixelEncoder
-from warmclip.errors import PruneRefused, SpaceMismatch, StoreError
+from warmclip.errors import FolderUnreadable, PruneRefused, SpaceMismatch, StoreError
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.qdrant import QdrantStore
+from warmclip.indexing.query import Filter
 from warmclip.indexing.store import Point
 from warmclip.inference.arrays import Vector
 from warmclip.inference.encoder import Encoder
@@ -290,6 +292,51 @@ def test_search(store: QdrantStore, photos: Path) -> None:
         indexer.search()
 
 
+def test_search_below_a_folder(store: QdrantStore, photos: Path) -> None:
+    """A link to it and other spellings mean the same pictures; moved ones are where they are."""
+    draw_many(photos / "trip", 3)
+    draw_many(photos / "trip-2", 2, first=3)
+    (photos / "link").symlink_to("trip")
+    indexer = Indexer(PixelEncoder(), store)
+    indexer.index([photos])
+
+    def below(folder: Path | str) -> list[str]:
+        hits = indexer.search("red", limit=9, only=Filter(folder=str(folder)))
+        return sorted(hit.payload.path for hit in hits)
+
+    trip = [f"{photos}/trip/{number:04}.png" for number in range(3)]
+    assert below(photos / "trip") == below(f"{photos}/trip/") == below(photos / "link") == trip
+    assert len(below(photos)) == 5
+    Path(trip[0]).rename(photos / "trip-2" / "0000.png")
+    indexer.index([photos], prune=True)
+    assert below(photos / "trip") == trip[1:]
+    assert below(photos / "trip-2")[0] == f"{photos}/trip-2/0000.png"
+    with pytest.raises(FolderUnreadable, match="no absolute path"):
+        below("trip")
+
+
+def test_search_by_date(store: QdrantStore, photos: Path) -> None:
+    """A picture's date is its file's; a file that was touched has its new one."""
+    for number, path in enumerate(draw_many(photos, 3)):
+        os.utime(path, (0, 1_767_225_600 + number * 24 * 3600))  # from 2026-01-01 on
+    indexer = Indexer(PixelEncoder(), store)
+    indexer.index([photos])
+
+    def of(day: date) -> list[str]:
+        hits = indexer.search("red", limit=9, only=Filter(since=day, until=day))
+        return [Path(hit.payload.path).name for hit in hits]
+
+    assert [of(date(2026, 1, day)) for day in (1, 2, 3)] == [
+        ["0000.png"],
+        ["0001.png"],
+        ["0002.png"],
+    ]
+    os.utime(photos / "0001.png", (0, 1_767_225_600))
+    indexer.index([photos])
+    assert sorted(of(date(2026, 1, 1))) == ["0000.png", "0001.png"]
+    assert of(date(2026, 1, 2)) == []
+
+
 def test_prune(store: QdrantStore, photos: Path) -> None:
     """Points of files that are gone go, below the given folder only."""
     kept = draw_many(photos / "kept", 10)
@@ -394,6 +441,7 @@ from pathlib import Path
 from standins.pixels import PixelEncoder
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.qdrant import QdrantStore
+from warmclip.indexing.query import Filter
 
 store = QdrantStore.embedded(Path(sys.argv[1]))
 indexer = Indexer(PixelEncoder(seconds_each=0.002), store)

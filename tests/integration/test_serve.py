@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,22 @@ pytestmark = pytest.mark.usefixtures("server_binary", "worker")
 
 HEAVY = ("onnxruntime", "numpy", "PIL", "torch", "qdrant_client", "tokenizers")
 PROC = Path("/proc")
+OLDER = "older"
+NEW_YEAR_S = 978_307_200  # 2001
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn scenes that the demo model was not trained on, one bad file, and a note."""
+    """Drawn scenes that the demo model was not trained on, one bad file, a note, two links."""
     folder = tmp_path_factory.mktemp("pictures")
     write_gallery(folder, 60, 4)
+    (folder / OLDER).mkdir()
+    for path in sorted(folder.glob("*.png"))[:9]:
+        os.utime(path, (0, NEW_YEAR_S))
+        path.rename(folder / OLDER / path.name)
+    (folder / "link").symlink_to(OLDER)
+    (folder / "out").symlink_to("/etc")
     (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture either")
     return folder
@@ -65,7 +74,7 @@ def test_folder_is_trained_on(served: Served, pictures: Path) -> None:
     (session,) = served.get("/api/v1/training/sessions")["sessions"]
     assert session["training_directory"] == str(pictures)
     assert (session["images"], session["done"], session["indexed"]) == (61, 61, 60)
-    assert (session["skipped"], session["ignored"], session["state"]) == (1, 1, "finished")
+    assert (session["skipped"], session["ignored"], session["state"]) == (1, 3, "finished")
     assert session["ended_at"] >= session["created_at"]
     detailed = served.get(f"/api/v1/training/sessions/{session['id']}")
     (failure,) = detailed["failures"]
@@ -82,6 +91,57 @@ def test_search_by_words(served: Served) -> None:
     assert {"green", "star"} <= set(Path(found[0]["path"]).stem.split("-"))
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
     assert served.get(f"{query}&limit=2&offset=2")["hits"] == found[2:]
+
+
+def test_search_in_a_folder_and_by_date(served: Served, pictures: Path) -> None:
+    """Each way of searching finds only what passes, and as many as were asked for."""
+    nearest = served.get("/api/v1/search?q=red&limit=60")["hits"]
+    inside = [hit["path"] for hit in nearest if hit["path"].startswith(f"{pictures}/{OLDER}/")]
+    assert len(inside) == 9
+    id_ = nearest[-1]["id"]
+    picture = Path(nearest[0]["path"]).read_bytes()
+    filters: tuple[tuple[dict[str, str], list[str]], ...] = (
+        ({"folder": f"{pictures}/{OLDER}"}, inside),
+        ({"folder": f"{pictures}/link/"}, inside),
+        ({"folder": str(pictures), "until": "2001-01-01"}, inside),
+        ({"since": "2001-01-01", "until": "2001-01-01"}, inside),
+        ({"since": "2001-01-02", "folder": f"{pictures}/{OLDER}"}, []),
+        ({"folder": f"{pictures}/{OLDER[:-1]}"}, []),
+    )
+    for only, passing in filters:
+        by_words = served.client.get("/api/v1/search", params={"q": "red", "limit": 60, **only})
+        by_picture = served.client.post(
+            "/api/v1/search/image", files={"file": picture}, data={"limit": "60", **only}
+        )
+        similar = served.client.get(f"/api/v1/points/{id_}/similar", params={"limit": 60, **only})
+        for answer in (by_words, by_picture, similar):
+            assert {hit["path"] for hit in answer.json()["hits"]} == set(passing), answer.url
+    page = served.get(f"/api/v1/search?q=red&limit=3&offset=2&folder={pictures}/{OLDER}")["hits"]
+    assert [hit["path"] for hit in page] == inside[2:5]
+
+
+@pytest.mark.parametrize(
+    ("only", "status", "told"),
+    [
+        ({"folder": "/etc"}, 403, "outside the roots"),
+        ({"folder": "{pictures}/../nowhere"}, 403, "outside the roots"),
+        ({"folder": "{pictures}/out"}, 403, "outside the roots"),
+        ({"folder": "older"}, 422, "no absolute path"),
+        ({"folder": ""}, 422, "query.folder"),
+        ({"since": "2026-11-31"}, 422, "query.since"),
+        ({"since": "0"}, 422, "write a day as 2026-11-25"),
+        ({"until": "2026-11-25T00:00:00"}, 422, "write a day as 2026-11-25"),
+        ({"since": "2026-11-25", "until": "2026-11-24"}, 422, "is after"),
+    ],
+)
+def test_filter_that_does_not_fit(
+    served: Served, pictures: Path, only: dict[str, str], status: int, told: str
+) -> None:
+    """It is refused with the reason, and never passed by."""
+    asked = {name: value.format(pictures=pictures) for name, value in only.items()}
+    answer = served.client.get("/api/v1/search", params={"q": "red", **asked})
+    assert answer.status_code == status
+    assert told in answer.json()["detail"]
 
 
 def test_search_by_a_picture_that_is_sent(served: Served, pictures: Path) -> None:
@@ -154,6 +214,61 @@ def test_vectors(served: Served, demo_bundle: Path, pictures: Path) -> None:
     answer = served.client.post("/api/v1/embed/image", files={"file": path.read_bytes()}).json()
     np.testing.assert_allclose(answer["vector"], encoder.encode_images([path])[0], atol=1e-5)
     assert (answer["width_px"], answer["height_px"]) == (256, 256)
+
+
+def test_picture_that_is_named(served: Served, pictures: Path) -> None:
+    """A file in the roots has the vector that it has when it is sent, by a link to it as well."""
+    path = next(pictures.glob("*.png"))
+    sent = served.client.post("/api/v1/embed/image", files={"file": path.read_bytes()}).json()
+    link = pictures / "a-link.png"
+    link.symlink_to(path)
+    for name in (path, link):
+        named = served.client.post("/api/v1/embed/image", json={"path": str(name)}).json()
+        np.testing.assert_allclose(named.pop("vector"), sent["vector"], atol=1e-6)
+        assert named == {key: value for key, value in sent.items() if key != "vector"}
+    link.unlink()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ({"path": "/etc/passwd"}, 403, "outside the roots"),
+        ({"path": "/nowhere.png"}, 403, "outside the roots"),
+        ({"path": "{pictures}/../a.png"}, 403, "outside the roots"),
+        ({"path": "{pictures}/out/passwd"}, 403, "outside the roots"),
+        ({"path": "{pictures}/older/../broken.jpg"}, 403, "without '..'"),
+        ({"path": "{pictures}/none.png"}, 422, "cannot be opened"),
+        ({"path": "{pictures}/broken.jpg"}, 422, "is no picture"),
+        ({"path": "{pictures}/older"}, 422, "directory"),
+        ({"path": "a.png"}, 422, "no absolute path"),
+        ({"path": ""}, 422, "body.path"),
+        ({"path": "/a.png", "file": "x"}, 422, "body.file"),
+        ({}, 422, "body.path"),
+        ([], 422, "body"),
+    ],
+    ids=str,
+)
+def test_named_picture_that_cannot_be_embedded(
+    served: Served, pictures: Path, body: Any, status: int, told: str
+) -> None:
+    """It is refused as everywhere, and nothing is told of what lies outside the roots."""
+    if body and "path" in body:
+        body = body | {"path": body["path"].format(pictures=pictures)}
+    answer = served.client.post("/api/v1/embed/image", json=body)
+    assert answer.status_code == status, answer.text
+    assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/octet-stream", "application/x-www-form-urlencoded", ""]
+)
+def test_body_of_another_type(served: Served, kind: str) -> None:
+    """It is 415, and the problem names the two that there are."""
+    answer = served.client.post(
+        "/api/v1/embed/image", content=b"abc", headers={"Content-Type": kind}
+    )
+    assert answer.status_code == 415
+    assert "multipart/form-data" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("route", ["search/image", "embed/image"])

@@ -183,6 +183,25 @@ def test_port_that_is_taken(served: Served, environment: dict[str, str]) -> None
     assert f"port {port}" in " ".join(done.stderr.split())
 
 
+def test_rate(environment: dict[str, str]) -> None:
+    """Who asks too often is told when to ask again, before its token is looked at; supervisors
+    are not counted.
+    """
+    with running_server(environment | {"WARMCLIP_TOKEN": TOKEN}, "--rate", "5") as served:
+        guess = {"Authorization": "Bearer a-guess"}
+        for _ in range(5):
+            problem(served.client.get(SESSIONS, headers=guess), 401)
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        answer = served.client.get(SESSIONS, headers=right)
+        assert "--rate" in problem(answer, 429)
+        assert 1 <= int(answer.headers["Retry-After"]) <= 12
+        large = {"file": b"x" * 5_000_000}
+        problem(served.client.post("/api/v1/embed/image", files=large, headers=right), 429)
+        for _ in range(9):
+            assert served.client.get("/readyz").status_code == 200
+            assert served.client.get("/metrics", headers=right).status_code == 200
+
+
 def test_token_file(environment: dict[str, str], tmp_path: Path) -> None:
     """It stands above the environment's, and one that others may read is told of."""
     file = tmp_path / "token"
@@ -224,6 +243,8 @@ def test_no_roots(environment: dict[str, str]) -> None:
     with running_server(environment | {"WARMCLIP_ROOTS": ""}) as served:
         order = {"training_directory": environment["WARMCLIP_ROOTS"]}
         answer = served.client.post(SESSIONS, json=order)
+        assert "WARMCLIP_ROOTS" in problem(answer, 403)
+        answer = served.client.post("/api/v1/embed/image", json={"path": "/etc/hostname"})
         assert "WARMCLIP_ROOTS" in problem(answer, 403)
 
 

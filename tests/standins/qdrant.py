@@ -122,6 +122,11 @@ class Engine:
         )
         return {"operation_id": 0, "status": "completed"}
 
+    def set_payload(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST /collections/{name}/points/payload."""
+        self._shard(name).update(edge.UpdateOperation.set_payload(body["points"], body["payload"]))
+        return {"operation_id": 0, "status": "completed"}
+
     def retrieve(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """POST /collections/{name}/points."""
         found = self._shard(name).retrieve(body["ids"], True, bool(body.get("with_vector")))
@@ -143,7 +148,12 @@ class Engine:
     def query(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/query."""
         query = edge.Query.Nearest(body["query"]["nearest"])
-        request = edge.QueryRequest(limit=body["limit"], query=query, with_payload=True)
+        request = edge.QueryRequest(
+            limit=body["limit"],
+            query=query,
+            filter=_filter(body["filter"]) if body.get("filter") else None,
+            with_payload=True,
+        )
         found = self._shard(name).query(request)
         return {"points": [_record(it) | {"version": 0, "score": it.score} for it in found]}
 
@@ -253,6 +263,10 @@ class QdrantStandIn:
             ("POST /collections/([^/]+)/points/scroll", lambda name: engine.scroll(name, body)),
             ("POST /collections/([^/]+)/points/query", lambda name: engine.query(name, body)),
             (
+                "POST /collections/([^/]+)/points/payload",
+                lambda name: engine.set_payload(name, body),
+            ),
+            (
                 "POST /collections/([^/]+)/points/payload/delete",
                 lambda name: engine.delete_payload(name, body),
             ),
@@ -323,6 +337,10 @@ def _condition(wanted: dict[str, Any]) -> Any:
             return edge.FieldCondition(key=key, match=edge.MatchAny(any=values))
         case {"key": key, "match": {"value": value}}:
             return edge.FieldCondition(key=key, match=edge.MatchValue(value=value))
+        case {"key": key, "range": span}:
+            return edge.FieldCondition(
+                key=key, range=edge.RangeFloat(gte=span.get("gte"), lt=span.get("lt"))
+            )
         case {"has_id": ids}:
             return edge.HasIdCondition(point_ids=set(ids))
         case {"is_empty": {"key": key}}:

@@ -21,13 +21,18 @@ from warmclip.cli.options import (
 )
 from warmclip.console import Terminal
 from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
-from warmclip.indexing.query import Query
+from warmclip.indexing.query import Filter, Query
 from warmclip.settings import Settings
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
     from warmclip.indexing.store import Hit, VectorStore
+
+_WORKERS_CHOICE = (
+    "--bundle, --provider, --exif-transpose and --decode are the worker's own choice: "
+    "give them to `warmclip worker`, or do without --queue"
+)
 
 
 def index(
@@ -66,10 +71,7 @@ def index(
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
         if queue and (bundle or provider or exif_transpose or decode):
-            raise SettingsError(
-                "--bundle, --provider, --exif-transpose and --decode are the worker's own choice: "
-                "give them to `warmclip worker`, or index without --queue"
-            )
+            raise SettingsError(_WORKERS_CHOICE)
         if prune and queue:
             raise SettingsError(
                 "--prune needs the store to itself: stop the worker for a moment, "
@@ -99,9 +101,31 @@ def search(
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=1000, help="Hits for each query.")
     ] = 10,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", readable=False, help="Only what lies below it.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="YYYY-MM-DD",
+            help="Only files that were last changed on this day or later (UTC), as indexed.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="YYYY-MM-DD",
+            help="Only files that were last changed on this day or earlier.",
+        ),
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Also draw the hits into this PNG file.")
     ] = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Ask a running `warmclip worker`.")
+    ] = False,
     collection: Collection = None,
     bundle: Bundle = None,
     provider: Provider = None,
@@ -124,15 +148,25 @@ def search(
             raise SettingsError("an empty text is like nothing: say what to look for")
         if sheet is not None and sheet.suffix.lower() != ".png":
             raise SettingsError(f"--sheet {sheet}: the sheet is a PNG, and so ends its name")
-        try:
-            found = _search(terminal, settings, queries, limit)
-        except StoreHeld as held:
-            if bundle or provider or exif_transpose or decode:
-                raise  # the store's owner would answer with a model of its own
+        has_own_model = bool(bundle or provider or exif_transpose or decode)
+        if queue and has_own_model:
+            raise SettingsError(_WORKERS_CHOICE)
+        below = None if folder is None else str(folder.absolute())
+        only = Filter.of(below, since, until)
+        if queue:
+            found = _search_by_worker(settings, queries, limit, only)
+        else:
             try:
-                found = _search_by_worker(settings, queries, limit)
-            except QueueUnreachable:
-                raise held from None
+                found = _search(terminal, settings, queries, limit, only)
+            except StoreHeld as held:
+                if has_own_model:
+                    raise  # the store's owner would answer with a model of its own
+                try:
+                    found = _search_by_worker(settings, queries, limit, only)
+                except QueueUnreachable:
+                    raise held from None
+        if folder is not None and not any(found) and not folder.is_dir():
+            terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
         if sheet is not None:
             _draw(sheet, settings, queries, found)
         terminal.hits(queries, [[hit.to_dict() for hit in hits] for hits in found])
@@ -224,13 +258,18 @@ def _index_by_queue(
 
 
 def _search(
-    terminal: Terminal, settings: Settings, queries: list[Query], limit: int
+    terminal: Terminal, settings: Settings, queries: list[Query], limit: int, only: Filter
 ) -> "list[list[Hit]]":
     with _open_indexer(settings, terminal) as indexer:
-        return [indexer.search(query.text, image=query.image, limit=limit) for query in queries]
+        return [
+            indexer.search(query.text, image=query.image, limit=limit, only=only)
+            for query in queries
+        ]
 
 
-def _search_by_worker(settings: Settings, queries: list[Query], limit: int) -> "list[list[Hit]]":
+def _search_by_worker(
+    settings: Settings, queries: list[Query], limit: int, only: Filter
+) -> "list[list[Hit]]":
     from warmclip.indexing.store import Hit
     from warmclip.work.broker import open_broker
     from warmclip.work.client import call
@@ -239,7 +278,8 @@ def _search_by_worker(settings: Settings, queries: list[Query], limit: int) -> "
     with open_broker(settings) as connection:
         for query in queries:
             question = {"text": query.text, "image": query.image, "limit": limit}
-            answer = call(connection, "search", question | {"collection": settings.collection})
+            question |= {"collection": settings.collection, **only.to_dict()}
+            answer = call(connection, "search", question)
             found.append([Hit.from_dict(hit) for hit in answer["hits"]])
     return found
 

@@ -22,6 +22,16 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", help="A name by which requests may call this server."),
     ] = None,
+    rate: Annotated[
+        int | None,
+        typer.Option(
+            "--rate",
+            min=0,
+            max=10_000_000,
+            help="Requests a minute of one address; 0: any number.",
+            show_default="12000",
+        ),
+    ] = None,
     collection: Collection = None,
     log_json: LogJson = False,
 ) -> None:
@@ -29,9 +39,17 @@ def serve(
     with open_terminal(verbose=True, log_json=log_json):
         settings = read_settings(collection=collection)
         try:
+            from warmclip.serve.rate import DEFAULT_RATE
             from warmclip.serve.server import run_server
         except ModuleNotFoundError as exc:
             if (exc.name or "").startswith("warmclip"):
                 raise
             raise SettingsError(f"{exc.name} is missing: pip install 'warmclip[serve]'") from exc
-        run_server(settings, host=host, port=port, token_file=token_file, hosts=allow_host or ())
+        run_server(
+            settings,
+            host=host,
+            port=port,
+            token_file=token_file,
+            hosts=allow_host or (),
+            rate=DEFAULT_RATE if rate is None else rate,
+        )

@@ -15,6 +15,8 @@ from warmclip.indexing.files import (
     is_gone,
     point_id,
 )
+from warmclip.indexing.folders import resolve_path
+from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import Hit, Point, Space, VectorStore
 from warmclip.indexing.sync import ImageEncoder, Sync
@@ -48,6 +50,7 @@ class Indexer:
         self._encoder = encoder
         self._store = store
         self._space = Space(fingerprint=encoder.fingerprint, dim=encoder.dim)
+        self._named_roots = tuple(roots)
         self._roots = canonical_roots(roots)
         self._limits = limits or Limits()
 
@@ -127,15 +130,27 @@ class Indexer:
         image: "ImageSource | None" = None,
         vector: Vector | None = None,
         limit: int = 10,
+        only: Filter = EVERYTHING,
     ) -> list[Hit]:
         """The pictures nearest to a text, an image or a unit vector, best first.
+
+        Args:
+            text: in words.
+            image: a picture.
+            vector: of unit length; exactly one of the three is given.
+            limit: hits at most.
+            only: among which pictures; its folder is an absolute path, as somebody wrote it.
 
         Raises:
             SpaceMismatch: the collection holds vectors of another model.
             ImagesUnreadable, TextRefused: the question cannot be embedded.
+            JobRefused, FolderUnreadable: the folder is outside the roots, or no absolute path.
             StoreError: there is no such collection, or the store failed.
             TypeError: not exactly one of text, image and vector is given.
         """
+        if only.folder is not None:
+            folder = resolve_path(only.folder, self._named_roots, self._roots)
+            only = replace(only, folder=folder)
         match text, image, vector:
             case str(), None, None:
                 vector = self._encoder.encode_texts([text])[0]
@@ -145,7 +160,7 @@ class Indexer:
                 vector = given
             case _:
                 raise TypeError("search for exactly one of text, image and vector")
-        return self._store.search(self.collection, self._space, vector, limit)
+        return self._store.search(self.collection, self._space, vector, limit, only)
 
     def migrate(
         self, *, yes: bool = False, drop: bool = False, progress: Progress | None = None

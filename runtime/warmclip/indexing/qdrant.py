@@ -1,8 +1,8 @@
 """Qdrant, embedded or as a server, behind the store's contract.
 
-Only this module and what it stands on, ``aliases``, ``transport`` and ``sqlite``, know
-qdrant_client. Everything written goes to the collection of its own fingerprint, never through the
-alias, so that a switch in between mixes nothing.
+Only this module and what it stands on (``aliases``, ``completion``, ``conditions``, ``records``,
+``sqlite``, ``transport``) know qdrant_client. Everything written goes to the collection of its own
+fingerprint, never through the alias, so that a switch in between mixes nothing.
 """
 
 import itertools
@@ -16,23 +16,21 @@ from qdrant_client import QdrantClient, models
 
 from warmclip.errors import StoreError
 from warmclip.indexing.aliases import Aliases, collection_of
-from warmclip.indexing.digests import Digests
+from warmclip.indexing.completion import Completion
+from warmclip.indexing.conditions import INDEXED, SUSPECT, passing, waiting_for, with_sha256
+from warmclip.indexing.folders import FIELD, keys_above
+from warmclip.indexing.holdings import Held, Holdings
 from warmclip.indexing.payload import from_json, to_json
+from warmclip.indexing.query import EVERYTHING, Filter
+from warmclip.indexing.records import READ_BATCH, Records
 from warmclip.indexing.sqlite import write_ahead
-from warmclip.indexing.store import Hit, Point, Space
+from warmclip.indexing.store import Hit, Payload, Point, Space
 from warmclip.indexing.transport import EmbeddedTransport, ServerTransport, Transport
 from warmclip.inference.arrays import Vector
 from warmclip.settings import Settings, without_password
 
 _WRITE_BATCH = 64  # points in one request: what Qdrant's documentation advises as the least
-_READ_BATCH = 256
-_EMBEDDED_PAGE = 10_000  # the embedded mode sorts all of its points again for every page
 _REQUEST_TIMEOUT_S = 30
-
-# Points that have the field at all: it is taken away when their vectors are proven.
-_SUSPECT = models.Filter(
-    must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="canary"))]
-)
 
 T = TypeVar("T")
 
@@ -60,7 +58,9 @@ class QdrantStore:
         self._transport = transport
         self._is_embedded = is_embedded
         self._aliases = Aliases(client, transport, self._prepare)
-        self._digests = Digests(self._read_digests)  # asked only where there is no index
+        self._holdings = Holdings(self._read_all)  # asked only where there is no index
+        self._records = Records(client, transport, is_embedded=is_embedded)
+        self._completion = Completion(client, transport, self._records, self._prepare)
 
     @classmethod
     def embedded(cls, folder: Path, owner: int | None = None) -> Self:
@@ -141,7 +141,7 @@ class QdrantStore:
     def drop(self, collection: str) -> None:
         """See ``VectorStore.drop``."""
         self._aliases.drop(collection)
-        self._digests.drop(collection)
+        self._holdings.drop(collection)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.upsert``."""
@@ -150,19 +150,18 @@ class QdrantStore:
             for batch in _batches(group, _WRITE_BATCH):
                 self._write(collection, batch)
 
-    def search(self, name: str, space: Space, vector: Vector, limit: int) -> list[Hit]:
+    def search(
+        self, name: str, space: Space, vector: Vector, limit: int, only: Filter = EVERYTHING
+    ) -> list[Hit]:
         """See ``VectorStore.search``."""
         collection = self._aliases.require_space(name, space)
-        query = vector.tolist()
-        answer = self._transport(
-            lambda: self._client.query_points(
-                collection, query=query, limit=limit, with_payload=True
-            )
-        )
-        return [
-            Hit(score=point.score, id=str(point.id), payload=from_json(point.payload))
-            for point in answer.points
-        ]
+        if only == EVERYTHING:
+            return _hits(self._records.nearest(collection, vector, limit))
+        if self._is_embedded:
+            return self._search_held(collection, vector, limit, only)
+        if only.folder is not None:
+            self._completion.ensure(collection)
+        return _hits(self._records.nearest(collection, vector, limit, chosen=passing(only)))
 
     def scroll(
         self,
@@ -176,14 +175,18 @@ class QdrantStore:
         """See ``VectorStore.scroll``."""
         collection = self._aliases.require(name)
         if ids is not None:
-            for batch in _batches(ids, _READ_BATCH):
-                yield from map(_point, self._retrieve(collection, batch, with_vectors))
+            for batch in _batches(ids, READ_BATCH):
+                yield from map(
+                    _point, self._records.retrieve(collection, batch, with_vectors=with_vectors)
+                )
         elif sha256 is not None:
-            for batch in _batches(sha256, _READ_BATCH):
+            for batch in _batches(sha256, READ_BATCH):
                 yield from map(_point, self._with_digests(collection, batch, with_vectors))
         else:
-            chosen = _SUSPECT if suspect else None
-            yield from map(_point, self._scroll(collection, chosen, with_vectors))
+            chosen = SUSPECT if suspect else None
+            yield from map(
+                _point, self._records.scroll(collection, chosen, with_vectors=with_vectors)
+            )
 
     def prove(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.prove``."""
@@ -192,13 +195,13 @@ class QdrantStore:
             by_canary, lambda it: (it.payload.fingerprint, it.payload.canary)
         ):
             collection = collection_of(name, fingerprint)
-            for batch in _batches((point.id for point in group), _READ_BATCH):
+            for batch in _batches((point.id for point in group), READ_BATCH):
                 self._forget_canary(collection, batch, canary)
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         """See ``VectorStore.delete``."""
         collection = self._aliases.require(name)
-        for batch in _batches(ids, _READ_BATCH):
+        for batch in _batches(ids, READ_BATCH):
             self._delete(collection, batch)
 
     def close(self) -> None:
@@ -217,76 +220,74 @@ class QdrantStore:
         if self._is_embedded:
             self._transport(lambda: write_ahead(self._client, collection))
         else:
-            for field in ("sha256", "canary"):
-                self._index(collection, field)
+            for field, kind in INDEXED.items():
+                self._index(collection, field, kind)
 
-    def _index(self, collection: str, field: str) -> None:
+    def _index(self, collection: str, field: str, kind: models.PayloadSchemaType) -> None:
         self._transport(
-            lambda: self._client.create_payload_index(
-                collection, field, models.PayloadSchemaType.KEYWORD, wait=True
-            )
+            lambda: self._client.create_payload_index(collection, field, kind, wait=True)
         )
+
+    def _search_held(self, collection: str, vector: Vector, limit: int, only: Filter) -> list[Hit]:
+        """Search an embedded collection, where scoring all points is cheaper than filtering them.
+
+        Looked through are as many of the nearest as probably have enough that pass, else all.
+        """
+        passing, total = self._holdings.passing(collection, only)
+        wanted = min(limit, len(passing))
+        if not wanted:
+            return []
+        probable = 2 * limit * total // len(passing) + READ_BATCH
+        for window in (min(probable, total), total):
+            nearest = self._records.nearest(collection, vector, window, with_payload=False)
+            scores = {str(it.id): it.score for it in nearest if str(it.id) in passing}
+            if len(scores) >= wanted:
+                break
+        best = list(scores)[:wanted]
+        payloads = {str(it.id): it.payload for it in self._records.retrieve(collection, best)}
+        return [
+            Hit(score=scores[id_], id=id_, payload=from_json(payloads[id_]))
+            for id_ in best
+            if id_ in payloads
+        ]
 
     def _with_digests(
         self, collection: str, digests: list[str], with_vectors: bool
     ) -> Iterable[models.Record]:
         if not self._is_embedded:
-            return self._scroll(collection, _any_sha256(digests), with_vectors)
-        return self._retrieve(collection, self._digests.find(collection, digests), with_vectors)
+            chosen = with_sha256(digests)
+            return self._records.scroll(collection, chosen, with_vectors=with_vectors)
+        ids = self._holdings.with_sha256(collection, digests)
+        return self._records.retrieve(collection, ids, with_vectors=with_vectors)
 
-    def _read_digests(self, collection: str) -> Iterator[tuple[str, str]]:
-        for it in self._scroll(collection, None, with_vectors=False):
-            yield str(it.id), (it.payload or {}).get("sha256", "")
+    def _read_all(self, collection: str) -> Iterator[Held]:
+        return (_held(_point(it)) for it in self._records.scroll(collection, None))
 
     def _write(self, collection: str, points: list[Point]) -> None:
         structs = [
             models.PointStruct(
                 id=point.id,
                 vector=_checked(point).tolist(),
-                payload=to_json(point.payload),
+                payload=self._to_json(point.payload),
             )
             for point in points
         ]
         self._transport(lambda: self._client.upsert(collection, structs, wait=True))
-        self._digests.put(collection, ((it.id, it.payload.sha256) for it in points))
+        self._holdings.put(collection, map(_held, points))
+
+    def _to_json(self, payload: Payload) -> dict[str, Any]:
+        raw = to_json(payload)
+        return raw if self._is_embedded else raw | {FIELD: keys_above(payload.path)}
 
     def _delete(self, collection: str, ids: list[str]) -> None:
         selector = models.PointIdsList(points=list(ids))
         self._transport(lambda: self._client.delete(collection, selector, wait=True))
-        self._digests.remove(collection, ids)
+        self._holdings.remove(collection, ids)
 
     def _forget_canary(self, collection: str, ids: list[str], canary: str) -> None:
-        waiting = models.FieldCondition(key="canary", match=models.MatchValue(value=canary))
-        chosen = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), waiting])
+        chosen = waiting_for(canary, ids)
         self._transport(
             lambda: self._client.delete_payload(collection, ["canary"], chosen, wait=True)
-        )
-
-    def _retrieve(self, collection: str, ids: list[str], with_vectors: bool) -> list[models.Record]:
-        return self._transport(
-            lambda: self._client.retrieve(collection, ids, with_vectors=with_vectors)
-        )
-
-    def _scroll(
-        self, collection: str, chosen: models.Filter | None, with_vectors: bool
-    ) -> Iterator[models.Record]:
-        page, following = self._page(collection, chosen, with_vectors, None)
-        yield from page
-        while following is not None:
-            page, following = self._page(collection, chosen, with_vectors, following)
-            yield from page
-
-    def _page(
-        self, collection: str, chosen: models.Filter | None, with_vectors: bool, start: Any
-    ) -> tuple[list[models.Record], Any]:
-        return self._transport(
-            lambda: self._client.scroll(
-                collection,
-                scroll_filter=chosen,
-                limit=_EMBEDDED_PAGE if self._is_embedded else _READ_BATCH,
-                offset=start,
-                with_vectors=with_vectors,
-            )
         )
 
 
@@ -301,9 +302,13 @@ def _point(record: models.Record) -> Point:
     return Point(id=str(record.id), vector=vector, payload=from_json(record.payload))
 
 
-def _any_sha256(digests: list[str]) -> models.Filter:
-    match = models.MatchAny(any=list(digests))
-    return models.Filter(must=[models.FieldCondition(key="sha256", match=match)])
+def _hits(found: Iterable[models.ScoredPoint]) -> list[Hit]:
+    return [Hit(score=it.score, id=str(it.id), payload=from_json(it.payload)) for it in found]
+
+
+def _held(point: Point) -> Held:
+    payload = point.payload
+    return Held(id=point.id, sha256=payload.sha256, path=payload.path, mtime_ns=payload.mtime_ns)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,6 +1,13 @@
-"""One thing to look for."""
+"""One thing to look for, and among which pictures."""
 
 from dataclasses import dataclass
+from datetime import date
+from typing import Self
+
+from warmclip.errors import JobRefused
+
+_EPOCH = date(1970, 1, 1).toordinal()
+_DAY_NS = 24 * 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,3 +21,60 @@ class Query:
     def heading(self) -> str:
         """What to write above the hits."""
         return self.text if self.text is not None else f"like {self.image}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which pictures a search may find; all of them, unless it is told.
+
+    A picture's date is the time of its file's last change as it was indexed, in UTC.
+    """
+
+    folder: str | None = None  # what lies below it, to any depth
+    since: date | None = None  # on this day or later
+    until: date | None = None  # on this day or earlier
+
+    @property
+    def first_ns(self) -> int | None:
+        """The first nanosecond of the span, as ``mtime_ns`` counts; None: from the beginning."""
+        return None if self.since is None else (self.since.toordinal() - _EPOCH) * _DAY_NS
+
+    @property
+    def end_ns(self) -> int | None:
+        """The first nanosecond after the span; None: it has no end."""
+        return None if self.until is None else (self.until.toordinal() + 1 - _EPOCH) * _DAY_NS
+
+    def to_dict(self) -> dict[str, str | None]:
+        """As a job carries it: what ``of`` takes."""
+        return {
+            "folder": self.folder,
+            "since": None if self.since is None else self.since.isoformat(),
+            "until": None if self.until is None else self.until.isoformat(),
+        }
+
+    @classmethod
+    def of(cls, folder: str | None, since: str | None, until: str | None) -> Self:
+        """A filter of a folder, and of days as people write them.
+
+        Raises:
+            JobRefused: a day that is none, or an end before the beginning.
+        """
+        first, last = _day("since", since), _day("until", until)
+        if first is not None and last is not None and first > last:
+            raise JobRefused(f"since={since} is after until={until}: no picture is of that time")
+        return cls(folder=folder, since=first, until=last)
+
+
+EVERYTHING = Filter()
+
+
+def _day(name: str, text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        day = date.fromisoformat(text)
+    except (ValueError, TypeError) as exc:
+        raise JobRefused(f"{name}={text!r} is no day: write it as 2026-11-25") from exc
+    if day.isoformat() != text:  # other ISO spellings, such as weeks
+        raise JobRefused(f"{name}={text!r}: write a day as {day.isoformat()}")
+    return day

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
+from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.inference.arrays import Vector
 
 
@@ -84,8 +85,12 @@ class VectorStore(Protocol):
         """
         ...
 
-    def search(self, name: str, space: Space, vector: Vector, limit: int) -> list[Hit]:
-        """The nearest points by cosine, best first.
+    def search(
+        self, name: str, space: Space, vector: Vector, limit: int, only: Filter = EVERYTHING
+    ) -> list[Hit]:
+        """The nearest points by cosine, best first, among those that pass the filter.
+
+        The filter's folder is a real path.
 
         Raises:
             SpaceMismatch: ``name`` leads to vectors of another space.

@@ -23,6 +23,7 @@ from warmclip.serve import (
 )
 from warmclip.serve.auth import Token
 from warmclip.serve.gate import Gate
+from warmclip.serve.rate import Rate
 from warmclip.serve.services import THREADS, Services
 
 _ABOUT = """
@@ -39,12 +40,13 @@ async def _threads(_app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def create_app(services: Services, token: Token | None = None) -> FastAPI:
+def create_app(services: Services, token: Token | None = None, rate: Rate | None = None) -> FastAPI:
     """The app on these services.
 
     Args:
         services: what it stands on; its foreman is started and stopped by the caller.
         token: that requests must show.
+        rate: how often one address may ask.
     """
     registry = CollectorRegistry()
     app = FastAPI(
@@ -72,6 +74,6 @@ def create_app(services: Services, token: Token | None = None) -> FastAPI:
         metrics.router(services, registry),
     ):
         app.include_router(routes)
-    app.add_middleware(Gate, hosts=services.hosts, token=token, open_paths=page)
+    app.add_middleware(Gate, hosts=services.hosts, token=token, open_paths=page, rate=rate)
     app.add_middleware(metrics.Timing, registry=registry)
     return app

@@ -1,4 +1,4 @@
-"""What every request must pass before anything is done for it: host, origin, token, size."""
+"""What every request must pass before anything is done for it: host, rate, origin, token, size."""
 
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmclip.serve.auth import Token
 from warmclip.serve.problems import Problem, ProblemResponse
+from warmclip.serve.rate import Rate
 from warmclip.work.client import MOST_SENT_BYTES
 
 MOST_JSON_BYTES = 1024 * 1024
@@ -16,6 +17,7 @@ _MOST_DRAINED_BYTES = 2 * MOST_SENT_BYTES
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_TOKEN = frozenset({"/readyz"})
+_AT_ANY_RATE = frozenset({"/readyz", "/metrics"})  # what supervisors ask, from one address
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _NO_PAGE = b"default-src 'none'; frame-ancestors 'none'"
 
@@ -35,6 +37,7 @@ class Gate:
         hosts: Iterable[str] = (),
         token: Token | None = None,
         open_paths: Iterable[str] = (),
+        rate: Rate | None = None,
     ) -> None:
         """A gate.
 
@@ -43,11 +46,13 @@ class Gate:
             hosts: names by which it may be called, besides loopback's and its own address.
             token: that requests must show.
             open_paths: exact paths that may be read without it: they hold no data.
+            rate: how often one address may ask.
         """
         self._app = app
         self._hosts = frozenset(host.lower().strip("[]") for host in (*_LOOPBACK, *hosts))
         self._token = token
         self._open_paths = _WITHOUT_TOKEN.union(open_paths)
+        self._rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it with a problem."""
@@ -78,6 +83,9 @@ class Gate:
                 f"this server does not go by the name {host[:200]!r}; start it with "
                 "--allow-host NAME to let it",
             )
+        # Before the token, which so cannot be guessed any faster.
+        if self._rate is not None and scope["path"] not in _AT_ANY_RATE:
+            self._rate.admit((scope.get("client") or ("",))[0])
         if scope["method"] not in _SAFE:
             _check_origin(headers, host)
         is_open = scope["method"] in _SAFE and scope["path"] in self._open_paths

@@ -1,13 +1,17 @@
 """Searches over HTTP: by words, by a picture, by one that is stored."""
 
 import base64
+import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, File, Form, Path, Query, UploadFile
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
+from pydantic import BaseModel, BeforeValidator, Field
+from starlette import datastructures
 
+from warmclip.indexing.query import Filter
 from warmclip.serve.problems import RESPONSES, Problem, shown
 from warmclip.serve.services import Services
 from warmclip.serve.sessions import CollectionName
@@ -24,6 +28,43 @@ Words = Annotated[
         pattern=r"\S",
         description="In words.",
         examples=["a red bicycle"],
+    ),
+]
+
+
+def _as_day(text: object) -> object:
+    """Only days as people write them: pydantic takes seconds since 1970 as well."""
+    if isinstance(text, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+        raise ValueError("write a day as 2026-11-25")
+    return text
+
+
+Below = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description="An absolute path inside the roots: only what lies below it, as it was "
+        "indexed. The folder itself may be gone.",
+        examples=["/mnt/photos/2026"],
+        json_schema_extra={"pattern": "^/"},
+    ),
+]
+Since = Annotated[
+    date,
+    BeforeValidator(_as_day),
+    Field(
+        description="Only files that were last changed on this day or later, in UTC, as they "
+        "were indexed.",
+        examples=["2026-01-01"],
+    ),
+]
+Until = Annotated[
+    date,
+    BeforeValidator(_as_day),
+    Field(
+        description="Only files that were last changed on this day or earlier.",
+        examples=["2026-11-25"],
     ),
 ]
 
@@ -51,47 +92,80 @@ class Found(BaseModel):
     hits: list[HitView]
 
 
+def _only(folder: str | None, since: date | None, until: date | None) -> Filter:
+    if since is not None and until is not None and since > until:
+        raise Problem(422, f"since={since} is after until={until}: no picture is of that time")
+    return Filter(folder=folder, since=since, until=until)
+
+
+def _of_query(
+    folder: Annotated[Below | None, Query()] = None,
+    since: Annotated[Since | None, Query()] = None,
+    until: Annotated[Until | None, Query()] = None,
+) -> Filter:
+    return _only(folder, since, until)
+
+
+def _of_form(
+    folder: Annotated[Below | None, Form()] = None,
+    since: Annotated[Since | None, Form()] = None,
+    until: Annotated[Until | None, Form()] = None,
+) -> Filter:
+    return _only(folder, since, until)
+
+
+OfQuery = Annotated[Filter, Depends(_of_query)]
+OfForm = Annotated[Filter, Depends(_of_form)]
+
+
 def router(services: Services) -> APIRouter:
     """The routes of searches."""
     routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 
-    def look(collection: str | None, offset: int, **question: Any) -> Found:
+    def look(collection: str | None, offset: int, only: Filter, **question: Any) -> Found:
         name = collection or services.settings.collection
+        question |= only.to_dict()
         answer = services.workers.ask("search", collection=name, offset=offset, **question)
         hits = [_hit(hit, name) for hit in answer["hits"]]
         return Found(collection=name, offset=offset, fingerprint=answer["fingerprint"], hits=hits)
 
     @routes.get("/search")
     def by_words(
-        q: Words, collection: Collection = None, limit: Limit = 20, offset: Offset = 0
+        q: Words,
+        only: OfQuery,
+        collection: Collection = None,
+        limit: Limit = 20,
+        offset: Offset = 0,
     ) -> Found:
         """The pictures that are nearest to words."""
-        return look(collection, offset, text=q, limit=limit)
+        return look(collection, offset, only, text=q, limit=limit)
 
     @routes.post("/search/image")
     def by_picture(
         file: Annotated[UploadFile, File(description="A picture, up to 10 MiB.")],
+        only: OfForm,
         collection: Annotated[CollectionName | None, Form()] = None,
         limit: Annotated[int, Form(ge=1, le=200)] = 20,
         offset: Annotated[int, Form(ge=0, le=800)] = 0,
     ) -> Found:
         """The pictures that are nearest to one that is sent."""
-        return look(collection, offset, data=in_base64(file), limit=limit)
+        return look(collection, offset, only, data=in_base64(file), limit=limit)
 
     @routes.get("/points/{id}/similar")
     def by_stored(
         id: PointId,
+        only: OfQuery,
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
     ) -> Found:
         """The pictures that are nearest to a stored one, without itself."""
-        return look(collection, offset, like=str(id), limit=limit)
+        return look(collection, offset, only, like=str(id), limit=limit)
 
     return routes
 
 
-def in_base64(file: UploadFile) -> str:
+def in_base64(file: datastructures.UploadFile) -> str:
     """A picture as a job carries it.
 
     Raises:

@@ -15,6 +15,7 @@ from warmclip.errors import SettingsError
 from warmclip.indexing.files import canonical_roots
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
+from warmclip.serve.rate import DEFAULT_RATE, Rate
 from warmclip.serve.services import Services, Workers
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
@@ -38,6 +39,7 @@ def run_server(
     port: int = 8000,
     token_file: Path | None = None,
     hosts: Sequence[str] = (),
+    rate: int = DEFAULT_RATE,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -47,6 +49,7 @@ def run_server(
         port: 0 for any that is free.
         token_file: with the token, instead of the environment's.
         hosts: names by which requests may call this server, besides loopback's.
+        rate: requests a minute of one address; 0: any number.
 
     Raises:
         SettingsError: the address cannot be had, or is open to others without a token.
@@ -69,7 +72,7 @@ def run_server(
             hosts=_names(host, hosts),
         )
         config = uvicorn.Config(
-            create_app(services, token),
+            create_app(services, token, Rate(rate) if rate else None),
             loop="asyncio",
             http="h11",
             ws="none",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
 from warmclip.indexing.files import is_inside, read_picture
+from warmclip.indexing.query import Filter
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.reading import LazyImage
@@ -87,24 +88,34 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
     return _space(here) | {"vectors": dict(zip(unique, rows, strict=True))}
 
 
-def embed_image(data: str) -> dict[str, Any]:
-    """Embed one picture that the job carries.
+def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str, Any]:
+    """Embed one picture that the job carries or names.
 
     Args:
-        data: the file's bytes, in base64.
+        data: the file's bytes, in base64; or
+        path: where it lies.
 
     Returns:
         ``vector``: a unit vector, a list of ``dim`` numbers; ``width_px``, ``height_px``;
         ``fingerprint``; ``dim``.
 
     Raises:
-        JobRefused: it is no base64.
+        JobRefused: not exactly one of the two, no base64, or a path outside the roots.
         ImageUnreadable: it is no picture, or a larger one than the limits allow.
     """
     here = current()
-    ((_, result),) = here.encoder.encode_each([(0, _decoded(data))])
+    source: bytes | LazyImage
+    match data, path:
+        case str(), None:
+            name, source = "the picture that was sent", _decoded(data)
+        case None, str():
+            check_paths([path], here.settings, here.roots)
+            name, source = repr(path), LazyImage(path, partial(_read, path, here))
+        case _:
+            raise JobRefused("embed exactly one of data and path")
+    ((_, result),) = here.encoder.encode_each([(0, source)])
     if isinstance(result, ImageUnreadable):
-        raise ImageUnreadable(f"the picture that was sent {result}")
+        raise ImageUnreadable(f"{name} {result}")
     return _space(here) | {
         "vector": result.vector.tolist(),
         "width_px": result.width_px,
@@ -121,6 +132,9 @@ def search(
     like: str | None = None,
     limit: int = 10,
     offset: int = 0,
+    folder: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
 ) -> dict[str, Any]:
     """Find the pictures nearest to a text, a picture, or one that is stored.
 
@@ -132,14 +146,18 @@ def search(
         like: the id of a stored picture, which is not among its own hits.
         limit: hits at most.
         offset: hits to leave out before them.
+        folder: an absolute path: only what lies below it.
+        since: a day such as "2026-11-25": only files that were last changed on it or later (UTC).
+        until: a day: only files that were last changed on it or earlier.
 
     Returns:
         ``hits``: best first, each with score, id and the payload's fields; ``fingerprint``;
         ``dim``.
 
     Raises:
-        JobRefused: not exactly one of text, image, data and like; an image outside the roots; or
-            a limit and offset that are not together from 1 to 1000.
+        JobRefused: not exactly one of text, image, data and like; an image or a folder outside
+            the roots; a limit and offset that are not together from 1 to 1000; or no days.
+        FolderUnreadable: the folder is no absolute path.
         ImageUnreadable: the image.
         TextRefused: the text.
         NotStored: there is no such collection, or no such picture in it.
@@ -148,24 +166,27 @@ def search(
     here = current()
     indexer = here.indexer(check_collection(collection))
     most = _most(limit, offset)
+    if folder is not None:
+        _require_roots(here.settings, here.roots)
+    only = Filter.of(folder, since, until)
     match text, image, data, like:
         case str(), None, None, None:
-            hits = indexer.search(text, limit=most)
+            hits = indexer.search(text, limit=most, only=only)
         case None, str(), None, None:
             check_paths([image], here.settings, here.roots)
             source = LazyImage(image, partial(_read, image, here))
             try:
-                hits = indexer.search(image=source, limit=most)
+                hits = indexer.search(image=source, limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
         case None, None, str(), None:
             try:
-                hits = indexer.search(image=_decoded(data), limit=most)
+                hits = indexer.search(image=_decoded(data), limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
         case None, None, None, str():
             point = _stored(here, collection, like, with_vector=True)
-            nearest = indexer.search(vector=point.vector, limit=most + 1)
+            nearest = indexer.search(vector=point.vector, limit=most + 1, only=only)
             hits = [hit for hit in nearest if hit.id != point.id][:most]
         case _:
             raise JobRefused("search for exactly one of text, image, data and like")
@@ -273,11 +294,7 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
         JobRefused: naming the path and WARMCLIP_ROOTS.
     """
     check_items(paths, "paths", settings)
-    if not roots and settings.redis_url is not None:
-        raise JobRefused(
-            "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
-            "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
-        )
+    _require_roots(settings, roots)
     for path in paths:
         if not _is_plain(path):
             raise JobRefused(f"{path!r} is not an absolute path without '..'")
@@ -286,6 +303,14 @@ def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
         if roots and not any(is_inside(each, (*settings.roots, *roots)) for each in spellings):
             listed = ", ".join(str(root.folder) for root in roots)
             raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
+
+
+def _require_roots(settings: Settings, roots: Sequence[Root]) -> None:
+    if not roots and settings.redis_url is not None:
+        raise JobRefused(
+            "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
+            "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
+        )
 
 
 def _is_plain(path: str) -> bool:
