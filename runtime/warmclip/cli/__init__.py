@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from warmclip import logs
+from warmclip.cli.collections import audit
 from warmclip.cli.jobs import status, worker
 from warmclip.cli.machine import bench, doctor
-from warmclip.cli.pictures import audit, index, migrate, search
+from warmclip.cli.pictures import index, migrate, search
 from warmclip.cli.server import serve
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
-"""The commands about pictures: index, search, migrate, audit."""
+"""The commands about pictures: index, search, migrate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,52 +161,6 @@ def migrate(
         raise typer.Exit(report.exit_code)
 
 
-def audit(
-    suspect: Annotated[
-        bool,
-        typer.Option(
-            "--suspect",
-            help="List the pictures whose vectors no good check of their provider has followed.",
-        ),
-    ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="With --suspect: embed them again.")
-    ] = False,
-    collection: Collection = None,
-    bundle: Bundle = None,
-    provider: Provider = None,
-    exif_transpose: ExifTranspose = False,
-    decode: Decode = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Look for stored vectors that are not to be trusted; exit code 1 if there are any."""
-    with open_terminal(as_json, verbose) as terminal:
-        from warmclip.indexing.audit import AuditReport, find_suspects
-        from warmclip.indexing.qdrant import open_store
-
-        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
-        if not suspect:
-            raise SettingsError(
-                "say what to audit: --suspect lists the pictures whose provider failed, or whose "
-                "process died, before a check confirmed their vectors; --repair embeds them again"
-            )
-        with open_store(settings) as store:
-            report = AuditReport(
-                collection=settings.collection,
-                suspects=find_suspects(store, settings.collection),
-            )
-            if repair and report.suspects:
-                indexer = _indexer(settings, store, terminal)
-                with terminal.progress("images") as progress:
-                    repaired = indexer.index_files(
-                        [it.path for it in report.suspects], progress=progress
-                    )
-                report = replace(report, repaired=repaired)
-        terminal.audit_report(report)
-        raise typer.Exit(report.exit_code)
-
-
 def _index_by_queue(
     terminal: Terminal, settings: Settings, paths: list[Path], *, detach: bool
 ) -> "IndexReport | None":
@@ -250,10 +203,11 @@ def _open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]"
 
     # The store first: it says at once that another process owns it.
     with open_store(settings) as store:
-        yield _indexer(settings, store, terminal)
+        yield make_indexer(settings, store, terminal)
 
 
-def _indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
+def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
+    """An encoder of the settings' model, over a store that is open."""
     from warmclip.indexing.indexer import Indexer
     from warmclip.inference.encoder import Encoder
 

@@ -19,7 +19,7 @@ from warmclip.indexing.aliases import Aliases, collection_of
 from warmclip.indexing.digests import Digests
 from warmclip.indexing.payload import from_json, to_json
 from warmclip.indexing.sqlite import write_ahead
-from warmclip.indexing.store import Hit, Point, Space
+from warmclip.indexing.store import Hit, Holding, Point, Space
 from warmclip.indexing.transport import EmbeddedTransport, ServerTransport, Transport
 from warmclip.inference.arrays import Vector
 from warmclip.settings import Settings, without_password
@@ -137,6 +137,19 @@ class QdrantStore:
     def switch(self, name: str, space: Space) -> str | None:
         """See ``VectorStore.switch``."""
         return self._aliases.switch(name, space)
+
+    def holdings(self, name: str) -> tuple[Holding, ...]:
+        """See ``VectorStore.holdings``."""
+        in_use = self._aliases.require(name)
+        return tuple(
+            Holding(
+                collection=collection,
+                fingerprint=collection.removeprefix(f"{name}__"),
+                points=self._count(collection),
+                in_use=collection == in_use,
+            )
+            for collection in (in_use, *self._aliases.beside(name))
+        )
 
     def drop(self, collection: str) -> None:
         """See ``VectorStore.drop``."""
@@ -261,6 +274,9 @@ class QdrantStore:
         self._transport(
             lambda: self._client.delete_payload(collection, ["canary"], chosen, wait=True)
         )
+
+    def _count(self, collection: str) -> int:
+        return self._transport(lambda: self._client.count(collection, exact=True)).count
 
     def _retrieve(self, collection: str, ids: list[str], with_vectors: bool) -> list[models.Record]:
         return self._transport(
