@@ -23,6 +23,7 @@ from warmclip.progress import Progress
 
 if TYPE_CHECKING:  # keeps numpy out of this import
     from warmclip.indexing.audit import AuditReport
+    from warmclip.indexing.duplicates import DuplicatesReport
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,30 @@ class Terminal:
             for kind, told in kinds.items():
                 if kind != "suspect":  # listed by all audits
                     self._paths(kind, "because", told)
+
+    def duplicates_report(self, report: "DuplicatesReport") -> None:
+        """Groups of pictures, each with its largest first."""
+        if self.as_json:
+            self.json(report.to_dict())
+            return
+        self._answers.print(
+            f"{report.pictures} pictures of {report.collection!r} compared at a cosine of "
+            f"{report.threshold:g}: {len(report.groups)} groups; nothing was deleted"
+        )
+        for number, group in enumerate(report.groups[:_MOST_REASONS], start=1):
+            self._answers.print(Text(f"group {number}, the largest picture first", style="bold"))
+            first = group.hits[0].payload.sha256
+            for hit in group.hits[:_MOST_REASONS]:
+                it = hit.payload
+                same = "same bytes" if hit is not group.hits[0] and it.sha256 == first else ""
+                size = f"{it.width_px}x{it.height_px}, {it.size_bytes} bytes"
+                path = printable(shortened(it.path))
+                self._answers.print(f"  {hit.score:.4f}  {size:28}  {same:10}  {path}")
+            if len(group.hits) > _MOST_REASONS:
+                self._answers.print(f"  ... and {len(group.hits) - _MOST_REASONS} more")
+        if len(report.groups) > _MOST_REASONS:
+            rest = len(report.groups) - _MOST_REASONS
+            self._answers.print(f"... and {rest} more groups; --json lists them all")
 
     def _paths(self, heading: str, other: str, told: Mapping[str, str]) -> None:
         """Paths, and what there is to say of each; the first of many."""

@@ -1,4 +1,4 @@
-"""The commands about collections as a whole: audit."""
+"""The commands about collections as a whole: audit, duplicates."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,15 +19,19 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
-from warmclip.cli.pictures import make_indexer
+from warmclip.cli.pictures import check_sheet, make_indexer, save_sheet
 from warmclip.console import Terminal
 from warmclip.errors import BundleError, NotStored, SettingsError
 from warmclip.settings import Settings, check_collection
 
 if TYPE_CHECKING:
     from warmclip.indexing.audit import AuditReport
+    from warmclip.indexing.duplicates import DuplicatesReport
     from warmclip.indexing.report import IndexReport
     from warmclip.indexing.store import VectorStore
+
+_MOST_DRAWN = 50  # groups: a sheet of 17,000 px
+_COLUMNS = 6
 
 
 def audit(
@@ -115,6 +119,76 @@ def audit(
         raise typer.Exit(report.exit_code)
 
 
+def duplicates(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[COLLECTION]", help="The collection to look at."),
+    ] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...", readable=False, help="Only pictures at or below these."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold",
+            min=0.0,
+            max=1.0,
+            help="The least cosine; 1 finds exact copies. It depends on the model: look at the "
+            "sheet before you trust a lower one.",
+        ),
+    ] = 0.995,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Also draw the groups into this PNG file.")
+    ] = None,
+    collection: Collection = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Group stored pictures that nearly are one picture; nothing is deleted.
+
+    Each group has its largest picture first, and those that are near to it, each by itself.
+    """
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.indexing.duplicates import find_duplicates
+        from warmclip.indexing.qdrant import open_store
+
+        chosen = _one_name(name, collection)
+        settings = read_settings()
+        settings = replace(settings, collection=_checked(chosen, settings.collection))
+        check_sheet(sheet)
+        with open_store(settings) as store, terminal.progress("pictures") as progress:
+            try:
+                report = find_duplicates(
+                    store, settings.collection, paths or [], threshold=threshold, progress=progress
+                )
+            except NotStored as exc:
+                raise NotStored(f"{exc}{_taken_for_a_path(chosen)}") from exc
+        if sheet is not None:
+            _draw_groups(terminal, sheet, settings, report)
+        terminal.duplicates_report(report)
+
+
+def _draw_groups(
+    terminal: Terminal, file: Path, settings: Settings, report: "DuplicatesReport"
+) -> None:
+    from warmclip.indexing.sheet import Search
+
+    drawn = report.groups[:_MOST_DRAWN]
+    if len(drawn) < len(report.groups):
+        terminal.note(f"the sheet has the first {len(drawn)} of {len(report.groups)} groups")
+    rows = [
+        Search(
+            heading=f"{len(group.hits)} pictures, {group.exact} of them exact copies of the first",
+            hits=group.hits[:_COLUMNS],
+        )
+        for group in drawn
+    ]
+    save_sheet(file, settings, rows, columns=_COLUMNS)
+
+
 def _one_name(argument: str | None, option: str | None) -> str | None:
     """The collection that the command line names, by position or with --collection."""
     if argument and option and argument != option:
@@ -137,7 +211,7 @@ def _taken_for_a_path(named: str | None) -> str:
         return ""
     return (
         f". {named!r} looks like a path; the collection's name comes first: "
-        "`warmclip audit COLLECTION PATH...`"
+        "`warmclip audit COLLECTION PATH...`, and so for `duplicates`"
     )
 
 

@@ -26,6 +26,7 @@ from warmclip.settings import Settings
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
+    from warmclip.indexing.sheet import Search
     from warmclip.indexing.store import Hit, VectorStore
 
 
@@ -121,8 +122,7 @@ def search(
             raise SettingsError("say what to look for: words, or --image FILE")
         if any(query.text is not None and not query.text.strip() for query in queries):
             raise SettingsError("an empty text is like nothing: say what to look for")
-        if sheet is not None and sheet.suffix.lower() != ".png":
-            raise SettingsError(f"--sheet {sheet}: the sheet is a PNG, and so ends its name")
+        check_sheet(sheet)
         try:
             found = _search(terminal, settings, queries, limit)
         except StoreHeld as held:
@@ -218,13 +218,25 @@ def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -
 
 
 def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]") -> None:
-    from warmclip.indexing.sheet import Search, contact_sheet
+    from warmclip.indexing.sheet import Search
 
     searches = [
         Search(heading=query.heading, hits=hits) for query, hits in zip(queries, found, strict=True)
     ]
-    columns = min(5, max(3, *(len(hits) for hits in found)))
-    sheet = contact_sheet(searches, columns=columns, roots=settings.roots, limits=settings.limits)
+    save_sheet(file, settings, searches, columns=min(5, max(3, *(len(hits) for hits in found))))
+
+
+def check_sheet(file: Path | None) -> None:
+    """Refuse what cannot name a sheet, before any work is done for it."""
+    if file is not None and file.suffix.lower() != ".png":
+        raise SettingsError(f"--sheet {file}: the sheet is a PNG, and so ends its name")
+
+
+def save_sheet(file: Path, settings: Settings, rows: "list[Search]", *, columns: int) -> None:
+    """Draw a contact sheet into a file."""
+    from warmclip.indexing.sheet import contact_sheet
+
+    sheet = contact_sheet(rows, columns=columns, roots=settings.roots, limits=settings.limits)
     try:
         sheet.save(file, "PNG")
     except OSError as exc:

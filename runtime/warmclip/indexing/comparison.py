@@ -24,7 +24,7 @@ from warmclip.indexing.audit import (
 )
 from warmclip.indexing.files import (
     Location,
-    canonical_folder,
+    Scope,
     canonical_roots,
     find_images,
     is_gone,
@@ -72,17 +72,6 @@ def compare(
     return comparison.run()
 
 
-class _Scope:
-    """What lies at or below some paths, by the spelling of stored ones."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._exact = {canonical_folder(path) for path in paths}
-        self._below = tuple(path.rstrip(os.sep) + os.sep for path in self._exact)
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._exact or path.startswith(self._below)
-
-
 class _Comparison:
     def __init__(
         self,
@@ -101,7 +90,7 @@ class _Comparison:
         self._limits = limits
         self._model = model
         self._progress = progress
-        self._scope = _Scope(self._paths)
+        self._scope = Scope(self._paths)
         self._points = 0
         self._orphans: dict[str, Orphan] = {}  # by id
         self._seen: set[bytes] = set()  # the ids of files, so that none counts twice

@@ -4,12 +4,11 @@ A run that was killed is completed by the next audit and repair: an orphan goes 
 file that it was moved to is stored.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from warmclip.indexing.audit import AuditReport
-from warmclip.indexing.files import canonical_folder, canonical_roots
+from warmclip.indexing.files import Scope, canonical_roots
 from warmclip.indexing.pruning import check_loss, is_orphan, prunable
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import VectorStore
@@ -54,9 +53,8 @@ def _check_orphans(report: AuditReport, *, yes: bool) -> None:
     What was moved, or is stored elsewhere as well, is no loss.
     """
     for path in report.paths:
-        place = canonical_folder(path)
-        below = place.rstrip(os.sep) + os.sep
-        if any(it.path == place or it.path.startswith(below) for it in report.orphans):
+        scope = Scope([path])
+        if any(it.path in scope for it in report.orphans):
             prunable(path)
     lost = [it.path for it in report.orphans if not it.elsewhere]
     if not yes:
