@@ -23,6 +23,7 @@ from warmclip.progress import Progress
 
 if TYPE_CHECKING:  # keeps numpy out of this import
     from warmclip.indexing.audit import AuditReport
+    from warmclip.indexing.duplicates import DuplicatesReport
 
 log = logging.getLogger(__name__)
 
@@ -135,21 +136,95 @@ class Terminal:
         self._paths("skipped", "because", skipped)
 
     def audit_report(self, report: "AuditReport") -> None:
-        """Which pictures are suspect, and what was done about it."""
+        """What is not as it should be, and what was done about it."""
         if self.as_json:
             self.json(report.to_dict())
             return
+        if report.paths:
+            self._differences(report)
         suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.suspects}
-        if not suspects:
+        if not suspects and not report.paths:
             self._answers.print(f"no vector in {report.collection!r} is suspect")
-        elif report.repaired is None:
+        elif suspects and report.repaired is None:
             self._answers.print(
                 f"{len(suspects)} pictures have vectors that no good check has followed; "
                 "--repair embeds them again"
             )
+        if report.repaired is None:
             self._paths("suspect", "computed by", suspects)
         else:
+            self._answers.print("repaired:")
             self.index_report(report.repaired)
+        if report.is_of_another_model:
+            self._answers.print(
+                f"the vectors are of the model {report.generations[0].fingerprint[:12]}, the model "
+                f"here is {report.model[:12]}: `warmclip migrate {report.collection}` embeds all "
+                "with this one, or name the other with --bundle"
+            )
+
+    def _differences(self, report: "AuditReport") -> None:
+        """How files and a collection differ; each kind's paths, unless they were repaired."""
+        kinds: dict[str, dict[str, str]] = {
+            "missing": {it.path: f"{it.size_bytes} bytes" for it in report.missing},
+            "stale": {
+                it.path: f"{it.size_bytes} bytes, were {it.stored_bytes} on {it.indexed_at}"
+                for it in report.stale
+            },
+            "orphan": {
+                it.path: "the file is gone" + (it.elsewhere and f", as {it.elsewhere} it is stored")
+                for it in report.orphans
+            },
+            "moved": {it.path: f"was {it.before.path}" for it in report.moved},
+            "suspect": {it.path: it.provider for it in report.suspects},
+            "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.strangers},
+            "unreadable": report.unreadable,
+            "touched": dict.fromkeys(report.touched, "another time, the same bytes"),
+            "duplicate": {
+                it.paths[0]: f"the same bytes: {', '.join(it.paths[1:])}"
+                for it in report.duplicates
+            },
+        }
+        self._answers.print(
+            f"{report.files} files compared with {report.points} points of {report.collection!r}: "
+            + (f"{report.faults} are not as they should be" if report.faults else "all is well")
+        )
+        counts = [f"{len(told)} {kind}" for kind, told in kinds.items() if told]
+        if counts:
+            self._answers.print(", ".join(counts))
+        for kept in report.generations[1:]:
+            self._answers.print(
+                f"beside it, {kept.collection} has {kept.points} points of the model "
+                f"{kept.fingerprint[:12]}: `warmclip migrate {report.collection}` with that "
+                "model's --bundle brings it up to date and switches to it"
+            )
+        if report.repaired is None:
+            for kind, told in kinds.items():
+                if kind != "suspect":  # listed by all audits
+                    self._paths(kind, "because", told)
+
+    def duplicates_report(self, report: "DuplicatesReport") -> None:
+        """Groups of pictures, each with its largest first."""
+        if self.as_json:
+            self.json(report.to_dict())
+            return
+        self._answers.print(
+            f"{report.pictures} pictures of {report.collection!r} compared at a cosine of "
+            f"{report.threshold:g}: {len(report.groups)} groups; nothing was deleted"
+        )
+        for number, group in enumerate(report.groups[:_MOST_REASONS], start=1):
+            self._answers.print(Text(f"group {number}, the largest picture first", style="bold"))
+            first = group.hits[0].payload.sha256
+            for hit in group.hits[:_MOST_REASONS]:
+                it = hit.payload
+                same = "same bytes" if hit is not group.hits[0] and it.sha256 == first else ""
+                size = f"{it.width_px}x{it.height_px}, {it.size_bytes} bytes"
+                path = printable(shortened(it.path))
+                self._answers.print(f"  {hit.score:.4f}  {size:28}  {same:10}  {path}")
+            if len(group.hits) > _MOST_REASONS:
+                self._answers.print(f"  ... and {len(group.hits) - _MOST_REASONS} more")
+        if len(report.groups) > _MOST_REASONS:
+            rest = len(report.groups) - _MOST_REASONS
+            self._answers.print(f"... and {rest} more groups; --json lists them all")
 
     def _paths(self, heading: str, other: str, told: Mapping[str, str]) -> None:
         """Paths, and what there is to say of each; the first of many."""

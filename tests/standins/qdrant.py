@@ -145,6 +145,10 @@ class Engine:
         offset = None if following is None else str(following)
         return {"points": [_record(it) for it in found], "next_page_offset": offset}
 
+    def count(self, name: str) -> dict[str, int]:
+        """POST /collections/{name}/points/count."""
+        return {"count": self._shard(name).count(edge.CountRequest(exact=True))}
+
     def query(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/query."""
         query = edge.Query.Nearest(body["query"]["nearest"])
@@ -261,6 +265,7 @@ class QdrantStandIn:
             ("PUT /collections/([^/]+)/points", lambda name: engine.upsert(name, body["points"])),
             ("POST /collections/([^/]+)/points", lambda name: engine.retrieve(name, body)),
             ("POST /collections/([^/]+)/points/scroll", lambda name: engine.scroll(name, body)),
+            ("POST /collections/([^/]+)/points/count", engine.count),
             ("POST /collections/([^/]+)/points/query", lambda name: engine.query(name, body)),
             (
                 "POST /collections/([^/]+)/points/payload",

@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from warmclip import logs
+from warmclip.cli.collections import audit, duplicates
 from warmclip.cli.jobs import status, worker
 from warmclip.cli.machine import bench, doctor
-from warmclip.cli.pictures import audit, index, migrate, search
+from warmclip.cli.pictures import index, migrate, search
 from warmclip.cli.server import serve
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def options(
     """Embed pictures and texts with an exported OpenCLIP model, and search them."""
 
 
-for command in (index, search, migrate, audit, worker, serve, status, bench, doctor):
+for command in (index, search, migrate, audit, duplicates, worker, serve, status, bench, doctor):
     app.command()(command)
 
 

@@ -1,8 +1,7 @@
-"""The commands about pictures: index, search, migrate, audit."""
+"""The commands about pictures: index, search, migrate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +26,7 @@ from warmclip.settings import Settings
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
+    from warmclip.indexing.sheet import Search
     from warmclip.indexing.store import Hit, VectorStore
 
 _WORKERS_CHOICE = (
@@ -146,8 +146,7 @@ def search(
             raise SettingsError("say what to look for: words, or --image FILE")
         if any(query.text is not None and not query.text.strip() for query in queries):
             raise SettingsError("an empty text is like nothing: say what to look for")
-        if sheet is not None and sheet.suffix.lower() != ".png":
-            raise SettingsError(f"--sheet {sheet}: the sheet is a PNG, and so ends its name")
+        check_sheet(sheet)
         has_own_model = bool(bundle or provider or exif_transpose or decode)
         if queue and has_own_model:
             raise SettingsError(_WORKERS_CHOICE)
@@ -193,52 +192,6 @@ def migrate(
         with _open_indexer(settings, terminal) as indexer, terminal.progress("images") as progress:
             report = indexer.migrate(yes=yes, drop=drop, progress=progress)
         terminal.index_report(report)
-        raise typer.Exit(report.exit_code)
-
-
-def audit(
-    suspect: Annotated[
-        bool,
-        typer.Option(
-            "--suspect",
-            help="List the pictures whose vectors no good check of their provider has followed.",
-        ),
-    ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="With --suspect: embed them again.")
-    ] = False,
-    collection: Collection = None,
-    bundle: Bundle = None,
-    provider: Provider = None,
-    exif_transpose: ExifTranspose = False,
-    decode: Decode = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Look for stored vectors that are not to be trusted; exit code 1 if there are any."""
-    with open_terminal(as_json, verbose) as terminal:
-        from warmclip.indexing.audit import AuditReport, find_suspects
-        from warmclip.indexing.qdrant import open_store
-
-        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
-        if not suspect:
-            raise SettingsError(
-                "say what to audit: --suspect lists the pictures whose provider failed, or whose "
-                "process died, before a check confirmed their vectors; --repair embeds them again"
-            )
-        with open_store(settings) as store:
-            report = AuditReport(
-                collection=settings.collection,
-                suspects=find_suspects(store, settings.collection),
-            )
-            if repair and report.suspects:
-                indexer = _indexer(settings, store, terminal)
-                with terminal.progress("images") as progress:
-                    repaired = indexer.index_files(
-                        [it.path for it in report.suspects], progress=progress
-                    )
-                report = replace(report, repaired=repaired)
-        terminal.audit_report(report)
         raise typer.Exit(report.exit_code)
 
 
@@ -290,10 +243,11 @@ def _open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]"
 
     # The store first: it says at once that another process owns it.
     with open_store(settings) as store:
-        yield _indexer(settings, store, terminal)
+        yield make_indexer(settings, store, terminal)
 
 
-def _indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
+def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
+    """An encoder of the settings' model, over a store that is open."""
     from warmclip.indexing.indexer import Indexer
     from warmclip.inference.encoder import Encoder
 
@@ -304,13 +258,25 @@ def _indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "I
 
 
 def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]") -> None:
-    from warmclip.indexing.sheet import Search, contact_sheet
+    from warmclip.indexing.sheet import Search
 
     searches = [
         Search(heading=query.heading, hits=hits) for query, hits in zip(queries, found, strict=True)
     ]
-    columns = min(5, max(3, *(len(hits) for hits in found)))
-    sheet = contact_sheet(searches, columns=columns, roots=settings.roots, limits=settings.limits)
+    save_sheet(file, settings, searches, columns=min(5, max(3, *(len(hits) for hits in found))))
+
+
+def check_sheet(file: Path | None) -> None:
+    """Refuse what cannot name a sheet, before any work is done for it."""
+    if file is not None and file.suffix.lower() != ".png":
+        raise SettingsError(f"--sheet {file}: the sheet is a PNG, and so ends its name")
+
+
+def save_sheet(file: Path, settings: Settings, rows: "list[Search]", *, columns: int) -> None:
+    """Draw a contact sheet into a file."""
+    from warmclip.indexing.sheet import contact_sheet
+
+    sheet = contact_sheet(rows, columns=columns, roots=settings.roots, limits=settings.limits)
     try:
         sheet.save(file, "PNG")
     except OSError as exc:

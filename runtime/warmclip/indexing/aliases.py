@@ -87,6 +87,14 @@ class Aliases:
         aliases = self._transport(self._client.get_aliases).aliases
         return next((it.collection_name for it in aliases if it.alias_name == name), None)
 
+    def beside(self, name: str) -> list[str]:
+        """The collections of a name's other spaces, sorted."""
+        in_use = self.target(name)
+        listed = self._transport(self._client.get_collections).collections
+        return sorted(
+            it.name for it in listed if it.name.startswith(f"{name}__") and it.name != in_use
+        )
+
     def require(self, name: str) -> str:
         """The collection that a name leads to.
 

@@ -164,6 +164,17 @@ def canonical_folder(folder: str | Path) -> str:
         os.close(descriptor)
 
 
+class Scope:
+    """What lies at or below some paths, by the spelling of stored ones."""
+
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self._exact = {canonical_folder(path) for path in paths}
+        self._below = tuple(path.rstrip(os.sep) + os.sep for path in self._exact)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._exact or path.startswith(self._below)
+
+
 def locate(path: str | Path, roots: Sequence[Root]) -> Location:
     """Find out where a file really is, without reading it.
 

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from warmclip.errors import PruneRefused
-from warmclip.indexing.files import (
-    canonical_folder,
-    canonical_roots,
-    find_images,
-    is_gone,
-    point_id,
-)
+from warmclip.indexing.files import canonical_roots, find_images
 from warmclip.indexing.folders import resolve_path
+from warmclip.indexing.pruning import MOST_LOST, check_loss, is_orphan, prunable
 from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import Hit, Point, Space, VectorStore
@@ -26,8 +21,6 @@ from warmclip.settings import Limits, Root, Settings
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
     from warmclip.inference.decoding import ImageSource
-
-_MOST_LOST = 0.2  # of a collection; more looks like an unmounted disk
 
 
 class Indexer:
@@ -100,7 +93,7 @@ class Indexer:
         doomed = self._find_gone(named, yes=yes) if prune else []
         found = find_images(named)
         indexed = self._bring_in(found.files, progress)
-        doomed = [point for point in doomed if self._is_stale(point)]
+        doomed = [point for point in doomed if is_orphan(point, self._roots)]
         if doomed:
             self._store.delete(self.collection, [point.id for point in doomed])
         return replace(
@@ -186,7 +179,7 @@ class Indexer:
         staged = self._store.stage(self.collection, self._space)
         sync = self._sync(staged, progress)
         sync.run(paths)
-        if not yes and len(sync.skipped) > _MOST_LOST * len(paths):
+        if not yes and len(sync.skipped) > MOST_LOST * len(paths):
             path, reason = next(iter(sync.skipped.items()))
             raise PruneRefused(
                 f"{len(sync.skipped)} of {len(paths)} pictures of {self.collection!r} cannot be "
@@ -227,40 +220,13 @@ class Indexer:
 
     def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[Point]:
         """The collection's points below these folders that stand for no file any more."""
-        folders = tuple(_prunable(path).rstrip(os.sep) + os.sep for path in paths)
+        folders = tuple(prunable(path).rstrip(os.sep) + os.sep for path in paths)
         total = 0
         gone = []
         for point in self._store.scroll(self.collection):
             total += 1
-            if point.payload.path.startswith(folders) and self._is_stale(point):
+            if point.payload.path.startswith(folders) and is_orphan(point, self._roots):
                 gone.append(point)
-        if not yes and len(gone) > _MOST_LOST * total:
-            raise PruneRefused(
-                f"pruning would delete {len(gone)} of the {total} pictures in "
-                f"{self.collection!r}, such as {gone[0].payload.path!r}; is a disk not mounted? "
-                "If they are meant to go, repeat with --yes"
-            )
+        if not yes:
+            check_loss(self.collection, [point.payload.path for point in gone], total)
         return gone
-
-    def _is_stale(self, point: Point) -> bool:
-        """Whether its file is gone, or has another id since the roots were named otherwise."""
-        path = point.payload.path
-        return is_gone(path) or point.id != point_id(path, self._roots)
-
-
-def _prunable(path: str) -> str:
-    """The real path of a folder that may be compared with a collection.
-
-    Raises:
-        PruneRefused: it is missing or holds no pictures, as the place of an unmounted disk does.
-    """
-    if not Path(path).is_dir():
-        raise PruneRefused(
-            f"--prune compares folders with the collection, and {path!r} is no folder; "
-            "is a disk not mounted?"
-        )
-    if not find_images([path]).files:
-        raise PruneRefused(
-            f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was deleted"
-        )
-    return canonical_folder(path)

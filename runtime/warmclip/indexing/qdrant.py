@@ -24,7 +24,7 @@ from warmclip.indexing.payload import from_json, to_json
 from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.records import READ_BATCH, Records
 from warmclip.indexing.sqlite import write_ahead
-from warmclip.indexing.store import Hit, Payload, Point, Space
+from warmclip.indexing.store import Generation, Hit, Payload, Point, Space
 from warmclip.indexing.transport import EmbeddedTransport, ServerTransport, Transport
 from warmclip.inference.arrays import Vector
 from warmclip.settings import Settings, without_password
@@ -137,6 +137,19 @@ class QdrantStore:
     def switch(self, name: str, space: Space) -> str | None:
         """See ``VectorStore.switch``."""
         return self._aliases.switch(name, space)
+
+    def generations(self, name: str) -> tuple[Generation, ...]:
+        """See ``VectorStore.generations``."""
+        in_use = self._aliases.require(name)
+        return tuple(
+            Generation(
+                collection=collection,
+                fingerprint=collection.removeprefix(f"{name}__"),
+                points=self._count(collection),
+                in_use=collection == in_use,
+            )
+            for collection in (in_use, *self._aliases.beside(name))
+        )
 
     def drop(self, collection: str) -> None:
         """See ``VectorStore.drop``."""
@@ -289,6 +302,9 @@ class QdrantStore:
         self._transport(
             lambda: self._client.delete_payload(collection, ["canary"], chosen, wait=True)
         )
+
+    def _count(self, collection: str) -> int:
+        return self._transport(lambda: self._client.count(collection, exact=True)).count
 
 
 def _checked(point: Point) -> Vector:

@@ -1,4 +1,4 @@
-"""What the indexer needs of a vector store: a few verbs and four records."""
+"""What the indexer needs of a vector store: a few verbs and five records."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -40,6 +40,16 @@ class Point:
     id: str  # a UUID
     vector: Vector | None
     payload: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """The vectors of one space that are kept under a name."""
+
+    collection: str
+    fingerprint: str
+    points: int
+    in_use: bool  # the name leads to it; else ``migrate`` left it, or has not ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +146,14 @@ class VectorStore(Protocol):
         """Let ``name`` lead to the staged collection of this space, in one step.
 
         Returns the former collection, which is kept; None if there was none, or no change.
+        """
+        ...
+
+    def generations(self, name: str) -> tuple[Generation, ...]:
+        """All that is kept under a name, the collection in use first.
+
+        Raises:
+            StoreError: there is no such collection.
         """
         ...
 

@@ -1,7 +1,7 @@
 """What files hold, and which of them a collection has as they are now."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -97,20 +97,36 @@ class Survey:
         return [path for path, _ in changed.values()]
 
     def _digest(self, paths: list[str], chunk: Surveyed) -> None:
-        threads = min(_MOST_READ_THREADS, 2 * usable_cores())
-        with ThreadPoolExecutor(threads, thread_name_prefix="warmclip-digest") as pool:
-            for path, result in zip(paths, pool.map(self._digest_one, paths), strict=True):
-                if isinstance(result, Content):
-                    chunk.contents.append(result)
-                else:
-                    chunk.skipped[path] = str(result)
+        for path, result in digest_files(paths, self._roots, self._limits):
+            if isinstance(result, Content):
+                chunk.contents.append(result)
+            else:
+                chunk.skipped[path] = str(result)
 
-    def _digest_one(self, path: str) -> Content | ImageUnreadable:
-        try:
-            location, picture = read_picture(path, self._roots, self._limits)
-        except ImageUnreadable as exc:
-            return exc
-        return Content(path=path, location=location, sha256=sha256(picture))
+
+def digest_files(
+    paths: Sequence[str], roots: Sequence[Root], limits: Limits
+) -> Iterator[tuple[str, Content | ImageUnreadable]]:
+    """What some files hold, in their order; read by several threads.
+
+    Args:
+        paths: one chunk of them.
+        roots: from ``canonical_roots``.
+        limits: see ``read_picture``.
+    """
+    threads = min(_MOST_READ_THREADS, 2 * usable_cores())
+    with ThreadPoolExecutor(threads, thread_name_prefix="warmclip-digest") as pool:
+        yield from zip(
+            paths, pool.map(lambda path: _digest_one(path, roots, limits), paths), strict=True
+        )
+
+
+def _digest_one(path: str, roots: Sequence[Root], limits: Limits) -> Content | ImageUnreadable:
+    try:
+        location, picture = read_picture(path, roots, limits)
+    except ImageUnreadable as exc:
+        return exc
+    return Content(path=path, location=location, sha256=sha256(picture))
 
 
 def sha256(content: bytes) -> str:

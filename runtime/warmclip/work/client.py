@@ -91,6 +91,12 @@ def submit_index(
     )
 
 
+def submit_files(connection: Redis, settings: Settings, files: Iterable[str]) -> IndexRun:
+    """Queue these files, as ``submit_index`` does; nothing is searched for."""
+    chunks = _submit(connection, settings, files, settings.collection, DEFAULT_CHUNK)
+    return IndexRun(collection=settings.collection, chunks=chunks, problems={}, ignored=0)
+
+
 def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]:
     """Give the pictures that were set aside another chance.
 

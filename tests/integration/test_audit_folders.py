@@ -1,0 +1,313 @@
+"""Folders compared with a collection: what is named, what is repaired, what is left alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from running import environment_of, running_worker
+from standins import qdrant as stand_in
+from standins.pixels import PixelEncoder
+from warmclip.errors import PruneRefused
+from warmclip.indexing.audit import AuditReport
+from warmclip.indexing.comparison import compare
+from warmclip.indexing.indexer import Indexer
+from warmclip.indexing.qdrant import QdrantStore
+from warmclip.indexing.repair import repair
+from warmclip.settings import Settings
+
+CATEGORIES = ("missing", "stale", "orphans", "moved", "suspects", "strangers")
+
+
+@pytest.fixture(params=["embedded", "stand-in"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
+    """A store of each kind."""
+    if request.param == "embedded":
+        with QdrantStore.embedded(tmp_path / "qdrant") as store:
+            yield store
+    else:
+        with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
+            yield store
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Thirty pictures that differ, in two folders."""
+    folder = tmp_path / "photos"
+    for number in range(30):
+        draw(folder / ("a" if number < 15 else "b") / f"{number:02}.png", number)
+    return folder
+
+
+def draw(path: Path, seed: int) -> Path:
+    """A picture like no other."""
+    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST).save(path)
+    return path
+
+
+def look(store: QdrantStore, *paths: Path) -> AuditReport:
+    """One audit."""
+    return compare(store, "images", paths)
+
+
+def mend(store: QdrantStore, indexer: Indexer, report: AuditReport) -> AuditReport:
+    """One repair, in this process."""
+    return repair(store, report, indexer.index_files)
+
+
+def disorder(photos: Path) -> dict[str, set[str]]:
+    """Five files added, five changed, five removed, five moved: what an audit must name."""
+    named: dict[str, set[str]] = {
+        "added": set(),
+        "changed": set(),
+        "removed": set(),
+        "moved": set(),
+    }
+    for number in range(5):
+        named["added"].add(str(draw(photos / "new" / f"{number}.png", 100 + number)))
+        named["changed"].add(str(draw(photos / "a" / f"{number:02}.png", 200 + number)))
+        gone = photos / "a" / f"{number + 5:02}.png"
+        gone.unlink()
+        named["removed"].add(str(gone))
+        before = photos / "b" / f"{number + 15:02}.png"
+        after = photos / "new" / f"moved-{number}.png"
+        before.rename(after)
+        named["moved"].add(f"{before} -> {after}")
+    return named
+
+
+def test_folder_in_disorder(store: QdrantStore, photos: Path) -> None:
+    """Each file is named once, in its category; repaired, ten are embedded and all is clean."""
+    encoder = PixelEncoder()
+    indexer = Indexer(encoder, store)
+    indexer.index([photos])
+    assert look(store, photos).exit_code == 0
+    named = disorder(photos)
+    report = look(store, photos)
+    assert {it.path for it in report.missing} == named["added"]
+    assert {it.path for it in report.stale} == named["changed"]
+    assert {it.path for it in report.orphans} == named["removed"]
+    assert {f"{it.before.path} -> {it.path}" for it in report.moved} == named["moved"]
+    assert (report.faults, report.exit_code, report.touched) == (20, 1, ())
+    before = encoder.embedded
+    mended = mend(store, indexer, report).repaired
+    assert mended is not None
+    assert encoder.embedded - before == 10
+    assert (mended.indexed, mended.reused, mended.pruned) == (10, 5, 10)
+    again = look(store, photos)
+    assert (again.faults, again.exit_code, again.points, again.files) == (0, 0, 30, 30)
+
+
+def test_touched_file_is_not_stale(store: QdrantStore, photos: Path) -> None:
+    """The same bytes with another time are no fault; a repair notes the time and embeds nothing."""
+    encoder = PixelEncoder()
+    indexer = Indexer(encoder, store)
+    indexer.index([photos])
+    touched = photos / "a" / "03.png"
+    os.utime(touched, ns=(1, 1))
+    report = look(store, photos)
+    assert report.touched == (str(touched),)
+    assert (report.faults, report.exit_code) == (0, 0)
+    before = encoder.embedded
+    mend(store, indexer, report)
+    assert encoder.embedded == before
+    assert look(store, photos).touched == ()
+
+
+def test_changed_file_of_the_same_size(store: QdrantStore, photos: Path) -> None:
+    """It is stale by its bytes, whatever its size is."""
+    Indexer(PixelEncoder(), store).index([photos])
+    changed = photos / "a" / "03.png"
+    content = bytearray(changed.read_bytes())
+    content[-20] ^= 1
+    changed.write_bytes(content)
+    assert [it.path for it in look(store, photos).stale] == [str(changed)]
+
+
+def test_other_folders_are_left_alone(store: QdrantStore, photos: Path) -> None:
+    """What is gone elsewhere is neither named nor forgotten."""
+    indexer = Indexer(PixelEncoder(), store)
+    indexer.index([photos])
+    (photos / "a" / "00.png").unlink()
+    (photos / "b" / "20.png").unlink()
+    report = look(store, photos / "b")
+    assert [it.path for it in report.orphans] == [str(photos / "b" / "20.png")]
+    mend(store, indexer, report)
+    assert len(list(store.scroll("images"))) == 29
+
+
+def test_duplicates_are_no_fault(store: QdrantStore, photos: Path) -> None:
+    """Copies are listed together, and the exit code stays 0."""
+    copy = photos / "b" / "copy.png"
+    shutil.copyfile(photos / "a" / "00.png", copy)
+    Indexer(PixelEncoder(), store).index([photos])
+    report = look(store, photos)
+    assert [it.paths for it in report.duplicates] == [(str(photos / "a" / "00.png"), str(copy))]
+    assert report.exit_code == 0
+
+
+@pytest.mark.parametrize("accident", ["missing", "empty", "half"])
+def test_unmounted_disk(store: QdrantStore, photos: Path, accident: str) -> None:
+    """Its points are named, and a repair refuses before it writes anything."""
+    indexer = Indexer(PixelEncoder(), store)
+    indexer.index([photos])
+    draw(photos.parent / "other" / "new.png", 300)
+    shutil.rmtree(photos / "b" if accident == "half" else photos)
+    if accident == "empty":
+        photos.mkdir()
+    report = look(store, photos, photos.parent / "other")
+    assert len(report.orphans) == (15 if accident == "half" else 30)
+    with pytest.raises(PruneRefused, match="not mounted"):
+        mend(store, indexer, report)
+    assert len(list(store.scroll("images"))) == 30
+    if accident == "half":
+        repair(store, report, indexer.index_files, yes=True)
+        assert len(list(store.scroll("images"))) == 16
+
+
+def test_most_files_moved(store: QdrantStore, photos: Path) -> None:
+    """That is no loss: it is repaired without a word, and also when the first repair was killed."""
+    encoder = PixelEncoder()
+    indexer = Indexer(encoder, store)
+    indexer.index([photos])
+    (photos / "a").rename(photos / "c")
+    report = look(store, photos)
+    assert (len(report.moved), report.faults) == (15, 15)
+    indexer.index_files(report.files_to_index)  # ... and killed here, before orphans are forgotten
+    second = look(store, photos)
+    assert len(second.orphans) == 15
+    assert {Path(it.elsewhere).parent.name for it in second.orphans} == {"c"}
+    mend(store, indexer, second)
+    assert encoder.embedded == 30
+    assert look(store, photos).exit_code == 0
+
+
+def test_moved_file_that_cannot_be_stored(store: QdrantStore, photos: Path) -> None:
+    """Its former point, which has its vector, stays."""
+    indexer = Indexer(PixelEncoder(), store)
+    indexer.index([photos])
+    after = photos / "a" / "after.png"
+    (photos / "a" / "00.png").rename(after)
+    report = look(store, photos)
+    assert len(report.moved) == 1
+    after.unlink()
+    mended = mend(store, indexer, report)
+    assert mended.exit_code == 1
+    assert len(list(store.scroll("images"))) == 30
+
+
+def test_suspects_and_strangers(store: QdrantStore, photos: Path) -> None:
+    """What waits for a canary, and what another program wrote, is embedded again."""
+    encoder = PixelEncoder()
+    indexer = Indexer(encoder, store)
+    encoder.canary = "a canary that never came"
+    indexer.index([photos / "a" / "00.png"])
+    encoder.canary = ""
+    indexer.index([photos / "b"])
+    odd = next(
+        it for it in store.scroll("images", with_vectors=True) if "20.png" in it.payload.path
+    )
+    live = f"images__{encoder.fingerprint}"
+    store.upsert(live, [replace(odd, payload=replace(odd.payload, fingerprint="f" * 64))])
+    report = look(store, photos / "a" / "00.png", photos / "b")
+    assert [Path(it.path).name for it in report.suspects] == ["00.png"]
+    assert [Path(it.path).name for it in report.strangers] == ["20.png"]
+    assert report.faults == 2
+    mend(store, indexer, report)
+    assert look(store, photos / "a" / "00.png", photos / "b").exit_code == 0
+
+
+def test_former_collection(store: QdrantStore, photos: Path) -> None:
+    """What ``migrate`` left is told with its figures, and another model's collection is a fault."""
+    Indexer(PixelEncoder("a"), store).index([photos])
+    Indexer(PixelEncoder("b"), store).migrate()
+    report = look(store, photos)
+    assert [(it.fingerprint[0], it.points, it.in_use) for it in report.generations] == [
+        ("b", 30, True),
+        ("a", 30, False),
+    ]
+    assert report.exit_code == 0
+    assert compare(store, "images", [photos], model="c" * 64).exit_code == 1
+
+
+def test_file_that_cannot_be_read(store: QdrantStore, photos: Path) -> None:
+    """It is named with its reason, not taken for missing or removed."""
+    Indexer(PixelEncoder(), store).index([photos])
+    (photos / "a" / "loop.png").symlink_to(photos / "a" / "loop.png")
+    report = look(store, photos, photos / "nowhere")
+    assert set(report.unreadable) == {str(photos / "a" / "loop.png"), str(photos / "nowhere")}
+    assert (report.missing, report.orphans, report.exit_code) == ((), (), 1)
+
+
+# The command.
+
+
+def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "warmclip.cli", *map(str, arguments)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_command(photos: Path, demo_bundle: Path) -> None:
+    """Audit, repair, audit: 1, 0, 0; JSON and text name the same; errors say what to write."""
+    model = {"WARMCLIP_BUNDLE": str(demo_bundle)}
+    assert run("index", photos, **model).returncode == 0
+    named = disorder(photos)
+    listed = run("audit", "images", photos, "--json", **model)
+    assert listed.returncode == 1, listed.stderr
+    report: dict[str, Any] = json.loads(listed.stdout)
+    assert {it["path"] for it in report["missing"]} == named["added"]
+    assert [len(report[kind]) for kind in CATEGORIES] == [5, 5, 5, 5, 0, 0]
+    told = run("audit", "images", photos, **model).stdout
+    assert "5 missing, 5 stale, 5 orphan, 5 moved" in told
+    assert all(
+        path in told for paths in named.values() for pair in paths for path in pair.split(" -> ")
+    )
+    mended = run("audit", "images", photos, "--repair", **model)
+    assert mended.returncode == 0, mended.stderr
+    assert "10 indexed, 5 reused, 10 pruned" in mended.stdout
+    clean = run("audit", "images", photos, WARMCLIP_BUNDLE="/nowhere")
+    assert clean.returncode == 0, clean.stderr
+    assert "all is well" in clean.stdout
+    scaled = run("audit", "images", photos, "--decode", "scaled", **model)
+    assert scaled.returncode == 1
+    assert "`warmclip migrate images`" in scaled.stdout
+    path_first = run("audit", photos)
+    assert path_first.returncode == 2
+    assert "the collection's name comes first" in " ".join(path_first.stderr.split())
+    embedded = run("audit", "images", photos, "--repair", "--queue")
+    assert embedded.returncode == 2
+    assert "QDRANT_URL" in embedded.stderr
+
+
+@pytest.mark.usefixtures("server_binary")
+def test_repair_by_workers(tmp_path: Path, photos: Path, demo_bundle: Path) -> None:
+    """With a server, exactly the named files become jobs, and the next audit is clean."""
+    with stand_in.serve(tmp_path / "server") as server:
+        variables = environment_of(tmp_path / "home", demo_bundle, QDRANT_URL=server.url)
+        with running_worker(Settings.from_env(variables), variables):
+            assert run("index", photos, "--queue", **variables).returncode == 0
+            disorder(photos)
+            mended = run("audit", "images", photos, "--repair", "--queue", "--json", **variables)
+            assert mended.returncode == 0, mended.stderr
+            done = json.loads(mended.stdout)["repaired"]
+            counts = ("indexed", "reused", "unchanged", "pruned")
+            assert [done[kind] for kind in counts] == [10, 5, 0, 10]
+            assert run("audit", "images", photos, **variables).returncode == 0
