@@ -260,6 +260,18 @@ def test_command_answers_for_people_and_programs(demo_bundle: Path, tmp_path: Pa
     assert placement["findings"][0]["operator"] == "Neg"
 
 
+def test_length_of_texts_is_pinned(demo_bundle: Path) -> None:
+    """Texts of any length that a file takes are whole; what it cannot take is refused."""
+    text = str(demo_bundle / "text.fp32.onnx")
+
+    short = CliRunner().invoke(app, ["lint", text, "--batch", "8", "--length", "16"])
+    beyond = CliRunner().invoke(app, ["lint", text, "--batch", "8", "--length", "200"])
+
+    assert (short.exit_code, beyond.exit_code) == (0, 2)
+    assert "whole" in short.stdout
+    assert "cannot load the graph" in beyond.stderr
+
+
 def test_batch_that_a_file_fixes_is_the_one_that_is_linted(tmp_path: Path) -> None:
     """A file without a symbolic axis is judged once, at its own size."""
     fixed = tmp_path / "fixed.onnx"
