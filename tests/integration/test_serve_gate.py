@@ -269,6 +269,19 @@ def test_order_that_does_not_fit(served: Served, order: object) -> None:
     assert all(each["where"] and each["what"] for each in answer.json()["errors"])
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/api/v1/search?q=a&sinse=2026-01-01", "did you mean 'since'"),
+        (f"{SESSIONS}?page=2", "'page' is no parameter"),
+        ("/readyz?=null", "'' is no parameter"),
+    ],
+)
+def test_parameter_that_nobody_knows(served: Served, path: str, told: str) -> None:
+    """It is refused: a misspelt filter would else find too much, in silence."""
+    assert told in problem(served.client.get(path), 422)
+
+
 def test_large_body(served: Served) -> None:
     """It is refused by its length, or, sent without one, as soon as it is too long."""
     large = b"x" * (11 * 1024 * 1024)

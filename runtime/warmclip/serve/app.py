@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI, Security
+from fastapi import Depends, FastAPI, Security
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry
 
@@ -23,6 +23,7 @@ from warmclip.serve import (
 )
 from warmclip.serve.auth import Token
 from warmclip.serve.gate import Gate
+from warmclip.serve.parameters import refuse_unknown
 from warmclip.serve.rate import Rate
 from warmclip.serve.services import THREADS, Services
 
@@ -58,7 +59,10 @@ def create_app(services: Services, token: Token | None = None, rate: Rate | None
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_threads,
-        dependencies=[Security(HTTPBearer(auto_error=False))] if token else [],
+        dependencies=[
+            *([Security(HTTPBearer(auto_error=False))] if token else []),
+            Depends(refuse_unknown),
+        ],
     )
     problems.install(app, services.settings)
     page = assets.read_assets()
