@@ -176,6 +176,20 @@ def test_unmounted_disk(store: QdrantStore, photos: Path, accident: str) -> None
         assert len(list(store.scroll("images"))) == 16
 
 
+def test_small_disk_that_is_not_mounted(store: QdrantStore, photos: Path) -> None:
+    """A folder without any picture is not believed, however few it had, and whatever --yes says."""
+    indexer = Indexer(PixelEncoder(), store)
+    draw(photos / "c" / "one.png", 300)
+    indexer.index([photos])
+    (photos / "c" / "one.png").unlink()
+    report = look(store, photos / "c")
+    with pytest.raises(PruneRefused, match="holds no pictures at all"):
+        repair(store, report, indexer.index_files, yes=True)
+    assert len(list(store.scroll("images"))) == 31
+    mend(store, indexer, look(store, photos))  # seen from above, it is one picture that is gone
+    assert len(list(store.scroll("images"))) == 30
+
+
 def test_most_files_moved(store: QdrantStore, photos: Path) -> None:
     """That is no loss: it is repaired without a word, and also when the first repair was killed."""
     encoder = PixelEncoder()

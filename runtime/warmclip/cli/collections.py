@@ -181,12 +181,13 @@ def _draw_groups(
         terminal.note(f"the sheet has the first {len(drawn)} of {len(report.groups)} groups")
     rows = [
         Search(
-            heading=f"{len(group.hits)} pictures, {group.exact} of them exact copies of the first",
+            heading=f"{len(group.hits)} pictures; exact copies of the first: {group.exact}",
             hits=group.hits[:_COLUMNS],
         )
         for group in drawn
     ]
-    save_sheet(file, settings, rows, columns=_COLUMNS)
+    columns = max(3, *(len(row.hits) for row in rows)) if rows else 3
+    save_sheet(file, settings, rows, columns=columns)
 
 
 def _one_name(argument: str | None, option: str | None) -> str | None:
