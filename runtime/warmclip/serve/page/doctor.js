@@ -1,6 +1,6 @@
 // The doctor: whether everything works, and which provider each tower computes on and why.
 
-import { getJson, ask } from "/page/api.js";
+import { ask, getJson } from "/page/api.js";
 import { failure, fill, h, icon, prose } from "/page/dom.js";
 import { count, date, number } from "/page/format.js";
 

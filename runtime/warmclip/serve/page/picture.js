@@ -1,6 +1,6 @@
 // One picture, large, with what is stored of it.
 
-import { address, ask } from "/page/api.js";
+import { ask } from "/page/api.js";
 import { fill, h, icon, prose } from "/page/dom.js";
 import { bytes, date, fileName, folderOf, number } from "/page/format.js";
 import { put } from "/page/thumbnails.js";
@@ -109,7 +109,7 @@ export function openPicture(hits, start, lookFor, signal) {
     note.textContent = "Loading…";
     const mine = loading;
     try {
-      const path = address(hit.thumbnail, {}) + `&side_px=${SIDE_PX}`;
+      const path = `${hit.thumbnail}&side_px=${SIDE_PX}`;
       const answer = await ask(path, { signal: mine.signal });
       await put(image, await answer.blob());
       image.dataset.state = "there";

@@ -169,7 +169,7 @@ export function mount(main, go, signal) {
     picture = file;
     words.value = "";
     const next = { ...chosen(), picture: file.name || "pasted picture" };
-    if (next.picture === params.picture) update({ ...next }); // the address stays the same
+    if (next.picture === params.picture) update(next); // the address stays the same
     else go(next);
   }
 
@@ -233,7 +233,7 @@ export function mount(main, go, signal) {
           class: "round",
           "aria-label": "No longer by this picture",
           click: () => {
-            go({ ...chosen() });
+            go(chosen());
             words.focus();
           },
         },

@@ -1,6 +1,6 @@
 // Thumbnails, fetched as they come into view: an <img> sends no Authorization header.
 
-import { address, ask } from "/page/api.js";
+import { ask } from "/page/api.js";
 
 const AT_ONCE = 4; // one worker draws them, and a browser has six connections to a server
 const TRIES = 4;
@@ -24,7 +24,7 @@ export class Thumbnails {
   /** Show a stored picture in an <img>, once it is about to be seen. */
   show(image, thumbnail, sidePx) {
     image.dataset.state = "waiting";
-    image.dataset.from = address(thumbnail, {}) + `&side_px=${sidePx}`;
+    image.dataset.from = `${thumbnail}&side_px=${sidePx}`;
     this.#observer.observe(image);
   }
 
