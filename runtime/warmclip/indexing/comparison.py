@@ -8,6 +8,7 @@ import os
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from warmclip.errors import ImageUnreadable
@@ -224,14 +225,7 @@ class _Comparison:
             if point.id not in self._orphans and not is_gone(point.payload.path):
                 elsewhere[point.payload.sha256] = point.payload.path
         return tuple(
-            Orphan(
-                path=it.path,
-                id=it.id,
-                size_bytes=it.size_bytes,
-                indexed_at=it.indexed_at,
-                sha256=it.sha256,
-                elsewhere=elsewhere.get(it.sha256, ""),
-            )
+            replace(it, elsewhere=elsewhere.get(it.sha256, ""))
             for it in sorted(self._orphans.values(), key=lambda it: it.path)
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmclip.errors import PruneRefused
-from warmclip.indexing.files import canonical_folder, find_images, is_gone, point_id
+from warmclip.indexing.files import Walk, canonical_folder, is_gone, point_id
 from warmclip.indexing.store import Point
 from warmclip.settings import Root
 
@@ -33,7 +33,7 @@ def prunable(path: str) -> str:
             "forgetting pictures that are gone takes folders to compare with the collection, and "
             f"{path!r} is no folder; is a disk not mounted? Nothing was changed"
         )
-    if not find_images([path]).files:
+    if next(iter(Walk(path)), None) is None:
         raise PruneRefused(
             f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was changed"
         )

@@ -246,14 +246,14 @@ class QdrantStore:
 
         Looked through are as many of the nearest as probably have enough that pass, else all.
         """
-        passing, total = self._holdings.passing(collection, only)
-        wanted = min(limit, len(passing))
+        allowed, total = self._holdings.passing(collection, only)
+        wanted = min(limit, len(allowed))
         if not wanted:
             return []
-        probable = 2 * limit * total // len(passing) + READ_BATCH
+        probable = 2 * limit * total // len(allowed) + READ_BATCH
         for window in (min(probable, total), total):
             nearest = self._records.nearest(collection, vector, window, with_payload=False)
-            scores = {str(it.id): it.score for it in nearest if str(it.id) in passing}
+            scores = {str(it.id): it.score for it in nearest if str(it.id) in allowed}
             if len(scores) >= wanted:
                 break
         best = list(scores)[:wanted]
