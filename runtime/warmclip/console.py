@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # keeps numpy out of this import
 
 log = logging.getLogger(__name__)
 
-_MOST_REASONS = 20
+_MOST_LISTED = 20  # of paths, groups, or pictures of a group
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
 _PAGE_WIDTH = 120  # but for pictures
 
@@ -211,19 +211,19 @@ class Terminal:
             f"{report.pictures} pictures of {report.collection!r} compared at a cosine of "
             f"{report.threshold:g}: {len(report.groups)} groups; nothing was deleted"
         )
-        for number, group in enumerate(report.groups[:_MOST_REASONS], start=1):
+        for number, group in enumerate(report.groups[:_MOST_LISTED], start=1):
             self._answers.print(Text(f"group {number}, the largest picture first", style="bold"))
             first = group.hits[0].payload.sha256
-            for hit in group.hits[:_MOST_REASONS]:
+            for hit in group.hits[:_MOST_LISTED]:
                 it = hit.payload
                 same = "same bytes" if hit is not group.hits[0] and it.sha256 == first else ""
                 size = f"{it.width_px}x{it.height_px}, {it.size_bytes} bytes"
                 path = printable(shortened(it.path))
                 self._answers.print(f"  {hit.score:.4f}  {size:28}  {same:10}  {path}")
-            if len(group.hits) > _MOST_REASONS:
-                self._answers.print(f"  ... and {len(group.hits) - _MOST_REASONS} more")
-        if len(report.groups) > _MOST_REASONS:
-            rest = len(report.groups) - _MOST_REASONS
+            if len(group.hits) > _MOST_LISTED:
+                self._answers.print(f"  ... and {len(group.hits) - _MOST_LISTED} more")
+        if len(report.groups) > _MOST_LISTED:
+            rest = len(report.groups) - _MOST_LISTED
             self._answers.print(f"... and {rest} more groups; --json lists them all")
 
     def _paths(self, heading: str, other: str, told: Mapping[str, str]) -> None:
@@ -231,11 +231,11 @@ class Terminal:
         if not told:
             return
         table = Table(heading, other, box=None, pad_edge=False, header_style="bold")
-        for path, what in list(told.items())[:_MOST_REASONS]:
+        for path, what in list(told.items())[:_MOST_LISTED]:
             table.add_row(Text(printable(path), overflow="fold"), Text(printable(what)))
         self._answers.print(table)
-        if len(told) > _MOST_REASONS:
-            rest = len(told) - _MOST_REASONS
+        if len(told) > _MOST_LISTED:
+            rest = len(told) - _MOST_LISTED
             self._answers.print(f"... and {rest} more; --json lists them all")
 
     def hits(
