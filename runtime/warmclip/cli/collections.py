@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmclip.cli.options import (
+    WORKERS_CHOICE,
     Bundle,
     Collection,
     Decode,
@@ -96,10 +97,7 @@ def audit(
         settings = replace(settings, collection=_checked(chosen, settings.collection))
         _check_audit(settings, chosen, paths, suspect=suspect, repair=repair, queue=queue, yes=yes)
         if queue and (bundle or provider or exif_transpose or decode):
-            raise SettingsError(
-                "--bundle, --provider, --exif-transpose and --decode are the worker's own choice: "
-                "give them to `warmclip worker`, or repair without --queue"
-            )
+            raise SettingsError(WORKERS_CHOICE)
         with open_store(settings) as store:
             try:
                 report = _look(terminal, settings, store, paths or [], bundle)

@@ -48,6 +48,12 @@ LogJson = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
+WORKERS_CHOICE = (
+    "--bundle, --provider, --exif-transpose and --decode are the worker's own choice: "
+    "give them to `warmclip worker`, or do without --queue"
+)
+"""Why the options of a model are refused beside --queue."""
+
 
 @contextmanager
 def open_terminal(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warmclip.cli.options import (
+    WORKERS_CHOICE,
     Bundle,
     Collection,
     Decode,
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from warmclip.indexing.report import IndexReport
     from warmclip.indexing.sheet import Search
     from warmclip.indexing.store import Hit, VectorStore
-
-_WORKERS_CHOICE = (
-    "--bundle, --provider, --exif-transpose and --decode are the worker's own choice: "
-    "give them to `warmclip worker`, or do without --queue"
-)
 
 
 def index(
@@ -71,7 +67,7 @@ def index(
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
         if queue and (bundle or provider or exif_transpose or decode):
-            raise SettingsError(_WORKERS_CHOICE)
+            raise SettingsError(WORKERS_CHOICE)
         if prune and queue:
             raise SettingsError(
                 "--prune needs the store to itself: stop the worker for a moment, "
@@ -149,7 +145,7 @@ def search(
         check_sheet(sheet)
         has_own_model = bool(bundle or provider or exif_transpose or decode)
         if queue and has_own_model:
-            raise SettingsError(_WORKERS_CHOICE)
+            raise SettingsError(WORKERS_CHOICE)
         below = None if folder is None else str(folder.absolute())
         only = Filter.of(below, since, until)
         if queue:
