@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -103,22 +104,17 @@ def lonely(
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """Opens a view of a server, in a browser that nobody has used before."""
-    contexts = []
+    with ExitStack() as stack:
 
-    def open_view(served: Served, view: str = "") -> Page:
-        origin = str(served.client.base_url).rstrip("/")
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
-        )
-        watching = watched(context, origin)
-        contexts.append((context, watching))
-        page = watching.__enter__()
-        page.goto(f"{origin}/{view}")
-        return page
+        def open_view(served: Served, view: str = "") -> Page:
+            origin = str(served.client.base_url).rstrip("/")
+            context = stack.enter_context(
+                browser.new_context(
+                    viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
+                )
+            )
+            page = stack.enter_context(watched(context, origin))
+            page.goto(f"{origin}/{view}")
+            return page
 
-    yield open_view
-    for context, watching in contexts:
-        try:
-            watching.__exit__(None, None, None)
-        finally:
-            context.close()
+        yield open_view
