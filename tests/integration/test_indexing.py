@@ -441,7 +441,6 @@ from pathlib import Path
 from standins.pixels import PixelEncoder
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.qdrant import QdrantStore
-from warmclip.indexing.query import Filter
 
 store = QdrantStore.embedded(Path(sys.argv[1]))
 indexer = Indexer(PixelEncoder(seconds_each=0.002), store)
