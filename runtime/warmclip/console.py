@@ -213,10 +213,9 @@ class Terminal:
         )
         for number, group in enumerate(report.groups[:_MOST_LISTED], start=1):
             self._answers.print(Text(f"group {number}, the largest picture first", style="bold"))
-            first = group.hits[0].payload.sha256
             for hit in group.hits[:_MOST_LISTED]:
                 it = hit.payload
-                same = "same bytes" if hit is not group.hits[0] and it.sha256 == first else ""
+                same = "same bytes" if hit is not group.hits[0] and group.is_exact(hit) else ""
                 size = f"{it.width_px}x{it.height_px}, {it.size_bytes} bytes"
                 path = printable(shortened(it.path))
                 self._answers.print(f"  {hit.score:.4f}  {size:28}  {same:10}  {path}")

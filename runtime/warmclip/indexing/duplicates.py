@@ -40,15 +40,16 @@ class Group:
     @property
     def exact(self) -> int:
         """How many are the first's bytes again."""
-        return sum(it.payload.sha256 == self.hits[0].payload.sha256 for it in self.hits[1:])
+        return sum(map(self.is_exact, self.hits[1:]))
+
+    def is_exact(self, hit: Hit) -> bool:
+        """Whether a picture is the first's bytes."""
+        return hit.payload.sha256 == self.hits[0].payload.sha256
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON can carry it."""
-        first = self.hits[0].payload.sha256
         return {
-            "pictures": [
-                hit.to_dict() | {"exact": hit.payload.sha256 == first} for hit in self.hits
-            ]
+            "pictures": [hit.to_dict() | {"exact": self.is_exact(hit)} for hit in self.hits]
         }
 
 

@@ -46,7 +46,8 @@ def index_images(paths: list[str], collection: str) -> dict[str, Any]:
     """
     here = current()
     check_paths(paths, here.settings, here.roots)
-    return _index(here, paths, check_collection(collection))
+    indexer = here.indexer(check_collection(collection))
+    return indexer.index_files(paths, progress=here.progress).to_dict()
 
 
 def embed_images(paths: list[str]) -> dict[str, Any]:
@@ -320,11 +321,6 @@ def _is_plain(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return Path(path).is_absolute() and "\0" not in path and ".." not in Path(path).parts
-
-
-def _index(here: Horse, paths: list[str], collection: str) -> dict[str, Any]:
-    report = here.indexer(collection).index_files(paths, progress=here.progress)
-    return report.to_dict()
 
 
 def _most(limit: Any, offset: Any) -> int:
