@@ -23,7 +23,7 @@ from warmclip.indexing.comparison import compare
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.qdrant import QdrantStore
 from warmclip.indexing.repair import repair
-from warmclip.settings import Settings
+from warmclip.settings import Root, Settings
 
 CATEGORIES = ("missing", "stale", "orphans", "moved", "suspects", "strangers")
 
@@ -218,6 +218,37 @@ def test_moved_file_that_cannot_be_stored(store: QdrantStore, photos: Path) -> N
     after.unlink()
     mended = mend(store, indexer, report)
     assert mended.exit_code == 1
+    assert len(list(store.scroll("images"))) == 30
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_workers_with_other_roots(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
+) -> None:
+    """Nothing is forgotten for ids that are ours alone: who stores gives the files other ones."""
+    monkeypatch.chdir(photos.parent)
+    roots = (Root(name="photos", folder=photos),)
+    theirs = Indexer(PixelEncoder(), store, roots=roots)
+    theirs.index([photos])
+    report = look(store, Path("photos") if is_relative else photos)  # without the roots
+    assert len(report.moved) == 30
+    mended = mend(store, theirs, report)
+    assert mended.repaired is not None
+    assert mended.repaired.pruned == 0
+    assert "WARMCLIP_ROOTS" in next(iter(mended.repaired.skipped.values()))
+    assert mended.exit_code == 1
+    assert len(list(store.scroll("images"))) == 30
+
+
+def test_file_that_cannot_be_read_after_a_root_was_named(store: QdrantStore, photos: Path) -> None:
+    """Its vector, which nobody could compute again just now, stays; both ways of pruning."""
+    Indexer(PixelEncoder(), store).index([photos])
+    (photos / "a" / "00.png").write_bytes(b"cut short")
+    roots = (Root(name="photos", folder=photos),)
+    Indexer(PixelEncoder(), store, roots=roots).index([photos], prune=True, yes=True)
+    assert len(list(store.scroll("images"))) == 30
+    report = compare(store, "images", [photos], roots=roots)
+    repair(store, report, Indexer(PixelEncoder(), store, roots=roots).index_files, roots=roots)
     assert len(list(store.scroll("images"))) == 30
 
 

@@ -222,7 +222,8 @@ class _Comparison:
         elsewhere = {}
         digests = {orphan.sha256 for orphan in self._orphans.values()}
         for point in self._store.scroll(self._collection, sha256=digests):
-            if point.id not in self._orphans and not is_gone(point.payload.path):
+            taken = point.id in self._orphans or point.id in self._stale
+            if not taken and not is_gone(point.payload.path):
                 elsewhere[point.payload.sha256] = point.payload.path
         return tuple(
             replace(it, elsewhere=elsewhere.get(it.sha256, ""))

@@ -48,9 +48,7 @@ class Group:
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON can carry it."""
-        return {
-            "pictures": [hit.to_dict() | {"exact": self.is_exact(hit)} for hit in self.hits]
-        }
+        return {"pictures": [hit.to_dict() | {"exact": self.is_exact(hit)} for hit in self.hits]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Self
 from warmclip.errors import PruneRefused
 from warmclip.indexing.files import canonical_roots, find_images
 from warmclip.indexing.folders import resolve_path
-from warmclip.indexing.pruning import MOST_LOST, check_loss, is_orphan, prunable
+from warmclip.indexing.pruning import MOST_LOST, check_loss, forget, is_orphan, prunable
 from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.report import IndexReport
-from warmclip.indexing.store import Hit, Point, Space, VectorStore
+from warmclip.indexing.store import Hit, Space, VectorStore
 from warmclip.indexing.sync import ImageEncoder, Sync
 from warmclip.inference.arrays import Vector
 from warmclip.progress import Progress
@@ -93,13 +93,11 @@ class Indexer:
         doomed = self._find_gone(named, yes=yes) if prune else []
         found = find_images(named)
         indexed = self._bring_in(found.files, progress)
-        doomed = [point for point in doomed if is_orphan(point, self._roots)]
-        if doomed:
-            self._store.delete(self.collection, [point.id for point in doomed])
+        pruned = forget(self._store, self.collection, doomed, self._roots).deleted
         return replace(
             indexed,
             skipped=found.problems | indexed.skipped,
-            pruned=len(doomed),
+            pruned=pruned,
             ignored=found.ignored,
             seconds=time.monotonic() - started,
         )
@@ -218,15 +216,15 @@ class Indexer:
             progress=progress,
         )
 
-    def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[Point]:
-        """The collection's points below these folders that stand for no file any more."""
+    def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[str]:
+        """The ids of the points below these folders that stand for no file any more."""
         folders = tuple(prunable(path).rstrip(os.sep) + os.sep for path in paths)
         total = 0
-        gone = []
+        gone: dict[str, str] = {}  # id -> path
         for point in self._store.scroll(self.collection):
             total += 1
             if point.payload.path.startswith(folders) and is_orphan(point, self._roots):
-                gone.append(point)
+                gone[point.id] = point.payload.path
         if not yes:
-            check_loss(self.collection, [point.payload.path for point in gone], total)
-        return gone
+            check_loss(self.collection, list(gone.values()), total)
+        return list(gone)

@@ -1,14 +1,23 @@
 """Which points stand for no file any more, and when so many of them are not believed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from warmclip.errors import PruneRefused
-from warmclip.indexing.files import Walk, canonical_folder, is_gone, point_id
-from warmclip.indexing.store import Point
+from warmclip.errors import ImageUnreadable, PruneRefused
+from warmclip.indexing.files import Walk, canonical_folder, is_gone, locate, point_id
+from warmclip.indexing.store import Point, VectorStore
 from warmclip.settings import Root
 
 MOST_LOST = 0.2  # of a collection; more looks like an unmounted disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What became of orphans."""
+
+    deleted: int
+    kept: frozenset[str]  # ids of those whose file is there, but not stored as it is named now
 
 
 def is_orphan(point: Point, roots: Sequence[Root]) -> bool:
@@ -57,3 +66,47 @@ def check_loss(collection: str, gone: Sequence[str], total: int) -> None:
             f"{gone[0]!r}; is a disk not mounted? Nothing was changed. If they are meant to go, "
             "repeat with --yes"
         )
+
+
+def forget(
+    store: VectorStore,
+    collection: str,
+    ids: Iterable[str],
+    roots: Sequence[Root],
+    *,
+    now_at: Mapping[str, str] | None = None,
+) -> Forgotten:
+    """Delete those of the points that still are orphans, and whose vector nobody needs.
+
+    Where a file is there under another id, or at another place, its vector is needed until the
+    file is stored anew: it may be unreadable just now, or workers may have other roots than we.
+
+    Args:
+        store: where the collection is.
+        collection: its name.
+        ids: of the points.
+        roots: from ``canonical_roots``.
+        now_at: id -> the place to which its file was moved.
+    """
+    orphans = [it for it in store.scroll(collection, ids=ids) if is_orphan(it, roots)]
+    heirs = {}  # id -> the id that its file has now; None: none that could be stored
+    for point in orphans:
+        place = (now_at or {}).get(point.id)
+        if place is not None:
+            heirs[point.id] = _id_of(place, roots)
+        elif not is_gone(point.payload.path):
+            heirs[point.id] = point_id(point.payload.path, roots)
+    wanted = {heir for heir in heirs.values() if heir is not None}
+    stored = {point.id for point in store.scroll(collection, ids=wanted)}
+    kept = frozenset(id_ for id_, heir in heirs.items() if heir not in stored)
+    doomed = [point.id for point in orphans if point.id not in kept]
+    if doomed:
+        store.delete(collection, doomed)
+    return Forgotten(deleted=len(doomed), kept=kept)
+
+
+def _id_of(path: str, roots: Sequence[Root]) -> str | None:
+    try:
+        return locate(path, roots).id
+    except ImageUnreadable:
+        return None

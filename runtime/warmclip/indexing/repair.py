@@ -9,10 +9,15 @@ from dataclasses import replace
 
 from warmclip.indexing.audit import AuditReport
 from warmclip.indexing.files import Scope, canonical_roots
-from warmclip.indexing.pruning import check_loss, is_orphan, prunable
+from warmclip.indexing.pruning import check_loss, forget, prunable
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import VectorStore
 from warmclip.settings import Root
+
+_KEPT = (
+    "is not stored under the id that it has here, so the point of its former place is kept; "
+    "do workers have the same WARMCLIP_ROOTS and QDRANT_URL?"
+)
 
 
 def repair(
@@ -40,11 +45,20 @@ def repair(
         _check_orphans(report, yes=yes)
     files = report.files_to_index
     done = index_files(files) if files else IndexReport(collection=report.collection)
-    doomed = [it.id for it in report.orphans]
-    # A file that could not be stored leaves the point of its former place, which has its vector.
-    doomed += [it.before.id for it in report.moved if it.path not in done.skipped]
-    pruned = _forget(store, report.collection, doomed, canonical_roots(roots))
-    return replace(report, repaired=replace(done, pruned=pruned))
+    paths = {it.id: it.path for it in report.orphans}
+    paths |= {it.before.id: it.path for it in report.moved}
+    forgotten = forget(
+        store,
+        report.collection,
+        paths,
+        canonical_roots(roots),
+        now_at={it.before.id: it.path for it in report.moved},
+    )
+    kept = {paths[id_]: _KEPT for id_ in forgotten.kept}
+    return replace(
+        report,
+        repaired=replace(done, pruned=forgotten.deleted, skipped=kept | done.skipped),
+    )
 
 
 def _check_orphans(report: AuditReport, *, yes: bool) -> None:
@@ -59,11 +73,3 @@ def _check_orphans(report: AuditReport, *, yes: bool) -> None:
     lost = [it.path for it in report.orphans if not it.elsewhere]
     if not yes:
         check_loss(report.collection, lost, report.points)
-
-
-def _forget(store: VectorStore, collection: str, ids: Sequence[str], roots: Sequence[Root]) -> int:
-    """Delete those of the points that still are orphans."""
-    doomed = [point.id for point in store.scroll(collection, ids=ids) if is_orphan(point, roots)]
-    if doomed:
-        store.delete(collection, doomed)
-    return len(doomed)
