@@ -200,6 +200,7 @@ def test_rate(environment: dict[str, str]) -> None:
         for _ in range(9):
             assert served.client.get("/readyz").status_code == 200
             assert served.client.get("/metrics", headers=right).status_code == 200
+        problem(served.client.get("/metrics", headers=guess), 429)  # a guess is one anywhere
 
 
 def test_token_file(environment: dict[str, str], tmp_path: Path) -> None:
@@ -280,6 +281,19 @@ def test_order_that_does_not_fit(served: Served, order: object) -> None:
 def test_parameter_that_nobody_knows(served: Served, path: str, told: str) -> None:
     """It is refused: a misspelt filter would else find too much, in silence."""
     assert told in problem(served.client.get(path), 422)
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [({"foldr": "/a"}, "did you mean 'folder'"), ({"folder": ""}, "'folder' is empty")],
+    ids=str,
+)
+def test_field_that_nobody_knows(served: Served, field: dict[str, str], told: str) -> None:
+    """Nor is a misspelt filter in a form overlooked, or one that is empty."""
+    sent = served.client.post(
+        "/api/v1/search/image", data=field, files={"file": ("a.jpg", b"a picture")}
+    )
+    assert told in problem(sent, 422)
 
 
 def test_large_body(served: Served) -> None:

@@ -63,7 +63,7 @@ def test_file(guarded: Served, path: str) -> None:
         "//page/app.js", "/page/app.js/", "/page/app.js/../../../../etc/passwd", "/page/", "/page",
         "/page/index.html", "/page/%00", "/page/app.js%00", "/page/./app.js", "/PAGE/app.js",
         "/page/../api/v1/training/sessions", "/%2e%2e/", "/?/api/v1/training/sessions/..",
-        "/page/app.js;/api", "/page\\app.js", "/page/../../page/app.js",
+        "/page/app.js;/api", "/page\\app.js", "/page/app.js%0a", "/page/../../page/app.js",
     ],
 )  # fmt: skip
 def test_path_that_is_no_file(guarded: Served, target: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -68,7 +68,9 @@ def router(assets: Mapping[str, Asset]) -> APIRouter:
     routes = APIRouter()
 
     async def give(request: Request) -> Response:
-        asset = assets[request.scope["path"]]
+        asset = assets.get(request.scope["path"])
+        if asset is None:  # routes also match a line break at the end
+            raise HTTPException(404)
         if asset.headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=asset.headers)
         return Response(asset.body, headers=asset.headers)

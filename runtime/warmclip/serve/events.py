@@ -90,7 +90,9 @@ def router(services: Services) -> APIRouter:
 async def tell(
     newest: Newest, streams: Streams, settings: Settings, first: SessionPage
 ) -> AsyncIterator[str]:
-    """One stream, from its first event to its end."""
+    """One stream, from its first event to its end; at once if others have come first."""
+    if streams.is_full:  # when it was checked, they had not begun
+        return
     with streams.counted():
         yield f"retry: {_RETRY_MS}\n\n"
         yield _event("sessions", first.model_dump_json())

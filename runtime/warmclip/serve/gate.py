@@ -84,8 +84,8 @@ class Gate:
                 "--allow-host NAME to let it",
             )
         # Before the token, which so cannot be guessed any faster.
-        if self._rate is not None and scope["path"] not in _AT_ANY_RATE:
-            self._rate.admit((scope.get("client") or ("",))[0])
+        if scope["path"] not in _AT_ANY_RATE:
+            self._check_rate(scope)
         if scope["method"] not in _SAFE:
             _check_origin(headers, host)
         is_open = scope["method"] in _SAFE and scope["path"] in self._open_paths
@@ -94,6 +94,8 @@ class Gate:
             and not is_open
             and not self._token.admits(headers.get("authorization"))
         ):
+            if scope["path"] in _AT_ANY_RATE:
+                self._check_rate(scope)
             raise Problem(
                 401,
                 "show the server's token: Authorization: Bearer TOKEN",
@@ -105,6 +107,10 @@ class Gate:
         if length.isdigit() and (len(length) > 15 or int(length) > most):
             raise Problem(413, _too_large(most))
         return most
+
+    def _check_rate(self, scope: Scope) -> None:
+        if self._rate is not None:
+            self._rate.admit((scope.get("client") or ("",))[0])
 
 
 class _Bounded:

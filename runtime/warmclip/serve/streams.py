@@ -10,11 +10,16 @@ _MOST = 32  # each holds a connection
 
 
 class Streams:
-    """All of one server's. But for ``check`` and ``open``, it belongs to the event loop."""
+    """All of one server's. It belongs to the event loop, but for ``check`` and ``is_full``."""
 
     def __init__(self) -> None:
         self.open = 0
         self._ended = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return self.open >= _MOST
 
     def check(self) -> None:
         """Refuse one more than there may be.
@@ -22,7 +27,7 @@ class Streams:
         Raises:
             Problem: there are as many already.
         """
-        if self.open >= _MOST:
+        if self.is_full:
             raise Problem(
                 503, f"{_MOST} event streams are open already: close one, or ask without a stream"
             )

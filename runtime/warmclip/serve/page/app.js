@@ -18,7 +18,7 @@ let leaving = new AbortController();
 /** "#/search?q=a+star" names a view, and says what it is to show. */
 function read(hash) {
   const [name, query = ""] = hash.replace(/^#\/?/, "").split("?");
-  return { name: name in VIEWS ? name : "search", params: Object.fromEntries(new URLSearchParams(query)) };
+  return { name: Object.hasOwn(VIEWS, name) ? name : "search", params: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 /** Go to another state of a view, or see this one again. */
