@@ -159,7 +159,8 @@ class Terminal:
             self._answers.print(
                 f"the vectors are of the model {report.generations[0].fingerprint[:12]}, the model "
                 f"here is {report.model[:12]}: `warmclip migrate {report.collection}` embeds all "
-                "with this one, or name the other with --bundle"
+                "with this one, or name the other as it was when they were made, with --bundle, "
+                "--decode and --exif-transpose"
             )
 
     def _differences(self, report: "AuditReport") -> None:
@@ -186,7 +187,7 @@ class Terminal:
         }
         self._answers.print(
             f"{report.files} files compared with {report.points} points of {report.collection!r}: "
-            + (f"{report.faults} are not as they should be" if report.faults else "all is well")
+            + _verdict(report)
         )
         counts = [f"{len(told)} {kind}" for kind, told in kinds.items() if told]
         if counts:
@@ -247,6 +248,8 @@ class Terminal:
             return
         for query, hits in answers:
             self._answers.print(Text(printable(shortened(query.heading)), style="bold"))
+            if not hits:
+                self._answers.print("      nothing was found")
             for place, hit in enumerate(hits, start=1):
                 path = printable(shortened(hit["path"]))
                 self._answers.print(f"{place:4}  {hit['score']:.3f}  {path}")
@@ -343,3 +346,9 @@ def shortened(path: str) -> str:
     """A path as seen from here, if it lies under the working folder."""
     here = str(Path.cwd()) + os.sep
     return path.removeprefix(here)
+
+
+def _verdict(report: "AuditReport") -> str:
+    if report.faults:
+        return f"{report.faults} are not as they should be"
+    return "all of another model than the one here" if report.is_of_another_model else "all is well"

@@ -296,6 +296,13 @@ def test_field_that_nobody_knows(served: Served, field: dict[str, str], told: st
     assert told in problem(sent, 422)
 
 
+def test_json_that_is_not_called_so(served: Served) -> None:
+    """What `curl -d` sends by itself is answered with the header that is missing."""
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    sent = served.client.post(SESSIONS, content='{"training_directory": "/a"}', headers=kind)
+    assert "Content-Type: application/json" in problem(sent, 422)
+
+
 def test_large_body(served: Served) -> None:
     """It is refused by its length, or, sent without one, as soon as it is too long."""
     large = b"x" * (11 * 1024 * 1024)

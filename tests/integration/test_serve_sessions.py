@@ -293,6 +293,26 @@ def test_folder_vanishes_before_it_was_searched(place: Place, connection: Redis)
             assert served.wait(where)["indexed"] == 2
 
 
+@pytest.mark.usefixtures("connection")
+def test_nothing_could_be_stored(place: Place) -> None:
+    """The session says why, and forgets it when a retry goes well."""
+    for drawn in draw(place.folder, 3):
+        drawn.write_bytes(b"")
+    with (
+        running_server(place.environment) as served,
+        running_worker(place.settings, place.environment),
+    ):
+        session = served.begin(place.folder)
+        ended = served.wait(session)
+        assert (ended["images"], ended["skipped"]) == (3, 3)
+        assert "nothing was stored: is empty" in ended["error"]
+        draw(place.folder, 3)
+        served.client.post(f"{session}/retry")
+        eventually(lambda: served.get(session)["done"] == 3)
+        ended = served.wait(session)
+        assert (ended["indexed"], ended["error"]) == (3, None)
+
+
 def test_jobs_that_were_deleted(place: Place, connection: Redis) -> None:
     """A session whose jobs somebody deleted ends, and says so of their pictures."""
     draw(place.folder, 3)

@@ -164,6 +164,9 @@ def duplicates(
                 )
             except NotStored as exc:
                 raise NotStored(f"{exc}{_taken_for_a_path(chosen)}") from exc
+        if paths and not report.pictures:
+            listed = ", ".join(map(str, paths))
+            terminal.note(f"{listed}: nothing of {settings.collection!r} is stored there or below")
         if sheet is not None:
             _draw_groups(terminal, sheet, settings, report)
         terminal.duplicates_report(report)

@@ -66,6 +66,8 @@ def index(
         settings = read_settings(bundle, collection, provider, exif_transpose, decode)
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
+        if yes and not prune:
+            raise SettingsError("--yes goes with --prune")
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
         if prune and queue:

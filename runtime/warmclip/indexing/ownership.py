@@ -54,9 +54,9 @@ def _locked(folder: Path) -> int:
         holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
         os.close(descriptor)
         raise StoreHeld(
-            f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, stop "
-            "it, or, if it is a `warmclip worker`, have it do the work: `warmclip index --queue`. "
-            "Several owners need a Qdrant server (`make db-up`) and QDRANT_URL",
+            f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, or "
+            "stop it; a `warmclip worker` does what `warmclip index --queue` and `warmclip search` "
+            "ask for. Several owners need a Qdrant server (`make db-up`) and QDRANT_URL",
             by_the_living=not holder.isdigit() or is_running(int(holder)),
         ) from exc
     with contextlib.suppress(OSError):  # a full disk: only the message above loses the number

@@ -179,13 +179,16 @@ def install(app: FastAPI, settings: Settings) -> None:
     async def of_http(_request: Request, exc: Problem) -> ProblemResponse:
         return ProblemResponse(exc.status, exc.detail, headers=exc.headers)
 
-    async def of_the_request(_request: Request, exc: RequestValidationError) -> ProblemResponse:
+    async def of_the_request(request: Request, exc: RequestValidationError) -> ProblemResponse:
         # Without what was sent: it may be long, or secret.
         found = [
             {"where": ".".join(map(str, each["loc"])), "what": str(each["msg"])}
             for each in exc.errors()
         ]
         told = "; ".join(f"{each['where']}: {each['what']}" for each in found[:5])
+        kind = request.headers.get("content-type", "")
+        if kind.startswith("application/x-www-form-urlencoded"):  # `curl -d` says so of anything
+            told += "; if JSON was sent, say so: Content-Type: application/json"
         return ProblemResponse(422, f"the request does not fit: {told}", errors=found[:20])
 
     async def bug(_request: Request, _exc: Exception) -> ProblemResponse:

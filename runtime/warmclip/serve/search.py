@@ -15,6 +15,7 @@ from warmclip.indexing.query import Filter
 from warmclip.serve.problems import RESPONSES, Problem, shown
 from warmclip.serve.services import Services
 from warmclip.serve.sessions import CollectionName
+from warmclip.work.sessions.folder import find_place
 
 PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Hits at most.")]
@@ -79,6 +80,7 @@ class HitView(BaseModel):
     height_px: int
     size_bytes: int
     sha256: Annotated[str, Field(description="Of the file, as it was indexed.")]
+    mtime_ns: Annotated[int, Field(description="When the file was last changed, as indexed.")]
     indexed_at: Annotated[str, Field(description="ISO 8601, UTC.")]
     thumbnail: Annotated[str, Field(description="Where to see it.")]
 
@@ -124,6 +126,8 @@ def router(services: Services) -> APIRouter:
 
     def look(collection: str | None, offset: int, only: Filter, **question: Any) -> Found:
         name = collection or services.settings.collection
+        if only.folder is not None and services.roots:  # workers, which may have others, check too
+            find_place(only.folder, services.settings, services.roots)
         question |= only.to_dict()
         answer = services.workers.ask("search", collection=name, offset=offset, **question)
         hits = [_hit(hit, name) for hit in answer["hits"]]
@@ -178,9 +182,10 @@ def in_base64(file: datastructures.UploadFile) -> str:
 
 
 def _hit(raw: Mapping[str, Any], collection: str) -> HitView:
-    same = ("id", "score", "width_px", "height_px", "size_bytes", "sha256", "indexed_at")
+    same = ("id", "width_px", "height_px", "size_bytes", "sha256", "mtime_ns", "indexed_at")
     return HitView(
         path=shown(raw["path"]),
+        score=min(raw["score"], 1.0),  # rounding may leave it a little above
         thumbnail=f"/api/v1/points/{raw['id']}/thumbnail?collection={collection}",
         **{name: raw[name] for name in same},
     )

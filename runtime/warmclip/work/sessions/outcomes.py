@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis.client import Pipeline
 
 from warmclip.indexing.report import IndexReport
-from warmclip.work.sessions.books import Books, close, key_of, read, read_chunks
+from warmclip.work.sessions.books import Books, close, key_of, pair_of, read, read_chunks
 from warmclip.work.sessions.session import Session, now
 from warmclip.work.totals import count
 
@@ -111,6 +111,7 @@ class Outcomes(Books):
         def write(pipe: Pipeline) -> None:
             session = read(pipe, id_)
             left = pipe.zcard(key_of(id_, "pending"))
+            skipped = [pipe.lindex(key_of(id_, "skipped"), place) for place in (0, -1)]
             pipe.multi()
             if session is None or left:
                 return
@@ -118,6 +119,8 @@ class Outcomes(Books):
             match session.state:
                 case "running" | "paused" if is_done:
                     pipe.hset(key_of(id_), mapping={"state": "finished", "ended_at": now()})
+                    if (why := _why_nothing(session, skipped)) is not None:
+                        pipe.hset(key_of(id_), "error", json.dumps(why))
                 case "cancelled":
                     pass
                 case _:
@@ -134,3 +137,11 @@ def _sampled(session: Session, done: int) -> list[tuple[float, int]]:
     if len(samples) > 1 and at - samples[-2][0] < _FRESH_S:
         samples.pop()
     return [*samples[-_SAMPLES + 1 :], (at, done)]
+
+
+def _why_nothing(session: Session, skipped: Sequence[bytes | str | None]) -> str | None:
+    """The reason, if nothing was stored at all, and the first and the last fail for the same."""
+    if not session.skipped or session.skipped != session.images:
+        return None
+    reasons = {pair_of(entry)[1] for entry in skipped if entry is not None}
+    return f"nothing was stored: {reasons.pop()}" if len(reasons) == 1 else None
