@@ -225,7 +225,12 @@ def test_call_whose_horse_dies(rig: Rig) -> None:
 def test_horse_dies_each_time(rig: Rig) -> None:
     """A job of ours that kills every horse ends in an error that names the signal."""
     with (
-        rig.worker(WARMCLIP_PROVIDER="faulty-nth", FAULTY_N="4", WARMCLIP_MAX_CRASHES="100") as w,
+        rig.worker(
+            WARMCLIP_PROVIDER="faulty-nth",
+            FAULTY_N="15",  # more than it takes to get ready, fewer than the job's batches
+            WARMCLIP_BATCH_SIZE="4",
+            WARMCLIP_MAX_CRASHES="100",
+        ) as w,
         pytest.raises(
             HorseDied, match=r"signal 6 \(SIGABRT\); provider faulty-nth; it was running"
         ),

@@ -18,9 +18,13 @@ from warmclip_export.drawing import write_gallery
 _INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A Chromium of this machine, else Playwright's own."""
+    """A Chromium of this machine, else Playwright's own.
+
+    It ends with the module: while Playwright runs, its thread can run no other event loop, which
+    tests of other tiers do.
+    """
     installed = next(filter(None, map(shutil.which, _INSTALLED)), None)
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:

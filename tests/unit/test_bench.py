@@ -63,6 +63,7 @@ def test_aims_of_the_cases_that_ran() -> None:
         ("large photographs: warmclip to a loop with open_clip in torch", True),
         ("large photographs: warmclip to open_clip with a DataLoader", False),
         ("large photographs: scaled decoding to exact", None),
+        ("large photographs, int8: scaled decoding to exact", None),
         ("large folder: share of the cores that work", True),
     ]
 

@@ -108,7 +108,7 @@ def faulty_worker(home: Path, bundle: Path, **more: str) -> Iterator[Running]:
 
 def test_stop_job_while_a_new_horse_gets_ready(tmp_path: Path, demo_bundle: Path) -> None:
     """A job that is to be run again, as its horse died, is stopped before that."""
-    more = {"WARMCLIP_PROVIDER": "faulty-nth", "FAULTY_N": "4", "WARMCLIP_MAX_CRASHES": "100"}
+    more = {"WARMCLIP_PROVIDER": "faulty-nth", "FAULTY_N": "15", "WARMCLIP_MAX_CRASHES": "100"}
     with faulty_worker(tmp_path / "home", demo_bundle, **more) as worker:
         job = worker.enqueue("warmclip.work.jobs.embed_texts", [str(n) for n in range(80)])
         eventually(lambda: "died by signal 6" in worker.log.read_text())
