@@ -169,7 +169,7 @@ class Scope:
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self._exact = {canonical_folder(path) for path in paths}
-        self._below = tuple(path.rstrip(os.sep) + os.sep for path in self._exact)
+        self._below = tuple(map(beginning_below, self._exact))
 
     def __contains__(self, path: str) -> bool:
         return path in self._exact or path.startswith(self._below)
@@ -278,9 +278,10 @@ def is_inside(path: str, roots: Sequence[Root]) -> bool:
 
 def _root_of(path: str, roots: Sequence[Root]) -> Root | None:
     """The innermost root above a path."""
-    above = [root for root in roots if _is_below(path, str(root.folder))]
+    above = [root for root in roots if path.startswith(beginning_below(str(root.folder)))]
     return max(above, key=lambda root: len(str(root.folder)), default=None)
 
 
-def _is_below(path: str, folder: str) -> bool:
-    return path.startswith(folder.rstrip(os.sep) + os.sep)
+def beginning_below(folder: str) -> str:
+    """What the path of everything below a folder begins with, and of nothing else."""
+    return folder.rstrip(os.sep) + os.sep

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from warmclip.errors import PruneRefused
-from warmclip.indexing.files import canonical_roots, find_images
+from warmclip.indexing.files import Scope, canonical_roots, find_images
 from warmclip.indexing.folders import resolve_path
-from warmclip.indexing.pruning import MOST_LOST, check_loss, forget, is_orphan, prunable
+from warmclip.indexing.pruning import MOST_LOST, check_folder, check_loss, forget, is_orphan
 from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import Hit, Space, VectorStore
@@ -218,12 +218,14 @@ class Indexer:
 
     def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[str]:
         """The ids of the points below these folders that stand for no file any more."""
-        folders = tuple(prunable(path).rstrip(os.sep) + os.sep for path in paths)
+        for path in paths:
+            check_folder(path)
+        scope = Scope(paths)
         total = 0
         gone: dict[str, str] = {}  # id -> path
         for point in self._store.scroll(self.collection):
             total += 1
-            if point.payload.path.startswith(folders) and is_orphan(point, self._roots):
+            if point.payload.path in scope and is_orphan(point, self._roots):
                 gone[point.id] = point.payload.path
         if not yes:
             check_loss(self.collection, list(gone.values()), total)

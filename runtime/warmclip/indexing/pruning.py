@@ -1,11 +1,11 @@
 """Which points stand for no file any more, and when so many of them are not believed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmclip.errors import ImageUnreadable, PruneRefused
-from warmclip.indexing.files import Walk, canonical_folder, is_gone, locate, point_id
+from warmclip.indexing.files import Walk, is_gone, locate, point_id
 from warmclip.indexing.store import Point, VectorStore
 from warmclip.settings import Root
 
@@ -31,8 +31,8 @@ def is_orphan(point: Point, roots: Sequence[Root]) -> bool:
     return is_gone(path) or point.id != point_id(path, roots)
 
 
-def prunable(path: str) -> str:
-    """The real path of a folder that may be compared with a collection.
+def check_folder(path: str) -> None:
+    """Refuse a path that may not be compared with a collection, to forget what is gone.
 
     Raises:
         PruneRefused: it is missing or holds no pictures, as the place of an unmounted disk does.
@@ -46,7 +46,6 @@ def prunable(path: str) -> str:
         raise PruneRefused(
             f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was changed"
         )
-    return canonical_folder(path)
 
 
 def check_loss(collection: str, gone: Sequence[str], total: int) -> None:
@@ -71,7 +70,7 @@ def check_loss(collection: str, gone: Sequence[str], total: int) -> None:
 def forget(
     store: VectorStore,
     collection: str,
-    ids: Iterable[str],
+    ids: Collection[str],
     roots: Sequence[Root],
     *,
     now_at: Mapping[str, str] | None = None,
@@ -88,6 +87,8 @@ def forget(
         roots: from ``canonical_roots``.
         now_at: id -> the place to which its file was moved.
     """
+    if not ids:
+        return Forgotten(deleted=0, kept=frozenset())
     orphans = [it for it in store.scroll(collection, ids=ids) if is_orphan(it, roots)]
     heirs = {}  # id -> the id that its file has now; None: none that could be stored
     for point in orphans:

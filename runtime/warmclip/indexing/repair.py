@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from warmclip.indexing.audit import AuditReport
 from warmclip.indexing.files import Scope, canonical_roots
-from warmclip.indexing.pruning import check_loss, forget, prunable
+from warmclip.indexing.pruning import check_folder, check_loss, forget
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.store import VectorStore
 from warmclip.settings import Root
@@ -69,7 +69,7 @@ def _check_orphans(report: AuditReport, *, yes: bool) -> None:
     for path in report.paths:
         scope = Scope([path])
         if any(it.path in scope for it in report.orphans):
-            prunable(path)
+            check_folder(path)
     lost = [it.path for it in report.orphans if not it.elsewhere]
     if not yes:
         check_loss(report.collection, lost, report.points)
