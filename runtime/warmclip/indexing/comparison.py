@@ -5,7 +5,6 @@ bytes for each file, and what is found.
 """
 
 import os
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,16 +23,14 @@ from warmclip.indexing.audit import (
     suspect,
 )
 from warmclip.indexing.files import (
-    Location,
     Scope,
     canonical_roots,
     find_images,
     is_gone,
-    locate,
 )
 from warmclip.indexing.pruning import is_orphan
 from warmclip.indexing.store import Point, VectorStore
-from warmclip.indexing.survey import Content, digest_files
+from warmclip.indexing.survey import Content, Places, digest_files, is_as_stored
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 
@@ -94,7 +91,7 @@ class _Comparison:
         self._scope = Scope(self._paths)
         self._points = 0
         self._orphans: dict[str, Orphan] = {}  # by id
-        self._seen: set[bytes] = set()  # the ids of files, so that none counts twice
+        self._places = Places(roots)
         self._digests: Counter[bytes] = Counter()  # of files that are stored as they are
         self._missing: dict[str, Missing] = {}
         self._homeless: defaultdict[str, list[str]] = defaultdict(list)  # digest -> missing files
@@ -114,7 +111,7 @@ class _Comparison:
         return AuditReport(
             collection=self._collection,
             paths=self._paths,
-            files=len(self._seen),
+            files=len(self._places),
             points=self._points,
             missing=tuple(self._missing.values()),
             stale=tuple(self._stale.values()),
@@ -142,7 +139,8 @@ class _Comparison:
         for start in range(0, len(files), _CHUNK):
             chunk = files[start : start + _CHUNK]
             self._tell(start, len(files), "files")
-            places = self._locate(chunk)
+            places, unreadable, _ = self._places.find(chunk)
+            self._unreadable |= unreadable
             stored = {it.id: it for it in self._store.scroll(self._collection, ids=places)}
             unsure = []
             for id_, (path, location) in places.items():
@@ -154,27 +152,12 @@ class _Comparison:
                 elif point.payload.fingerprint != fingerprint:
                     theirs = point.payload.fingerprint
                     self._strangers.append(Stranger(path=path, id=id_, fingerprint=theirs))
-                elif _state(point) == (location.size_bytes, location.mtime_ns):
+                elif is_as_stored(location, point):
                     self._keep(point)
                 else:
                     unsure.append(path)
             for path, content in digest_files(unsure, self._roots, self._limits):
                 self._judge(path, content, stored)
-
-    def _locate(self, files: Sequence[str]) -> dict[str, tuple[str, Location]]:
-        """Id -> (path, location), for files not seen before."""
-        places = {}
-        for path in files:
-            try:
-                location = locate(path, self._roots)
-            except ImageUnreadable as exc:
-                self._unreadable[path] = str(exc)
-                continue
-            key = uuid.UUID(location.id).bytes
-            if key not in self._seen:
-                self._seen.add(key)
-                places[location.id] = path, location
-        return places
 
     def _judge(
         self, path: str, content: Content | ImageUnreadable, stored: dict[str, Point]
@@ -234,7 +217,7 @@ class _Comparison:
         repeated = [digest.hex() for digest, count in self._digests.items() if count > 1]
         paths = defaultdict(list)
         for point in self._store.scroll(self._collection, sha256=repeated):
-            if uuid.UUID(point.id).bytes in self._seen and point.id not in self._stale:
+            if point.id in self._places and point.id not in self._stale:
                 paths[point.payload.sha256].append(point.payload.path)
         for digest, some in sorted(paths.items(), key=lambda it: min(it[1])):
             yield Duplicate(sha256=digest, paths=tuple(sorted(some)))
@@ -242,10 +225,6 @@ class _Comparison:
     def _tell(self, done: int, total: int, stage: str) -> None:
         if self._progress is not None:
             self._progress(done, total, stage)
-
-
-def _state(point: Point) -> tuple[int, int]:
-    return point.payload.size_bytes, point.payload.mtime_ns
 
 
 def _orphan(point: Point) -> Orphan:

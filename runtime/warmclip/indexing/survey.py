@@ -1,6 +1,7 @@
 """What files hold, and which of them a collection has as they are now."""
 
 import hashlib
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +34,48 @@ class Surveyed:
     repeated: int = 0  # other paths to files that were seen before
 
 
+class Places:
+    """Where files are; each counts once, by whatever paths it is found.
+
+    Of those that were seen, 16 bytes are held for each: their ids.
+    """
+
+    def __init__(self, roots: Sequence[Root]) -> None:
+        self._roots = roots
+        self._seen: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __contains__(self, id_: str) -> bool:
+        return uuid.UUID(id_).bytes in self._seen
+
+    def find(
+        self, files: Sequence[str]
+    ) -> tuple[dict[str, tuple[str, Location]], dict[str, str], int]:
+        """Locate some files.
+
+        Returns:
+            Point id -> (path, location), for files not seen before; path -> reason, for those
+            that cannot be opened; and how many had been seen before.
+        """
+        places: dict[str, tuple[str, Location]] = {}
+        unreadable = {}
+        repeated = 0
+        for path in files:
+            try:
+                location = locate(path, self._roots)
+            except ImageUnreadable as exc:
+                unreadable[path] = str(exc)
+                continue
+            if location.id in self:
+                repeated += 1
+            else:
+                self._seen.add(uuid.UUID(location.id).bytes)
+                places[location.id] = path, location
+        return places, unreadable, repeated
+
+
 class Survey:
     """Looks at files, a chunk at a time; it writes nothing."""
 
@@ -50,7 +93,7 @@ class Survey:
         self._fingerprint = fingerprint
         self._roots = roots
         self._limits = limits
-        self._seen: set[str] = set()
+        self._places = Places(roots)
 
     def is_usable(self, point: Point) -> bool:
         """Whether a stored vector may stay, and be reused.
@@ -64,35 +107,20 @@ class Survey:
     def look(self, files: Sequence[str]) -> Surveyed:
         """Find out what these files hold, and which of them are stored as they are now."""
         chunk = Surveyed()
-        places = self._locate(files, chunk)
+        places, unreadable, repeated = self._places.find(files)
+        chunk.skipped |= unreadable
+        chunk.repeated = repeated
         changed = self._changed(places)
         chunk.unchanged = len(places) - len(changed)
         self._digest(changed, chunk)
         return chunk
-
-    def _locate(self, files: Sequence[str], chunk: Surveyed) -> dict[str, tuple[str, Location]]:
-        """Point id -> (path, location), for files not seen before."""
-        places = {}
-        for path in files:
-            try:
-                location = locate(path, self._roots)
-            except ImageUnreadable as exc:
-                chunk.skipped[path] = str(exc)
-                continue
-            if location.id in self._seen:
-                chunk.repeated += 1
-            else:
-                self._seen.add(location.id)
-                places[location.id] = path, location
-        return places
 
     def _changed(self, places: dict[str, tuple[str, Location]]) -> list[str]:
         """The paths of files that the collection does not have as they are now."""
         changed = dict(places)
         for point in self._store.scroll(self._collection, ids=places):
             _, location = places[point.id]
-            state = (point.payload.size_bytes, point.payload.mtime_ns)
-            if self.is_usable(point) and state == (location.size_bytes, location.mtime_ns):
+            if self.is_usable(point) and is_as_stored(location, point):
                 del changed[point.id]
         return [path for path, _ in changed.values()]
 
@@ -102,6 +130,12 @@ class Survey:
                 chunk.contents.append(result)
             else:
                 chunk.skipped[path] = str(result)
+
+
+def is_as_stored(location: Location, point: Point) -> bool:
+    """Whether a file has the size and the time that are stored, so that it need not be read."""
+    payload = point.payload
+    return (location.size_bytes, location.mtime_ns) == (payload.size_bytes, payload.mtime_ns)
 
 
 def digest_files(
