@@ -27,6 +27,18 @@ PATIENCE_S = 60.0  # a worker imports and loads on a busy machine
 WORKER = (sys.executable, "-m", "warmclip.cli", "worker")
 
 
+def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "warmclip.cli", *map(str, arguments)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A worker that is listening, and a connection to its Redis."""

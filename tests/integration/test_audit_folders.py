@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import environment_of, running_worker
+from running import environment_of, run, running_worker
 from standins import qdrant as stand_in
 from standins.pixels import PixelEncoder
 from warmclip.errors import PruneRefused
@@ -296,18 +294,6 @@ def test_file_that_cannot_be_read(store: QdrantStore, photos: Path) -> None:
 
 
 # The command.
-
-
-def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "warmclip.cli", *map(str, arguments)],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_command(photos: Path, demo_bundle: Path) -> None:

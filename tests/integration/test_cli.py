@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from running import run
 from warmclip_export import drawing
 
 
@@ -27,19 +28,6 @@ def gallery(tmp_path: Path) -> Path:
     """Twelve drawn pictures, named after what is in them."""
     drawing.write_gallery(tmp_path / "pictures", 12, seed=0)
     return tmp_path / "pictures"
-
-
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Start a command and wait for its end."""
-    command = [sys.executable, "-m", "warmclip.cli", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | environment,
-        check=False,
-    )
 
 
 def answer(*arguments: str | Path, expected: int = 0, **environment: str) -> Any:

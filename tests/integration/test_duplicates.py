@@ -1,9 +1,6 @@
 """Near-duplicates: which pictures are one group, and what people see of it."""
 
 import json
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from running import run
 from standins import qdrant as stand_in
 from warmclip.errors import SettingsError
 from warmclip.indexing import duplicates
@@ -148,18 +146,6 @@ def test_too_many(store: QdrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.upsert("images", [point(f"/{n}.png", at(n)) for n in range(11)])
     with pytest.raises(SettingsError, match="more than 10 pictures"):
         groups(store, 0.9)
-
-
-def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "warmclip.cli", *map(str, arguments)],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_command(tmp_path: Path, demo_bundle: Path) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from warmclip.cli.options import Collection, LogJson, open_terminal, read_settings
 from warmclip.errors import SettingsError
+from warmclip.serve import DEFAULT_RATE
 
 
 def serve(
@@ -23,15 +24,14 @@ def serve(
         typer.Option("--allow-host", help="A name by which requests may call this server."),
     ] = None,
     rate: Annotated[
-        int | None,
+        int,
         typer.Option(
             "--rate",
             min=0,
             max=10_000_000,
             help="Requests a minute of one address; 0: any number.",
-            show_default="12000",
         ),
-    ] = None,
+    ] = DEFAULT_RATE,
     collection: Collection = None,
     log_json: LogJson = False,
 ) -> None:
@@ -39,7 +39,6 @@ def serve(
     with open_terminal(verbose=True, log_json=log_json):
         settings = read_settings(collection=collection)
         try:
-            from warmclip.serve.rate import DEFAULT_RATE
             from warmclip.serve.server import run_server
         except ModuleNotFoundError as exc:
             if (exc.name or "").startswith("warmclip"):
@@ -51,5 +50,5 @@ def serve(
             port=port,
             token_file=token_file,
             hosts=allow_host or (),
-            rate=DEFAULT_RATE if rate is None else rate,
+            rate=rate,
         )

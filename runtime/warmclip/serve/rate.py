@@ -8,9 +8,6 @@ from collections.abc import Callable
 
 from warmclip.serve.problems import Problem
 
-DEFAULT_RATE = 12_000
-"""Requests a minute."""
-
 _SPAN_S = 60.0
 _MOST_CLIENTS = 10_000
 _NETWORK_BITS = 64  # of an IPv6 address: what one household or machine has for itself

@@ -13,9 +13,10 @@ import uvicorn
 
 from warmclip.errors import SettingsError
 from warmclip.indexing.files import canonical_roots
+from warmclip.serve import DEFAULT_RATE
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
-from warmclip.serve.rate import DEFAULT_RATE, Rate
+from warmclip.serve.rate import Rate
 from warmclip.serve.services import Services, Workers
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings

@@ -142,15 +142,9 @@ export function mount(main, go, signal) {
     go({ ...params, ...chosen() });
   }
 
-  function lookFor({ like, folder }) {
+  function lookFor({ like, folder }, collection) {
     if (like) {
-      const [, collection = ""] = /[?&]collection=([^&]*)/.exec(like.thumbnail) ?? [];
-      go({
-        ...chosen(),
-        like: like.id,
-        name: fileName(like.path),
-        collection: decodeURIComponent(collection),
-      });
+      go({ ...chosen(), like: like.id, name: fileName(like.path), collection });
     } else {
       fields.folder.value = folder;
       go({ ...params, ...chosen() });
@@ -296,7 +290,7 @@ export function mount(main, go, signal) {
       tell: (words) => {
         told.textContent = words;
       },
-      lookFor,
+      lookFor: (wish) => lookFor(wish, found.collection),
       thumbnails,
       running: running.signal,
       signal,
