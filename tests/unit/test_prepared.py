@@ -18,9 +18,10 @@ from warmclip.home import exclusive
 from warmclip.inference import session as sessions
 from warmclip.inference.arrays import Features
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.engine import load_onnxruntime
 from warmclip.inference.golden import Golden
 from warmclip.inference.model_cache import COMPLETE, ModelCache
-from warmclip.inference.prepared import identity_of
+from warmclip.inference.prepared import ask_to_write, identity_of
 from warmclip.inference.providers import CPU
 from warmclip.inference.session import OnnxSession
 
@@ -268,3 +269,14 @@ def test_what_decides_has_a_folder_of_its_own() -> None:
         ("d1", CPU, "1.32.0", 8),
     ]
     assert all(identity_of(*other) != identity_of(*same) for other in others)
+
+
+@pytest.mark.parametrize(("version", "packs"), [("1.24.1", "0"), ("1.31.0", "0"), ("1.32.0", "1")])
+def test_weights_are_packed_where_that_can_be_run(tmp_path: Path, version: str, packs: str) -> None:
+    """An older onnxruntime, which would die of them, maps weights as they are."""
+    options = load_onnxruntime().SessionOptions()
+    ask_to_write(options, tmp_path, version)
+    asked = options.get_session_config_entry(
+        "session.save_external_prepacked_constant_initializers"
+    )
+    assert asked == packs

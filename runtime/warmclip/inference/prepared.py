@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from warmclip.inference.machine import chip, processor_features
-from warmclip.inference.providers import Provider
+from warmclip.inference.providers import Provider, major_minor
 
 EXECUTION_PROVIDER = "CPUExecutionProvider"  # the only one whose weights onnxruntime packs ahead
 
@@ -23,6 +23,9 @@ _GRAPH = "graph.onnx"
 _WEIGHTS = "weights.bin"  # named in the graph without a folder, so it is looked for beside it
 _INLINE_BYTES = 1024  # what is smaller stays in the graph
 _FORM = 1  # of what this module writes
+# Older ones, as OpenVINO's builds are, die by SIGSEGV when they run packed weights of a graph
+# whose texts may have any length (seen with 1.23.2, 1.24.1 and 1.31.0): theirs are only mapped.
+_PACKS_SINCE = (1, 32)
 
 
 def identity_of(
@@ -62,13 +65,14 @@ def require_space(folder: Path, graph: Path) -> None:
         )
 
 
-def ask_to_write(options: Any, folder: Path) -> None:
+def ask_to_write(options: Any, folder: Path, onnxruntime_version: str) -> None:
     """Have the session that gets these options leave a prepared graph in a folder."""
+    packs = major_minor(onnxruntime_version) >= _PACKS_SINCE
     options.optimized_model_filepath = str(graph_in(folder))
     for name, value in {
         "optimized_model_external_initializers_file_name": _WEIGHTS,
         "optimized_model_external_initializers_min_size_in_bytes": str(_INLINE_BYTES),
-        "save_external_prepacked_constant_initializers": "1",
+        "save_external_prepacked_constant_initializers": str(int(packs)),
     }.items():
         options.add_session_config_entry(f"session.{name}", value)
 

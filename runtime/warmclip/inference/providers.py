@@ -194,7 +194,7 @@ def _refusal(provider: Provider, available: Sequence[str], version: str) -> str 
             f"provider {provider.name!r} needs {provider.execution_provider}, which this "
             f"onnxruntime {version} does not have; it has: {', '.join(available)}"
         )
-    if _major_minor(version) < provider.since:
+    if major_minor(version) < provider.since:
         oldest = ".".join(map(str, provider.since))
         return (
             f"provider {provider.name!r} needs onnxruntime {oldest} or newer, "
@@ -203,6 +203,7 @@ def _refusal(provider: Provider, available: Sequence[str], version: str) -> str 
     return None
 
 
-def _major_minor(version: str) -> tuple[int, int]:
+def major_minor(version: str) -> tuple[int, int]:
+    """Of a version such as "1.32.0": (1, 32)."""
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)

@@ -16,7 +16,12 @@ from warmclip.activity import Activity, Stage, Unwatched
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
 from warmclip.inference import lengths, prepared
 from warmclip.inference.arrays import Features, Inputs
-from warmclip.inference.engine import foreign_errors, load_onnxruntime, onnxruntime_build
+from warmclip.inference.engine import (
+    foreign_errors,
+    load_onnxruntime,
+    onnxruntime_build,
+    onnxruntime_version,
+)
 from warmclip.inference.fork import never_destroy_in_children, refuse_fork
 from warmclip.inference.machine import os_build, return_freed_memory, usable_cores
 from warmclip.inference.model_cache import ModelCache
@@ -217,7 +222,7 @@ class OnnxSession:
             prepared.require_space(folder, self.graph)
             log.info("preparing %s for this processor: seconds, and only once", self.graph.name)
             options = self._options(size)
-            prepared.ask_to_write(options, folder)
+            prepared.ask_to_write(options, folder, onnxruntime_version())
             self._create(self.graph, options, {})
             return_freed_memory()
         options = self._options(size)
