@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from warmclip.indexing.report import IndexReport
     from warmclip.indexing.store import VectorStore
 
+Named = Annotated[
+    str | None, typer.Argument(metavar="[COLLECTION]", help="The collection to look at.")
+]
+
 _MOST_DRAWN = 50  # groups: a sheet of 17,000 px
 _COLUMNS = 6
 
 
 def audit(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[COLLECTION]", help="The collection to look at."),
-    ] = None,
+    name: Named = None,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -118,10 +119,7 @@ def audit(
 
 
 def duplicates(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[COLLECTION]", help="The collection to look at."),
-    ] = None,
+    name: Named = None,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
