@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 
 from bench.embedding import cases as table_of_cases
-from bench.embedding.materials import Materials
+from bench.embedding.fixtures import Materials
 from bench.embedding.process import ContenderFailed
 from bench.embedding.report import Report
 from bench.embedding.results import Measured, Results
-from bench.embedding.stage import Stage, open_materials
+from bench.embedding.runner import Stage, open_materials
 from bench.machine import Others, describe, load_average
 from bench.table import open_console
 from warmclip.cli.options import open_terminal

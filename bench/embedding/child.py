@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.embedding.materials import Materials, captions
-from bench.embedding.subjects.subject import BATCH, Skipped
+from bench.embedding.adapters.adapter import BATCH, Skipped
+from bench.embedding.fixtures import Materials, captions
 
 _CLASSES = {
-    "warmclip": ("bench.embedding.subjects.warm", "Warmclip"),
-    "open_clip": ("bench.embedding.subjects.open_clip_torch", "OpenClip"),
-    "onnxruntime": ("bench.embedding.subjects.stock_onnxruntime", "StockOnnxruntime"),
-    "transformers": ("bench.embedding.subjects.hugging_face", "Transformers"),
-    "fastembed": ("bench.embedding.subjects.fast_embed", "FastEmbed"),
-    "gemm": ("bench.embedding.subjects.gemm", "Gemm"),
+    "warmclip": ("bench.embedding.adapters.warm", "Warmclip"),
+    "open_clip": ("bench.embedding.adapters.open_clip_torch", "OpenClip"),
+    "onnxruntime": ("bench.embedding.adapters.stock_onnxruntime", "StockOnnxruntime"),
+    "transformers": ("bench.embedding.adapters.hugging_face", "Transformers"),
+    "fastembed": ("bench.embedding.adapters.fast_embed", "FastEmbed"),
+    "gemm": ("bench.embedding.adapters.gemm", "Gemm"),
 }
 _SHOWN = 2  # rows of an answer that are compared with the others'
 

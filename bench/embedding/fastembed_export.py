@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.embedding.materials import Materials, captions
-from bench.embedding.subjects.hugging_face import load_model, load_tokenizer
+from bench.embedding.adapters.hugging_face import load_model, load_tokenizer
+from bench.embedding.fixtures import Materials, captions
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.embedding import aims, plot
+from bench.embedding import plot, targets
 from bench.embedding.cases import FIRST, PEAK, Case, batch_column
 from bench.embedding.contenders import CONTENDERS, GEMM, TORCH
 from bench.embedding.results import Results
@@ -164,8 +164,8 @@ class Report:
                 table.add_row(name, *(f"{100 * it.median:.0f} %" if it else "" for it in cells))
         return table
 
-    def _aims(self) -> list[aims.Aim]:
-        return aims.judge(self._results, self._environment["cores"])
+    def _aims(self) -> list[targets.Aim]:
+        return targets.judge(self._results, self._environment["cores"])
 
     def _aim_table(self) -> Table:
         words = {True: "reached", False: "missed", None: "not measured"}

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.embedding.materials import Materials
-from bench.embedding.subjects.open_clip_torch import load
+from bench.embedding.adapters.open_clip_torch import load
+from bench.embedding.fixtures import Materials
 
 
 class _Image(nn.Module):

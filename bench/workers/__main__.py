@@ -18,7 +18,7 @@ from bench.machine import describe, load_average, stamp, warning_of_others
 from bench.table import open_console
 from bench.workers import contenders
 from bench.workers.results import Results
-from bench.workers.stage import ContenderFailed, Stage, open_stage
+from bench.workers.runner import ContenderFailed, Stage, open_stage
 from warmclip.cli.options import open_terminal
 from warmclip.errors import BundleError, SettingsError
 from warmclip.inference.providers import AUTO, check_choice

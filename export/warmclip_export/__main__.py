@@ -16,10 +16,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from warmclip.console import Terminal, printable
+from warmclip.cli.console import Terminal
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle, Precision
+from warmclip.logs import printable
 from warmclip_export import catalog, drawing, scenes
 from warmclip_export.errors import ExportRefused
 from warmclip_export.probe import NEEDED, Device, Stage, run_probe
@@ -140,7 +141,7 @@ def parity(
         )
         from warmclip_export.parity import corpus, suite
         from warmclip_export.parity import report as reports
-        from warmclip_export.parity.ways import find_ways
+        from warmclip_export.parity.targets import find_ways
         from warmclip_export.reference import find_device
 
         device = find_device(against)

@@ -29,7 +29,7 @@ from warmclip_export import graph, onnx_file, quantize, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.coreml import report
 from warmclip_export.errors import ExportRefused, ParityFailed
-from warmclip_export.half import reach
+from warmclip_export.fp16 import range
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
 from warmclip_export.reference import Reference, describe
@@ -90,7 +90,7 @@ def export_model(
         towers = wrappers(reference)
         opset = graph.opset(*towers.values())
         graphs: dict[Tower, dict[Precision, FileRecord]] = {}
-        reaches: dict[Tower, tuple[reach.Reach, ...]] = {}
+        reaches: dict[Tower, tuple[range.Reach, ...]] = {}
         quantized: dict[Tower, quantize.Quantized] = {}
         for tower, wrapper in towers.items():
             graphs[tower], reaches[tower] = _write_tower(tower, wrapper, opset, folder, gate, step)
@@ -112,7 +112,7 @@ def export_model(
             folder / "certificate.json",
             _json_bytes(
                 _certificate(recipe, gate, folder, graphs)
-                | {"float16": {tower: reach.summary(of) for tower, of in reaches.items()}}
+                | {"float16": {tower: range.summary(of) for tower, of in reaches.items()}}
                 | ({"int8": quantize.as_json(quantized)} if int8 else {})
                 | {"coreml": report.as_json(placements)}
             ),
@@ -143,7 +143,7 @@ def export_model(
     return Exported(
         bundle=ModelBundle.open(target),
         findings=tuple(gate.findings),
-        notes=(*reach.notes(reaches), *quantize.notes(quantized), *report.notes(placements)),
+        notes=(*range.notes(reaches), *quantize.notes(quantized), *report.notes(placements)),
     )
 
 
@@ -198,25 +198,25 @@ def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> Tokenize
 
 def _write_tower(
     tower: Tower, wrapper: nn.Module, opset: int, folder: Path, gate: Gate, step: Step
-) -> tuple[dict[Precision, FileRecord], tuple[reach.Reach, ...]]:
+) -> tuple[dict[Precision, FileRecord], tuple[range.Reach, ...]]:
     gate.check_wrapper(tower, wrapper)
     # Two rows: from one, torch would conclude that the batch is always 1.
     inputs = {name: torch.from_numpy(array[:2]) for name, array in gate.feeds[tower].items()}
     parts = [name for name, _ in wrapper.named_modules()]
     records: dict[Precision, FileRecord] = {}
-    reaches: tuple[reach.Reach, ...] = ()
+    reaches: tuple[range.Reach, ...] = ()
     for precision in PRECISIONS:
         step(f"export and check the {tower} tower in {precision}")
         path = folder / f"{tower}.{precision}.onnx"
         if precision == "fp16":
-            kept = reach.overflowing(reaches)
-            if reach.EVERYTHING in kept:
+            kept = range.overflowing(reaches)
+            if range.EVERYTHING in kept:
                 continue
             graph.halved(wrapper, kept)
         records[precision] = onnx_file.write_tower(wrapper, inputs, path, opset)
         gate.check_graph(tower, precision, path)
         if precision == "fp32":
-            reaches = reach.measure(path, gate.feeds[tower], parts)
+            reaches = range.measure(path, gate.feeds[tower], parts)
     return records, reaches
 
 

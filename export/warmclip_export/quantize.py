@@ -27,7 +27,7 @@ from warmclip.errors import BadVectors
 from warmclip.inference.arrays import Vectors, unit_rows
 from warmclip.inference.bundle import Tower
 from warmclip_export.errors import ExportRefused
-from warmclip_export.half.emulation import Feeds, runs
+from warmclip_export.fp16.emulation import Feeds, runs
 from warmclip_export.parity.bounds import of_cpu
 
 # Of what the gate allows: the samples are few, and other pictures stray further.

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from warmclip.errors import ImagesUnreadable, ImageUnreadable, WarmclipError
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
-    from warmclip.indexing.store import Hit, Point, VectorStore
     from warmclip.inference.bundle import ModelBundle
     from warmclip.inference.encoder import Encoder
     from warmclip.settings import Settings
+    from warmclip.store.protocol import Hit, Point, VectorStore
 
 __all__ = [
     "AsyncClient",
@@ -41,17 +41,17 @@ _HOME = {
     "AsyncClient": "warmclip.client.client",
     "Client": "warmclip.client.client",
     "Encoder": "warmclip.inference.encoder",
-    "Hit": "warmclip.indexing.store",
+    "Hit": "warmclip.store.protocol",
     "ImageUnreadable": "warmclip.errors",
     "ImagesUnreadable": "warmclip.errors",
     "IndexReport": "warmclip.indexing.report",
     "InProcess": "warmclip.client.in_process",
     "Indexer": "warmclip.indexing.indexer",
     "ModelBundle": "warmclip.inference.bundle",
-    "Point": "warmclip.indexing.store",
+    "Point": "warmclip.store.protocol",
     "Settings": "warmclip.settings",
     "ThroughQueue": "warmclip.client.through_queue",
-    "VectorStore": "warmclip.indexing.store",
+    "VectorStore": "warmclip.store.protocol",
     "WarmclipError": "warmclip.errors",
 }
 

@@ -1,4 +1,4 @@
-"""Logs for machines: one JSON object a line, whatever a record holds."""
+"""Logging: JSON lines for machines, plain lines for people, whatever a record holds."""
 
 import json
 import logging
@@ -7,7 +7,10 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _MOST_CHARS = 32_768  # of one text; a line has a bound, so that collectors take it
 _MOST_DEPTH = 8
@@ -42,7 +45,12 @@ class JsonLines(logging.Formatter):
         return text.replace("\x7f", r"\u007f")  # the one control character that JSON lets pass
 
 
-def log_json(level: int = logging.INFO) -> None:
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(without_colours(super().format(record)), lines=True)
+
+
+def log_json_lines(level: int = logging.INFO) -> None:
     """From here on this process logs JSON lines on stderr, Python's own warnings too.
 
     A process that this one starts says it again for itself.
@@ -51,6 +59,27 @@ def log_json(level: int = logging.INFO) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    _silence_libraries()
+
+
+def log_text(level: int = logging.INFO, console: "Console | None" = None) -> None:
+    """Log for people on stderr: in colours on a terminal, else one line each, with the time.
+
+    Args:
+        level: the lowest level that is shown.
+        console: where a terminal's lines go, if they must not cut through a progress bar.
+    """
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
+        handler = RichHandler(console=console, show_path=False, show_time=False)
+        handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    _silence_libraries()
 
 
 def is_json() -> bool:
@@ -61,6 +90,25 @@ def is_json() -> bool:
 def without_colours(text: str) -> str:
     """Without the colours that RQ puts into its messages where stdout is a terminal."""
     return _COLOUR.sub("", text)
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text that any terminal can show: control characters, and bytes that are no UTF-8, escaped.
+
+    Args:
+        text: whatever it is, such as a file's name.
+        lines: keep line feeds, which in a name would forge lines of ours.
+    """
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else ascii(char)[1:-1]
+        for char in shown
+    )
+
+
+def _silence_libraries() -> None:
+    # stamina announces every retry in its own words; ``store.calls`` says the same in ours.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 def _message(record: logging.LogRecord) -> str:

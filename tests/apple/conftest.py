@@ -9,11 +9,11 @@ from apple.machine import GPU, VARIANTS, gpu_fault, missing, why_not
 from apple.table import TablePrinter
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.engine import find_provider
+from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.providers import PROVIDERS
-from warmclip.inference.trial import Trial
-from warmclip.inference.trial_process import run_trial
-from warmclip.inference.verdict import TOWERS
+from warmclip.inference.selection.select import TOWERS
+from warmclip.inference.selection.trial import Trial
+from warmclip.inference.selection.trial_process import run_trial
 
 DEADLINE_S = 900.0  # for one provider on one tower: a virtual Mac compiles slowly
 

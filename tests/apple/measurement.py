@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from warmclip.inference.model_cache import COMPLETE
+from warmclip.inference.ort.model_cache import COMPLETE
 
 _WITNESS = "witness"
 

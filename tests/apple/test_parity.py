@@ -12,7 +12,7 @@ from apple.table import MEASURED
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export.catalog import resolve
 from warmclip_export.parity import corpus, report, suite
-from warmclip_export.parity.ways import find_ways
+from warmclip_export.parity.targets import find_ways
 from warmclip_export.reference import find_device
 
 Record = Callable[[str, object], None]

@@ -10,10 +10,10 @@ from apple.machine import GPU, VARIANTS, gpu_fault
 from apple.measurement import finished, leave_witnesses, per_second
 from apple.table import MEASURED
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.providers import PROVIDERS
-from warmclip.inference.trial import BATCHES, Trial
-from warmclip.inference.verdict import TOWERS
+from warmclip.inference.selection.select import TOWERS
+from warmclip.inference.selection.trial import BATCHES, Trial
 
 Record = Callable[[str, object], None]
 

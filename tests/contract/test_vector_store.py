@@ -17,12 +17,12 @@ from qdrant_client import QdrantClient, models
 
 from standins import qdrant as stand_in
 from warmclip.errors import SpaceMismatch, StoreError
-from warmclip.indexing import folders
-from warmclip.indexing.aliases import collection_of
-from warmclip.indexing.qdrant import QdrantStore
-from warmclip.indexing.query import Filter
-from warmclip.indexing.store import Payload, Point, Space
 from warmclip.inference.arrays import Vector
+from warmclip.store import folder_keys
+from warmclip.store.aliases import collection_of
+from warmclip.store.filter import Filter
+from warmclip.store.protocol import Payload, Point, Space
+from warmclip.store.qdrant import QdrantStore
 
 DIM = 8
 OLD = Space(fingerprint="0123456789abcdef" * 4, dim=DIM)
@@ -248,7 +248,7 @@ def test_points_without_folders(store: QdrantStore, name: str) -> None:
     store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
     store._client.delete_payload(
         collection_of(name, OLD.fingerprint),
-        [folders.FIELD],
+        [folder_keys.FOLDERS_FIELD],
         models.Filter(must=[models.HasIdCondition(has_id=[point(0).id, point(6).id])]),
     )
     assert found(store, name, folder="/a/b") == sorted([PLACES[0], PLACES[1]])
@@ -326,10 +326,10 @@ def test_suspect_until_proven(store: QdrantStore, name: str) -> None:
     store.ensure(name, OLD)
     points = [waiting(1, "a-0"), waiting(2, "a-1"), point(3)]
     store.upsert(name, points)
-    suspects = sorted(store.scroll(name, suspect=True), key=lambda it: it.id)
+    suspects = sorted(store.scroll(name, unverified=True), key=lambda it: it.id)
     assert [it.payload.canary for it in suspects] == ["a-0", "a-1"]
-    store.prove(name, points[:1])
-    assert ids(store.scroll(name, suspect=True)) == [points[1].id]
+    store.mark_verified(name, points[:1])
+    assert ids(store.scroll(name, unverified=True)) == [points[1].id]
     (proven,) = store.scroll(name, ids=[points[0].id], with_vectors=True)
     assert proven.payload == point(1).payload
     assert proven.vector is not None
@@ -341,8 +341,8 @@ def test_written_again_before_it_is_proven(store: QdrantStore, name: str) -> Non
     store.ensure(name, OLD)
     store.upsert(name, [waiting(1, "a-0")])
     store.upsert(name, [waiting(1, "b-0")])
-    store.prove(name, [waiting(1, "a-0")])
-    assert ids(store.scroll(name, suspect=True)) == [point(1).id]
+    store.mark_verified(name, [waiting(1, "a-0")])
+    assert ids(store.scroll(name, unverified=True)) == [point(1).id]
 
 
 def test_many_proven_at_once(store: QdrantStore, name: str) -> None:
@@ -350,9 +350,9 @@ def test_many_proven_at_once(store: QdrantStore, name: str) -> None:
     store.ensure(name, OLD)
     points = [waiting(number, f"a-{number % 2}") for number in range(300)]
     store.upsert(name, points)
-    store.prove(name, points)
-    store.prove(name, [])
-    assert ids(store.scroll(name, suspect=True)) == []
+    store.mark_verified(name, points)
+    store.mark_verified(name, [])
+    assert ids(store.scroll(name, unverified=True)) == []
     assert len(ids(store.scroll(name))) == 300
 
 

@@ -10,8 +10,8 @@ from rq.job import Retry
 from faults.conftest import Rig, name_of
 from running import Running, eventually, outcome, reason
 from warmclip.errors import HorseDied
-from warmclip.work.client import call, submit_index, watch
-from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.producer import call, submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.status import read_status
 
@@ -146,7 +146,7 @@ def test_poisoned_picture(rig: Rig, how: str) -> None:
         assert report.indexed == 12
         assert list(report.skipped) == [poison]
         assert "was set aside: the horse" in report.skipped[poison]
-        (letter,) = DeadLetters(worker.connection).all()
+        (letter,) = PoisonedFiles(worker.connection).all()
         assert (letter.path, letter.collection) == (os.path.realpath(poison), "images")
         assert read_status(worker.connection).dead == 1
 
@@ -182,7 +182,7 @@ def test_kill_from_outside_blames_no_picture(rig: Rig) -> None:
         eventually(mark.exists)
         worker.kill_horse()
         assert watch(worker.connection, run).indexed == 1
-        assert DeadLetters(worker.connection).all() == []
+        assert PoisonedFiles(worker.connection).all() == []
         assert f"it was decoding '{slow}'" in worker.log.read_text()
 
 

@@ -20,13 +20,13 @@ from running import (
     wait_for_worker,
 )
 from warmclip.errors import StoreHeld
-from warmclip.home import is_running
-from warmclip.indexing.ownership import own_store
-from warmclip.indexing.qdrant import open_store
+from warmclip.fsutil import is_running
 from warmclip.settings import Settings
+from warmclip.store.embedded_lock import own_store
+from warmclip.store.qdrant import open_store
 from warmclip.work.broker import open_broker
-from warmclip.work.client import call, submit_index, watch
-from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.producer import call, submit_index, watch
 from warmclip.work.queues import open_queue
 
 SLOW = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.2", "WARMCLIP_BATCH_SIZE": "8"}
@@ -178,7 +178,7 @@ def test_thirty_kills(rig: Rig) -> None:
             process.terminate()
             process.wait(PATIENCE_S)
         assert report.skipped == {}, log.read_text()
-        assert DeadLetters(connection).all() == []
+        assert PoisonedFiles(connection).all() == []
         queue = open_queue(connection)
         assert queue.job_ids == queue.intermediate_queue.get_job_ids() == []
         assert len(queue.finished_job_registry.get_job_ids()) == len(run.job_ids)

@@ -7,14 +7,14 @@ import pytest
 
 from faults.conftest import Rig
 from running import Running
-from warmclip.indexing.audit import find_suspects
-from warmclip.indexing.qdrant import open_store
-from warmclip.inference import verdict
+from warmclip.indexing.audit_report import find_unverified
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.encoder import Encoder
-from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.selection import select
+from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
-from warmclip.work.client import submit_index, watch
+from warmclip.store.qdrant import open_store
+from warmclip.work.producer import submit_index, watch
 
 TRIED = {"WARMCLIP_TRIAL_SECONDS": "15", "WARMCLIP_BATCH_SIZE": "2"}
 
@@ -23,7 +23,7 @@ def check_vectors(settings: Settings, pictures: list[str]) -> None:
     """Every picture is in the store once, with the CPU's vector, unless it is marked suspect."""
     encoder = Encoder.open(settings.bundle, provider="cpu")
     with open_store(settings) as store:
-        suspects = {suspect.path for suspect in find_suspects(store, "images")}
+        suspects = {suspect.path for suspect in find_unverified(store, "images")}
         points = list(store.scroll("images", with_vectors=True))
     assert len(points) == len(pictures)
     for point in points:
@@ -101,5 +101,5 @@ def test_found_out_in_service(rig: Rig, fault: str, reason: str) -> None:
         assert reason in record.reason
         assert worker.run("warmclip.work.jobs.embed_texts", ["still here"]).return_value
     check_vectors(settings, pictures)
-    known = verdict.read(ModelBundle.open(settings.bundle), "auto", home=settings.home)
+    known = select.read(ModelBundle.open(settings.bundle), "auto", home=settings.home)
     assert known is None or set(known.chosen.values()) == {"cpu"}

@@ -10,8 +10,8 @@ from redis import Redis
 
 from faults.conftest import Rig
 from running import PATIENCE_S, eventually, outcome
-from warmclip.work.client import submit_index, watch
 from warmclip.work.private_redis import find_server
+from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.status import listening
 

@@ -9,7 +9,7 @@ import pytest
 from faults.conftest import Rig
 from standins import qdrant as stand_in
 from standins.qdrant import Fault, QdrantStandIn
-from warmclip.work.client import submit_index, watch
+from warmclip.work.producer import submit_index, watch
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from standins.faulty import environment
-from warmclip.indexing.qdrant import open_store
-from warmclip.indexing.store import Point
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
+from warmclip.store.protocol import Point
+from warmclip.store.qdrant import open_store
 from warmclip_export import drawing
 
 _LOADING = 1  # runs of a session that loading takes: the golden rows

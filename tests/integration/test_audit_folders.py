@@ -16,12 +16,12 @@ from running import environment_of, run, running_worker
 from standins import qdrant as stand_in
 from standins.pixels import PixelEncoder
 from warmclip.errors import PruneRefused
-from warmclip.indexing.audit import AuditReport
-from warmclip.indexing.comparison import compare
+from warmclip.indexing.audit import audit_folders
+from warmclip.indexing.audit_report import AuditReport
 from warmclip.indexing.indexer import Indexer
-from warmclip.indexing.qdrant import QdrantStore
 from warmclip.indexing.repair import repair
 from warmclip.settings import Root, Settings
+from warmclip.store.qdrant import QdrantStore
 
 CATEGORIES = ("missing", "stale", "orphans", "moved", "suspects", "strangers")
 
@@ -56,7 +56,7 @@ def draw(path: Path, seed: int) -> Path:
 
 def look(store: QdrantStore, *paths: Path) -> AuditReport:
     """One audit."""
-    return compare(store, "images", paths)
+    return audit_folders(store, "images", paths)
 
 
 def mend(store: QdrantStore, indexer: Indexer, report: AuditReport) -> AuditReport:
@@ -245,7 +245,7 @@ def test_file_that_cannot_be_read_after_a_root_was_named(store: QdrantStore, pho
     roots = (Root(name="photos", folder=photos),)
     Indexer(PixelEncoder(), store, roots=roots).index([photos], prune=True, yes=True)
     assert len(list(store.scroll("images"))) == 30
-    report = compare(store, "images", [photos], roots=roots)
+    report = audit_folders(store, "images", [photos], roots=roots)
     repair(store, report, Indexer(PixelEncoder(), store, roots=roots).index_files, roots=roots)
     assert len(list(store.scroll("images"))) == 30
 
@@ -281,7 +281,7 @@ def test_former_collection(store: QdrantStore, photos: Path) -> None:
         ("a", 30, False),
     ]
     assert report.exit_code == 0
-    assert compare(store, "images", [photos], model="c" * 64).exit_code == 1
+    assert audit_folders(store, "images", [photos], model="c" * 64).exit_code == 1
 
 
 def test_file_that_cannot_be_read(store: QdrantStore, photos: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from running import Running, environment_of, eventually, outcome, running_worker
 from warmclip import AsyncClient, Client, Encoder, InProcess, Settings, ThroughQueue
-from warmclip.client.source import Source
+from warmclip.client.backend import Backend
 from warmclip.errors import (
     ImagesUnreadable,
     ImageUnreadable,
@@ -69,7 +69,7 @@ def encoder(demo_bundle: Path) -> Encoder:
 
 
 @pytest.fixture(params=["in process", "through the queue"])
-def source(request: pytest.FixtureRequest, worker: Running, encoder: Encoder) -> Source:
+def source(request: pytest.FixtureRequest, worker: Running, encoder: Encoder) -> Backend:
     """Either source, to be closed by its client."""
     if request.param == "in process":
         return InProcess(encoder)
@@ -81,7 +81,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
-def test_vectors(source: Source, encoder: Encoder, pictures: list[Path]) -> None:
+def test_vectors(source: Backend, encoder: Encoder, pictures: list[Path]) -> None:
     """Texts, and pictures in every form, come back as torch code expects: float32, unit length,
     and the encoder's own.
     """
@@ -116,7 +116,7 @@ def test_open_picture_of_any_mode(
         assert client.embed_image(picture) == pytest.approx(expected, abs=_NEAR)
 
 
-def test_what_cannot_be_embedded(source: Source, pictures: list[Path]) -> None:
+def test_what_cannot_be_embedded(source: Backend, pictures: list[Path]) -> None:
     """Each refusal names what it is about; those of a list, by index; neighbours are no matter."""
     nothing = pictures[0].with_name("nothing.png")
     with Client(source) as client:
@@ -147,7 +147,7 @@ def test_bounds_of_what_is_sent(worker: Running, tmp_path: Path) -> None:
             client.embed_image(bytes(11 * 1024 * 1024))
 
 
-def test_fifty_questions_at_once(source: Source, encoder: Encoder, pictures: list[Path]) -> None:
+def test_fifty_questions_at_once(source: Backend, encoder: Encoder, pictures: list[Path]) -> None:
     """Each gets its own answer, and the loop ticks on all the while."""
     texts = [f"{text} number {number}" for text in TEXTS for number in range(10)]
     ticks: list[float] = []
@@ -176,7 +176,7 @@ def test_fifty_questions_at_once(source: Source, encoder: Encoder, pictures: lis
     assert len(ticks) > 10  # a question that blocks the loop lets it tick once or twice
 
 
-def test_failures_stay_with_their_question(source: Source, pictures: list[Path]) -> None:
+def test_failures_stay_with_their_question(source: Backend, pictures: list[Path]) -> None:
     """Beside questions that fail, the others are answered."""
 
     async def ask() -> Any:
@@ -347,7 +347,7 @@ def test_closing() -> None:
     assert sorted(slow.asked) == ["a", "b"]
 
 
-def test_many_threads(source: Source, encoder: Encoder) -> None:
+def test_many_threads(source: Backend, encoder: Encoder) -> None:
     """One client serves them all, each with its own answer."""
     texts = TEXTS * 4
     with Client(source) as client, ThreadPoolExecutor(20) as pool:
@@ -415,7 +415,7 @@ def test_forked_child(
 def forge_answers(monkeypatch: pytest.MonkeyPatch, forge: Callable[[Any], Any]) -> None:
     """Let workers' answers arrive altered, as somebody who may write to Redis could do it."""
     from warmclip.client import through_queue
-    from warmclip.work.client import call
+    from warmclip.work.producer import call
 
     monkeypatch.setattr(through_queue, "call", lambda *a, **k: forge(call(*a, **k)))
 

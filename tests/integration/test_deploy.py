@@ -20,7 +20,7 @@ import pytest
 from standins.redis_server import RedisServer, command_lines, redis_server
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.client import call
+from warmclip.work.producer import call
 from warmclip.work.queues import open_queue
 from warmclip.work.status import listening
 
@@ -211,10 +211,10 @@ def test_secrets_have_a_file_of_their_own(name: str) -> None:
 
 def test_stopping_leaves_time_for_a_job() -> None:
     """Both supervisors wait longer than a job may run, and systemd signals the worker alone."""
-    from warmclip.work import client
+    from warmclip.work import producer
 
     unit = systemd_unit()
     plist = plistlib.loads((_DEPLOY / "io.warmclip.worker.plist").read_bytes())
     assert unit["KillMode"] == ["mixed"]
-    assert int(unit["TimeoutStopSec"][0]) > client._JOB_TIMEOUT_S
-    assert plist["ExitTimeOut"] > client._JOB_TIMEOUT_S
+    assert int(unit["TimeoutStopSec"][0]) > producer._JOB_TIMEOUT_S
+    assert plist["ExitTimeOut"] > producer._JOB_TIMEOUT_S

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.selection.quarantine import Quarantine
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 

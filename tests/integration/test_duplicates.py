@@ -14,9 +14,9 @@ from standins import qdrant as stand_in
 from warmclip.errors import SettingsError
 from warmclip.indexing import duplicates
 from warmclip.indexing.duplicates import find_duplicates
-from warmclip.indexing.qdrant import QdrantStore
-from warmclip.indexing.store import Payload, Point, Space
 from warmclip.inference.arrays import Vector
+from warmclip.store.protocol import Payload, Point, Space
+from warmclip.store.qdrant import QdrantStore
 from warmclip_export import drawing
 
 DIM = 16

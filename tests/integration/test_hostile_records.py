@@ -14,8 +14,8 @@ from rq.serializers import JSONSerializer
 
 from running import Running, environment_of, eventually, outcome, reason, running_worker
 from warmclip.settings import Settings
-from warmclip.work.client import report_of, requeue_dead
-from warmclip.work.dead_letters import DeadLetters
+from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.producer import report_of, requeue_dead
 from warmclip.work.queues import fetch_jobs, open_queue
 from warmclip.work.status import read_status
 
@@ -160,7 +160,7 @@ def test_forged_dead_letters(worker: Running, tmp_path: Path) -> None:
     ]
     for number, record in enumerate(forged):
         worker.connection.hset("rq:warmclip:dead", f"{number}", json.dumps(record))
-    assert len(DeadLetters(worker.connection).all()) == 1
+    assert len(PoisonedFiles(worker.connection).all()) == 1
     ids, images = requeue_dead(worker.connection, worker.settings)
     assert images == 1
     job = Queue(connection=worker.connection, serializer=JSONSerializer).fetch_job(ids[0])

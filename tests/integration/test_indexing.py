@@ -17,12 +17,12 @@ from PIL import Image
 from standins.pixels import PixelEncoder
 from warmclip.errors import FolderUnreadable, PruneRefused, SpaceMismatch, StoreError
 from warmclip.indexing.indexer import Indexer
-from warmclip.indexing.qdrant import QdrantStore
-from warmclip.indexing.query import Filter
-from warmclip.indexing.store import Point
 from warmclip.inference.arrays import Vector
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Limits
+from warmclip.store.filter import Filter
+from warmclip.store.protocol import Point
+from warmclip.store.qdrant import QdrantStore
 
 LIMITS = Limits(image_bytes=2_000_000)
 
@@ -440,7 +440,7 @@ import sys
 from pathlib import Path
 from standins.pixels import PixelEncoder
 from warmclip.indexing.indexer import Indexer
-from warmclip.indexing.qdrant import QdrantStore
+from warmclip.store.qdrant import QdrantStore
 
 store = QdrantStore.embedded(Path(sys.argv[1]))
 indexer = Indexer(PixelEncoder(seconds_each=0.002), store)

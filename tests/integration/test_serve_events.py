@@ -18,7 +18,7 @@ from warmclip.serve import events
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.sessions.ledger import Ledger
+from warmclip.work.sessions.commands import SessionCommands
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -165,7 +165,7 @@ def test_redis_goes_away(tmp_path: Path, environment: dict[str, str]) -> None:
 def test_old_session_that_is_under_way(environment: dict[str, str]) -> None:
     """It is told of, however many younger ones are over."""
     with open_broker(Settings.from_env(environment)) as connection:
-        ledger = Ledger(connection)
+        ledger = SessionCommands(connection)
         old, _ = ledger.open("/pictures", "images")
         for number in range(51):
             ledger.cancel(ledger.open(f"/pictures/{number}", "images")[0].id)
@@ -182,7 +182,7 @@ def test_silence_is_broken(environment: dict[str, str], monkeypatch: pytest.Monk
 
     async def listen() -> list[str]:
         streams, heard = Streams(), []
-        newest = events.Newest(Ledger(connection))
+        newest = events.Newest(SessionCommands(connection))
         async for text in events.tell(newest, streams, settings, newest.read()):
             heard.append(text)
             assert streams.open == 1

@@ -22,8 +22,8 @@ from standins.pixels import PixelEncoder
 from standins.qdrant import Fault, QdrantStandIn
 from warmclip.errors import SettingsError, StoreError, StoreHeld, StoreUnreachable
 from warmclip.indexing.indexer import Indexer
-from warmclip.indexing.qdrant import QdrantStore, open_store
 from warmclip.settings import Settings
+from warmclip.store.qdrant import QdrantStore, open_store
 
 SPACE = PixelEncoder().space
 
@@ -234,7 +234,7 @@ def test_store_of_the_settings(server: QdrantStandIn, tmp_path: Path) -> None:
 _HOLD = """
 import sys
 from pathlib import Path
-from warmclip.indexing.qdrant import QdrantStore
+from warmclip.store.qdrant import QdrantStore
 
 store = QdrantStore.embedded(Path(sys.argv[1]))
 print("held", flush=True)
@@ -248,7 +248,7 @@ from pathlib import Path
 from standins.pixels import PixelEncoder
 from warmclip.errors import StoreError
 from warmclip.indexing.indexer import Indexer
-from warmclip.indexing.qdrant import QdrantStore
+from warmclip.store.qdrant import QdrantStore
 
 store = QdrantStore.embedded(Path(sys.argv[1]))
 store.ensure("images", PixelEncoder().space)

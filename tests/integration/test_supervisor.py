@@ -18,10 +18,10 @@ from rq.worker import Worker
 from running import PATIENCE_S, children, eventually, outcome, start_worker
 from standins import qdrant, user_jobs
 from user_worker import JOBS, lines, user_environment
-from warmclip.home import is_running
+from warmclip.fsutil import is_running
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.client import call, submit_index, watch
+from warmclip.work.producer import call, submit_index, watch
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from browsing import HOSTILE, Visit
 from running import Running
 from serving import Served
-from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.selection.quarantine import Quarantine
 
 
 def test_all_is_well(visit: Visit, served: Served, worker: Running) -> None:

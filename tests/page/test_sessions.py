@@ -11,8 +11,8 @@ from running import Running
 from serving import SESSIONS, Served, draw
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.sessions.books import key_of
-from warmclip.work.sessions.ledger import Ledger
+from warmclip.work.sessions.commands import SessionCommands
+from warmclip.work.sessions.store import key_of
 
 
 @pytest.mark.usefixtures("worker")
@@ -151,7 +151,7 @@ def test_retry(visit: Visit, served: Served, pictures: Path) -> None:
 def test_older_sessions(visit: Visit, lonely: Served, lonely_environment: dict[str, str]) -> None:
     """The stream tells of the fifty youngest; the others are shown when they are asked for."""
     with open_broker(Settings.from_env(lonely_environment)) as connection:
-        ledger = Ledger(connection)
+        ledger = SessionCommands(connection)
         for number in range(52 - lonely.get(SESSIONS)["total"]):
             session, _ = ledger.open(lonely_environment["WARMCLIP_ROOTS"], f"c{number}")
             ledger.cancel(session.id)

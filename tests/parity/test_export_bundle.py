@@ -15,8 +15,8 @@ from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip import Encoder
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import FileRecord, ModelBundle, Tower
-from warmclip.inference.engine import find_provider
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.ort.loading import find_provider
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import one_hot
 from warmclip_export import exporter, onnx_file
 from warmclip_export.catalog import resolve

@@ -10,7 +10,7 @@ from torch import nn
 
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip.inference.arrays import unit_rows
-from warmclip.inference.lengths import of_texts
+from warmclip.inference.ort.text_lengths import text_lengths
 from warmclip_export import graph
 from warmclip_export.catalog import resolve
 from warmclip_export.errors import ExportRefused
@@ -80,7 +80,7 @@ def test_tower_agrees_with_open_clip(variant: str, tmp_path: Path) -> None:
     if not graph.longest(tower):
         assert variant == "both-ways"
         return
-    for row, length in enumerate(of_texts(onehot)):
+    for row, length in enumerate(text_lengths(onehot)):
         cut = tower(
             torch.from_numpy(ids[[row], :length]), torch.from_numpy(onehot[[row], :, :length])
         )

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from tiny_models import TINY_VIT, written
 from warmclip import Encoder, Indexer, Settings
 from warmclip.errors import BundleError
-from warmclip.indexing.qdrant import open_store
-from warmclip.inference import verdict
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.golden import TOLERANCES
+from warmclip.inference.selection import select
+from warmclip.inference.selection.golden import TOLERANCES
+from warmclip.store.qdrant import open_store
 from warmclip_export import drawing, quantize
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve
@@ -25,7 +25,7 @@ from warmclip_export.exporter import export_model
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.bounds import of_cpu
 from warmclip_export.parity.gate import BATCHES
-from warmclip_export.parity.ways import find_ways
+from warmclip_export.parity.targets import find_ways
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
@@ -105,7 +105,7 @@ def test_suite_measures_it(bundle: ModelBundle, tmp_path: Path) -> None:
 def test_provider_computes_it(bundle: ModelBundle, tmp_path: Path, pictures: Path) -> None:
     """Asked for by name it passes its trial, and its vectors are near those of fp32, not equal."""
     home = tmp_path / "home"
-    found = verdict.decide(bundle, "cpu-int8", home=home, try_all=True)
+    found = select.select_providers(bundle, "cpu-int8", home=home, try_all=True)
     files = sorted(pictures.iterdir())
 
     eight = Encoder.open(bundle.folder, provider="cpu-int8", home=home)

@@ -24,8 +24,8 @@ from warmclip_export import exporter, onnx_file
 from warmclip_export.catalog import ModelRecipe, resolve
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.corpus import Corpus
-from warmclip_export.parity.outcome import Outcome
-from warmclip_export.parity.ways import find_ways
+from warmclip_export.parity.result import Outcome
+from warmclip_export.parity.targets import find_ways
 from warmclip_export.reference import Reference
 
 STRAYED_ENDS = {

@@ -5,13 +5,13 @@ import threading
 
 import pytest
 
-from warmclip.doctor.cell import Cell, run_cell
+from warmclip.doctor.probe import ProbeResult, run_probe
 
 
-def probe(stage: str, process: str) -> Cell:
+def probe(stage: str, process: str) -> ProbeResult:
     """One cell, on the CPU."""
     command = [sys.executable, "-P", "-m", "warmclip_export", "probe", "--stage", stage]
-    return run_cell([*command, "--process", process], deadline_s=120, stop=threading.Event())
+    return run_probe([*command, "--process", process], deadline_s=120, stop=threading.Event())
 
 
 def test_import_tells_the_reference_device() -> None:

@@ -10,8 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from warmclip.inference.arrays import Features, Vectors, unit_rows
-from warmclip.inference.engine import find_provider
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.ort.loading import find_provider
+from warmclip.inference.ort.session import OnnxSession
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity.bounds import of_cpu
 from warmclip_export.quantize import Quantized, notes, quantize_tower

@@ -22,9 +22,9 @@ from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.input_stages import check_reference
-from warmclip_export.parity.outcome import Outcome, Record
-from warmclip_export.parity.truth import observe
-from warmclip_export.parity.ways import find_ways
+from warmclip_export.parity.reference_outputs import observe
+from warmclip_export.parity.result import Outcome, Record
+from warmclip_export.parity.targets import find_ways
 from warmclip_export.reference import Reference
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from warmclip.errors import ImageUnreadable
-from warmclip.indexing.store import Space
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.decoding import ImageSource
 from warmclip.inference.encoder import Embedded
 from warmclip.inference.image import open_image
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
+from warmclip.store.protocol import Space
 
 K = TypeVar("K")
 

@@ -11,7 +11,7 @@ from apple import machine
 from apple.measurement import finished, growth, leave_witnesses, per_second, rss_mb
 from apple.table import MEASURED, Row, markdown
 from warmclip import Encoder
-from warmclip.inference.model_cache import COMPLETE, ModelCache
+from warmclip.inference.ort.model_cache import COMPLETE, ModelCache
 
 
 def _report(outcome: str, **more: object) -> pytest.TestReport:

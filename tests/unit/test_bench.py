@@ -2,12 +2,12 @@
 
 import pytest
 
-from bench.embedding.aims import judge
 from bench.embedding.cases import CPU, QUICK, Case, cases
 from bench.embedding.contenders import LOADER, TORCH, WARM
+from bench.embedding.fixtures import captions
 from bench.embedding.flops import tower_shape
-from bench.embedding.materials import captions
 from bench.embedding.results import Results
+from bench.embedding.targets import judge
 
 
 def _case(name: str) -> Case:

@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 
 from warmclip.doctor import tiny_graph as tiny
-from warmclip.doctor.cell import Cell, absent, run_cell
-from warmclip.doctor.finding import Finding, conclude
+from warmclip.doctor.conclusion import Conclusion, draw_conclusion
+from warmclip.doctor.dependencies import Dependency
 from warmclip.doctor.machine import read_machine
 from warmclip.doctor.matrix import COLUMNS, PLAIN, Row, Variant
-from warmclip.doctor.picture import draw
+from warmclip.doctor.probe import ProbeResult, absent, run_probe
+from warmclip.doctor.render import render_report
 from warmclip.doctor.report import Report
-from warmclip.doctor.services import Service
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU
-from warmclip.inference.session import OnnxSession
 
 _PRELUDE = """
 import os, signal, subprocess, sys, time
@@ -30,10 +30,10 @@ from warmclip.doctor.processes import Subject
 """
 
 
-def child(code: str, *, deadline_s: float = 20, stop: threading.Event | None = None) -> Cell:
+def child(code: str, *, deadline_s: float = 20, stop: threading.Event | None = None) -> ProbeResult:
     """Run a cell whose child is a few lines of Python."""
     command = [sys.executable, "-c", _PRELUDE + code]
-    return run_cell(command, deadline_s=deadline_s, stop=stop or threading.Event())
+    return run_probe(command, deadline_s=deadline_s, stop=stop or threading.Event())
 
 
 def subject(make: str = "dict", use: str = "lambda made: None", kind: str = "main") -> str:
@@ -135,7 +135,7 @@ def test_cell_that_nobody_waits_for() -> None:
 def test_warm_horse_answers_twice() -> None:
     """An exec'd process keeps the thing: both answers are timed."""
     command = [sys.executable, "-P", "-m", "warmclip.doctor.onnx_subject", "--process", "horse"]
-    cell = run_cell(command, deadline_s=60, stop=threading.Event())
+    cell = run_probe(command, deadline_s=60, stop=threading.Event())
     assert cell.is_ok
     assert [step["step"] for step in cell.steps][-2:] == ["answers", "answers again"]
     assert cell.again_s is not None
@@ -157,35 +157,37 @@ sys.exit(processes.run(s, "horse"))
     assert "BundleError" in cell.reason
 
 
-OK = Cell(status="ok", seconds=0.5)
-HORSE = Cell(status="ok", seconds=0.5, again_s=0.01)
-HANG = Cell(status="hang", seconds=10, step="exits")
-ABORT = Cell(status="signal", reason="SIGABRT", step="makes it anew", said="Unable to reach it")
-ERROR = Cell(status="error", reason="RuntimeError: no such thing", step="answers")
+OK = ProbeResult(status="ok", seconds=0.5)
+HORSE = ProbeResult(status="ok", seconds=0.5, again_s=0.01)
+HANG = ProbeResult(status="hang", seconds=10, step="exits")
+ABORT = ProbeResult(
+    status="signal", reason="SIGABRT", step="makes it anew", said="Unable to reach it"
+)
+ERROR = ProbeResult(status="error", reason="RuntimeError: no such thing", step="answers")
 
 
 def row(
     name: str = "import onnxruntime",
     *,
     provider: str | None = None,
-    main: Cell = OK,
-    fork: Cell = OK,
-    spawned: Cell = OK,
-    horse: Cell = HORSE,
+    main: ProbeResult = OK,
+    fork: ProbeResult = OK,
+    spawned: ProbeResult = OK,
+    horse: ProbeResult = HORSE,
 ) -> Row:
     """A row of the matrix."""
     cells = dict(zip(COLUMNS, (main, fork, spawned, horse), strict=True))
     return Row(name=name, provider=provider, cells=cells, forked=(Variant(name=PLAIN, cell=fork),))
 
 
-def session(**cells: Cell) -> Row:
+def session(**cells: ProbeResult) -> Row:
     """The row that decides whether warmclip works here."""
     return row("onnxruntime session, cpu", provider="cpu", **cells)
 
 
 def test_hang_in_a_fork_is_the_reason() -> None:
     """The sentence says what hangs, when, and what warmclip does instead."""
-    found = conclude([row(fork=HANG), session()], "auto")
+    found = draw_conclusion([row(fork=HANG), session()], "auto")
     assert found.is_fork_unsafe
     assert found.own_way_works
     assert found.sentence.startswith(
@@ -197,13 +199,13 @@ def test_hang_in_a_fork_is_the_reason() -> None:
 
 def test_abort_in_a_fork_is_the_reason() -> None:
     """The users' own crash is told by its signal and its words."""
-    found = conclude([row("open_clip ViT-B-32 on mps", fork=ABORT), session()], "auto")
+    found = draw_conclusion([row("open_clip ViT-B-32 on mps", fork=ABORT), session()], "auto")
     assert "dies of SIGABRT when it makes it anew (Unable to reach it)" in found.sentence
 
 
 def test_what_fails_everywhere_is_not_the_forks_fault() -> None:
     """A row that fails in the main process as well says nothing about forking."""
-    found = conclude([row("x", main=ERROR, fork=ERROR), session()], "auto")
+    found = draw_conclusion([row("x", main=ERROR, fork=ERROR), session()], "auto")
     assert not found.is_fork_unsafe
     assert "no promise" in found.sentence
 
@@ -211,23 +213,23 @@ def test_what_fails_everywhere_is_not_the_forks_fault() -> None:
 def test_what_is_not_installed_is_no_failure() -> None:
     """Rows that were not tried decide nothing."""
     cells = absent("torch is not installed")
-    found = conclude(
+    found = draw_conclusion(
         [row("import torch", main=cells, fork=cells, spawned=cells, horse=cells), session()], "auto"
     )
     assert (found.is_fork_unsafe, found.own_way_works) == (False, True)
 
 
 @pytest.mark.parametrize("cells", [{"horse": ERROR}, {"spawned": HANG}])
-def test_own_way_that_does_not_work(cells: dict[str, Cell]) -> None:
+def test_own_way_that_does_not_work(cells: dict[str, ProbeResult]) -> None:
     """If an exec'd process cannot do it either, that is what the sentence says."""
-    found = conclude([row(fork=HANG), session(**cells)], "auto")
+    found = draw_conclusion([row(fork=HANG), session(**cells)], "auto")
     assert not found.own_way_works
     assert "neither does it work here: onnxruntime session, cpu" in found.sentence
 
 
 def test_provider_that_is_not_there() -> None:
     """A provider asked for by name and not found is a failure, whatever the others do."""
-    found = conclude([row(), session()], "coreml")
+    found = draw_conclusion([row(), session()], "coreml")
     assert not found.own_way_works
     assert "'coreml'" in found.sentence
 
@@ -283,16 +285,16 @@ def report(
     works: bool = True,
     states: list[str],
     rows: tuple[Row, ...] = (),
-    trials: Cell | None = None,
+    trials: ProbeResult | None = None,
 ) -> Report:
     """A visit with these findings."""
     return Report(
         machine=read_machine({"PYTORCH_ENABLE_MPS_FALLBACK": "1"}),
-        services=tuple(Service(name="s", state=state, detail="d\n\x1b[31m") for state in states),  # type: ignore[arg-type]  # each is one of State
+        services=tuple(Dependency(name="s", state=state, detail="d\n\x1b[31m") for state in states),  # type: ignore[arg-type]  # each is one of State
         graph="a graph",
         rows=rows,
-        trials=trials or Cell(status="ok", facts={"verdict": VERDICT}),
-        finding=Finding(is_fork_unsafe=True, own_way_works=works, sentence="So it is."),
+        trials=trials or ProbeResult(status="ok", facts={"verdict": VERDICT}),
+        finding=Conclusion(is_fork_unsafe=True, own_way_works=works, sentence="So it is."),
         seconds=1,
     )
 
@@ -307,7 +309,7 @@ def test_picture_shows_every_kind_of_cell(width: int) -> None:
         row("c", main=missing, fork=missing, spawned=missing, horse=missing),
     )
     console = Console(width=width, file=io.StringIO(), markup=False)
-    console.print(draw(report(states=["ok", "wrong"], rows=rows)))
+    console.print(render_report(report(states=["ok", "wrong"], rows=rows)))
     assert isinstance(console.file, io.StringIO)
     text = " ".join(console.file.getvalue().split())
     words = ("HANG", "SIGABRT", "RuntimeError", "installed", "then 10.0 ms", "So it is.")
@@ -320,7 +322,7 @@ def test_picture_shows_every_kind_of_cell(width: int) -> None:
 def test_colours_can_be_read() -> None:
     """What hangs is white on red; the step below it is red on the terminal's own ground."""
     console = Console(width=140, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(draw(report(states=["ok"], rows=(row("a", fork=HANG),))))
+    console.print(render_report(report(states=["ok"], rows=(row("a", fork=HANG),))))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     (hang,) = [line for line in lines if "HANG" in line]

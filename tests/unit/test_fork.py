@@ -14,7 +14,7 @@ from warmclip import Encoder
 from warmclip.errors import ForkedSessionError
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.providers import CPU
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.ort.session import OnnxSession
 from PIL import Image
 bundle = sys.argv[1]
 picture = Image.new("RGB", (64, 64))

@@ -13,29 +13,29 @@ from standins.faulty.faulty_providers import faulty
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle
-from warmclip.inference.golden import Feeds, Golden
-from warmclip.inference.guard import Guard, Service
-from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.ort.model_cache import ModelCache
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU
-from warmclip.inference.quarantine import Quarantine
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.selection.golden import Feeds, Golden
+from warmclip.inference.selection.guard import Guard, GuardContext
+from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.inference.text import Tokenizer
 
 LOADING = 1  # runs that loading takes: the golden rows
 
 
 @pytest.fixture
-def service(demo_bundle: Path, tmp_path: Path) -> Service:
+def service(demo_bundle: Path, tmp_path: Path) -> GuardContext:
     """What "auto" gives its towers, with a canary every third batch."""
     return make_service(demo_bundle, tmp_path)
 
 
 def make_service(
     bundle: Path, home: Path, *, canary_every: int = 3, is_insisted: bool = False
-) -> Service:
+) -> GuardContext:
     """What the towers of one Encoder have in common."""
     opened = ModelBundle.open(bundle)
-    return Service(
+    return GuardContext(
         bundle=opened,
         golden=Golden(opened),
         quarantine=Quarantine(home),
@@ -53,13 +53,13 @@ def pixels(n: int, seed: int = 0) -> dict[str, Pixels]:
     return {"pixel_values": noise.astype(np.float32)}
 
 
-def expected(service: Service, feeds: dict[str, Pixels]) -> Vectors:
+def expected(service: GuardContext, feeds: dict[str, Pixels]) -> Vectors:
     """What the CPU makes of them."""
     features = OnnxSession(service.bundle.graph("image", "fp32"), CPU).run(feeds)
     return unit_rows(features, service.bundle.manifest.dim)
 
 
-def test_provider_that_is_right(service: Service) -> None:
+def test_provider_that_is_right(service: GuardContext) -> None:
     """It computes every row, whether a canary rides along or not."""
     guard = Guard("image", faulty("none"), service)
     for n in (1, 5, 8, 2):
@@ -70,7 +70,7 @@ def test_provider_that_is_right(service: Service) -> None:
 
 
 @pytest.mark.parametrize("fault", ["nan", "zeros", "wrong", "fail"])
-def test_wrong_from_the_start(service: Service, fault: str) -> None:
+def test_wrong_from_the_start(service: GuardContext, fault: str) -> None:
     """It is left before it has computed anything for anybody."""
     checked = Guard("image", faulty(fault), service).run(pixels(3))
     assert checked.provider == "cpu"
@@ -80,7 +80,10 @@ def test_wrong_from_the_start(service: Service, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["nannth", "failnth"])
 def test_batch_that_goes_wrong(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+    service: GuardContext,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
 ) -> None:
     """NaN, or onnxruntime's own error, reaches nobody: the CPU computes the batch again."""
     monkeypatch.setenv("FAULTY_N", str(LOADING + 3))
@@ -98,7 +101,9 @@ def test_batch_that_goes_wrong(
     assert f"faulty-{fault} is left for 24 hours" in caplog.text
 
 
-def test_drift_is_caught_by_the_canary(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_is_caught_by_the_canary(
+    service: GuardContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wrong by 1 %, finite and of the right length: only a golden row can tell.
 
     What was computed since the last good canary can be told from what was proven by it.
@@ -114,7 +119,7 @@ def test_drift_is_caught_by_the_canary(service: Service, monkeypatch: pytest.Mon
     assert "cosine" in service.quarantine.active()["faulty-drift"].reason
 
 
-def test_steady_provider_computes_nothing_but_its_rows(service: Service) -> None:
+def test_steady_provider_computes_nothing_but_its_rows(service: GuardContext) -> None:
     """A picture that comes alone is one row, and waits for nothing."""
     rows = []
 
@@ -149,7 +154,7 @@ def test_altered_graph_is_no_fault_of_a_provider(demo_bundle: Path, tmp_path: Pa
     assert service.quarantine.active() == {}
 
 
-def test_unproven_until_the_next_canary(service: Service) -> None:
+def test_unproven_until_the_next_canary(service: GuardContext) -> None:
     """A row waits for a canary that has a name, and another process never vouches for it."""
     guard, other = (Guard("image", faulty("none"), service) for _ in range(2))
     guard.run(pixels(1))
@@ -161,7 +166,7 @@ def test_unproven_until_the_next_canary(service: Service) -> None:
     assert not other.is_proven(checked.canary)
 
 
-def test_last_batch_of_a_stream_proves_the_stream(service: Service) -> None:
+def test_last_batch_of_a_stream_proves_the_stream(service: GuardContext) -> None:
     """Nothing is left waiting when the work is done."""
     guard = Guard("image", faulty("none"), service)
     checked = [guard.run(pixels(2)), guard.run(pixels(2)), guard.run(pixels(2), is_last=True)]
@@ -188,7 +193,9 @@ def test_insisted_on(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
         Guard("image", faulty("wrong"), make_service(demo_bundle, tmp_path, is_insisted=True))
 
 
-def test_both_towers_leave_the_provider(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_towers_leave_the_provider(
+    service: GuardContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What one tower has seen of a provider counts for the other."""
     text = Guard("text", faulty("nannth"), service)
     monkeypatch.setenv("FAULTY_N", str(LOADING + 1))
@@ -196,7 +203,7 @@ def test_both_towers_leave_the_provider(service: Service, monkeypatch: pytest.Mo
     assert text.provider == "cpu"
 
 
-def test_input_is_to_blame(service: Service) -> None:
+def test_input_is_to_blame(service: GuardContext) -> None:
     """What the CPU refuses as well is not held against the provider."""
     guard = Guard("image", faulty("none"), service)
     for _ in range(2):  # with a canary, and without
@@ -207,7 +214,7 @@ def test_input_is_to_blame(service: Service) -> None:
 
 
 def test_strange_lengths_that_the_cpu_confirms(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A picture unlike any golden one costs a second look, not the provider."""
     monkeypatch.setattr(Golden, "norm_range", lambda *_: (0.0, 1.0))
@@ -219,7 +226,7 @@ def test_strange_lengths_that_the_cpu_confirms(
 
 
 def test_strange_lengths_that_the_cpu_denies(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lengths that only the provider has are its fault."""
     monkeypatch.setenv("FAULTY_N", str(LOADING + 2))
@@ -231,14 +238,14 @@ def test_strange_lengths_that_the_cpu_denies(
     assert "outside the golden" in service.quarantine.active()["faulty-drift"].reason
 
 
-def texts(service: Service, *words: str) -> Feeds:
+def texts(service: GuardContext, *words: str) -> Feeds:
     """Texts as a tower takes them."""
     tokenizer = Tokenizer.open(service.bundle.tokenizer(), service.bundle.manifest.tokenizer)
     ids, eot_onehot = tokenizer.encode(words)
     return {"input_ids": ids, "eot_onehot": eot_onehot}
 
 
-def test_canary_among_texts_of_other_lengths(service: Service) -> None:
+def test_canary_among_texts_of_other_lengths(service: GuardContext) -> None:
     """Golden texts ride along, and every text keeps its own vector, however runs are cut."""
     feeds = texts(service, *("star " * count for count in (1, 60, 3, 25, 90, 7)))
     reference = Guard("text", CPU, service).run(feeds).vectors
@@ -250,7 +257,7 @@ def test_canary_among_texts_of_other_lengths(service: Service) -> None:
     assert service.quarantine.active() == {}
 
 
-def test_texts_computed_wrong(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_computed_wrong(service: GuardContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider that drifts is seen by its canary, whichever run of a batch carries it."""
     monkeypatch.setenv("FAULTY_N", "100")
     guard = Guard("text", faulty("drift"), replace(service, canary_every=1))

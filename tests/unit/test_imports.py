@@ -18,7 +18,12 @@ HEAVY = [
 
 @pytest.mark.parametrize(
     "module",
-    ["warmclip", "warmclip.cli", "warmclip.inference.providers", "warmclip.inference.quarantine"],
+    [
+        "warmclip",
+        "warmclip.cli",
+        "warmclip.inference.providers",
+        "warmclip.inference.selection.quarantine",
+    ],
 )
 def test_importing_is_light(module: str) -> None:
     """A process that only sends jobs, or prints help, loads nothing that makes forking unsafe."""

@@ -16,7 +16,7 @@ from warmclip.indexing.files import canonical_roots
 from warmclip.settings import Limits, Root, Settings
 from warmclip.work import jobs
 from warmclip.work.allowlist import FUNCTIONS, AllowedJob
-from warmclip.work.client import job_id
+from warmclip.work.producer import job_id
 from warmclip.work.queues import FailureReason
 
 
@@ -119,9 +119,9 @@ from pathlib import Path
 from warmclip.errors import ForkedSessionError
 from warmclip.settings import Settings
 from warmclip.work import jobs
-from warmclip.work.horse.warm import open_horse
+from warmclip.work.horse.context import open_context
 
-with open_horse(Settings(home=Path(sys.argv[2]), bundle=Path(sys.argv[1]))):
+with open_context(Settings(home=Path(sys.argv[2]), bundle=Path(sys.argv[1]))):
     assert jobs.embed_texts(["a"])["vectors"]
     if os.fork() == 0:
         try:
@@ -150,7 +150,7 @@ def test_listed_functions_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", ["os.system", "warmclip.work.jobs.horse.open_horse", "eval", ""]
+    "function", ["os.system", "warmclip.work.jobs.horse.open_context", "eval", ""]
 )
 def test_unlisted_function(function: str) -> None:
     """A function that is not listed is refused before it is imported."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from warmclip.console import Terminal
+from warmclip.cli.console import Terminal
 from warmclip.errors import SettingsError
-from warmclip.logs import JsonLines, is_json, log_json
+from warmclip.logs import JsonLines, is_json, log_json_lines
 
 
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
@@ -125,6 +125,6 @@ def test_nothing_else_on_stderr(
 def test_whether_it_logs_json() -> None:
     """Who starts a process can ask how that one should log."""
     assert not is_json()
-    log_json()
+    log_json_lines()
     logging.captureWarnings(False)
     assert is_json()

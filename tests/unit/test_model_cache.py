@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from warmclip.home import exclusive
-from warmclip.inference.model_cache import COMPLETE, ModelCache, sweep_temporaries
+from warmclip.fsutil import file_lock
+from warmclip.inference.ort.model_cache import COMPLETE, ModelCache, sweep_temporaries
 
 
 class Compiler:
@@ -86,7 +86,7 @@ def test_two_processes_build_one_model(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.ort.model_cache import ModelCache
 def compile(folder):
     if not (folder / "model").exists():
         (folder / "model").write_text("half")
@@ -130,7 +130,7 @@ def test_half_built_models_go(tmp_path: Path) -> None:
     cache.load({"version": 1}, Compiler())
     (marker,) = cache.folder.glob(f"*/{COMPLETE}")
     marker.unlink()
-    with exclusive(cache.folder / f".{marker.parent.name}.lock"):
+    with file_lock(cache.folder / f".{marker.parent.name}.lock"):
         cache.load({"version": 2}, Compiler())
         assert marker.parent.exists()
     cache.load({"version": 3}, Compiler())
@@ -143,7 +143,7 @@ def test_killed_builder(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.ort.model_cache import ModelCache
 def compile(folder):
     (folder / "model").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -161,7 +161,7 @@ def test_builder_that_does_not_move(tmp_path: Path) -> None:
     cache = ModelCache(tmp_path)
     cache.load({}, Compiler())
     (lock,) = cache.folder.glob(".*.lock")
-    with exclusive(lock), pytest.raises(TimeoutError, match="another process holds"):
+    with file_lock(lock), pytest.raises(TimeoutError, match="another process holds"):
         cache.load({}, Compiler(), patience_s=0.1)
 
 

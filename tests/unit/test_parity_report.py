@@ -15,10 +15,10 @@ from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import plots, report
 from warmclip_export.parity.bounds import find_bounds, of_cpu
 from warmclip_export.parity.comparison import BothTowers, Comparison, distance, queries
+from warmclip_export.parity.compatibility import Ruling
 from warmclip_export.parity.finding import AT_LEAST, Finding, Measure
-from warmclip_export.parity.outcome import Outcome, Record, Spread, WrongCrop
+from warmclip_export.parity.result import Outcome, Record, Spread, WrongCrop
 from warmclip_export.parity.retrieval import searches
-from warmclip_export.parity.ruling import Ruling
 
 NAN = float("nan")
 HOSTILE = '<script>alert("x")</script> \u202egnp.exe \x1b[31m \ud800 &amp;'

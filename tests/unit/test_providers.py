@@ -3,8 +3,8 @@ import json
 import pytest
 
 from warmclip.errors import ProviderUnavailable, SettingsError
-from warmclip.inference.golden import TOLERANCES, tolerance
 from warmclip.inference.providers import PROVIDERS, find_candidates
+from warmclip.inference.selection.golden import TOLERANCES, tolerance
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
 APPLE = ["CoreMLExecutionProvider", "CPUExecutionProvider"]

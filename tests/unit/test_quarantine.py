@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warmclip.inference.quarantine import FILE, Quarantine
+from warmclip.inference.selection.quarantine import FILE, Quarantine
 
 
 def test_added_and_found_by_another_process(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_damaged_file_is_said_aloud_and_replaced(
 def test_many_processes_add_at_once(tmp_path: Path) -> None:
     """No record is lost when several workers see their provider fail together."""
     code = (
-        "import sys, pathlib; from warmclip.inference.quarantine import Quarantine as Q\n"
+        "import sys, pathlib; from warmclip.inference.selection.quarantine import Quarantine as Q\n"
         "for i in range(20): Q(pathlib.Path(sys.argv[1])).add(f'x{sys.argv[2]}-{i}', 'aborted')"
     )
     processes = [

@@ -14,10 +14,10 @@ import pytest
 from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
-from warmclip.inference.engine import load_onnxruntime
-from warmclip.inference.placement import Placement
+from warmclip.inference.ort.loading import load_onnxruntime
+from warmclip.inference.ort.placement import Placement
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU, Provider
-from warmclip.inference.session import OnnxSession
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from warmclip.inference.providers import CPU
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.ort.session import OnnxSession
 
 session = OnnxSession(Path(sys.argv[1]), CPU)
 for n in (8, 8, 512, 8):

@@ -17,8 +17,8 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from warmclip.inference import lengths
-from warmclip.inference.engine import load_onnxruntime
+from warmclip.inference.ort import text_lengths
+from warmclip.inference.ort.loading import load_onnxruntime
 from warmclip.inference.providers import PROVIDERS
 from warmclip_export.coreml.node import FLOATS, Operation, Value
 from warmclip_export.element_types import (
@@ -63,7 +63,7 @@ def pin_length(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
     """Give all texts of a graph this length, in place; one that fixes its own keeps it."""
     for value in model.graph.input:
         for axis in value.type.tensor_type.shape.dim[1:]:
-            if axis.dim_param == lengths.AXIS:
+            if axis.dim_param == text_lengths.LENGTH_AXIS:
                 axis.dim_value = length
     return model
 

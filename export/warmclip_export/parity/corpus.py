@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from warmclip_export import captions, drawing, samples, scenes
-from warmclip_export.parity.words import CRAFTED
+from warmclip_export.parity.tricky_texts import CRAFTED
 
 Named: TypeAlias = tuple[str, Image.Image]
 Planes: TypeAlias = npt.NDArray[np.uint8]

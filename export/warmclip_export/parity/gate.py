@@ -18,12 +18,12 @@ from warmclip.errors import BadVectors
 from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop, Features, Vectors, unit_rows
 from warmclip.inference.bundle import ImageRecipe, Precision, Tower
-from warmclip.inference.engine import find_provider
-from warmclip.inference.session import OnnxSession
+from warmclip.inference.ort.loading import find_provider
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
-from warmclip_export.half.emulation import emulate
+from warmclip_export.fp16.emulation import emulate
 from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, of_cpu
 from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.reference import Reference

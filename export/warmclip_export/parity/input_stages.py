@@ -12,8 +12,8 @@ from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, REFERENCE
 from warmclip_export.parity.comparison import Comparison
 from warmclip_export.parity.corpus import Corpus, Exhibit
 from warmclip_export.parity.finding import Finding
-from warmclip_export.parity.outcome import Record, WrongCrop
-from warmclip_export.parity.truth import Truth, embed
+from warmclip_export.parity.reference_outputs import Truth, embed
+from warmclip_export.parity.result import Record, WrongCrop
 from warmclip_export.reference import Reference
 
 INPUTS = frozenset({"tokens", "crops", "pixels"})

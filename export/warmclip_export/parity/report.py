@@ -15,9 +15,9 @@ from PIL import Image
 from warmclip.inference.arrays import Crop
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import plots
+from warmclip_export.parity.compatibility import WORDS, Ruling
 from warmclip_export.parity.finding import AT_LEAST, Finding
-from warmclip_export.parity.outcome import Outcome, Spread
-from warmclip_export.parity.ruling import WORDS, Ruling
+from warmclip_export.parity.result import Outcome, Spread
 
 _THUMBNAIL_PX = 128
 _TEXT_CHARS = 90

@@ -15,9 +15,9 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from warmclip.indexing.qdrant import QdrantStore
-from warmclip.indexing.store import Payload, Point, Space
 from warmclip.inference.arrays import Vectors
+from warmclip.store.protocol import Payload, Point, Space
+from warmclip.store.qdrant import QdrantStore
 
 _TEN = 10
 

@@ -18,11 +18,11 @@ from warmclip_export.errors import ExportRefused
 from warmclip_export.parity.comparison import BothTowers, queries
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.input_stages import check_pixels, check_reference, check_tokens
-from warmclip_export.parity.outcome import Outcome, Record
+from warmclip_export.parity.reference_outputs import Truth, embed, observe
+from warmclip_export.parity.result import Outcome, Record
 from warmclip_export.parity.retrieval import searches
-from warmclip_export.parity.truth import Truth, embed, observe
-from warmclip_export.parity.way_stages import RUNS, WayStages
-from warmclip_export.parity.ways import Ways
+from warmclip_export.parity.target_stages import RUNS, WayStages
+from warmclip_export.parity.targets import Ways
 from warmclip_export.reference import Device, Reference, describe
 from warmclip_export.versions import made_with
 from warmclip_export.weights import fetch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmclip.cli.console import Terminal
 from warmclip.cli.options import (
     WORKERS_CHOICE,
     Bundle,
@@ -21,15 +22,14 @@ from warmclip.cli.options import (
     read_settings,
 )
 from warmclip.cli.pictures import check_sheet, make_indexer, save_sheet
-from warmclip.console import Terminal
 from warmclip.errors import BundleError, NotStored, SettingsError
 from warmclip.settings import Settings, check_collection
 
 if TYPE_CHECKING:
-    from warmclip.indexing.audit import AuditReport
+    from warmclip.indexing.audit_report import AuditReport
     from warmclip.indexing.duplicates import DuplicatesReport
     from warmclip.indexing.report import IndexReport
-    from warmclip.indexing.store import VectorStore
+    from warmclip.store.protocol import VectorStore
 
 Named = Annotated[
     str | None, typer.Argument(metavar="[COLLECTION]", help="The collection to look at.")
@@ -91,7 +91,7 @@ def audit(
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
     ) as terminal:
-        from warmclip.indexing.qdrant import open_store
+        from warmclip.store.qdrant import open_store
 
         chosen = _one_name(name, collection)
         settings = read_settings(bundle, None, provider, exif_transpose, decode)
@@ -149,7 +149,7 @@ def duplicates(
     """
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.indexing.duplicates import find_duplicates
-        from warmclip.indexing.qdrant import open_store
+        from warmclip.store.qdrant import open_store
 
         chosen = _one_name(name, collection)
         settings = read_settings()
@@ -173,13 +173,13 @@ def duplicates(
 def _draw_groups(
     terminal: Terminal, file: Path, settings: Settings, report: "DuplicatesReport"
 ) -> None:
-    from warmclip.indexing.sheet import Search
+    from warmclip.indexing.contact_sheet import SheetSection
 
     drawn = report.groups[:_MOST_DRAWN]
     if len(drawn) < len(report.groups):
         terminal.note(f"the sheet has the first {len(drawn)} of {len(report.groups)} groups")
     rows = [
-        Search(
+        SheetSection(
             heading=f"{len(group.hits)} pictures; exact copies of the first: {group.exact}",
             hits=group.hits[:_COLUMNS],
         )
@@ -249,16 +249,16 @@ def _look(
     paths: Sequence[Path],
     bundle: Path | None,
 ) -> "AuditReport":
-    from warmclip.indexing.audit import AuditReport, find_suspects
-    from warmclip.indexing.comparison import compare
+    from warmclip.indexing.audit import audit_folders
+    from warmclip.indexing.audit_report import AuditReport, find_unverified
 
     if not paths:
         return AuditReport(
-            collection=settings.collection, suspects=find_suspects(store, settings.collection)
+            collection=settings.collection, suspects=find_unverified(store, settings.collection)
         )
     model = _fingerprint(settings, insist=bundle is not None)
     with terminal.progress("") as progress:
-        return compare(
+        return audit_folders(
             store,
             settings.collection,
             paths,
@@ -297,7 +297,7 @@ def _indexing(
 
     def by_queue(files: Sequence[str]) -> "IndexReport":
         from warmclip.work.broker import open_broker
-        from warmclip.work.client import submit_files, watch
+        from warmclip.work.producer import submit_files, watch
 
         with open_broker(settings) as connection:
             run = submit_files(connection, settings, files)

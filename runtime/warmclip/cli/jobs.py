@@ -39,7 +39,7 @@ def worker(
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
     with open_terminal(verbose=True, log_json=log_json):
-        from warmclip.work.launch import run_worker
+        from warmclip.work.run import run_worker
         from warmclip.work.supervisor import run_workers
 
         names = [name.strip() for name in queues.split(",") if name.strip()]
@@ -73,8 +73,8 @@ def status(
     """Show queues, workers and recent failures."""
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.work.broker import open_broker
-        from warmclip.work.client import requeue_dead
-        from warmclip.work.dead_letters import DeadLetters
+        from warmclip.work.poisoned_files import PoisonedFiles
+        from warmclip.work.producer import requeue_dead
         from warmclip.work.status import read_status
 
         settings = read_settings()
@@ -83,6 +83,6 @@ def status(
                 jobs, images = requeue_dead(connection, settings)
                 terminal.submitted(jobs, images)
             elif dead:
-                terminal.dead_letters([it.to_dict() for it in DeadLetters(connection).all()])
+                terminal.dead_letters([it.to_dict() for it in PoisonedFiles(connection).all()])
             else:
                 terminal.queue_status(read_status(connection).to_dict())

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from warmclip.cli.console import Terminal
 from warmclip.cli.options import Bundle, Json, Provider, Verbose, open_terminal, read_settings
-from warmclip.console import Terminal
 from warmclip.inference.providers import AUTO
 from warmclip.settings import Settings
 
@@ -20,7 +20,7 @@ def bench(
 ) -> None:
     """Measure this machine: images and texts a second, by batch size."""
     with open_terminal(as_json, verbose) as terminal:
-        from warmclip.inference.bench import measure
+        from warmclip.inference.benchmark import measure
 
         settings = read_settings(bundle, None, provider)
         with terminal.progress("rounds") as progress:
@@ -51,7 +51,7 @@ def doctor(
     Each cell runs in a child of its own: the doctor survives what it looks at.
     """
     with open_terminal(as_json, verbose) as terminal:
-        from warmclip.doctor.picture import draw
+        from warmclip.doctor.render import render_report
         from warmclip.doctor.report import examine
 
         settings = read_settings(bundle, None, provider)
@@ -64,15 +64,15 @@ def doctor(
         if as_json:
             terminal.json(report.to_dict())
         else:
-            terminal.picture(draw(report))
+            terminal.picture(render_report(report))
         raise typer.Exit(report.exit_code)
 
 
 def _let_out(terminal: Terminal, settings: Settings, name: str) -> None:
     """Forget what was held against a provider: its quarantine and its former trials."""
     from warmclip.inference.providers import check_choice
-    from warmclip.inference.quarantine import Quarantine
-    from warmclip.inference.verdict import forget
+    from warmclip.inference.selection.quarantine import Quarantine
+    from warmclip.inference.selection.select import forget
 
     check_choice(name)
     wanted = None if name == AUTO else name

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from warmclip.console import Terminal
+from warmclip.cli.console import Terminal
 from warmclip.errors import WarmclipError
 from warmclip.inference.providers import check_choice
 from warmclip.settings import DecodeRule, Settings, check_collection

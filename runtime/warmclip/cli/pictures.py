@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmclip.cli.console import Terminal
 from warmclip.cli.options import (
     WORKERS_CHOICE,
     Bundle,
@@ -19,16 +20,15 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
-from warmclip.console import Terminal
 from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
-from warmclip.indexing.query import Filter, Query
 from warmclip.settings import Settings
+from warmclip.store.filter import Filter, Query
 
 if TYPE_CHECKING:
+    from warmclip.indexing.contact_sheet import SheetSection
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
-    from warmclip.indexing.sheet import Search
-    from warmclip.indexing.store import Hit, VectorStore
+    from warmclip.store.protocol import Hit, VectorStore
 
 
 def index(
@@ -197,7 +197,7 @@ def _index_by_queue(
     terminal: Terminal, settings: Settings, paths: list[Path], *, detach: bool
 ) -> "IndexReport | None":
     from warmclip.work.broker import open_broker
-    from warmclip.work.client import submit_index, watch
+    from warmclip.work.producer import submit_index, watch
 
     with open_broker(settings) as connection:
         run = submit_index(connection, settings, paths)
@@ -221,9 +221,9 @@ def _search(
 def _search_by_worker(
     settings: Settings, queries: list[Query], limit: int, only: Filter
 ) -> "list[list[Hit]]":
-    from warmclip.indexing.store import Hit
+    from warmclip.store.protocol import Hit
     from warmclip.work.broker import open_broker
-    from warmclip.work.client import call
+    from warmclip.work.producer import call
 
     found = []
     with open_broker(settings) as connection:
@@ -237,7 +237,7 @@ def _search_by_worker(
 
 @contextmanager
 def _open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
-    from warmclip.indexing.qdrant import open_store
+    from warmclip.store.qdrant import open_store
 
     # The store first: it says at once that another process owns it.
     with open_store(settings) as store:
@@ -256,10 +256,11 @@ def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -
 
 
 def _draw(file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]") -> None:
-    from warmclip.indexing.sheet import Search
+    from warmclip.indexing.contact_sheet import SheetSection
 
     searches = [
-        Search(heading=query.heading, hits=hits) for query, hits in zip(queries, found, strict=True)
+        SheetSection(heading=query.heading, hits=hits)
+        for query, hits in zip(queries, found, strict=True)
     ]
     save_sheet(file, settings, searches, columns=min(5, max(3, *(len(hits) for hits in found))))
 
@@ -270,9 +271,9 @@ def check_sheet(file: Path | None) -> None:
         raise SettingsError(f"--sheet {file}: the sheet is a PNG, and so ends its name")
 
 
-def save_sheet(file: Path, settings: Settings, rows: "list[Search]", *, columns: int) -> None:
+def save_sheet(file: Path, settings: Settings, rows: "list[SheetSection]", *, columns: int) -> None:
     """Draw a contact sheet into a file."""
-    from warmclip.indexing.sheet import contact_sheet
+    from warmclip.indexing.contact_sheet import contact_sheet
 
     sheet = contact_sheet(rows, columns=columns, roots=settings.roots, limits=settings.limits)
     try:

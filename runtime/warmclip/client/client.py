@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from warmclip.client.source import Picture, Source, Wait
+from warmclip.client.backend import Backend, Deadline, Picture
 from warmclip.errors import ForkedSessionError, ImagesUnreadable, ImageUnreadable, Overloaded
-from warmclip.indexing.store import Space
 from warmclip.inference.arrays import Vector, Vectors
+from warmclip.store.protocol import Space
 
 ANSWER_S = 30.0
 """How long an answer may take, unless told otherwise."""
@@ -27,7 +27,7 @@ class Client:
     open_clip's model gives them.
     """
 
-    def __init__(self, source: Source, *, timeout_s: float = ANSWER_S) -> None:
+    def __init__(self, source: Backend, *, timeout_s: float = ANSWER_S) -> None:
         """A client.
 
         Args:
@@ -97,8 +97,8 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> Wait:
-        return Wait.of(self._timeout_s)
+    def _begin(self) -> Deadline:
+        return Deadline.of(self._timeout_s)
 
 
 class AsyncClient:
@@ -109,13 +109,13 @@ class AsyncClient:
     turn, from the queue within two seconds if no worker has it. A model ends what it has begun.
     """
 
-    def __init__(self, source: Source, *, timeout_s: float = ANSWER_S) -> None:
+    def __init__(self, source: Backend, *, timeout_s: float = ANSWER_S) -> None:
         """See ``Client``; make it in the process that uses it, after any fork."""
         self._source = source
         self._timeout_s = timeout_s
         self._owner = os.getpid()
         self._pool = ThreadPoolExecutor(source.at_once, thread_name_prefix="warmclip-client")
-        self._waits: set[Wait] = set()
+        self._waits: set[Deadline] = set()
 
     async def space(self) -> Space:
         """See ``Client.space``."""
@@ -166,7 +166,7 @@ class AsyncClient:
                 f"this client was made in process {self._owner} and is used in its forked child "
                 f"{os.getpid()}: make it there, in the application's lifespan"
             )
-        wait = Wait.of(self._timeout_s)
+        wait = Deadline.of(self._timeout_s)
         future = self._pool.submit(_in_turn, question, arguments, wait)
         self._waits.add(wait)
         try:
@@ -186,7 +186,7 @@ class AsyncClient:
             self._waits.discard(wait)
 
 
-def _in_turn(question: Callable[..., T], arguments: Sequence[Any], wait: Wait) -> T:
+def _in_turn(question: Callable[..., T], arguments: Sequence[Any], wait: Deadline) -> T:
     """In a thread: ask, if somebody still waits."""
     if wait.left_s <= 0 or wait.is_given_up():
         raise Overloaded("its turn did not come in time: ask for less at once")

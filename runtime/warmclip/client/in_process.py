@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from warmclip.client.source import Picture, Wait
-from warmclip.indexing.store import Space
+from warmclip.client.backend import Deadline, Picture
 from warmclip.inference.arrays import Vectors
 from warmclip.inference.encoder import Encoder
+from warmclip.store.protocol import Space
 
 
 class InProcess:
@@ -26,15 +26,15 @@ class InProcess:
         self._encoder = encoder
         encoder.warm()
 
-    def space(self, wait: Wait) -> Space:  # noqa: ARG002 - the protocol's
+    def space(self, wait: Deadline) -> Space:  # noqa: ARG002 - the protocol's
         """See ``Source``."""
         return Space(fingerprint=self._encoder.fingerprint, dim=self._encoder.dim)
 
-    def embed_texts(self, texts: Sequence[str], wait: Wait) -> Vectors:  # noqa: ARG002
+    def embed_texts(self, texts: Sequence[str], wait: Deadline) -> Vectors:  # noqa: ARG002
         """See ``Source``; what has begun is computed to its end."""
         return self._encoder.encode_texts(texts)
 
-    def embed_images(self, pictures: Sequence[Picture], wait: Wait) -> Vectors:  # noqa: ARG002
+    def embed_images(self, pictures: Sequence[Picture], wait: Deadline) -> Vectors:  # noqa: ARG002
         """See ``Source``; what has begun is computed to its end."""
         return self._encoder.encode_images(pictures)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from warmclip.client.source import Picture, Wait
+from warmclip.client.backend import Deadline, Picture
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobFailed, SpaceMismatch
-from warmclip.indexing.store import Space
 from warmclip.inference.arrays import Vectors
 from warmclip.settings import Settings
+from warmclip.store.protocol import Space
 from warmclip.work.broker import BROKER_ERRORS, as_ours, open_broker
-from warmclip.work.client import MOST_SENT_BYTES, absolute, call, chunk_size
+from warmclip.work.producer import MOST_SENT_BYTES, absolute, call, chunk_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,14 +45,14 @@ class ThroughQueue:
         self._connection = self._resources.enter_context(open_broker(settings))
         self._space: Space | None = None
 
-    def space(self, wait: Wait) -> Space:
+    def space(self, wait: Deadline) -> Space:
         """See ``Source``; a worker is asked, unless one has answered before."""
         if self._space is None:
             self._ask(wait, "canary")
         assert self._space is not None  # noqa: S101 - as _ask leaves it
         return self._space
 
-    def embed_texts(self, texts: Sequence[str], wait: Wait) -> Vectors:
+    def embed_texts(self, texts: Sequence[str], wait: Deadline) -> Vectors:
         """See ``Source``."""
         rows: list[list[float]] = []
         size = chunk_size(self._settings)
@@ -62,7 +62,7 @@ class ThroughQueue:
             rows += [_field(answer, "vectors", dict).get(text, []) for text in some]
         return self._checked(rows, wait)
 
-    def embed_images(self, pictures: Sequence[Picture], wait: Wait) -> Vectors:
+    def embed_images(self, pictures: Sequence[Picture], wait: Deadline) -> Vectors:
         """See ``Source``; a path is opened by a worker, under its roots, all else is sent."""
         rows: dict[int, list[float]] = {}
         reasons: dict[int, str] = {}
@@ -98,7 +98,7 @@ class ThroughQueue:
         """Leave Redis; a private one that nobody else uses is stopped."""
         self._resources.close()
 
-    def _ask(self, wait: Wait, function: str, **arguments: Any) -> Mapping[str, Any]:
+    def _ask(self, wait: Deadline, function: str, **arguments: Any) -> Mapping[str, Any]:
         try:
             answer = call(
                 self._connection,
@@ -122,7 +122,7 @@ class ThroughQueue:
         found: Mapping[str, Any] = answer
         return found
 
-    def _checked(self, rows: Sequence[Sequence[float]], wait: Wait) -> Vectors:
+    def _checked(self, rows: Sequence[Sequence[float]], wait: Deadline) -> Vectors:
         """The rows as what torch code expects.
 
         Raises:

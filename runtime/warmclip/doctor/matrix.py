@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from warmclip.doctor.cell import Cell, absent, run_cell
+from warmclip.doctor.probe import ProbeResult, absent, run_probe
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import BundleError
 from warmclip.inference.bundle import Precision
@@ -56,7 +56,7 @@ class Variant:
     """One thing tried in the fork column."""
 
     name: str
-    cell: Cell
+    cell: ProbeResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Row:
 
     name: str
     provider: str | None  # of an onnxruntime session
-    cells: Mapping[Kind, Cell]  # the fork cell is the worst of its variants
+    cells: Mapping[Kind, ProbeResult]  # the fork cell is the worst of its variants
     forked: tuple[Variant, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,11 +143,11 @@ def _torch_rows(device: str) -> Mapping[str, str]:
     }
 
 
-def _reference_device(imported: Cell) -> str:
+def _reference_device(imported: ProbeResult) -> str:
     return "mps" if imported.facts.get("mps_available") else "cpu"
 
 
-def _providers(imported: Cell) -> list[str]:
+def _providers(imported: ProbeResult) -> list[str]:
     """Those of warmclip's providers that this onnxruntime has."""
     has = imported.facts.get("providers", [])
     return [name for name, provider in PROVIDERS.items() if provider.execution_provider in has]
@@ -161,14 +161,14 @@ def _row(
     name: str,
     provider: str | None,
     trials: Sequence[_Trial],
-    done: Mapping[tuple[str, Kind, str], Cell],
+    done: Mapping[tuple[str, Kind, str], ProbeResult],
 ) -> Row:
     own = [trial for trial in trials if trial.row == name]
     forked = tuple(
         Variant(name=trial.variant, cell=done[_key(trial)]) for trial in own if trial.kind == "fork"
     )
     bad = (variant.cell for variant in forked if not variant.cell.is_ok)
-    cells: dict[Kind, Cell] = {trial.kind: done[_key(trial)] for trial in own}
+    cells: dict[Kind, ProbeResult] = {trial.kind: done[_key(trial)] for trial in own}
     cells["fork"] = next(bad, forked[0].cell)
     return Row(
         name=name,
@@ -204,9 +204,11 @@ class _Run:
             trials.append(self.onnx_trial(row, "fork", (*options, *more), name))
         return trials
 
-    def all(self, trials: Sequence[_Trial], before: int = 0) -> dict[tuple[str, Kind, str], Cell]:
+    def all(
+        self, trials: Sequence[_Trial], before: int = 0
+    ) -> dict[tuple[str, Kind, str], ProbeResult]:
         """Run them, two at a time, the patient ones first."""
-        cells: dict[tuple[str, Kind, str], Cell] = {}
+        cells: dict[tuple[str, Kind, str], ProbeResult] = {}
         total = before + len(trials)
         ordered = sorted(trials, key=lambda trial: trial.kind != "fork")
         stop = threading.Event()
@@ -223,11 +225,11 @@ class _Run:
                 pool.shutdown(cancel_futures=True)
         return cells
 
-    def _cell(self, trial: _Trial, stop: threading.Event) -> Cell:
+    def _cell(self, trial: _Trial, stop: threading.Event) -> ProbeResult:
         missing = _missing(trial.command)
         if missing:
             return absent(f"{missing} is not installed")
-        return run_cell(trial.command, deadline_s=self.deadline_s, stop=stop)
+        return run_probe(trial.command, deadline_s=self.deadline_s, stop=stop)
 
 
 def _missing(command: Sequence[str]) -> str | None:

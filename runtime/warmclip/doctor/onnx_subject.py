@@ -14,9 +14,9 @@ from typing import Any
 
 from warmclip.doctor import processes
 from warmclip.doctor.processes import Subject
-from warmclip.inference.engine import load_onnxruntime
+from warmclip.inference.ort.loading import load_onnxruntime
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import PROVIDERS, Provider
-from warmclip.inference.session import OnnxSession
 
 _RUNS = 3  # of which the fastest is told
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from warmclip.doctor import processes
 from warmclip.doctor.processes import Subject, announce
-from warmclip.inference import verdict
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.selection import select
 
 _TO_END_A_TRIAL_S = 30.0  # beyond its own deadline
 
@@ -35,9 +35,9 @@ def main() -> None:
 
     def judge(bundle: ModelBundle) -> dict[str, object]:
         if options.only_look:
-            found = verdict.read(bundle, options.choice, home=options.home, threads=options.threads)
+            found = select.read(bundle, options.choice, home=options.home, threads=options.threads)
         else:
-            found = verdict.decide(
+            found = select.select_providers(
                 bundle,
                 options.choice,
                 home=options.home,

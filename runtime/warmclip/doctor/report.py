@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from warmclip.doctor.cell import Cell, absent, run_cell
-from warmclip.doctor.finding import Finding, conclude
+from warmclip.doctor.conclusion import Conclusion, draw_conclusion
+from warmclip.doctor.dependencies import Dependency, read_dependencies
 from warmclip.doctor.machine import Machine, read_machine
 from warmclip.doctor.matrix import Graph, Row, run_matrix
+from warmclip.doctor.probe import ProbeResult, absent, run_probe
 from warmclip.doctor.processes import LONGEST_DEADLINE_S
-from warmclip.doctor.services import Service, read_services
 from warmclip.doctor.tiny_graph import SIDE_PX, tiny_graph
 from warmclip.errors import BundleError
 from warmclip.inference.bundle import ModelBundle
@@ -33,11 +33,11 @@ class Report:
     """What ``warmclip doctor`` found."""
 
     machine: Machine
-    services: tuple[Service, ...]
+    services: tuple[Dependency, ...]
     graph: str  # of which the sessions were made
     rows: tuple[Row, ...]
-    trials: Cell  # of the providers: its facts have the ``verdict``, if there is one
-    finding: Finding
+    trials: ProbeResult  # of the providers: its facts have the ``verdict``, if there is one
+    finding: Conclusion
     seconds: float
 
     @property
@@ -91,7 +91,7 @@ def examine(
     """
     started = time.monotonic()
     machine = read_machine(environ)
-    services = read_services(settings)
+    services = read_dependencies(settings)
     with _graph(settings) as graph:
         rows = run_matrix(graph, deadline_s=deadline_s, quick=quick, progress=progress)
     trials = _try_providers(settings, services, only_look=quick, progress=progress)
@@ -106,8 +106,10 @@ def examine(
     )
 
 
-def _conclude(rows: Sequence[Row], services: Sequence[Service], settings: Settings) -> Finding:
-    finding = conclude(rows, settings.provider)
+def _conclude(
+    rows: Sequence[Row], services: Sequence[Dependency], settings: Settings
+) -> Conclusion:
+    finding = draw_conclusion(rows, settings.provider)
     if any(service.name == "model" and service.state == "absent" for service in services):
         needed = (
             f" There is no model yet at {settings.bundle}: `make export-model` makes one, or "
@@ -118,8 +120,12 @@ def _conclude(rows: Sequence[Row], services: Sequence[Service], settings: Settin
 
 
 def _try_providers(
-    settings: Settings, services: Sequence[Service], *, only_look: bool, progress: Progress | None
-) -> Cell:
+    settings: Settings,
+    services: Sequence[Dependency],
+    *,
+    only_look: bool,
+    progress: Progress | None,
+) -> ProbeResult:
     if any(service.name == "model" and service.state != "ok" for service in services):
         return absent("there is no model to try providers on")
     if progress is not None:
@@ -128,7 +134,7 @@ def _try_providers(
     command += ["--bundle", os.fspath(settings.bundle), "--choice", settings.provider]
     command += ["--home", os.fspath(settings.home), "--threads", str(settings.threads)]
     command += ["--deadline", str(DEADLINE_S)] + ["--only-look"] * only_look
-    return run_cell(command, deadline_s=LONGEST_DEADLINE_S, stop=threading.Event())
+    return run_probe(command, deadline_s=LONGEST_DEADLINE_S, stop=threading.Event())
 
 
 @contextmanager

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from warmclip.errors import SettingsError
 from warmclip.indexing.files import Scope
-from warmclip.indexing.store import Hit, Point, VectorStore
 from warmclip.inference.arrays import Vectors
 from warmclip.progress import Progress
+from warmclip.store.protocol import Hit, Point, VectorStore
 
 MOST_BYTES = 512 * 1024 * 1024  # of vectors in memory: 262,144 of 512 dimensions
 

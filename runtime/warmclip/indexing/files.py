@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmclip.errors import ImageUnreadable
+from warmclip.fsutil import prefix_below
 from warmclip.inference.reading import open_file, read_descriptor
 from warmclip.settings import Limits, Root
 
@@ -33,7 +34,7 @@ _NAMESPACE = uuid.UUID("6f1c2c5e-6d0b-5b0e-9f43-3c1d6a7be0c4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundFiles:
     """What some paths led to."""
 
     files: tuple[str, ...]  # in the order named; inside a folder, sorted
@@ -51,7 +52,7 @@ class Location:
     mtime_ns: int
 
 
-def find_images(paths: Iterable[str | Path]) -> Found:
+def find_images(paths: Iterable[str | Path]) -> FoundFiles:
     """Find pictures in files, folders and patterns.
 
     A file is taken whatever its name is. A folder is searched to any depth for names with an
@@ -62,7 +63,7 @@ def find_images(paths: Iterable[str | Path]) -> Found:
     search = _Search()
     for path in paths:
         search.add(os.fspath(path))
-    return Found(files=tuple(search.files), problems=search.problems, ignored=search.ignored)
+    return FoundFiles(files=tuple(search.files), problems=search.problems, ignored=search.ignored)
 
 
 class _Search:
@@ -169,7 +170,7 @@ class Scope:
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self._exact = {canonical_folder(path) for path in paths}
-        self._below = tuple(map(beginning_below, self._exact))
+        self._below = tuple(map(prefix_below, self._exact))
 
     def __contains__(self, path: str) -> bool:
         return path in self._exact or path.startswith(self._below)
@@ -278,10 +279,5 @@ def is_inside(path: str, roots: Sequence[Root]) -> bool:
 
 def _root_of(path: str, roots: Sequence[Root]) -> Root | None:
     """The innermost root above a path."""
-    above = [root for root in roots if path.startswith(beginning_below(str(root.folder)))]
+    above = [root for root in roots if path.startswith(prefix_below(str(root.folder)))]
     return max(above, key=lambda root: len(str(root.folder)), default=None)
-
-
-def beginning_below(folder: str) -> str:
-    """What the path of everything below a folder begins with, and of nothing else."""
-    return folder.rstrip(os.sep) + os.sep

@@ -1,38 +1,44 @@
-"""Folders as a search names them: resolved, and as they lie beside a point on a server.
+"""Folders that a request may name: resolved, and inside the roots."""
 
-A server compares a keyword as a whole, so a path's beginning is none. A point there therefore
-carries every folder above its file, and a search compares one.
-"""
-
-import base64
 import os
 from collections.abc import Sequence
 
 from warmclip.errors import FolderUnreadable, JobRefused
 from warmclip.indexing.files import canonical_folder, is_inside
-from warmclip.settings import Root
-
-FIELD = "folders"
-"""Where a payload has the keys of the folders above its file."""
+from warmclip.settings import Root, Settings
 
 
-def keys_above(path: str) -> list[str]:
-    """The keys of all folders above a canonical path, the innermost first."""
-    keys = []
-    folder = os.path.dirname(path)  # noqa: PTH120 - a str as the file system spells it
-    while folder not in ("", os.sep):
-        keys.append(key_of(folder))
-        folder = os.path.dirname(folder)  # noqa: PTH120 - as above
-    return [*keys, os.sep]
+def find_folder(path: str, settings: Settings, roots: Sequence[Root]) -> str:
+    """The real path of a folder that lies in the roots, or is one.
+
+    Args:
+        path: as somebody wrote it.
+        settings: whose roots it may be spelt by.
+        roots: from ``canonical_roots``.
+
+    Raises:
+        JobRefused: it is outside the roots, or there are none.
+        FolderUnreadable: it is no absolute path, or no folder.
+    """
+    real = find_place(path, settings, roots)
+    if not os.path.isdir(real):  # noqa: PTH112 - Path.is_dir raises inside a closed folder
+        raise FolderUnreadable(f"{path!r} is no folder")
+    return real
 
 
-def key_of(folder: str) -> str:
-    """A folder's path as JSON can carry it, one for each: names need not be UTF-8."""
-    name = os.fsencode(folder)
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:  # no absolute path begins like this
-        return "base64:" + base64.b64encode(name).decode("ascii")
+def find_place(path: str, settings: Settings, roots: Sequence[Root]) -> str:
+    """The real path of whatever lies in the roots, or would.
+
+    Raises:
+        JobRefused: it is outside the roots, or there are none.
+        FolderUnreadable: it is no absolute path.
+    """
+    if not roots:
+        raise JobRefused(
+            "nothing may be named, as there are no roots: start `warmclip serve` with "
+            "WARMCLIP_ROOTS set to the folders that hold pictures"
+        )
+    return resolve_path(path, settings.roots, roots)
 
 
 def resolve_path(path: str, roots: Sequence[Root], canonical: Sequence[Root]) -> str:

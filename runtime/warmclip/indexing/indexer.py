@@ -11,13 +11,13 @@ from warmclip.errors import PruneRefused
 from warmclip.indexing.files import Scope, canonical_roots, find_images
 from warmclip.indexing.folders import resolve_path
 from warmclip.indexing.pruning import MOST_LOST, check_folder, check_loss, forget, is_orphan
-from warmclip.indexing.query import EVERYTHING, Filter
 from warmclip.indexing.report import IndexReport
-from warmclip.indexing.store import Hit, Space, VectorStore
 from warmclip.indexing.sync import ImageEncoder, Sync
 from warmclip.inference.arrays import Vector
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root, Settings
+from warmclip.store.filter import EVERYTHING, Filter
+from warmclip.store.protocol import Hit, Space, VectorStore
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
     from warmclip.inference.decoding import ImageSource

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from warmclip.errors import ImageUnreadable, PruneRefused
 from warmclip.indexing.files import Walk, is_gone, locate, point_id
-from warmclip.indexing.store import Point, VectorStore
 from warmclip.settings import Root
+from warmclip.store.protocol import Point, VectorStore
 
 MOST_LOST = 0.2  # of a collection; more looks like an unmounted disk
 

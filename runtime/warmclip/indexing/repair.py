@@ -7,12 +7,12 @@ file that it was moved to is stored.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from warmclip.indexing.audit import AuditReport
+from warmclip.indexing.audit_report import AuditReport
 from warmclip.indexing.files import Scope, canonical_roots
 from warmclip.indexing.pruning import check_folder, check_loss, forget
 from warmclip.indexing.report import IndexReport
-from warmclip.indexing.store import VectorStore
 from warmclip.settings import Root
+from warmclip.store.protocol import VectorStore
 
 _KEPT = (
     "is not stored under the id that it has here, so the point of its former place is kept; "

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.files import read_picture
-from warmclip.indexing.store import Payload, Point, VectorStore
-from warmclip.indexing.survey import Content, Survey, Surveyed, sha256
+from warmclip.indexing.scan import Content, FileScan, ScannedFile, sha256
 from warmclip.inference.arrays import Vectors
 from warmclip.inference.reading import LazyImage
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
+from warmclip.store.protocol import Payload, Point, VectorStore
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
     from warmclip.inference.decoding import ImageSource
@@ -99,7 +99,7 @@ class Sync:
         self._roots = roots
         self._limits = limits
         self._progress = progress
-        self._survey = Survey(
+        self._survey = FileScan(
             store, collection, fingerprint=encoder.fingerprint, roots=roots, limits=limits
         )
         self._unproven: list[Point] = []
@@ -123,7 +123,7 @@ class Sync:
                 self._bring_in(chunk)
                 self._prove()
 
-    def _bring_in(self, chunk: Surveyed) -> None:
+    def _bring_in(self, chunk: ScannedFile) -> None:
         self.unchanged += chunk.unchanged
         self._advance(chunk.unchanged + chunk.repeated)
         for path, reason in chunk.skipped.items():
@@ -215,7 +215,7 @@ class Sync:
         What is left waits for a canary that failed: those points stay suspect.
         """
         proven = [it for it in self._unproven if self._encoder.is_proven(it.payload.canary)]
-        self._store.prove(self._collection, proven)
+        self._store.mark_verified(self._collection, proven)
         self._unproven = []
 
     def _point(self, content: Content, embedded: "Embedded") -> Point:

@@ -12,7 +12,7 @@ _QUALITY = 82
 _PAPER = (255, 255, 255)
 
 
-def draw(data: bytes, side_px: int, limits: Limits) -> bytes:
+def draw_thumbnail(data: bytes, side_px: int, limits: Limits) -> bytes:
     """A picture as a JPEG whose longer side has at most so many pixels, never enlarged.
 
     Its orientation tag is obeyed, and what is transparent becomes white: this is for eyes, not for

@@ -19,18 +19,18 @@ from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.decoding import Decoded, ImageSource, decode_each
-from warmclip.inference.engine import onnxruntime_version
-from warmclip.inference.fork import refuse_fork
-from warmclip.inference.golden import Feeds, Golden
-from warmclip.inference.guard import Checked, Guard, Service
-from warmclip.inference.lengths import of_texts
 from warmclip.inference.machine import return_freed_memory
-from warmclip.inference.model_cache import ModelCache
+from warmclip.inference.ort.fork import refuse_fork
+from warmclip.inference.ort.loading import onnxruntime_version
+from warmclip.inference.ort.model_cache import ModelCache
+from warmclip.inference.ort.text_lengths import text_lengths
 from warmclip.inference.providers import AUTO, PROVIDERS
-from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.recent_texts import RecentTexts
+from warmclip.inference.selection.golden import Feeds, Golden
+from warmclip.inference.selection.guard import Checked, Guard, GuardContext
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.inference.selection.select import TOWERS, select_providers
 from warmclip.inference.text import Tokenizer
-from warmclip.inference.verdict import TOWERS, decide
 from warmclip.progress import Progress
 from warmclip.settings import DecodeRule, ExifRule, Limits, Settings
 
@@ -122,7 +122,7 @@ class Encoder:
         self._activity = activity or Unwatched()
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self.verdict = decide(
+        self.verdict = select_providers(
             bundle,
             settings.provider,
             home=settings.home,
@@ -130,7 +130,7 @@ class Encoder:
             deadline_s=settings.trial_s,
             progress=progress,
         )
-        self._service = Service(
+        self._service = GuardContext(
             bundle=bundle,
             golden=Golden(bundle),
             quarantine=Quarantine(settings.home),
@@ -243,7 +243,7 @@ class Encoder:
         row_of = {key: row for row, key in enumerate(keys)}  # any of those that are the same
         known = {key: self._recent_texts.find(key) for key in row_of}
         fresh = [key for key, vector in known.items() if vector is None]
-        lengths = of_texts(eot_onehot)
+        lengths = text_lengths(eot_onehot)
         fresh.sort(key=lambda key: lengths[row_of[key]])  # alike ones together: less to compute
         for start in range(0, len(fresh), self._batch_size):
             batch = fresh[start : start + self._batch_size]

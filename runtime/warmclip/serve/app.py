@@ -21,11 +21,11 @@ from warmclip.serve import (
     sessions,
     thumbnails,
 )
+from warmclip.serve.admission import AdmissionMiddleware
 from warmclip.serve.auth import Token
-from warmclip.serve.gate import Gate
-from warmclip.serve.parameters import refuse_unknown
-from warmclip.serve.rate import Rate
-from warmclip.serve.services import THREADS, Services
+from warmclip.serve.context import THREADS, AppContext
+from warmclip.serve.rate_limiter import RateLimiter
+from warmclip.serve.unknown_parameters import refuse_unknown_parameters
 
 _ABOUT = """
 Pictures into Qdrant and out again, through warm workers that never fork a model.
@@ -41,7 +41,9 @@ async def _threads(_app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def create_app(services: Services, token: Token | None = None, rate: Rate | None = None) -> FastAPI:
+def create_app(
+    services: AppContext, token: Token | None = None, rate: RateLimiter | None = None
+) -> FastAPI:
     """The app on these services.
 
     Args:
@@ -61,7 +63,7 @@ def create_app(services: Services, token: Token | None = None, rate: Rate | None
         lifespan=_threads,
         dependencies=[
             *([Security(HTTPBearer(auto_error=False))] if token else []),
-            Depends(refuse_unknown),
+            Depends(refuse_unknown_parameters),
         ],
     )
     problems.install(app, services.settings)
@@ -78,6 +80,8 @@ def create_app(services: Services, token: Token | None = None, rate: Rate | None
         metrics.router(services, registry),
     ):
         app.include_router(routes)
-    app.add_middleware(Gate, hosts=services.hosts, token=token, open_paths=page, rate=rate)
-    app.add_middleware(metrics.Timing, registry=registry)
+    app.add_middleware(
+        AdmissionMiddleware, hosts=services.hosts, token=token, open_paths=page, rate=rate
+    )
+    app.add_middleware(metrics.RequestTiming, registry=registry)
     return app

@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.errors import WarmclipError
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, shown
-from warmclip.serve.services import Services
 
 _DEADLINE_S = 10.0  # a worker may be at a chunk of pictures
 
@@ -118,7 +118,7 @@ class DoctorView(BaseModel):
     dead_letters: Annotated[int, Field(description="Pictures that were set aside.")]
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The route of the doctor."""
     routes = APIRouter(prefix="/api/v1", tags=["operation"], responses=RESPONSES)
 

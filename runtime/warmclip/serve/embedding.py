@@ -8,10 +8,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
+from warmclip.indexing.folders import find_place
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem
 from warmclip.serve.search import in_base64
-from warmclip.serve.services import Services
-from warmclip.work.sessions.folder import find_place
 
 _MOST_TEXTS = 256
 
@@ -88,7 +88,7 @@ class PictureVector(BaseModel):
     vector: Numbers
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The routes of vectors."""
     routes = APIRouter(prefix="/api/v1/embed", tags=["embed"], responses=RESPONSES)
 

@@ -8,13 +8,13 @@ from anyio import to_thread
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, of_error
-from warmclip.serve.services import Services
 from warmclip.serve.sessions import PREFIX, SessionPage, SessionView
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
-from warmclip.work.sessions.books import Books
+from warmclip.work.sessions.store import SessionStore
 
 _MOST_SESSIONS = 50  # that are over
 _EVERY_S = 1.0
@@ -35,7 +35,7 @@ _CONTENT = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAM
 class Newest:
     """The youngest sessions and all that are open, read about once a second for all streams."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: SessionStore) -> None:
         self._books = books
         self._lock = threading.Lock()
         self._page: SessionPage | None = None
@@ -54,7 +54,7 @@ class Newest:
             return self._page
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The route of events; it comes before that of one session."""
     routes = APIRouter(prefix=PREFIX, tags=["training"], responses=RESPONSES)
     newest = Newest(services.ledger)

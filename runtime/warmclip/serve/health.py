@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from warmclip.doctor.services import ask_qdrant
+from warmclip.doctor.dependencies import ask_qdrant
 from warmclip.errors import WarmclipError
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, shown
-from warmclip.serve.services import Services
 from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
 
@@ -54,7 +54,7 @@ class HealthView(BaseModel):
 class Health:
     """Looks at most every two seconds, whoever asks."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: AppContext) -> None:
         self._services = services
         self._lock = threading.Lock()
         self._seen: HealthView | None = None
@@ -98,7 +98,7 @@ class Health:
         return Check(ok=alive, detail="looked after" if alive else "their thread died: restart")
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The routes of health."""
     routes = APIRouter(tags=["operation"], responses=RESPONSES)
     health = Health(services)

@@ -10,9 +10,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from warmclip.inference.quarantine import Quarantine
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
-from warmclip.serve.services import Services
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -20,7 +20,7 @@ _OUTCOMES = ("indexed", "unchanged", "reused", "skipped")
 _STREAM = b"text/event-stream; charset=utf-8"
 
 
-class Timing:
+class RequestTiming:
     """An ASGI middleware that times every request, by route and not by path."""
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
@@ -57,10 +57,10 @@ class Timing:
                 self._seconds.labels(method, route, status).observe(time.perf_counter() - began)
 
 
-class Books(Collector):
+class QueueCollector(Collector):
     """What Redis and this machine know, read when somebody asks."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: AppContext) -> None:
         self._services = services
 
     def describe(self) -> list[Metric]:
@@ -112,11 +112,11 @@ class Books(Collector):
         yield GaugeMetricFamily("warmclip_event_streams", "Event streams that are open", streams)
 
 
-def router(services: Services, registry: CollectorRegistry) -> APIRouter:
+def router(services: AppContext, registry: CollectorRegistry) -> APIRouter:
     """The route of figures."""
     routes = APIRouter(tags=["operation"], responses=RESPONSES)
     books = CollectorRegistry()
-    books.register(Books(services))
+    books.register(QueueCollector(services))
 
     @routes.get(
         "/metrics",

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette import datastructures
 
-from warmclip.indexing.query import Filter
+from warmclip.indexing.folders import find_place
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, shown
-from warmclip.serve.services import Services
 from warmclip.serve.sessions import CollectionName
-from warmclip.work.sessions.folder import find_place
+from warmclip.store.filter import Filter
 
 PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Hits at most.")]
@@ -85,7 +85,7 @@ class HitView(BaseModel):
     thumbnail: Annotated[str, Field(description="Where to see it.")]
 
 
-class Found(BaseModel):
+class SearchView(BaseModel):
     """Hits, best first."""
 
     collection: str
@@ -120,18 +120,20 @@ OfQuery = Annotated[Filter, Depends(_of_query)]
 OfForm = Annotated[Filter, Depends(_of_form)]
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The routes of searches."""
     routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 
-    def look(collection: str | None, offset: int, only: Filter, **question: Any) -> Found:
+    def look(collection: str | None, offset: int, only: Filter, **question: Any) -> SearchView:
         name = collection or services.settings.collection
         if only.folder is not None and services.roots:  # workers, which may have others, check too
             find_place(only.folder, services.settings, services.roots)
         question |= only.to_dict()
         answer = services.workers.ask("search", collection=name, offset=offset, **question)
         hits = [_hit(hit, name) for hit in answer["hits"]]
-        return Found(collection=name, offset=offset, fingerprint=answer["fingerprint"], hits=hits)
+        return SearchView(
+            collection=name, offset=offset, fingerprint=answer["fingerprint"], hits=hits
+        )
 
     @routes.get("/search")
     def by_words(
@@ -140,7 +142,7 @@ def router(services: Services) -> APIRouter:
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
-    ) -> Found:
+    ) -> SearchView:
         """The pictures that are nearest to words."""
         return look(collection, offset, only, text=q, limit=limit)
 
@@ -151,7 +153,7 @@ def router(services: Services) -> APIRouter:
         collection: Annotated[CollectionName | None, Form()] = None,
         limit: Annotated[int, Form(ge=1, le=200)] = 20,
         offset: Annotated[int, Form(ge=0, le=800)] = 0,
-    ) -> Found:
+    ) -> SearchView:
         """The pictures that are nearest to one that is sent."""
         return look(collection, offset, only, data=in_base64(file), limit=limit)
 
@@ -162,7 +164,7 @@ def router(services: Services) -> APIRouter:
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
-    ) -> Found:
+    ) -> SearchView:
         """The pictures that are nearest to a stored one, without itself."""
         return look(collection, offset, only, like=str(id), limit=limit)
 

@@ -16,16 +16,16 @@ from warmclip.indexing.files import canonical_roots
 from warmclip.serve import DEFAULT_RATE
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
-from warmclip.serve.rate import Rate
-from warmclip.serve.services import Services, Workers
+from warmclip.serve.context import AppContext, WorkerClient
+from warmclip.serve.rate_limiter import RateLimiter
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.client import call
-from warmclip.work.sessions.foreman import Foreman
-from warmclip.work.sessions.ledger import Ledger
+from warmclip.work.counters import read_counters
+from warmclip.work.producer import call
+from warmclip.work.sessions.commands import SessionCommands
+from warmclip.work.sessions.scheduler import SessionScheduler
 from warmclip.work.status import read_status
-from warmclip.work.totals import read_totals
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +60,20 @@ def run_server(
     require_token(host, token)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again once it has stopped
     with _listen(host, port) as listener, open_broker(settings) as connection:
-        foreman, streams = Foreman(connection, settings), Streams()
-        services = Services(
+        foreman, streams = SessionScheduler(connection, settings), Streams()
+        services = AppContext(
             settings=settings,
             roots=canonical_roots(settings.roots),
-            ledger=Ledger(connection),
+            ledger=SessionCommands(connection),
             foreman=foreman,
-            workers=Workers(partial(call, connection)),
+            workers=WorkerClient(partial(call, connection)),
             status=partial(read_status, connection),
-            totals=partial(read_totals, connection),
+            totals=partial(read_counters, connection),
             streams=streams,
             hosts=_names(host, hosts),
         )
         config = uvicorn.Config(
-            create_app(services, token, Rate(rate) if rate else None),
+            create_app(services, token, RateLimiter(rate) if rate else None),
             loop="asyncio",
             http="h11",
             ws="none",

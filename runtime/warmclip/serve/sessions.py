@@ -7,10 +7,10 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from warmclip.indexing.folders import find_folder
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, shown
-from warmclip.serve.services import Services
-from warmclip.work.client import chunk_size
-from warmclip.work.sessions.folder import find_folder
+from warmclip.work.producer import chunk_size
 from warmclip.work.sessions.session import Session, State
 
 PREFIX = "/api/v1/training/sessions"
@@ -46,7 +46,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class Order(BaseModel):
+class SessionRequest(BaseModel):
     """What to train on."""
 
     model_config = ConfigDict(
@@ -66,7 +66,7 @@ class Order(BaseModel):
     collection: CollectionName | None = None
 
 
-class Failure(BaseModel):
+class SkippedPicture(BaseModel):
     """A picture that was skipped, or a folder that could not be searched."""
 
     path: str
@@ -118,16 +118,16 @@ _SAME = (
 )
 
 
-class Begun(SessionView):
+class SessionCreated(SessionView):
     """A session that was asked for."""
 
     joined: Annotated[bool, Field(description="Whether it was at this folder already.")]
 
 
-class Detailed(SessionView):
+class SessionDetail(SessionView):
     """A session with the first of its failures."""
 
-    failures: list[Failure]
+    failures: list[SkippedPicture]
 
 
 class SessionPage(BaseModel):
@@ -137,13 +137,13 @@ class SessionPage(BaseModel):
     sessions: list[SessionView]
 
 
-class FailurePage(BaseModel):
+class SkippedPage(BaseModel):
     """Some of a session's failures."""
 
     skipped_total: int
-    skipped: list[Failure]
+    skipped: list[SkippedPicture]
     folders_total: int
-    folders: list[Failure]
+    folders: list[SkippedPicture]
 
 
 SessionId = Annotated[
@@ -153,7 +153,7 @@ Offset = Annotated[int, Query(ge=0, le=1_000_000, description="To leave out.")]
 Limit = Annotated[int, Query(ge=1, le=500, description="At most.")]
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The routes of sessions."""
     routes = APIRouter(prefix=PREFIX, tags=["training"], responses=RESPONSES)
     ledger = services.ledger
@@ -171,7 +171,7 @@ def router(services: Services) -> APIRouter:
         return SessionView.of(session)
 
     @routes.post("", status_code=202)
-    def begin(order: Order, response: Response) -> Begun:
+    def begin(order: SessionRequest, response: Response) -> SessionCreated:
         """Bring a folder into a collection: find its pictures, queue them, follow them.
 
         The answer comes at once; `Location` is where to follow the session. While a session is at
@@ -184,7 +184,7 @@ def router(services: Services) -> APIRouter:
             )
         session, joined = ledger.open(folder, order.collection or services.settings.collection)
         response.headers["Location"] = f"{PREFIX}/{session.id}"
-        return Begun.of(session, joined=joined)
+        return SessionCreated.of(session, joined=joined)
 
     @routes.get("")
     def listed(offset: Offset = 0, limit: Limit = 50) -> SessionPage:
@@ -193,16 +193,16 @@ def router(services: Services) -> APIRouter:
         return SessionPage(total=total, sessions=[SessionView.of(each) for each in sessions])
 
     @routes.get("/{id}")
-    def one(id: SessionId) -> Detailed:
+    def one(id: SessionId) -> SessionDetail:
         """How far one session is, with the first of its failures."""
         session = find(id)
-        return Detailed.of(session, failures=_failures(ledger.skipped(id, 0, _TOLD_AT_ONCE)))
+        return SessionDetail.of(session, failures=_failures(ledger.skipped(id, 0, _TOLD_AT_ONCE)))
 
     @routes.get("/{id}/failures")
-    def failures(id: SessionId, offset: Offset = 0, limit: Limit = 100) -> FailurePage:
+    def failures(id: SessionId, offset: Offset = 0, limit: Limit = 100) -> SkippedPage:
         """What was skipped and why, page by page."""
         session = find(id)
-        return FailurePage(
+        return SkippedPage(
             skipped_total=session.skipped,
             skipped=_failures(ledger.skipped(id, offset, limit)),
             folders_total=session.unreadable_folders,
@@ -235,5 +235,5 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _failures(pairs: list[tuple[str, str]]) -> list[Failure]:
-    return [Failure(path=shown(path), reason=shown(reason)) for path, reason in pairs]
+def _failures(pairs: list[tuple[str, str]]) -> list[SkippedPicture]:
+    return [SkippedPicture(path=shown(path), reason=shown(reason)) for path, reason in pairs]

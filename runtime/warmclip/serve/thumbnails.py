@@ -6,16 +6,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
+from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
 from warmclip.serve.search import Collection, PointId
-from warmclip.serve.services import Services
 
 _FRESH_S = 300  # then a browser asks whether it is still the same
 
 Side = Annotated[int, Query(ge=16, le=1024, description="The longer side at most, pixels.")]
 
 
-def router(services: Services) -> APIRouter:
+def router(services: AppContext) -> APIRouter:
     """The route of thumbnails."""
     routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 

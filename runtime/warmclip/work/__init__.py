@@ -18,6 +18,6 @@ def encoder() -> "Encoder":
         JobRefused: this process is no worker's.
         ForkedSessionError: it was forked from one.
     """
-    from warmclip.work.horse.warm import current
+    from warmclip.work.horse.context import current_context
 
-    return current().encoder
+    return current_context().encoder

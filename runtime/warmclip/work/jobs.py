@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
 from warmclip.indexing.files import is_inside, read_picture
-from warmclip.indexing.query import Filter
 from warmclip.inference.machine import chip, os_build
-from warmclip.inference.quarantine import Quarantine
 from warmclip.inference.reading import LazyImage
+from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Root, Settings, check_collection
-from warmclip.work.horse.warm import Horse, current
+from warmclip.store.filter import Filter
+from warmclip.work.horse.context import JobContext, current_context
 
 if TYPE_CHECKING:
-    from warmclip.indexing.store import Point
+    from warmclip.store.protocol import Point
 
 _MOST_HITS = 1_000
 _LARGEST_SIDE_PX = 1_024
@@ -44,7 +44,7 @@ def index_images(paths: list[str], collection: str) -> dict[str, Any]:
         SpaceMismatch: the collection holds vectors of another model.
         StoreError: the store failed.
     """
-    here = current()
+    here = current_context()
     check_paths(paths, here.settings, here.roots)
     indexer = here.indexer(check_collection(collection))
     return indexer.index_files(paths, progress=here.progress).to_dict()
@@ -60,7 +60,7 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
     Raises:
         JobRefused: a path is outside the roots, or there are too many.
     """
-    here = current()
+    here = current_context()
     check_paths(paths, here.settings, here.roots)
     vectors, unreadable = {}, {}
     items = ((path, LazyImage(path, partial(_read, path, here))) for path in dict.fromkeys(paths))
@@ -82,7 +82,7 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
         JobRefused: the texts are no list of str, or too many.
         TextRefused: one is longer than the limit.
     """
-    here = current()
+    here = current_context()
     check_items(texts, "texts", here.settings)
     unique = list(dict.fromkeys(texts))
     rows = here.encoder.encode_texts(unique).tolist()
@@ -104,7 +104,7 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
         JobRefused: not exactly one of the two, no base64, or a path outside the roots.
         ImageUnreadable: it is no picture, or a larger one than the limits allow.
     """
-    here = current()
+    here = current_context()
     source: bytes | LazyImage
     match data, path:
         case str(), None:
@@ -164,7 +164,7 @@ def search(
         NotStored: there is no such collection, or no such picture in it.
         StoreError: the store failed.
     """
-    here = current()
+    here = current_context()
     indexer = here.indexer(check_collection(collection))
     most = _most(limit, offset)
     if folder is not None:
@@ -210,16 +210,16 @@ def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
         NotStored: there is no such collection, or no such picture in it.
         ImageUnreadable: its file is gone, or outside the roots.
     """
-    from warmclip.indexing.thumbnail import draw
+    from warmclip.indexing.thumbnail import draw_thumbnail
 
-    here = current()
+    here = current_context()
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
         raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
     path = _stored(here, check_collection(collection), id).payload.path
     # As for a job that names it: the store may be shared with workers that have other roots.
     check_paths([path], here.settings, here.roots)
     try:
-        jpeg = draw(_read(path, here), side_px, here.settings.limits)
+        jpeg = draw_thumbnail(_read(path, here), side_px, here.settings.limits)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
@@ -231,7 +231,7 @@ def canary() -> dict[str, Any]:
     Returns:
         ``providers``: tower -> what it computes on now; ``fingerprint``; ``dim``.
     """
-    here = current()
+    here = current_context()
     here.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
     return _space(here) | {"providers": dict(here.encoder.providers)}
 
@@ -244,7 +244,7 @@ def verdict() -> dict[str, Any]:
         provider -> reason; ``quarantine``: provider, reason, since and until of each; ``model``,
         ``fingerprint``, ``dim``; ``versions``, ``machine``, ``hostname``, ``pid`` of this worker.
     """
-    here = current()
+    here = current_context()
     found, now = here.encoder.verdict, here.encoder.providers
     quarantined = Quarantine(here.settings.home).active()
     return _space(here) | {
@@ -341,7 +341,7 @@ def _decoded(data: Any) -> bytes:
         raise JobRefused("data must be the bytes of a picture in base64") from exc
 
 
-def _stored(here: Horse, collection: str, id_: Any, *, with_vector: bool = False) -> "Point":
+def _stored(here: JobContext, collection: str, id_: Any, *, with_vector: bool = False) -> "Point":
     try:
         wanted = str(uuid.UUID(id_))
     except (ValueError, TypeError, AttributeError) as exc:
@@ -351,9 +351,9 @@ def _stored(here: Horse, collection: str, id_: Any, *, with_vector: bool = False
     raise NotStored(f"there is no picture {wanted} in {collection!r}")
 
 
-def _read(path: str, here: Horse) -> bytes:
+def _read(path: str, here: JobContext) -> bytes:
     return read_picture(path, here.roots, here.settings.limits)[1]
 
 
-def _space(here: Horse) -> dict[str, Any]:
+def _space(here: JobContext) -> dict[str, Any]:
     return {"fingerprint": here.encoder.fingerprint, "dim": here.encoder.dim}

@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from warmclip.errors import QueueUnreachable, SettingsError
-from warmclip.home import own_folder
+from warmclip.fsutil import private_folder
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,11 @@ class PrivateRedis:
             SettingsError: the home folder cannot be used.
             QueueUnreachable: there is no server to start, or it did not start.
         """
-        own_folder(home, private=False)
-        self._folder = own_folder(home.resolve() / "redis", private=True)
+        private_folder(home, private=False)
+        self._folder = private_folder(home.resolve() / "redis", private=True)
         self.socket = socket_path(self._folder)
         if self.socket.parent != self._folder:
-            own_folder(self.socket.parent, private=True)
+            private_folder(self.socket.parent, private=True)
         with self._held("start"), ExitStack() as on_failure:
             self._clients = self._open_lock("clients")
             on_failure.callback(os.close, self._clients)

@@ -10,8 +10,8 @@ from rq.queue import Queue
 from rq.worker import Worker
 
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.dead_letters import DeadLetters
-from warmclip.work.presence import AT, is_gone
+from warmclip.work.liveness import AT, is_gone
+from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.queues import FailureReason, all_queues, fetch_jobs
 
 _MOST_FAILURES = 20
@@ -44,7 +44,7 @@ class WorkerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class FailedJob:
     """One job that failed for good."""
 
     job: str
@@ -60,7 +60,7 @@ class QueueStatus:
 
     queues: tuple[QueueCounts, ...]
     workers: tuple[WorkerState, ...]
-    failures: tuple[Failure, ...]  # the latest first, at most 20
+    failures: tuple[FailedJob, ...]  # the latest first, at most 20
     dead: int  # pictures that were set aside
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def read_status(connection: Redis) -> QueueStatus:
         queues=tuple(_counts(queue) for queue in queues),
         workers=tuple(_state(worker) for worker in _alive(Worker.all(connection=connection))),
         failures=tuple(failures[:_MOST_FAILURES]),
-        dead=DeadLetters(connection).count(),
+        dead=PoisonedFiles(connection).count(),
     )
 
 
@@ -126,18 +126,18 @@ def _at(worker: Any, job: str) -> tuple[int, int, str] | None:
         return None
 
 
-def _failures(queue: Queue) -> list[Failure]:
+def _failures(queue: Queue) -> list[FailedJob]:
     ids = queue.failed_job_registry.get_job_ids(0, _LOOKED_AT - 1, desc=True)
     return [_failure(queue, job) for job in fetch_jobs(queue.connection, ids).values()]
 
 
-def _failure(queue: Queue, job: AllowedJob) -> Failure:
+def _failure(queue: Queue, job: AllowedJob) -> FailedJob:
     try:
         function = job.func_name or ""
     except DeserializationError:
         function = "(not in JSON)"
     result = job.latest_result()
-    return Failure(
+    return FailedJob(
         job=job.id,
         queue=queue.name,
         function=function,

@@ -30,15 +30,15 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 
 from warmclip.errors import WarmclipError
-from warmclip.work.horse.blame import Death
-from warmclip.work.horse.flight import Flight
-from warmclip.work.horse.stable import Stable
-from warmclip.work.inquest import Inquest
-from warmclip.work.intake import Intake
+from warmclip.work.cause import Death
+from warmclip.work.counters import increment
+from warmclip.work.crash_policy import CrashPolicy
+from warmclip.work.dequeue import Dequeuer
+from warmclip.work.horse.in_flight import InFlight
+from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.json_worker import BEAT_EVERY_S, JsonWorker
-from warmclip.work.presence import AT, HORSE, fields
-from warmclip.work.rescue import Rescue
-from warmclip.work.totals import count
+from warmclip.work.liveness import AT, HORSE, fields
+from warmclip.work.recovery import OrphanRecovery
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class WarmWorker(JsonWorker):
         queues: Sequence[str],
         name: str,
         connection: Redis,
-        stable: Stable,
+        stable: WarmHorse,
         supervisor: int | None = None,
     ) -> None:
         super().__init__(queues, name=name, connection=connection)
@@ -65,9 +65,9 @@ class WarmWorker(JsonWorker):
         self._turn = threading.RLock()  # commands come from another thread, each for one job
         self._stable = stable
         self._supervisor = supervisor
-        self._intake = Intake(self.queues)
-        self._rescue = Rescue(self.queues)
-        self._inquest = Inquest(connection, stable)
+        self._intake = Dequeuer(self.queues)
+        self._rescue = OrphanRecovery(self.queues)
+        self._inquest = CrashPolicy(connection, stable)
         self._known_horse = 0
         self._known_at = self._beat_at = float("-inf")
         self._problem: Exception | None = None
@@ -135,13 +135,13 @@ class WarmWorker(JsonWorker):
             return False
         return self._stable.pid != 0
 
-    def _ensure_horse(self, look: Callable[[Flight], None]) -> None:
+    def _ensure_horse(self, look: Callable[[InFlight], None]) -> None:
         self._stable.ensure(look)
         if self._known_horse != self._stable.pid:
             self._known_horse = self._stable.pid
             self.connection.hset(self.key, HORSE, self._known_horse)
             if self._known_horse:
-                count(self.connection, "horses")
+                increment(self.connection, "horses")
 
     def _stay_known(self) -> None:
         """Every few seconds: heartbeat, registration, and a look after lost jobs."""
@@ -235,7 +235,7 @@ class WarmWorker(JsonWorker):
         """Whether it was stopped, or the worker was, while there was no horse to be killed."""
         return self._forced or self._stopped_job_id == job.id
 
-    def _beat(self, job: Job, execution: Execution, flight: Flight) -> None:
+    def _beat(self, job: Job, execution: Execution, flight: InFlight) -> None:
         """Every few seconds of a job: keep it and this worker alive in RQ's eyes."""
         if time.monotonic() - self._beat_at < BEAT_EVERY_S:
             return

@@ -14,16 +14,15 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from warmclip.console import Terminal
 from warmclip.errors import WarmclipError
-from warmclip.logs import log_json
+from warmclip.logs import log_json_lines, log_text
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, find_functions
 from warmclip.work.broker import open_broker
-from warmclip.work.dead_letters import DeadLetters
-from warmclip.work.horse.beats import Beats
-from warmclip.work.horse.warm import open_horse
+from warmclip.work.horse.context import open_context
+from warmclip.work.horse.reporter import Reporter
 from warmclip.work.json_worker import JsonWorker
+from warmclip.work.poisoned_files import PoisonedFiles
 
 
 class Runner(JsonWorker):
@@ -79,28 +78,28 @@ def main() -> None:
         settings = Settings.from_json(lines.readline())
         hello = json.loads(lines.readline())
         if hello["log_json"]:
-            log_json()
+            log_json_lines()
         else:
-            Terminal(verbose=True)
+            log_text()
             faulthandler.enable()  # where a native fault was, for people
         _serve(settings, hello, lines, beats_to)
 
 
 def _serve(settings: Settings, hello: dict[str, object], lines: IO[str], beats_to: int) -> None:
     owner = hello["store_owner"]
-    dead: DeadLetters | None = None
-    beats = Beats(beats_to, lambda path: dead.reason(path) if dead is not None else None)
+    dead: PoisonedFiles | None = None
+    beats = Reporter(beats_to, lambda path: dead.reason(path) if dead is not None else None)
     try:
         with (
             open_broker(settings) as connection,
-            open_horse(
+            open_context(
                 settings,
                 activity=beats,
                 progress=beats.progress,
                 store_owner=owner if isinstance(owner, int) else None,
             ) as horse,
         ):
-            dead = DeadLetters(connection)
+            dead = PoisonedFiles(connection)
             job_class = find_functions(settings.jobs)
             runner = Runner(str(hello["worker"]), job_class, connection)
             beats.start_pulse()

@@ -1,0 +1,110 @@
+"""open_clip in torch, as its README shows it: eager, compiled, behind a DataLoader."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from bench.embedding.adapters.adapter import BATCH, Array, Peer, Skipped
+from bench.embedding.fixtures import Materials
+
+_MODEL = "bench-model"
+
+
+def register(materials: Materials) -> str:
+    """Let open_clip know the model by a name, which is returned."""
+    config = materials.architecture | {"quick_gelu": materials.activation == "quick_gelu"}
+    path = materials.folder / f"{_MODEL}.json"
+    if not path.exists():
+        path.write_text(json.dumps(config), encoding="utf-8")
+    open_clip.add_model_config(path)
+    return _MODEL
+
+
+def load(materials: Materials) -> tuple[Any, Any]:
+    """The model and its transform."""
+    model, _, transform = open_clip.create_model_and_transforms(
+        register(materials), pretrained=str(materials.checkpoint)
+    )
+    return model.eval(), transform
+
+
+class OpenClip(Peer):
+    """Both towers in float32.
+
+    Args:
+        materials: the weights.
+        compiled: whether through ``torch.compile``.
+        loaders: processes that decode, of a DataLoader; 0: none.
+    """
+
+    def __init__(self, materials: Materials, *, compiled: bool = False, loaders: int = 0) -> None:
+        super().__init__(materials)
+        self._model, self._transform = load(materials)
+        self._tokenizer = open_clip.get_tokenizer(_MODEL)
+        self._loaders = loaders
+        self._encode_image = self._model.encode_image
+        self._encode_text = self._model.encode_text
+        if compiled:
+            # Batches differ, which torch would else find out by compiling once more.
+            self._encode_image = torch.compile(self._encode_image, dynamic=True)
+            self._encode_text = torch.compile(self._encode_text, dynamic=True)
+            try:
+                self.pixels(np.zeros((2, 3, materials.side_px, materials.side_px), np.float32))
+            except Exception as exc:
+                lines = str(exc).strip().splitlines()
+                why = lines[0] if lines else type(exc).__name__
+                raise Skipped(f"torch.compile does not work here: {why[:120]}") from exc
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Subject``."""
+        return {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "open_clip": open_clip.__version__,
+        }
+
+    @torch.inference_mode()
+    def pixels(self, pixels: Array) -> Array:
+        """See ``Subject``."""
+        vectors: Array = self._encode_image(torch.from_numpy(pixels), normalize=True).numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Array:
+        """See ``Subject``."""
+        ids = self._tokenizer(list(texts))
+        vectors: Array = self._encode_text(ids, normalize=True).numpy()
+        return vectors
+
+    def preprocess(self, path: str) -> Array:
+        """See ``Peer``."""
+        pixels: Array = self._transform(Image.open(path)).numpy()
+        return pixels
+
+    def embed(self, paths: Sequence[str]) -> Array:
+        """See ``Peer``."""
+        if not self._loaders:
+            return super().embed(paths)
+        loader = DataLoader(
+            _Pictures(paths, self._transform), batch_size=BATCH, num_workers=self._loaders
+        )
+        return np.concatenate([self.pixels(batch.numpy()) for batch in loader])
+
+
+class _Pictures(Dataset[torch.Tensor]):
+    def __init__(self, paths: Sequence[str], transform: Any) -> None:
+        self._paths = paths
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        pixels: torch.Tensor = self._transform(Image.open(self._paths[index]))
+        return pixels

@@ -1,0 +1,140 @@
+"""warmclip as it is installed."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.embedding.adapters.adapter import HITS, Array, Skipped
+from bench.embedding.fixtures import Materials, collection
+from warmclip import Encoder, Indexer
+from warmclip.activity import Unwatched
+from warmclip.errors import ImageUnreadable, WarmclipError
+from warmclip.inference import image as pictures
+from warmclip.inference.decoding import decode
+from warmclip.settings import DecodeRule, Settings
+from warmclip.store.protocol import Payload, Point, Space
+
+_COLLECTION = "bench"
+
+
+class Warmclip:
+    """An Encoder, and an Indexer into an embedded store.
+
+    Args:
+        materials: the bundle.
+        provider: instead of the run's own.
+        decode: how JPEGs are decoded.
+    """
+
+    def __init__(
+        self, materials: Materials, *, provider: str | None = None, decode: DecodeRule = "full"
+    ) -> None:
+        self._materials = materials
+        self._home = materials.folder / "home"
+        try:
+            self._encoder = Encoder.open(
+                materials.bundle,
+                provider=provider or materials.provider,
+                home=self._home,
+                decode=decode,
+            )
+        except WarmclipError as exc:
+            raise Skipped(str(exc)) from exc
+        self._searched: Indexer | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Subject``."""
+        return {"providers": self._encoder.providers, **self._encoder.versions}
+
+    def pixels(self, pixels: Array) -> Array:
+        """See ``Subject``; through the checks of every batch, in batches of the encoder's size."""
+        # What encode_images does once a picture is decoded: there is no public name for a part.
+        run = self._encoder._run
+        batch = self._encoder._batch_size
+        return np.concatenate(
+            [
+                run("image", {"pixel_values": pixels[start : start + batch]}).vectors
+                for start in range(0, len(pixels), batch)
+            ]
+        )
+
+    def texts(self, texts: Sequence[str]) -> Array:
+        """See ``Subject``."""
+        return self._encoder.encode_texts(texts)
+
+    def preprocess(self, path: str) -> Array:
+        """See ``Subject``: what a decode thread does to a file, and its share of a batch."""
+        recipe, limits = self._encoder._recipe, self._encoder._limits
+        decoded = decode(path, recipe, limits, Unwatched())
+        if isinstance(decoded, ImageUnreadable):
+            raise decoded
+        row: Array = pictures.normalise(decoded.crop[None], recipe)[0]
+        return row
+
+    def embed(self, paths: Sequence[str]) -> Array:
+        """Files as unit vectors."""
+        return self._encoder.encode_images(paths)
+
+    def folder(self, paths: Sequence[str], target: Path) -> None:
+        """See ``Subject``: an index in a store of its own, files synced."""
+        # Here, since it brings Qdrant's client: a process that only embeds does not wait for it.
+        from warmclip.store.qdrant import open_store
+
+        settings = self._settings(target)
+        with open_store(settings) as store:
+            report = Indexer.from_settings(self._encoder, store, settings).index(paths)
+        if report.indexed != len(paths):
+            raise RuntimeError(f"{report.indexed} of {len(paths)} pictures were indexed")
+
+    def vectors(self, paths: Sequence[str], target: Path) -> Array:
+        """See ``Subject``."""
+        from warmclip.store.qdrant import open_store
+
+        settings = self._settings(target)
+        with open_store(settings) as store:
+            points = store.scroll(settings.collection, with_vectors=True)
+            found = {point.payload.path: point.vector for point in points}
+        return np.array([found[path] for path in paths])
+
+    def prepare_search(self) -> None:
+        """See ``Subject``: the embedded store, in this process."""
+        from warmclip.store.qdrant import QdrantStore
+
+        settings = self._settings(self._materials.folder / f"points-{uuid.uuid4().hex}")
+        store = QdrantStore.embedded(settings.embedded_store)
+        store.ensure(
+            _COLLECTION, Space(fingerprint=self._encoder.fingerprint, dim=self._encoder.dim)
+        )
+        rows = collection(self._materials.points, self._encoder.dim)
+        store.upsert(_COLLECTION, [self._point(number, row) for number, row in enumerate(rows)])
+        self._searched = Indexer.from_settings(self._encoder, store, settings)
+
+    def query(self, text: str) -> None:
+        """See ``Subject``."""
+        assert self._searched is not None  # noqa: S101 - the order of the calls
+        self._searched.search(text, limit=HITS)
+
+    def _settings(self, home: Path) -> Settings:
+        home.mkdir(mode=0o700, exist_ok=True)
+        return Settings(home=home, bundle=self._materials.bundle, collection=_COLLECTION)
+
+    def _point(self, number: int, vector: Array) -> Point:
+        return Point(
+            id=str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))),
+            vector=vector,
+            payload=Payload(
+                path=f"/photographs/{number:06}.jpg",
+                sha256=f"{number:064x}",
+                size_bytes=1,
+                mtime_ns=0,
+                width_px=640,
+                height_px=480,
+                fingerprint=self._encoder.fingerprint,
+                provider=self._encoder.provider,
+                versions=self._encoder.versions,
+                indexed_at="2026-01-01T00:00:00+00:00",
+            ),
+        )

@@ -1,0 +1,153 @@
+"""float16 as an accelerator computes it, on a CPU that does not.
+
+onnxruntime's CPU computes float16 graphs in float32 and so hides what overflows and what is lost.
+Here a graph is rewritten in float32, each node's result is rounded to float16 where the file says
+float16, and LayerNormalization and Softmax are written out, since their inner results are rounded
+too and squares are what overflows first. What is modelled:
+
+- weights and every result, rounded to the nearest float16; beyond 65504 it is infinite;
+- in a layer norm the mean, the differences, their squares and what follows; softmax likewise;
+- sums inside one operation (products of matrices, means) in float32, rounded once at the end. So do
+  Apple's GPUs unless told otherwise; what the Neural Engine does inside is not published.
+
+Not modelled: other orders of summing, subnormals flushed to zero, approximate exp, erf and sqrt.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from warmclip.inference.arrays import Features
+from warmclip.inference.ort.loading import load_onnxruntime
+from warmclip_export.element_types import value_types, widen
+
+Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+# They move values, and make none that was not there.
+MOVES = frozenset(
+    (
+        *("Concat", "Expand", "Gather", "Identity", "MaxPool", "Relu", "Reshape", "Slice"),
+        *("Squeeze", "Transpose", "Unsqueeze"),
+    )
+)
+_ROWS = 8  # of one run
+_DOMAIN = "half"
+_SQUARES = " squares"  # of a layer norm, as a result of their own
+
+ROUNDED = "Round (x) => (y) { h = Cast<to = 10>(x) y = Cast<to = 1>(h) }"
+EXACT = "Round (x) => (y) { y = Identity(x) }"
+_NORM = """LayerNormalization <epsilon> (x, scale, bias) => (y, largest) {
+    last = Constant<value_ints = [-1]>()
+    mean = ReduceMean(x, last)  mean_r = half.Round(mean)
+    away = Sub(x, mean_r)       away_r = half.Round(away)
+    square = Mul(away_r, away_r)  square_r = half.Round(square)
+    variance = ReduceMean(square_r, last)  variance_r = half.Round(variance)
+    e = Constant<value_float: float = @epsilon>()
+    above = Add(variance_r, e)  above_r = half.Round(above)
+    deviation = Sqrt(above_r)   deviation_r = half.Round(deviation)
+    unit = Div(away_r, deviation_r)  unit_r = half.Round(unit)
+    scaled = Mul(unit_r, scale) scaled_r = half.Round(scaled)
+    y = Add(scaled_r, bias)
+    largest = half.Reach(square)
+}"""
+_SOFTMAX = """Softmax <axis> (x) => (y) {
+    one = Constant<value_ints = [1]>()
+    a = Constant<value_int: int = @axis>()  along = Reshape(a, one)
+    top = ReduceMax(x, along)
+    below = Sub(x, top)         below_r = half.Round(below)
+    power = Exp(below_r)        power_r = half.Round(power)
+    sum = ReduceSum(power_r, along)  sum_r = half.Round(sum)
+    y = Div(power_r, sum_r)
+}"""
+_REACH = "Reach (x) => (y) { a = Abs(x) y = ReduceMax<keepdims = 0>(a) }"
+
+
+def emulate(graph: Path, feeds: Feeds) -> Features:
+    """The features that a float16 file gives where results are rounded, shape (n, dim)."""
+    model = onnx.load(graph)
+    halves = {name for name, dtype in value_types(model).items() if dtype == TensorProto.FLOAT16}
+    widen(model)
+    observe(model, halves, ROUNDED)
+    features: Features = np.concatenate([run[0] for run in runs(model, ["features"], feeds)])
+    return features
+
+
+def observe(model: onnx.ModelProto, values: set[str], rounding: str) -> dict[str, tuple[str, str]]:
+    """Round some values where they are made, in place, and add outputs that tell how far they go.
+
+    Returns:
+        The name of each such output -> the value's name, and what of it is meant.
+    """
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    head = f'<opset_import: ["" : {opset}, "{_DOMAIN}" : 1], domain: "{_DOMAIN}">'
+    for text in (rounding, _REACH, _NORM, _SOFTMAX):
+        model.functions.append(onnx.parser.parse_function(f"{head} {text}"))
+    model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    graph = model.graph
+    graph.initializer.append(helper.make_tensor("no_bias", TensorProto.FLOAT, [1], [0.0]))
+    reaches: dict[str, tuple[str, str]] = {}
+    nodes = list(graph.node)
+    del graph.node[:]
+    for original in nodes:
+        node = graph.node.add()
+        node.CopyFrom(original)
+        value = node.output[0]
+        if node.op_type in MOVES or value not in values:
+            continue
+        exact, reach = f"{value}_exact", f"{value}_reach"
+        node.output[0] = exact
+        if _is_written_out(node):
+            node.domain = _DOMAIN
+        if node.domain == _DOMAIN and node.op_type == "LayerNormalization":
+            node.input.extend(["no_bias"] * (3 - len(node.input)))
+            node.output.append(f"{reach}_{_SQUARES.strip()}")
+            reaches[node.output[1]] = value, _SQUARES
+        reaches[reach] = value, ""
+        graph.node.extend(
+            [
+                helper.make_node("Round", [exact], [value], domain=_DOMAIN),
+                helper.make_node("Reach", [exact], [reach], domain=_DOMAIN),
+            ]
+        )
+    graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in reaches
+    )
+    return reaches
+
+
+def _is_written_out(node: onnx.NodeProto) -> bool:
+    """Whether a node is an operator that is written out, over the last axis."""
+    defaults: dict[str, dict[str, float]] = {
+        "LayerNormalization": {"axis": -1, "epsilon": 1e-5},
+        "Softmax": {"axis": -1},
+    }
+    if node.op_type not in defaults:
+        return False
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if "axis" in attributes and attributes["axis"].i != -1:
+        return False
+    for name, default in defaults[node.op_type].items():
+        if name not in attributes:
+            node.attribute.append(helper.make_attribute(name, default))
+    return True
+
+
+def runs(model: onnx.ModelProto, outputs: list[str], feeds: Feeds) -> Iterator[list[Any]]:
+    """Run a model over the rows of its inputs, a few at a time."""
+    onnxruntime = load_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    # No pass may fuse, or take two casts that follow each other for one too many.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    rows = len(next(iter(feeds.values())))
+    for start in range(0, rows, _ROWS):
+        part = {name: array[start : start + _ROWS] for name, array in feeds.items()}
+        yield session.run(outputs, part)

@@ -1,0 +1,163 @@
+"""Whether what warmclip leans on is there: Redis, Qdrant, the home folder, the model."""
+
+import base64
+import fcntl
+import json
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from warmclip.errors import BundleError, WarmclipError
+from warmclip.inference.bundle import ModelBundle
+from warmclip.settings import Settings, without_password
+from warmclip.work.broker import open_broker
+
+State = Literal["ok", "absent", "wrong", "unreachable"]
+
+_ANSWER_S = 5.0
+_MOST_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """One thing that warmclip needs, and how it is."""
+
+    name: str
+    state: State  # absent: not there, and that is no error
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The service as JSON can carry it."""
+        return asdict(self)
+
+
+def read_dependencies(settings: Settings) -> tuple[Dependency, ...]:
+    """Ask each of them."""
+    checks: dict[str, Callable[[Settings], tuple[State, str]]] = {
+        "model": _model,
+        "Redis": _redis,
+        "Qdrant": ask_qdrant if settings.qdrant_url else _embedded,
+        "roots": _roots,
+    }
+    services = [Dependency(name="home", state="ok", detail=os.fspath(settings.home))]
+    for name, check in checks.items():
+        state, detail = check(settings)
+        services.append(Dependency(name=name, state=state, detail=detail))
+    return tuple(services)
+
+
+def _model(settings: Settings) -> tuple[State, str]:
+    try:
+        manifest = ModelBundle.open(settings.bundle).manifest
+    except BundleError as exc:
+        return ("wrong" if settings.bundle.exists() else "absent"), str(exc)
+    weights = " (RANDOM weights)" if manifest.is_random else ""
+    precisions = sorted({name for tower in manifest.graphs.values() for name in tower})
+    return "ok", (
+        f"{settings.bundle}: {manifest.name}{weights}, dim {manifest.dim}, "
+        f"{', '.join(precisions)}, fingerprint {manifest.fingerprint[:12]}"
+    )
+
+
+def _redis(settings: Settings) -> tuple[State, str]:
+    where = without_password(settings.redis_url) if settings.redis_url else "private"
+    try:
+        with open_broker(settings) as connection:
+            hello = connection.execute_command("HELLO")  # type: ignore[no-untyped-call]  # redis-py has no types for it
+    except WarmclipError as exc:
+        return ("unreachable" if exc.may_pass else "wrong"), str(exc)
+    return "ok", f"{where}, {_server(hello)}"
+
+
+def _server(hello: Any) -> str:
+    """Name and version from an answer to HELLO, which every user may ask."""
+    pairs = hello.items() if isinstance(hello, dict) else zip(hello[::2], hello[1::2], strict=False)
+    told = {_text(key): _text(value) for key, value in pairs}
+    return f"{told.get('server', 'an unknown server')} {told.get('version', '')}".strip()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _embedded(settings: Settings) -> tuple[State, str]:
+    folder = settings.home / "qdrant"
+    if not folder.is_dir():
+        return "ok", "embedded, no vectors yet"
+    holder = _holder(folder / ".owner")
+    return "ok", f"embedded in {folder}" + (f", in use by process {holder}" if holder else "")
+
+
+def _holder(lock: Path) -> str | None:
+    """The process that owns the embedded store, if any does."""
+    try:
+        with lock.open("rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return stream.read(20).decode("ascii", "replace").strip() or "?"
+    except OSError:
+        pass
+    return None
+
+
+def ask_qdrant(settings: Settings) -> tuple[State, str]:
+    """Ask a server by hand: its client would load httpx, and look up proxies, in this process."""
+    assert settings.qdrant_url is not None  # noqa: S101 - asked only where it is set
+    where = without_password(settings.qdrant_url)
+    try:
+        status, _ = _get(settings, "/collections")
+        _, hello = _get(settings, "/")
+    except (OSError, HTTPException, ValueError) as exc:
+        reason = str(exc) or type(exc).__name__
+        return "unreachable", f"no answer from {where} ({reason}); start it, or correct QDRANT_URL"
+    if status in (401, 403):
+        return "wrong", f"{where} answers {status}; check QDRANT_API_KEY"
+    if status != 200:
+        return "wrong", f"{where} answers {status}, as no Qdrant does; check QDRANT_URL"
+    try:
+        version = str(json.loads(hello)["version"])
+    except (ValueError, KeyError, TypeError):
+        version = "of unknown version"
+    return "ok", f"{where}, qdrant {version}"
+
+
+def _get(settings: Settings, path: str) -> tuple[int, bytes]:
+    parts = urlsplit(settings.qdrant_url or "")
+    host = parts.hostname or ""
+    connection: HTTPConnection = (
+        HTTPSConnection(
+            host, parts.port or 6333, timeout=_ANSWER_S, context=ssl.create_default_context()
+        )
+        if parts.scheme == "https"
+        else HTTPConnection(host, parts.port or 6333, timeout=_ANSWER_S)
+    )
+    headers = {}
+    if settings.qdrant_api_key:
+        headers["api-key"] = settings.qdrant_api_key
+    if parts.username:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+    try:
+        connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(_MOST_BYTES)
+    finally:
+        connection.close()
+
+
+def _roots(settings: Settings) -> tuple[State, str]:
+    if not settings.roots:
+        if settings.redis_url is None:
+            return "ok", "any of your files"
+        return "absent", "none: a worker refuses jobs that name files until WARMCLIP_ROOTS is set"
+    named = [f"{root.name}={root.folder}".removeprefix("=") for root in settings.roots]
+    gone = [str(folder) for folder in settings.missing_roots]
+    if gone:
+        return "wrong", f"{', '.join(named)}; not there: {', '.join(gone)}"
+    return "ok", ", ".join(named)

@@ -1,0 +1,120 @@
+"""Folders that are ours alone: what lies in them is trusted, so nobody else may write there."""
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from warmclip.errors import SettingsError
+
+
+def private_folder(folder: Path, *, private: bool) -> Path:
+    """Make a folder, unless it is there, and check that nobody else can tamper with it.
+
+    Args:
+        folder: made with mode 0700, its parents as usual.
+        private: whether others may not even read an existing one.
+
+    Raises:
+        SettingsError: it belongs to somebody else, is no folder, or is open to others.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat() if private else folder.stat()
+    except OSError as exc:
+        raise SettingsError(
+            f"cannot make {folder}: {exc.strerror}; name another folder with WARMCLIP_HOME"
+        ) from exc
+    forbidden = 0o077 if private else 0o022
+    if not stat.S_ISDIR(status.st_mode):
+        raise SettingsError(f"{folder} is not a folder; remove it, or set WARMCLIP_HOME")
+    if status.st_uid != os.geteuid():
+        raise SettingsError(
+            f"{folder} belongs to the user with the number {status.st_uid}, not to you; "
+            "name a folder of your own with WARMCLIP_HOME"
+        )
+    if status.st_mode & stat.S_ISVTX:
+        raise SettingsError(
+            f"{folder} is shared by all users; name a folder of your own with WARMCLIP_HOME, "
+            f"such as {folder / 'warmclip'}"
+        )
+    if status.st_mode & forbidden:
+        raise SettingsError(
+            f"{folder} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}), who could "
+            "have put anything there. If nobody did, close it: "
+            f"chmod {'700' if private else 'go-w'} '{folder}'"
+        )
+    return folder
+
+
+@contextmanager
+def file_lock(
+    lock: Path, *, waiting: Callable[[], None] | None = None, patience_s: float | None = None
+) -> Iterator[None]:
+    """Hold a lock file: one process at a time is inside, and a process that dies lets go.
+
+    Args:
+        lock: made with mode 0600, and never deleted.
+        waiting: called about five times a second while another process is inside.
+        patience_s: how long to wait for it; None: as long as it lives.
+
+    Raises:
+        TimeoutError: another process was inside for all that time.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    gives_up_at = None if patience_s is None else time.monotonic() + patience_s
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if gives_up_at is not None and time.monotonic() >= gives_up_at:
+                    raise TimeoutError(
+                        f"another process holds {lock} for over {patience_s:.0f} s"
+                    ) from None
+                if waiting is not None:
+                    waiting()
+                time.sleep(0.2 if waiting is not None else 0.01)
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(file: Path, content: str) -> None:
+    """Write a file whole or not at all, mode 0600; a reader sees the former content or this."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number runs here; one that ended is gone, even if nobody reaps it.
+
+    A container's first process may be slow to reap, or never do it.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2][:1]
+    except OSError:  # no Linux, or gone just now
+        return not Path("/proc/self/stat").exists()
+    return state not in ("Z", "X")
+
+
+def prefix_below(folder: str) -> str:
+    """What the path of everything below a folder begins with, and of nothing else."""
+    return folder.rstrip(os.sep) + os.sep

@@ -1,0 +1,178 @@
+"""What an audit finds: where a collection and the files that it is of differ.
+
+A provider other than the CPU is checked by canaries, golden rows that ride along. A point is
+stored with the name of the canary that it waits for, which is taken away when that one was good.
+So a point that still has it was computed after the last good canary of a provider that failed, or
+of a process that died; or a moment ago, by a worker that is running: it is suspect.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from warmclip.indexing.report import IndexReport
+from warmclip.store.protocol import Generation, Point, VectorStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unverified:
+    """A picture whose vector is not proven."""
+
+    path: str
+    id: str
+    provider: str
+    indexed_at: str
+    canary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A file without a point."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """A file with another content than its point was made of."""
+
+    path: str
+    id: str
+    size_bytes: int
+    stored_bytes: int
+    indexed_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A point without a file."""
+
+    path: str
+    id: str
+    size_bytes: int
+    indexed_at: str
+    sha256: str
+    elsewhere: str = ""  # another stored file with this content that is there, if there is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """An orphan, and the file without a point that has its content."""
+
+    before: Orphan
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignPoint:
+    """A point of another embedding space, which another program has written."""
+
+    path: str
+    id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """One content, stored for several files."""
+
+    sha256: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """What an audit found, and what became of it. Each picture is in one category of faults."""
+
+    collection: str
+    paths: tuple[str, ...] = ()  # what was compared; none: only suspects were looked for
+    files: int = 0
+    points: int = 0  # in the whole collection
+    missing: tuple[Missing, ...] = ()
+    stale: tuple[Stale, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    moved: tuple[Moved, ...] = ()
+    suspects: tuple[Unverified, ...] = ()
+    strangers: tuple[ForeignPoint, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)  # path -> reason
+    touched: tuple[str, ...] = ()  # the same bytes with another time: no fault
+    duplicates: tuple[Duplicate, ...] = ()  # no fault
+    generations: tuple[Generation, ...] = ()
+    model: str = ""  # the fingerprint of the model here, where there is one
+    repaired: IndexReport | None = None  # None: it was only listed
+
+    @property
+    def files_to_index(self) -> tuple[str, ...]:
+        """The files that indexing makes good; of moved ones the vector is there already."""
+        return (
+            *(it.path for it in self.missing),
+            *(it.path for it in self.stale),
+            *(it.path for it in self.moved),
+            *(it.path for it in self.suspects),
+            *(it.path for it in self.strangers),
+            *self.touched,
+        )
+
+    @property
+    def is_of_another_model(self) -> bool:
+        """Whether the collection's vectors are of another space than the model's here."""
+        return bool(
+            self.model and self.generations and self.generations[0].fingerprint != self.model
+        )
+
+    @property
+    def faults(self) -> int:
+        """How many pictures are not as they should be."""
+        categories = (self.missing, self.stale, self.orphans, self.moved, self.suspects)
+        return sum(map(len, categories)) + len(self.strangers) + len(self.unreadable)
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing is wrong any more; 1: something is."""
+        if self.repaired is None:
+            return 1 if self.faults or self.is_of_another_model else 0
+        return 1 if self.unreadable else self.repaired.exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can carry it."""
+        listed = {
+            name: [asdict(it) for it in getattr(self, name)]
+            for name in (
+                *("missing", "stale", "orphans", "moved", "suspects", "strangers"),
+                *("duplicates", "generations"),
+            )
+        }
+        return {
+            "collection": self.collection,
+            "paths": list(self.paths),
+            "files": self.files,
+            "points": self.points,
+            "faults": self.faults,
+            **listed,
+            "unreadable": self.unreadable,
+            "touched": list(self.touched),
+            "model": self.model,
+            "other_model": self.is_of_another_model,
+            "repaired": None if self.repaired is None else self.repaired.to_dict(),
+        }
+
+
+def unverified(point: Point) -> Unverified:
+    """The record of a point that waits for a canary."""
+    return Unverified(
+        path=point.payload.path,
+        id=point.id,
+        provider=point.payload.provider,
+        indexed_at=point.payload.indexed_at,
+        canary=point.payload.canary,
+    )
+
+
+def find_unverified(store: VectorStore, collection: str) -> tuple[Unverified, ...]:
+    """The pictures of a collection whose vectors are not proven, by path.
+
+    Raises:
+        StoreError: there is no such collection, or the store failed.
+    """
+    found = map(unverified, store.scroll(collection, unverified=True))
+    return tuple(sorted(found, key=lambda it: it.path))

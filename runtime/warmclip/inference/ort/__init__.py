@@ -1,0 +1,1 @@
+"""onnxruntime in one process: sessions, their graphs, and what is cached on disk."""

@@ -1,0 +1,159 @@
+"""Compiled models on disk: CoreML's, and graphs that are prepared for a processor.
+
+onnxruntime's CoreML provider looks only whether a folder exists: it knows neither the weights,
+the batch size nor its own version, takes a half-written folder for whole, and deletes nothing.
+So each combination has a folder of its own here, is built by one process at a time, counts from
+its completion marker on, and is built once more if it cannot be loaded.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from warmclip.fsutil import file_lock, private_folder
+from warmclip.inference.ort.checksums import ChecksumMismatch, verify_checksums, write_checksums
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+COMPLETE = ".complete"
+
+_UNUSED_DAYS = 30
+_STALE_S = 24 * 3600
+_URL_SAFE = re.compile(r"[A-Za-z0-9/._~-]+")  # CoreML reads a path as a URL
+_TEMPORARY = re.compile(r"onnxruntime-[0-9A-Fa-f-]{36}.*")
+
+
+class ModelCache:
+    """The compiled models of one WARMCLIP_HOME, which its processes share."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = _place(home)
+        self._home = home
+
+    def load(
+        self,
+        identity: Mapping[str, Any],
+        load: Callable[[Path], T],
+        broken: tuple[type[Exception], ...] = (RuntimeError, OSError),
+        *,
+        is_sealed: bool = False,
+        patience_s: float | None = None,
+    ) -> T:
+        """Load from the folder of an identity, which ``load`` fills if it is empty.
+
+        Args:
+            identity: all that decides what is compiled, as JSON can carry it.
+            load: given the folder; what it raises passes through if it raises it twice.
+            broken: what it raises of an entry that is broken, and may raise of a model that cannot
+                be loaded: only a build from nothing tells. Anything else passes at once.
+            is_sealed: whether the files are never written again, so that an altered one is broken.
+            patience_s: how long another process may be at the entry; None: as long as it lives.
+
+        Raises:
+            SettingsError: the folder cannot be made, or is not ours alone.
+            TimeoutError: another process is at it for too long.
+        """
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        key = hashlib.sha256(canonical.encode()).hexdigest()
+        if self.folder.parent == self._home:
+            private_folder(self._home, private=False)
+        private_folder(self.folder, private=False)
+        entry = self.folder / key
+        failures: tuple[type[Exception], ...] = (*broken, ChecksumMismatch)
+        with file_lock(self._lock(key), patience_s=patience_s):
+            if not (entry / COMPLETE).exists():
+                return self._build(entry, load, is_sealed=is_sealed)
+            try:
+                if is_sealed:
+                    verify_checksums(entry, COMPLETE)
+                loaded = load(entry)
+            except failures as exc:
+                log.warning("the compiled model in %s is broken, building it again: %s", entry, exc)
+                return self._build(entry, load, is_sealed=is_sealed)
+            (entry / COMPLETE).touch()
+            return loaded
+
+    def _build(self, entry: Path, load: Callable[[Path], T], *, is_sealed: bool) -> T:
+        self._sweep(spare=entry)
+        shutil.rmtree(entry, ignore_errors=True)
+        entry.mkdir(mode=0o700)
+        try:
+            loaded = load(entry)
+            if is_sealed:
+                write_checksums(entry, COMPLETE)
+        except BaseException:
+            shutil.rmtree(entry, ignore_errors=True)
+            raise
+        (entry / COMPLETE).touch()
+        return loaded
+
+    def _sweep(self, *, spare: Path) -> None:
+        """Remove what nobody has loaded for a month, and what killed processes left half built."""
+        for entry in self.folder.iterdir():
+            if entry == spare or not _is_stale(entry):
+                continue
+            # TimeoutError, if somebody is at it just now; two processes may sweep at once.
+            with contextlib.suppress(OSError), file_lock(self._lock(entry.name), patience_s=0):
+                if _is_stale(entry):
+                    shutil.rmtree(entry, ignore_errors=True)
+
+    def _lock(self, key: str) -> Path:
+        return self.folder / f".{key}.lock"
+
+
+def sweep_temporaries(folder: Path | None = None) -> list[Path]:
+    """Remove what killed processes of ours left in the temporary folder.
+
+    Without a cache, onnxruntime's CoreML provider writes whole models there and removes them only
+    when a session ends in peace. What is younger than a day may be in use.
+    """
+    swept = []
+    for path in Path(folder or tempfile.gettempdir()).glob("onnxruntime-*"):
+        try:
+            status = path.lstat()
+            if (
+                _TEMPORARY.fullmatch(path.name)
+                and status.st_uid == os.geteuid()
+                and stat.S_ISDIR(status.st_mode)
+                and time.time() - status.st_mtime > _STALE_S
+            ):
+                shutil.rmtree(path)
+                swept.append(path)
+        except OSError as exc:
+            log.warning("cannot remove the stale %s: %s", path, exc)
+    return swept
+
+
+def _is_stale(entry: Path) -> bool:
+    """Whether a folder has no marker, or one that is old."""
+    if not entry.is_dir():  # a lock
+        return False
+    try:
+        unused_s = time.time() - (entry / COMPLETE).stat().st_mtime
+    except FileNotFoundError:
+        return True
+    return unused_s > _UNUSED_DAYS * 24 * 3600
+
+
+def _place(home: Path) -> Path:
+    """A folder whose path is the same as a path and as a URL."""
+    places = [home / "compiled"]
+    if sys.platform == "darwin":
+        places.append(Path("~/Library/Caches/warmclip").expanduser())
+    places += [
+        Path(f"/var/tmp/warmclip-{os.geteuid()}"),  # noqa: S108 - private_folder refuses a stranger's
+    ]
+    return next(place for place in places if _URL_SAFE.fullmatch(str(place)))

@@ -1,0 +1,305 @@
+"""Which provider each tower uses on this machine, and why: the trials, kept and compared.
+
+``select_providers`` tries what was not tried yet; ``read`` only looks.
+Both return a ``ProviderSelection``, whose
+``to_dict`` is what `warmclip doctor` shows. A trial counts for one bundle, one definition of the
+provider, one build of onnxruntime, one build of the operating system and one chip; it is kept in
+``<home>/verdicts`` and shared by all processes. ``forget`` lets a provider be tried again.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from warmclip.errors import BundleError, ProviderUnavailable
+from warmclip.fsutil import file_lock, private_folder, replace_file
+from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.machine import chip, os_build
+from warmclip.inference.ort.loading import candidates, onnxruntime_build
+from warmclip.inference.providers import PROVIDERS, Provider
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.inference.selection.trial import Trial
+from warmclip.inference.selection.trial_process import run_trial
+from warmclip.progress import Progress
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 300.0
+TOWERS: tuple[Tower, ...] = get_args(Tower)
+
+_FOLDER = "verdicts"
+# What a provider must be faster by than the CPU: timings are noisy, and every provider but the
+# reference costs canaries, memory and trust.
+_WORTH_IT = 1.1
+# Pictures come in batches, searches one text at a time.
+_DECIDING_BATCH: dict[Tower, int] = {"image": 32, "text": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSelection:
+    """What was found of each provider that a choice may come down to, and what is used.
+
+    Attributes:
+        asked: the choice: "auto", a family or a provider.
+        chosen: tower -> the provider's name.
+        why: tower -> one sentence.
+        trials: one for each tower and each provider that was tried.
+        passed_over: provider -> why it was not tried: not in this onnxruntime, without a graph
+            in this bundle, or in quarantine.
+    """
+
+    asked: str
+    chosen: dict[Tower, str]
+    why: dict[Tower, str]
+    trials: tuple[Trial, ...]
+    passed_over: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as JSON can carry it."""
+        return asdict(self)
+
+
+def select_providers(
+    bundle: ModelBundle,
+    choice: str,
+    *,
+    home: Path,
+    threads: int = 0,
+    deadline_s: float = DEADLINE_S,
+    try_all: bool = False,
+    progress: Progress | None = None,
+) -> ProviderSelection:
+    """The provider of each tower; what was not tried yet is tried now, in throw-away processes.
+
+    Where there is nothing to choose, nothing is tried: with the CPU alone, or with one provider
+    asked for by its own name.
+
+    Args:
+        bundle: the model.
+        choice: "auto", a family or a provider.
+        home: where trials and the quarantine are kept.
+        threads: of a session; 0 for as many as there are usable cores.
+        deadline_s: for one provider on one tower.
+        try_all: also try what would be used anyway.
+        progress: told (done, total, stage), about every second.
+
+    Raises:
+        SettingsError: there is no such choice.
+        ProviderUnavailable: what was asked for is not there, has no graph in this bundle, is in
+            quarantine, or failed.
+        BundleError: not even the CPU reproduces the golden vectors.
+    """
+    field = _Candidates.of(bundle, choice, home)
+    if not field.needs_trial and not try_all:
+        return field.without_trial()
+    private_folder(home, private=False)
+    trials = _Trials(bundle, private_folder(home / _FOLDER, private=False), threads)
+    done, total = 0, len(TOWERS) * len(field.eligible)
+
+    def tell(stage: str) -> None:
+        if progress is not None:
+            progress(done, total, stage)
+
+    found = []
+    for provider in field.eligible:
+        for tower in TOWERS:
+            trial = trials.read(provider, tower)
+            if trial is None:
+                stage = f"trying {provider.name} on {tower}s"
+                waiting = lambda stage=stage: tell(stage)  # noqa: E731 - a thunk for this round
+                with file_lock(trials.lock, waiting=waiting):
+                    trial = trials.read(provider, tower) or trials.run(
+                        provider, tower, home, deadline_s, waiting
+                    )
+            found.append(trial)
+            done += 1
+    return field.judge(found)
+
+
+def read(
+    bundle: ModelBundle, choice: str, *, home: Path, threads: int = 0
+) -> ProviderSelection | None:
+    """The verdict as far as it is known, without trying anything; None if a trial is missing.
+
+    Raises:
+        SettingsError, ProviderUnavailable, BundleError: as ``select_providers``.
+    """
+    field = _Candidates.of(bundle, choice, home)
+    trials = _Trials(bundle, home / _FOLDER, threads)
+    found = [trials.read(provider, tower) for provider in field.eligible for tower in TOWERS]
+    known = [trial for trial in found if trial is not None]
+    if len(known) == len(found):
+        return field.judge(known)
+    return None if field.needs_trial else field.without_trial()
+
+
+def forget(home: Path, name: str | None = None) -> int:
+    """Let a provider, a family, or every provider be tried again; returns the trials forgotten.
+
+    One in quarantine is not tried before ``Quarantine.clear`` as well.
+    """
+    forgotten = 0
+    for file in sorted((home / _FOLDER).glob("*.json")):
+        provider = file.name.partition("@")[0]
+        if name is None or name in (provider, provider.partition("-")[0]):
+            file.unlink(missing_ok=True)
+            forgotten += 1
+    return forgotten
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidates:
+    """Who competes."""
+
+    asked: str
+    eligible: tuple[Provider, ...]
+    passed_over: dict[str, str]
+
+    @classmethod
+    def of(cls, bundle: ModelBundle, choice: str, home: Path) -> "_Candidates":
+        found = candidates(choice)
+        eligible, passed_over = [], dict(found.absent)
+        quarantine = Quarantine(home)
+        for provider in found.here:
+            why = None if provider.is_reference else _obstacle(provider, bundle, quarantine)
+            if why is None:
+                eligible.append(provider)
+            else:
+                passed_over[provider.name] = why
+        if not eligible:
+            raise ProviderUnavailable(
+                "; ".join(passed_over[provider.name] for provider in found.here)
+            )
+        return cls(asked=choice, eligible=tuple(eligible), passed_over=passed_over)
+
+    @property
+    def needs_trial(self) -> bool:
+        return len(self.eligible) > 1
+
+    def without_trial(self) -> ProviderSelection:
+        (only,) = self.eligible
+        by_name = self.asked == only.name
+        why = "asked for by name" if by_name else "there is no other provider here: no trial"
+        return self._verdict(dict.fromkeys(TOWERS, (only.name, why)), ())
+
+    def judge(self, trials: Sequence[Trial]) -> ProviderSelection:
+        chosen = {
+            tower: self._choose(tower, [trial for trial in trials if trial.tower == tower])
+            for tower in TOWERS
+        }
+        return self._verdict(chosen, trials)
+
+    def _choose(self, tower: Tower, trials: Sequence[Trial]) -> tuple[str, str]:
+        batch = _DECIDING_BATCH[tower]
+        passed = {trial.provider: trial.images_per_s[batch] for trial in trials if trial.passed}
+        reference = next(
+            (trial for trial in trials if PROVIDERS[trial.provider].is_reference), None
+        )
+        if reference is not None and not reference.passed:
+            if not reference.died:
+                raise BundleError(
+                    f"the CPU itself does not compute this bundle's golden {tower} vectors: "
+                    f"{reference.reason}; export the model again"
+                )
+            # Too busy a machine, or too little memory: no ground to trust anything else.
+            return reference.provider, f"its own trial {reference.reason}"
+        if not passed:
+            reasons = "; ".join(f"{trial.provider} {trial.reason}" for trial in trials)
+            raise ProviderUnavailable(
+                f"provider {self.asked!r} failed its trial on {tower}s: {reasons}; "
+                f"to try again: warmclip doctor --retry-provider {self.asked}"
+            )
+        best = max(passed, key=lambda name: passed[name])
+        if reference is not None and passed[best] < _WORTH_IT * passed[reference.provider]:
+            best = reference.provider
+        unit = "images/s" if tower == "image" else "texts/s"
+        others = [f"{name} {rate:.0f}" for name, rate in passed.items() if name != best]
+        others += [f"{trial.provider} {trial.reason}" for trial in trials if not trial.passed]
+        return best, f"{passed[best]:.0f} {unit} at batch {batch}; {'; '.join(others)}"
+
+    def _verdict(
+        self, chosen: dict[Tower, tuple[str, str]], trials: Sequence[Trial]
+    ) -> ProviderSelection:
+        return ProviderSelection(
+            asked=self.asked,
+            chosen={tower: name for tower, (name, _) in chosen.items()},
+            why={tower: why for tower, (_, why) in chosen.items()},
+            trials=tuple(trials),
+            passed_over=self.passed_over,
+        )
+
+
+class _Trials:
+    """What was tried before, by what decides the outcome."""
+
+    def __init__(self, bundle: ModelBundle, folder: Path, threads: int) -> None:
+        self._bundle = bundle
+        self._folder = folder
+        self._threads = threads
+        self.lock = folder / ".lock"
+
+    def read(self, provider: Provider, tower: Tower) -> Trial | None:
+        file = self._file(provider, tower)
+        try:
+            return Trial.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            log.warning("%s cannot be read, trying the provider again: %r", file, exc)
+            return None
+
+    def run(
+        self, provider: Provider, tower: Tower, home: Path, deadline_s: float, waiting: Any
+    ) -> Trial:
+        trial = run_trial(
+            self._bundle,
+            provider,
+            tower,
+            home=home,
+            threads=self._threads,
+            deadline_s=deadline_s,
+            waiting=waiting,
+        )
+        if not trial.passed:
+            log.warning("%s is not used on %ss: %s", provider.name, tower, trial.reason)
+        if trial.passed or not provider.is_reference:
+            try:
+                replace_file(self._file(provider, tower), json.dumps(trial.to_dict(), indent=2))
+            except OSError as exc:
+                log.warning("the trial of %s is not kept: %s", provider.name, exc)
+        return trial
+
+    def _file(self, provider: Provider, tower: Tower) -> Path:
+        manifest = self._bundle.manifest
+        graph = manifest.graphs.get(tower, {}).get(provider.precision)
+        identity = {
+            "warmclip": importlib.metadata.version("warmclip"),
+            "fingerprint": manifest.fingerprint,
+            "graph": graph.sha256 if graph is not None else None,
+            "golden": manifest.golden.sha256,
+            "provider": provider.identity(),
+            "threads": self._threads,
+            "onnxruntime": onnxruntime_build(),
+            "os": os_build(),
+            "chip": chip(),
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return self._folder / f"{provider.name}@{tower}@{digest[:24]}.json"
+
+
+def _obstacle(provider: Provider, bundle: ModelBundle, quarantine: Quarantine) -> str | None:
+    """Why a provider is not even tried."""
+    record = quarantine.find(provider.name)
+    if record is not None:
+        return (
+            f"provider {provider.name!r} is in quarantine until {record.until}: {record.reason}; "
+            f"to try it again now: warmclip doctor --retry-provider {provider.name}"
+        )
+    lacks = (bundle.lacks(tower, provider.precision) for tower in TOWERS)
+    lack = next((lack for lack in lacks if lack is not None), None)
+    return None if lack is None else f"provider {provider.name!r} cannot serve: {lack}"

@@ -1,0 +1,1 @@
+"""Vectors and payloads: the only package that knows Qdrant."""

@@ -1,0 +1,172 @@
+"""How one call to Qdrant is made: alone and locked when embedded, patiently over a network.
+
+Here, and nowhere else, become the errors of sqlite and of Qdrant's client our own.
+"""
+
+import json
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import stamina
+from pydantic import ValidationError
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from warmclip.errors import StoreError, StoreUnreachable
+from warmclip.store.embedded_lock import check_owner, own_store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_TOO_MANY_REQUESTS = 429
+_REFUSED = (401, 403)
+
+
+class Calls(Protocol):
+    """Runs a call of the client and translates its errors into ``StoreError``."""
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Return what the call returns."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what calls need."""
+        ...
+
+
+class EmbeddedCalls:
+    """Owns an embedded store's folder, and lets one thread at a time into it.
+
+    Qdrant's embedded mode loses points when several threads write (qdrant-client#1193), and it
+    unpickles what it finds: only a private folder of our own is opened.
+    """
+
+    def __init__(self, folder: Path, owner: int | None = None) -> None:
+        """Take the folder for this process.
+
+        Args:
+            folder: made if it is not there.
+            owner: from ``own_store``, of the process that started this one.
+        """
+        self._folder = folder
+        self._lock = threading.Lock()
+        if owner is None:
+            owner = own_store(folder)
+        else:
+            check_owner(folder, owner)
+        self._owner = owner
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Return what the call returns, when it is this thread's turn."""
+        with self._lock:
+            try:
+                return call()
+            except (sqlite3.Error, OSError) as exc:
+                raise StoreError(
+                    f"the embedded store {self._folder} failed: {exc}; what was stored before is "
+                    "whole. Check the disk's free space, then run the same command again"
+                ) from exc
+            except (ValueError, RuntimeError) as exc:
+                raise StoreError(f"the embedded store {self._folder} refused: {exc}") from exc
+
+    def close(self) -> None:
+        """Give the folder up; twice is no error."""
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
+
+class ServerCalls:
+    """Repeats a call while the server is away, overloaded or slow, until patience ends.
+
+    Every call that is made through it may run twice without harm.
+    """
+
+    def __init__(self, address: str, *, patience_s: float, first_patience_s: float) -> None:
+        self._address = address
+        self._first = _retrying(first_patience_s)
+        self._later = _retrying(patience_s)
+        self._longest_wait_s = patience_s
+        self._answered = False
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Return what the call returns, at the latest when patience ends."""
+        retrying = self._later if self._answered else self._first
+        try:
+            result = retrying(self._wait_before_next, call)
+        except UnexpectedResponse as exc:
+            raise self._refusal(exc) from exc
+        except ResponseHandlingException as exc:
+            raise self._silence(exc.source) from exc
+        except QdrantException as exc:  # a Retry-After that was too long, or no number
+            raise StoreUnreachable(f"{self._where} is overloaded: {exc}") from exc
+        self._answered = True
+        return result
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @property
+    def _where(self) -> str:
+        return f"Qdrant at {self._address}"
+
+    def _wait_before_next(self, exc: Exception) -> bool | float:
+        """Whether to repeat after this error: at the usual pace, or after so many seconds."""
+        wait: bool | float = False
+        match exc:
+            case ResourceExhaustedResponse() if exc.retry_after_s <= self._longest_wait_s:
+                wait, what = float(exc.retry_after_s), f"asks for {exc.retry_after_s} s of rest"
+            case UnexpectedResponse(status_code=int(status)):
+                wait, what = status == _TOO_MANY_REQUESTS or status >= 500, f"answers {status}"
+            case ResponseHandlingException(source=source):
+                wait, what = not isinstance(source, ValidationError), _words(source)
+        if wait:
+            log.warning("%s: %s; trying again", self._where, what)
+        return wait
+
+    def _refusal(self, exc: UnexpectedResponse) -> StoreError:
+        status = exc.status_code or 0
+        reason = _reason(exc.content) or exc.reason_phrase
+        if status == _TOO_MANY_REQUESTS or status >= 500:
+            return StoreUnreachable(f"{self._where} keeps answering {status}: {reason}; try later")
+        if status in _REFUSED:
+            return StoreError(f"{self._where} answers {status}: {reason}; check QDRANT_API_KEY")
+        return StoreError(f"{self._where} refused with {status}: {reason}")
+
+    def _silence(self, source: Exception) -> StoreError:
+        if isinstance(source, ValidationError):
+            return StoreError(
+                f"{self._where} gave an answer that is not Qdrant's; check QDRANT_URL"
+            )
+        return StoreUnreachable(
+            f"no answer from {self._where} ({_words(source)}); start it (`make db-up`), "
+            "correct QDRANT_URL, or unset it to use the embedded store"
+        )
+
+
+def _retrying(patience_s: float) -> stamina.RetryingCaller:
+    return stamina.RetryingCaller(
+        attempts=None,
+        timeout=patience_s,
+        wait_initial=0.1,
+        wait_max=5.0,
+        wait_jitter=0.5,
+    )
+
+
+def _words(exc: Exception) -> str:
+    return str(exc) or type(exc).__name__
+
+
+def _reason(content: bytes) -> str:
+    """What the server says in ``{"status": {"error": ...}}``, or nothing."""
+    try:
+        return str(json.loads(content)["status"]["error"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,65 @@
+"""The embedded store's folder belongs to one process, and to those that it hands the lock on to."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from warmclip.errors import StoreError, StoreHeld
+from warmclip.fsutil import is_running, private_folder
+
+_LOCK = ".owner"
+
+
+def own_store(folder: Path) -> int:
+    """Make the folder, if need be, and take it for this process.
+
+    Qdrant has a lock of its own, but takes it after it has loaded everything.
+
+    Returns:
+        A descriptor that holds the folder as long as any process has it open.
+
+    Raises:
+        StoreHeld: another process owns it.
+        StoreError: it cannot be used.
+    """
+    try:
+        private_folder(folder.parent, private=False)
+        private_folder(folder, private=True)
+        return _locked(folder)
+    except OSError as exc:
+        raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
+
+
+def check_owner(folder: Path, owner: int) -> None:
+    """See that a folder is still the one whose lock was handed on.
+
+    Raises:
+        StoreError: another one is in its place, or it is not ours alone any more.
+    """
+    try:
+        private_folder(folder, private=True)
+        is_same = os.path.samestat(os.fstat(owner), (folder / _LOCK).lstat())
+    except OSError as exc:
+        raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
+    if not is_same:
+        raise StoreError(f"the embedded store {folder} was replaced by another folder")
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise StoreHeld(
+            f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, or "
+            "stop it; a `warmclip worker` does what `warmclip index --queue` and `warmclip search` "
+            "ask for. Several owners need a Qdrant server (`make db-up`) and QDRANT_URL",
+            by_the_living=not holder.isdigit() or is_running(int(holder)),
+        ) from exc
+    with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode("ascii"))
+    return descriptor

@@ -1,0 +1,49 @@
+"""A payload as JSON carries it, and back."""
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from typing import Any
+
+from warmclip.errors import StoreError
+from warmclip.store.protocol import Payload
+
+_OPTIONAL = {field.name for field in fields(Payload) if field.default is not MISSING}
+_REQUIRED = {field.name for field in fields(Payload)} - _OPTIONAL
+
+
+def to_json(payload: Payload) -> dict[str, Any]:
+    """A payload as JSON can carry it.
+
+    A file name that is not UTF-8 has no place in JSON: ``path`` is then for reading only, and
+    ``path_b64`` holds the name's bytes.
+    """
+    raw = asdict(payload)
+    name = os.fsencode(payload.path)
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        raw["path"] = name.decode("utf-8", "backslashreplace")
+        raw["path_b64"] = base64.b64encode(name).decode("ascii")
+    if not payload.canary:
+        del raw["canary"]  # a filter finds what has the field
+    return raw
+
+
+def from_json(raw: Mapping[str, Any] | None) -> Payload:
+    """The inverse of ``to_json``; fields that are not ours are left out.
+
+    Raises:
+        StoreError: a field is missing: the point is not one of ours.
+    """
+    values = dict(raw or {})
+    if "path_b64" in values:
+        values["path"] = os.fsdecode(base64.b64decode(values["path_b64"]))
+    try:
+        return Payload(**{name: values[name] for name in _REQUIRED | (_OPTIONAL & values.keys())})
+    except KeyError as exc:
+        raise StoreError(
+            f"a point has no {exc} in its payload: it was not written by warmclip; "
+            "choose another collection with WARMCLIP_COLLECTION"
+        ) from exc

@@ -1,0 +1,78 @@
+"""Jobs out of their queues: moved to a list of jobs in between, never popped.
+
+A job that is taken by a worker which dies at that instant is in that list, where ``OrphanRecovery`` finds
+it. RQ itself pops as soon as there are several queues, and so loses it.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
+from rq.queue import Queue
+from rq.utils import as_text
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.2  # on the first queue, while there are others
+_ONLY_QUEUE_WAIT_S = 1.0
+
+
+class Dequeuer:
+    """The queues of one worker, the most urgent first."""
+
+    def __init__(self, queues: Sequence[Queue]) -> None:
+        self._queues = queues
+        self.rest()
+
+    def rest(self) -> None:
+        """Begin to wait: the shorter, the sooner a job was done."""
+        self._wait_s = _ONLY_QUEUE_WAIT_S if len(self._queues) == 1 else _SHORTEST_WAIT_S
+
+    def look(self) -> tuple[Job, Queue] | None:
+        """The next job, if there is one now."""
+        for queue in self._queues:
+            try:
+                if job := self._take(queue):
+                    return job, queue
+            except ResponseError as exc:
+                log.warning("%r is no queue; passed by: %s", queue.key, exc)
+        return None
+
+    def wait(self) -> tuple[Job, Queue] | None:
+        """The next job of the most urgent queue, for a moment; the others are only looked at."""
+        first = self._queues[0]
+        try:
+            if job := self._take(first, self._wait_s):
+                return job, first
+        except ResponseError:  # no queue: ``look`` says so
+            time.sleep(_ONLY_QUEUE_WAIT_S)
+        self._wait_s = max(self._wait_s, min(self._wait_s * 1.2, _LONGEST_WAIT_S))
+        return None
+
+    def _take(self, queue: Queue, wait_s: float | None = None) -> Job | None:
+        connection, between = queue.connection, queue.intermediate_queue.key
+        while True:
+            if wait_s is None:
+                taken = connection.lmove(queue.key, between, "LEFT", "RIGHT")
+            else:  # redis-py's annotation knows whole seconds only; Redis takes fractions
+                taken = connection.blmove(queue.key, between, wait_s, "LEFT", "RIGHT")  # type: ignore[arg-type]
+            if taken is None:
+                return None
+            if job := self._fetch(queue, taken):
+                return job
+
+    def _fetch(self, queue: Queue, taken: bytes | str) -> Job | None:
+        """The job of an id; what is none is dropped, so that it cannot come again."""
+        try:
+            job: Job = queue.job_class.fetch(
+                as_text(taken), connection=queue.connection, serializer=queue.serializer
+            )
+        except (NoSuchJobError, UnicodeDecodeError) as exc:
+            log.warning("something in the queue %r is no job; passed by: %r", queue.name, exc)
+        else:
+            return job
+        queue.connection.lrem(queue.intermediate_queue.key, 1, taken)  # type: ignore[arg-type]  # bytes will do
+        return None

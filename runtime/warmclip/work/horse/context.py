@@ -1,0 +1,119 @@
+"""What the horse owns: a warm Encoder, and the store.
+
+The encoder is opened once, before the first job, and never crosses a fork; the store is opened
+when a job first needs it. The modules that they need are imported only then, so that a process
+which names a job loads none.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from warmclip.activity import Activity, Unwatched
+from warmclip.errors import ForkedSessionError, JobRefused
+from warmclip.indexing.files import canonical_roots
+from warmclip.progress import Progress
+from warmclip.settings import Settings
+
+if TYPE_CHECKING:
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.inference.encoder import Encoder
+    from warmclip.store.protocol import VectorStore
+
+
+class JobContext:
+    """One process's share of a worker.
+
+    Attributes:
+        settings: the worker's.
+        roots: of the settings, their folders' real paths.
+        encoder: warm.
+        progress: told how far a job is.
+    """
+
+    def __init__(
+        self, settings: Settings, encoder: "Encoder", progress: Progress, store_owner: int | None
+    ) -> None:
+        self.settings = settings
+        self.roots = canonical_roots(settings.roots)
+        self.encoder = encoder
+        self.progress = progress
+        self.pid = os.getpid()
+        self._store_owner = store_owner
+
+    @cached_property
+    def store(self) -> "VectorStore":
+        """The store; Qdrant's client takes longer to import than the model to load."""
+        from warmclip.store.qdrant import open_store
+
+        return open_store(self.settings, self._store_owner)
+
+    def indexer(self, collection: str) -> "Indexer":
+        """An Indexer of one collection, with the warm Encoder and the open store."""
+        from warmclip.indexing.indexer import Indexer
+
+        return Indexer.from_settings(self.encoder, self.store, self.settings, collection)
+
+    def close(self) -> None:
+        """Let go of the store, if it was opened."""
+        if "store" in self.__dict__:
+            self.store.close()
+
+
+_horse: JobContext | None = None
+
+
+@contextmanager
+def open_context(
+    settings: Settings,
+    *,
+    activity: Activity | None = None,
+    progress: Progress = lambda _done, _total, _stage: None,
+    store_owner: int | None = None,
+) -> Iterator[JobContext]:
+    """Load the model; inside, ``current_context`` finds it.
+
+    Args:
+        settings: which model, and where vectors go.
+        activity: told of each piece of native work.
+        progress: told how far a job is.
+        store_owner: the embedded store's lock, if the worker holds it.
+
+    Raises:
+        BundleError, ProviderUnavailable: the model cannot be used.
+    """
+    global _horse  # noqa: PLW0603 - jobs are called by name, so what they need has one place
+    from warmclip.inference.encoder import Encoder
+
+    activity = activity or Unwatched()
+    with activity.during("load", f"the model {settings.bundle}"):
+        encoder = Encoder.from_settings(settings, progress=progress, activity=activity)
+        encoder.warm()
+    _horse = JobContext(settings, encoder, progress, store_owner)
+    try:
+        yield _horse
+    finally:
+        _horse.close()
+        _horse = None
+
+
+def current_context() -> JobContext:
+    """The horse of this process.
+
+    Raises:
+        JobRefused: there is none.
+        ForkedSessionError: it belongs to the process that this one was forked from.
+    """
+    if _horse is None:
+        raise JobRefused(
+            "no warm model in this process: warmclip's jobs run in `warmclip worker`, "
+            "not in `rq worker`"
+        )
+    if _horse.pid != os.getpid():
+        raise ForkedSessionError(
+            f"this process was forked from the horse {_horse.pid}, and a forked model crashes "
+            "on macOS and slows down elsewhere: use the model where it was loaded"
+        )
+    return _horse

@@ -1,0 +1,132 @@
+"""A worker from start to end: Redis, the store, a horse, and then jobs."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from rq.utils import get_version
+
+from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.logs import is_json
+from warmclip.settings import Settings
+from warmclip.store.embedded_lock import own_store
+from warmclip.work.broker import Patience, open_broker
+from warmclip.work.horse.process import HorseProcess
+from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.json_worker import new_name
+from warmclip.work.worker import QUEUES, WarmWorker
+
+log = logging.getLogger(__name__)
+
+_REDIS_PATIENCE_S = 600.0
+_STORE_PATIENCE_S = 60.0
+_OLDEST_REDIS = (6, 2)  # LMOVE
+
+
+def run_worker(
+    settings: Settings,
+    *,
+    queues: Sequence[str] = QUEUES,
+    burst: bool = False,
+    max_jobs: int | None = None,
+    supervisor: int | None = None,
+) -> None:
+    """Load the model in a horse, then run jobs until SIGTERM or SIGINT.
+
+    Args:
+        settings: where Redis, the model and the store are, and what jobs may name.
+        queues: polled in this order.
+        burst: leave as soon as the queues are empty.
+        max_jobs: leave after so many.
+        supervisor: the process that started this one; when it is gone, the worker leaves.
+
+    Raises:
+        BundleError, ProviderUnavailable: the model cannot be used.
+        StoreHeld: another worker owns the embedded store.
+        QueueUnreachable: Redis does not answer, or was lost for ten minutes.
+        HorseDied: none survives its start.
+    """
+    # Until RQ listens to it, a SIGTERM too shall close what is open here.
+    signal.signal(signal.SIGTERM, _leave)
+    worker: WarmWorker | None = None
+    name = new_name()
+    patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
+    with open_broker(settings, patience) as connection, _store_owner(settings) as owner:
+        stable = WarmHorse(
+            lambda: HorseProcess(
+                settings,
+                worker=name,
+                store_owner=owner,
+                log_json=is_json(),
+            ),
+            Quarantine(settings.home),
+            hang_s=settings.hang_s,
+            max_crashes=settings.max_crashes,
+        )
+        worker = WarmWorker(queues, name, connection, stable, supervisor)
+        if get_version(connection) < _OLDEST_REDIS:
+            raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
+        try:
+            stable.ensure()
+            _announce(worker, stable, settings)
+            ended_well = worker.run(burst=burst, max_jobs=max_jobs)
+        finally:
+            stable.close()
+    if not ended_well:
+        raise QueueUnreachable(
+            "the worker could not go on, most likely because Redis was lost; its log says why"
+        )
+
+
+@contextmanager
+def _store_owner(settings: Settings) -> Iterator[int | None]:
+    """The embedded store's lock, held by this process for its horses; None with a server.
+
+    A worker that was killed may have left a horse that is at its last job: it is waited for.
+    """
+    if settings.qdrant_url is not None:
+        yield None
+        return
+    deadline = time.monotonic() + _STORE_PATIENCE_S
+    waits = False
+    while True:
+        try:
+            owner = own_store(settings.embedded_store)
+            break
+        except StoreHeld as exc:
+            if exc.by_the_living or time.monotonic() > deadline:
+                raise
+            if not waits:
+                log.info("waiting for the last job of a worker that was killed")
+            waits = True
+            time.sleep(0.2)
+    try:
+        yield owner
+    finally:
+        os.close(owner)
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
+    sys.exit(0)
+
+
+def _announce(worker: WarmWorker, stable: WarmHorse, settings: Settings) -> None:
+    ready = stable.ready
+    log.info(
+        "worker %s: %s (%s) on %s, queues %s",
+        worker.name,
+        ready.model,
+        ready.fingerprint[:12],
+        ready.provider,
+        ", ".join(worker.queue_names()),
+        extra={"action": "worker_ready"},
+    )
+    settings.warn_of_missing_roots()
+    if settings.redis_url is not None and not settings.roots:
+        log.warning("no WARMCLIP_ROOTS are set: jobs that name files will be refused")

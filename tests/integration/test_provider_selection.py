@@ -1,0 +1,280 @@
+"""The trial, with providers that go wrong for real in processes of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from standins.faulty import environment
+from warmclip.errors import ProviderUnavailable
+from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.ort.loading import find_provider
+from warmclip.inference.providers import CPU, PROVIDERS
+from warmclip.inference.selection import select
+from warmclip.inference.selection.trial import try_provider
+
+_DECIDE = """
+import dataclasses, json, sys
+from pathlib import Path
+from warmclip.errors import WarmclipError
+from warmclip.inference.selection import select
+from warmclip.inference.bundle import ModelBundle
+
+bundle, home, choice, deadline_s = sys.argv[1:]
+told = []
+try:
+    decided = select.select_providers(
+        ModelBundle.open(bundle), choice, home=Path(home), deadline_s=float(deadline_s),
+        progress=lambda *at: told.append(at),
+    )
+    print(json.dumps({"verdict": decided.to_dict(), "told": told}))
+except WarmclipError as exc:
+    print(json.dumps({"error": f"{type(exc).__name__}: {exc}", "told": told}))
+"""
+
+
+class Machine:
+    """A home, and the decisions made in it."""
+
+    def __init__(self, bundle: Path, home: Path) -> None:
+        self.bundle = bundle
+        self.home = home
+
+    def command(self, choice: str, deadline_s: float) -> list[str]:
+        """What decides in a process of its own."""
+        told = [str(self.bundle), str(self.home), choice, str(deadline_s)]
+        return [sys.executable, "-c", _DECIDE, *told]
+
+    def decide(
+        self,
+        fault: str | None,
+        choice: str = "auto",
+        *,
+        deadline_s: float = 60,
+        variables: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The answer: a verdict or an error, and the progress that was told."""
+        done = subprocess.run(
+            self.command(choice, deadline_s),
+            env=environment(fault, **(variables or {})),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def machine(demo_bundle: Path, tmp_path: Path) -> Machine:
+    """One that has decided nothing yet."""
+    return Machine(demo_bundle, tmp_path / "home")
+
+
+def trials(decided: Any, provider: str) -> list[dict[str, Any]]:
+    """What was found of a provider, by tower."""
+    return [trial for trial in decided["trials"] if trial["provider"] == provider]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "variables"),
+    [
+        ("load", "was killed by SIGSEGV while loading", {}),
+        ("abort", "SIGABRT while loading: the compiler is gone", {}),
+        ("fail", "Error compiling model", {}),
+        ("nth", "SIGABRT while computing golden vectors", {"FAULTY_N": "2"}),
+        ("nth", "SIGABRT while timing batches of", {"FAULTY_N": "25"}),
+        ("nan", "NaN, infinity or zero length", {}),
+        ("zeros", "NaN, infinity or zero length", {}),
+        ("wrong", "cosine 0.9999", {}),
+        ("drift", "cosine 0.9999", {"FAULTY_N": "5"}),
+    ],
+)
+def test_faulty_provider_ends_in_cpu(
+    machine: Machine, fault: str, reason: str, variables: dict[str, str]
+) -> None:
+    """Whatever it does, both towers compute on the CPU, and the verdict says why."""
+    decided = machine.decide(fault, variables=variables)["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    for trial in trials(decided, f"faulty-{fault}"):
+        assert not trial["passed"]
+        assert reason in trial["reason"]
+        assert reason in decided["why"][trial["tower"]]
+    assert all(trial["passed"] for trial in trials(decided, "cpu"))
+
+
+@pytest.mark.parametrize("fault", ["hang", "loadhang"])
+def test_hanging_provider_ends_in_cpu(machine: Machine, fault: str) -> None:
+    """A process that hangs in native code is killed at its deadline, and leaves nothing behind."""
+    answer = machine.decide(fault, deadline_s=10)
+    decided = answer["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    for trial in trials(decided, f"faulty-{fault}"):
+        assert "gave no answer within 10 s, while" in trial["reason"]
+    assert len(answer["told"]) > 10  # about one a second, so that nobody takes us for hung
+    assert running_trials(machine) == []
+
+
+def test_slow_provider_ends_in_cpu(machine: Machine) -> None:
+    """It is right, and it is slower: it passes, and is not chosen."""
+    decided = machine.decide("slow", variables={"FAULTY_SECONDS": "0.2"})["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    assert all(trial["passed"] for trial in trials(decided, "faulty-slow"))
+    assert "faulty-slow" in decided["why"]["image"]
+
+
+def test_fast_provider_that_is_right(machine: Machine) -> None:
+    """It is chosen, and the figures say why."""
+    decided = machine.decide("none")["verdict"]
+    assert decided["chosen"] == {"image": "faulty-none", "text": "faulty-none"}
+    for trial in decided["trials"]:
+        assert trial["passed"]
+        assert trial["cosine"] > 0.99999
+        assert trial["max_abs"] < 1e-5
+        assert set(trial["images_per_s"]) == {"1", "8", "32"}
+        assert trial["load_s"] > 0
+        assert trial["peak_rss_mb"] > 10
+        assert (trial["partitions"], trial["cpu_nodes"]) == (1, 0)
+
+
+def test_cpu_alone_needs_no_trial(machine: Machine) -> None:
+    """Where there is nothing to choose, start-up is as quick as before, and nothing is written."""
+    answer = machine.decide(None)
+    assert answer["verdict"]["chosen"] == {"image": "cpu", "text": "cpu"}
+    assert "no trial" in answer["verdict"]["why"]["image"]
+    assert answer["verdict"]["trials"] == []
+    assert "CoreMLExecutionProvider" in answer["verdict"]["passed_over"]["coreml-fp16"]
+    assert not machine.home.exists()
+
+
+def test_verdict_is_kept(machine: Machine) -> None:
+    """The second process tries nothing; another definition of the provider is tried anew."""
+    first = machine.decide("abort")
+    assert first["told"]
+    second = machine.decide("abort")
+    assert second["verdict"] == first["verdict"]
+    assert second["told"] == []
+    assert machine.decide("none")["told"]
+
+
+def test_forgotten_provider_is_tried_again(machine: Machine) -> None:
+    """What failed while the machine was busy may be tried once more, and only that."""
+    machine.decide("abort")
+    assert select.forget(machine.home, "faulty") == 2
+    stages = {stage for _, _, stage in machine.decide("abort")["told"]}
+    assert stages == {"trying faulty-abort on images", "trying faulty-abort on texts"}
+    assert select.forget(machine.home) == 4
+
+
+def test_provider_that_leaves_nodes_to_the_cpu(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right vectors are not enough where an entry says that it takes the whole graph."""
+    monkeypatch.setitem(
+        PROVIDERS,
+        "azure",
+        replace(
+            CPU,
+            name="azure",
+            execution_provider="AzureExecutionProvider",
+            is_reference=False,
+            takes_all=True,
+        ),
+    )
+    try:
+        find_provider("azure")
+    except ProviderUnavailable as exc:
+        pytest.skip(str(exc))
+    trial = try_provider(
+        ModelBundle.open(machine.bundle),
+        PROVIDERS["azure"],
+        "image",
+        home=tmp_path,
+        threads=0,
+        stage=lambda _: None,
+    )
+    if trial.partitions is None:
+        pytest.skip("this onnxruntime does not tell where nodes went")
+    assert not trial.passed
+    assert trial.partitions == 0
+    assert "in 0 pieces and leaves" in trial.reason
+
+
+def test_damaged_record_is_tried_again(machine: Machine) -> None:
+    """A file that cannot be read costs time, not the start."""
+    machine.decide("abort")
+    for file in (machine.home / "verdicts").glob("*.json"):
+        file.write_text("{")
+    assert machine.decide("abort")["verdict"]["chosen"]["image"] == "cpu"
+
+
+def test_processes_that_start_together_share_one_trial(machine: Machine) -> None:
+    """Two workers that start at once do not try everything twice, nor disturb the timing."""
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [
+        subprocess.Popen(machine.command("auto", 60), env=environment("abort"), **pipes)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    first, second = (json.loads(out)["verdict"] for out, _ in said)
+    assert first == second
+    warnings = "".join(err for _, err in said)
+    assert warnings.count("faulty-abort is not used on images") == 1
+
+
+def test_family_asked_for_by_name(machine: Machine) -> None:
+    """One variant that is right is enough; the CPU is not among them."""
+    decided = machine.decide(None, "faulty-none")["verdict"]
+    assert decided["chosen"] == {"image": "faulty-none", "text": "faulty-none"}
+    assert decided["why"]["image"] == "asked for by name"
+
+
+def test_quarantined_provider(machine: Machine) -> None:
+    """``auto`` passes it over and says so; by name it is an error with the way back."""
+    code = (
+        "import sys, pathlib; from warmclip.inference.selection.quarantine import Quarantine as Q\n"
+        "Q(pathlib.Path(sys.argv[1])).add('faulty-none', 'two crashes in a row')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(machine.home)], check=True)
+    decided = machine.decide("none")["verdict"]
+    assert decided["chosen"]["image"] == "cpu"
+    assert "two crashes in a row" in decided["passed_over"]["faulty-none"]
+    error = machine.decide("none", "faulty-none")["error"]
+    assert error.startswith("ProviderUnavailable: ")
+    assert "two crashes in a row" in error
+    assert "warmclip doctor --retry-provider faulty-none" in error
+
+
+def test_waiting_process_that_dies_takes_its_trial_with_it(machine: Machine) -> None:
+    """A worker that is killed while it tries leaves no process that computes for nobody."""
+    process = subprocess.Popen(
+        machine.command("auto", 30), env=environment("sleep"), stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 30
+    while not running_trials(machine):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while running_trials(machine):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def running_trials(machine: Machine) -> list[str]:
+    """The trial processes of this home, which their command names."""
+    listed = subprocess.run(
+        ["ps", "-Awwo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
+    )
+    lines = listed.stdout.splitlines()
+    return [
+        it for it in lines if "warmclip.inference.selection.trial" in it and str(machine.home) in it
+    ]

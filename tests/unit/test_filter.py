@@ -1,0 +1,104 @@
+"""Which pictures a search may find, as people say it."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from warmclip.errors import FolderUnreadable, JobRefused
+from warmclip.indexing.files import canonical_roots
+from warmclip.indexing.folders import resolve_path
+from warmclip.settings import Root
+from warmclip.store.filter import Filter
+from warmclip.store.folder_keys import keys_above
+
+DAY_NS = 24 * 3600 * 10**9
+
+
+def test_days() -> None:
+    """A day begins at its midnight in UTC; the last one belongs to the span whole."""
+    only = Filter.of(None, "1970-01-02", "1970-01-03")
+    assert (only.first_ns, only.end_ns) == (DAY_NS, 3 * DAY_NS)
+    assert Filter.of(None, "1969-12-31", None).first_ns == -DAY_NS
+    assert Filter.of(None, None, "9999-12-31").end_ns is not None
+
+
+def test_filter_in_a_job() -> None:
+    """It comes out of a job as it went in."""
+    only = Filter(folder=os.fsdecode(b"/caf\xe9"), since=date(2026, 1, 1), until=date(2026, 1, 1))
+    assert Filter.of(**only.to_dict()) == only
+    assert Filter.of(**Filter().to_dict()) == Filter()
+
+
+@pytest.mark.parametrize(
+    "day", ["yesterday", "2026-02-30", "2026-1-1", "20260101", "2026-W01-1", 7]
+)
+def test_what_is_no_day(day: object) -> None:
+    """The message names the value and how a day is written."""
+    for since, until, name in ((day, None, "since"), (None, day, "until")):
+        with pytest.raises(JobRefused, match=rf"{name}={day!r}.*write"):
+            Filter.of(None, since, until)  # type: ignore[arg-type]  # a job may hold anything
+
+
+def test_days_in_the_wrong_order() -> None:
+    """No picture can be of that time: somebody has mixed them up."""
+    with pytest.raises(JobRefused, match=r"since=2026-01-02 is after until=2026-01-01"):
+        Filter.of(None, "2026-01-02", "2026-01-01")
+
+
+def test_keys_of_the_folders_above_a_file() -> None:
+    """All of them; those of names that are not UTF-8 are like no others."""
+    assert keys_above("/a/b/c.jpg") == ["/a/b", "/a", "/"]
+    assert keys_above("/c.jpg") == ["/"]
+    strange, escaped = keys_above(os.fsdecode(b"/\xe9/c.jpg"))[0], keys_above("/\\xe9/c.jpg")[0]
+    assert strange != escaped
+    assert strange.isascii()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with a folder, and links: to that folder, and out of the root."""
+    (tmp_path / "photos" / "trip").mkdir(parents=True)
+    (tmp_path / "photos-2").mkdir()
+    (tmp_path / "photos" / "short").symlink_to("trip")
+    (tmp_path / "photos" / "out").symlink_to(tmp_path / "photos-2")
+    (tmp_path / "alias").symlink_to(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("path", "real"),
+    [
+        ("{root}", "{root}"),
+        ("{root}/", "{root}"),
+        ("{root}/trip/", "{root}/trip"),
+        ("{root}/./trip/../trip", "{root}/trip"),
+        ("{root}/short", "{root}/trip"),
+        ("{root}/gone/deep", "{root}/gone/deep"),
+    ],
+)
+def test_folder_in_the_roots(root: Path, path: str, real: str) -> None:
+    """However it is spelt, it is the place where its pictures are; it may be gone."""
+    for written in (root, root.with_name("alias")):
+        roots = [Root(name="p", folder=written)]
+        found = resolve_path(path.format(root=written), roots, canonical_roots(roots))
+        assert found == real.format(root=root.resolve())
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "{root}-2", "{root}/out", "{root}/..", "/nowhere", "{root}x"]
+)
+def test_folder_outside_the_roots(root: Path, path: str) -> None:
+    """It is refused, whether it exists or not."""
+    roots = [Root(name="", folder=root)]
+    with pytest.raises(JobRefused, match="outside the roots"):
+        resolve_path(path.format(root=root), roots, canonical_roots(roots))
+
+
+@pytest.mark.parametrize("path", ["", "trip", "/a\0b", "/\ud800", 7, None])
+def test_what_is_no_folder(root: Path, path: object) -> None:
+    """The message names it."""
+    roots = [Root(name="", folder=root)]
+    with pytest.raises(FolderUnreadable, match="no absolute path"):
+        resolve_path(path, roots, canonical_roots(roots))  # type: ignore[arg-type]  # a job may hold anything
