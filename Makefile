@@ -13,13 +13,15 @@ PEERS := .venv-bench
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
 FUZZ := .venv-fuzz
-AT_ONCE ?= 2
+# Tests mostly wait for processes that they started.
+AT_ONCE ?= 4
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
-TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration
+TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration tests/faults
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-faults test-page test-apple test-floor fuzz parity lint format \
-        types export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check clean
+.PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
+        parity lint format types export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check \
+        clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -27,19 +29,22 @@ help: ## List the targets
 demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
 
-test: $(VENV)/installed $(PRODUCER)/installed ## Every test: unit, contract, integration, faults, page, parity against open_clip
+test: $(VENV)/installed $(PRODUCER)/installed browser ## Every test: unit, contract, integration, faults, page, parity against open_clip
 	$(BIN)/$(PYTEST)
 
-test-unit: $(VENV)/installed ## The tests that need no server and no torch
+test-quick: $(VENV)/without-torch ## What finds most faults in under two minutes: unit, contract, quick integration
+	$(BIN)/$(PYTEST) tests/unit tests/contract tests/integration -m 'not slow'
+
+test-unit: $(VENV)/without-torch ## The tests that need no server and no torch
 	$(BIN)/$(PYTEST) tests/unit tests/contract
 
 test-integration: $(VENV)/installed $(PRODUCER)/installed ## Real commands, a real redis-server, a real store
 	$(BIN)/$(PYTEST) tests/integration
 
-test-faults: $(VENV)/installed ## Processes that are killed, hang or lie; a Redis and a store that fail
+test-faults: $(VENV)/without-torch ## Processes that are killed, hang or lie; a Redis and a store that fail
 	$(BIN)/$(PYTEST) tests/faults
 
-test-page: $(VENV)/installed ## The page of `warmclip serve` in headless Chromium: behaviour, accessibility
+test-page: $(VENV)/without-torch browser ## The page of `warmclip serve` in headless Chromium: behaviour, accessibility
 	$(BIN)/$(PYTEST) tests/page
 
 test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
@@ -48,7 +53,10 @@ test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for
 test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
 	$(FLOOR)/bin/$(PYTEST) $(TIERS_WITHOUT_TORCH)
 
-fuzz: $(VENV)/installed $(FUZZ)/installed ## Requests made from /openapi.json, many wrong on purpose, some minutes: FUZZ_FLAGS='--max-examples 9'
+browser: $(VENV)/without-torch ## A Chromium for the tests of the page: the system's, else Playwright's, else a package's
+	$(BIN)/python tests/chromium.py
+
+fuzz: $(VENV)/without-torch $(FUZZ)/installed ## Requests made from /openapi.json, many wrong on purpose, some minutes: FUZZ_FLAGS='--max-examples 9'
 	$(BIN)/python tests/fuzzing.py $(FUZZ)/bin/schemathesis --max-examples 80 --continue-on-failure $(FUZZ_FLAGS)
 
 parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
@@ -63,7 +71,7 @@ lint: $(VENV)/installed ## Style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/installed ## Rewrite the code in the house style
+format: $(VENV)/without-torch ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -81,10 +89,10 @@ export-demo: $(VENV)/installed ## Export the demo checkpoint to models/demo/bund
 	$(BIN)/warmclip-export model --model models/demo/warmclip-demo.json \
 	  --pretrained models/demo/warmclip-demo.safetensors --out models/demo --name bundle --force
 
-worker: $(VENV)/installed ## Run a worker: REDIS_URL, else a private redis-server
+worker: $(VENV)/without-torch ## Run a worker: REDIS_URL, else a private redis-server
 	$(BIN)/warmclip worker
 
-doctor: $(VENV)/installed ## What works on this machine, and what dies in a forked process
+doctor: $(VENV)/without-torch ## What works on this machine, and what dies in a forked process
 	$(BIN)/warmclip doctor
 
 bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip and what one would pick instead, some 20 minutes: BENCH_FLAGS='--quick'
@@ -96,7 +104,7 @@ bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safe
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait
 
-wheel: $(VENV)/installed ## Build the wheel into dist/
+wheel: $(VENV)/without-torch ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 check: lint test-unit ## What to run before a commit
@@ -119,12 +127,16 @@ $(BENCH_MODEL)-fastembed/text/model.onnx: | $(PEERS)/installed $(BENCH_MODEL)-st
 	$(PEERS)/bin/python -m bench.embedding.fastembed_export $(BENCH_MODEL) $(BENCH_MODEL).safetensors \
 	  $(BENCH_MODEL)-stock $(BENCH_MODEL)-fastembed
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/without-torch: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[export,embedded,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[embedded,serve]'
+	@touch $@
+
+$(VENV)/installed: $(VENV)/without-torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,embedded,serve]'
 	@touch $@
 
 $(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -name '*.py')

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from leftovers import LeftoverCheck
 from warmclip.errors import QueueUnreachable
 from warmclip.work.private_redis import find_server
 
@@ -90,26 +92,45 @@ def server_binary() -> None:
 
 
 class TierCounts:
-    """Counts outcomes by tier, for the summary."""
+    """Counts outcomes by tier, and why tests were skipped, for the summary."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.skips: Counter[tuple[str, str]] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test once: when it was called, or when it could not be."""
         tier = report.nodeid.split("/")[1] if "/" in report.nodeid else "?"
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[tier, report.outcome] += 1
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skips[tier, report.longrepr[2].removeprefix("Skipped: ")] += 1
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print a line for each tier."""
+        """Print a line for each tier, and below it one for each reason to skip tests of it."""
         terminalreporter.section("tiers")
         for tier in sorted({tier for tier, _ in self.outcomes}):
             counts = {kind: n for (where, kind), n in self.outcomes.items() if where == tier}
             line = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items(), reverse=True))
             terminalreporter.write_line(f"{tier:12} {line}")
+            for (where, reason), n in self.skips.items():
+                if where == tier:
+                    terminalreporter.write_line(f"{'':12} {n} skipped: {reason}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the summary."""
+    """Register the summary and the check for leftovers; make signals what they are in a shell."""
+    _heed_interrupts()
     config.pluginmanager.register(TierCounts(), "tier-counts")
+    if not hasattr(config, "workerinput"):  # xdist's workers inherit the variable
+        config.pluginmanager.register(LeftoverCheck(), "leftover-check")
+
+
+def _heed_interrupts() -> None:
+    """Let SIGINT end what the tests start, even if whoever started pytest ignores it.
+
+    A shell without job control ignores it in what it starts with ``&``, as CI runners and nohup's
+    users do; that a signal is ignored is inherited by every child.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,36 +7,32 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from browsing import HOSTILE, PATIENCE_MS, TOKEN, Visit, watched
+from chromium import NONE_STARTS, find_chromium, launch_options
 from running import Running, environment_of, running_worker
 from serving import Served, running_server
 from warmclip.settings import Settings
 from warmclip_export.drawing import write_gallery
 
-_INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser that starts; without one the tests that need it are skipped, but never in CI."""
+    if found := find_chromium():
+        return found
+    if os.environ.get("CI"):
+        pytest.fail(NONE_STARTS)
+    pytest.skip(NONE_STARTS)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium of this machine, else Playwright's own.
-
-    It ends with the module: while Playwright runs, its thread can run no other event loop, which
-    tests of other tiers do.
-    """
-    installed = next(filter(None, map(shutil.which, _INSTALLED)), None)
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+def browser(chromium: str) -> Iterator[Browser]:
+    """It ends with the module: while Playwright runs, its thread can run no other event loop."""
     with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=installed, args=options)
-        except Error as exc:
-            pytest.fail(
-                "the tests of the page need a Chromium: apt-get install chromium on Debian, else "
-                f"`playwright install chromium`; {exc.message.splitlines()[0]}"
-            )
         expect.set_options(timeout=PATIENCE_MS)
-        with browser:
+        with playwright.chromium.launch(executable_path=chromium, args=launch_options()) as browser:
             yield browser
 
 
@@ -63,7 +59,11 @@ def environment(
 
 
 @pytest.fixture(scope="session")
-def served(environment: dict[str, str], server_binary: None) -> Iterator[Served]:  # noqa: ARG001 - needed
+def served(
+    environment: dict[str, str],
+    server_binary: None,  # noqa: ARG001 - needed
+    chromium: str,  # noqa: ARG001 - no server is started for tests that have no browser
+) -> Iterator[Served]:
     """A server without a token."""
     with running_server(environment) as served:
         yield served
