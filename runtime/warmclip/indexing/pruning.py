@@ -100,10 +100,9 @@ def forget(
     wanted = {heir for heir in heirs.values() if heir is not None}
     stored = {point.id for point in store.scroll(collection, ids=wanted)}
     kept = frozenset(id_ for id_, heir in heirs.items() if heir not in stored)
-    doomed = [point.id for point in orphans if point.id not in kept]
-    if doomed:
-        store.delete(collection, doomed)
-    return Forgotten(deleted=len(doomed), kept=kept)
+    doomed = [point for point in orphans if point.id not in kept]
+    changed = store.delete_unchanged(collection, doomed)
+    return Forgotten(deleted=len(doomed) - len(changed), kept=kept | changed)
 
 
 def _id_of(path: str, roots: Sequence[Root]) -> str | None:
