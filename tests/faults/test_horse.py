@@ -10,8 +10,9 @@ from rq.job import Retry
 from faults.conftest import Rig, name_of
 from running import Running, eventually, outcome, reason
 from warmclip.errors import HorseDied
+from warmclip.work.call import call
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.producer import call, submit_index, watch
+from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.status import read_status
 

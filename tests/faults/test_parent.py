@@ -25,8 +25,9 @@ from warmclip.settings import Settings
 from warmclip.store.embedded_lock import lock_store
 from warmclip.store.open import open_store
 from warmclip.work.broker import open_broker
+from warmclip.work.call import call
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.producer import call, submit_index, watch
+from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 
 SLOW = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.2", "WARMCLIP_BATCH_SIZE": "8"}

@@ -415,7 +415,7 @@ def test_forked_child(
 def forge_answers(monkeypatch: pytest.MonkeyPatch, forge: Callable[[Any], Any]) -> None:
     """Let workers' answers arrive altered, as somebody who may write to Redis could do it."""
     from warmclip.client import through_queue
-    from warmclip.work.producer import call
+    from warmclip.work.call import call
 
     monkeypatch.setattr(through_queue, "call", lambda *a, **k: forge(call(*a, **k)))
 

@@ -20,7 +20,7 @@ import pytest
 from standins.redis_server import RedisServer, command_lines, redis_server
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.producer import call
+from warmclip.work.call import call
 from warmclip.work.queues import open_queue
 from warmclip.work.status import listening
 

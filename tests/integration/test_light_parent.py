@@ -13,7 +13,8 @@ from running import Running, eventually, running_worker
 from standins import user_jobs
 from user_worker import run, user_environment
 from warmclip.settings import Settings
-from warmclip.work.producer import call, submit_index, watch
+from warmclip.work.call import call
+from warmclip.work.producer import submit_index, watch
 
 # What a model and a store bring along, what a fork breaks on macOS, and the user's own module.
 # Not pydantic: typer imports it by itself, and it has neither threads nor frameworks.

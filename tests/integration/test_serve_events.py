@@ -166,9 +166,9 @@ def test_old_session_that_is_under_way(environment: dict[str, str]) -> None:
     """It is told of, however many younger ones are over."""
     with open_broker(Settings.from_env(environment)) as connection:
         ledger = SessionCommands(connection)
-        old, _ = ledger.open("/pictures", "images")
+        old, _ = ledger.start("/pictures", "images")
         for number in range(51):
-            ledger.cancel(ledger.open(f"/pictures/{number}", "images")[0].id)
+            ledger.cancel(ledger.start(f"/pictures/{number}", "images")[0].id)
         page = events.Newest(ledger).read()
     assert (page.total, len(page.sessions)) == (52, 51)
     assert old.id in {each.id for each in page.sessions}

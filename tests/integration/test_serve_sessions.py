@@ -28,11 +28,12 @@ from standins.redis_server import redis_server
 from warmclip.indexing.report import IndexReport
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.producer import DEFAULT_CHUNK, call
+from warmclip.work.call import call
+from warmclip.work.producer import DEFAULT_CHUNK
 from warmclip.work.queues import open_queue
 from warmclip.work.sessions.commands import SessionCommands
 from warmclip.work.sessions.progress import ChunkOutcome, SessionProgress
-from warmclip.work.sessions.scan_results import ScanResults
+from warmclip.work.sessions.scanner import ScanResults
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -245,10 +246,10 @@ def test_empty_folder(place: Place) -> None:
 def test_server_dies_before_pictures_were_found(place: Place, connection: Redis) -> None:
     """The next one finds them: what the first had found so far does not count twice."""
     draw(place.folder, 100)
-    session, _ = SessionCommands(connection).open(str(place.folder), "images")
-    findings = ScanResults(connection)
-    assert findings.lease(session.id, "of a server that was killed")
-    findings.note_found(session.id, "attempt", 0, [str(place.folder / "00000.png")])
+    session, _ = SessionCommands(connection).start(str(place.folder), "images")
+    results = ScanResults(connection)
+    assert results.acquire_lease(session.id, "of a server that was killed")
+    results.add_chunk(session.id, "attempt", 0, [str(place.folder / "00000.png")])
     where = f"{SESSIONS}/{session.id}"
     with (
         running_server(place.environment) as served,
@@ -282,7 +283,7 @@ def test_server_is_killed_again_and_again(place: Place) -> None:
 
 def test_folder_vanishes_before_it_was_searched(place: Place, connection: Redis) -> None:
     """The session fails with the reason; when the folder is back, it may be tried again."""
-    session, _ = SessionCommands(connection).open(str(place.folder), "images")
+    session, _ = SessionCommands(connection).start(str(place.folder), "images")
     where = f"{SESSIONS}/{session.id}"
     place.folder.rmdir()
     with running_server(place.environment) as served:
@@ -372,38 +373,39 @@ def test_redis_is_restarted(place: Place, tmp_path: Path) -> None:
 
 
 def test_outcome_that_is_told_twice(connection: Redis) -> None:
-    """Two foremen that read the same job's report enter it once."""
-    session, _ = SessionCommands(connection).open("/pictures", "images")
-    findings, outcomes = ScanResults(connection), SessionProgress(connection)
-    findings.note_found(session.id, "attempt", 0, ["/pictures/a.png", "/pictures/b.png"])
-    findings.note_all_found(
+    """Two schedulers that read the same job's report record it once."""
+    session, _ = SessionCommands(connection).start("/pictures", "images")
+    results, progress = ScanResults(connection), SessionProgress(connection)
+    results.add_chunk(session.id, "attempt", 0, ["/pictures/a.png", "/pictures/b.png"])
+    results.complete_scan(
         session.id, "attempt", chunks=1, images=2, ignored=0, unreadable=[("/pictures/x", "no")]
     )
     report = IndexReport(collection="images", indexed=1, skipped={"/pictures/b.png": "is empty"})
     outcome = ChunkOutcome(number=0, report=report, waited_s=1.0)
     threads = [
-        threading.Thread(target=outcomes.enter, args=(session.id, [outcome])) for _ in range(8)
+        threading.Thread(target=progress.record_outcomes, args=(session.id, [outcome]))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seen = outcomes.get(session.id)
+    seen = progress.get(session.id)
     assert seen is not None
     assert (seen.indexed, seen.skipped, seen.done) == (1, 1, 2)
-    assert outcomes.skipped(session.id, 0, 10) == [("/pictures/b.png", "is empty")]
-    assert outcomes.unreadable_folders(session.id, 0, 10) == [("/pictures/x", "no")]
+    assert progress.skipped(session.id, 0, 10) == [("/pictures/b.png", "is empty")]
+    assert progress.unreadable_folders(session.id, 0, 10) == [("/pictures/x", "no")]
 
 
-def test_two_finders(connection: Redis) -> None:
+def test_two_scanners(connection: Redis) -> None:
     """The pictures of the first that has found all count, and the other's do not."""
-    session, _ = SessionCommands(connection).open("/pictures", "images")
-    findings = ScanResults(connection)
+    session, _ = SessionCommands(connection).start("/pictures", "images")
+    results = ScanResults(connection)
     for attempt, names in (("slow", ["/pictures/a.png"]), ("fast", ["/pictures/b.png"])):
-        findings.note_found(session.id, attempt, 0, names)
+        results.add_chunk(session.id, attempt, 0, names)
     for attempt in ("fast", "slow", "fast"):
-        findings.note_all_found(session.id, attempt, chunks=1, images=1, ignored=0, unreadable=[])
-    assert findings.chunks(session.id, [0]) == {0: ("/pictures/b.png",)}
+        results.complete_scan(session.id, attempt, chunks=1, images=1, ignored=0, unreadable=[])
+    assert results.chunk_paths(session.id, [0]) == {0: ("/pictures/b.png",)}
     assert not list(connection.scan_iter("*:found:*"))
 
 

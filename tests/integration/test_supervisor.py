@@ -21,7 +21,8 @@ from user_worker import JOBS, lines, user_environment
 from warmclip.fsutil import is_running
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.producer import call, submit_index, watch
+from warmclip.work.call import call
+from warmclip.work.producer import submit_index, watch
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 

@@ -38,7 +38,8 @@ from warmclip.errors import (
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.producer import call, submit_index, watch
+from warmclip.work.call import call
+from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.run import run_worker
 from warmclip.work.status import read_status

@@ -12,7 +12,7 @@ from serving import SESSIONS, Served, draw
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.sessions.commands import SessionCommands
-from warmclip.work.sessions.store import key_of
+from warmclip.work.sessions.store import session_key
 
 
 @pytest.mark.usefixtures("worker")
@@ -111,8 +111,8 @@ def test_failures(visit: Visit, served: Served, worker: Running, pictures: Path)
     id_ = where.rpartition("/")[2]
     # No reason of ours quotes what is hostile, and no folder is closed to root.
     told = json.dumps(["/pictures/closed", f"permission denied {HOSTILE}"])
-    worker.connection.rpush(key_of(id_, "folders"), told)
-    worker.connection.hset(key_of(id_), "unreadable_folders", 1)
+    worker.connection.rpush(session_key(id_, "folders"), told)
+    worker.connection.hset(session_key(id_), "unreadable_folders", 1)
     page = visit(served, "#/sessions")
     row = page.locator(f".session[data-id='{id_}']")
     row.get_by_text("45 pictures skipped, 1 folder could not be searched").click()
@@ -153,7 +153,7 @@ def test_older_sessions(visit: Visit, lonely: Served, lonely_environment: dict[s
     with open_broker(Settings.from_env(lonely_environment)) as connection:
         ledger = SessionCommands(connection)
         for number in range(52 - lonely.get(SESSIONS)["total"]):
-            session, _ = ledger.open(lonely_environment["WARMCLIP_ROOTS"], f"c{number}")
+            session, _ = ledger.start(lonely_environment["WARMCLIP_ROOTS"], f"c{number}")
             ledger.cancel(session.id)
     page = visit(lonely, "#/sessions")
     expect(page.locator(".session")).to_have_count(50)

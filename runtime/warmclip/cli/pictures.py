@@ -223,7 +223,7 @@ def _search_by_worker(
 ) -> "list[list[Hit]]":
     from warmclip.store.protocol import Hit
     from warmclip.work.broker import open_broker
-    from warmclip.work.producer import call
+    from warmclip.work.call import call
 
     found = []
     with open_broker(settings) as connection:

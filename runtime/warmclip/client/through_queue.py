@@ -16,7 +16,8 @@ from warmclip.inference.arrays import Vectors
 from warmclip.settings import Settings
 from warmclip.store.protocol import Space
 from warmclip.work.broker import BROKER_ERRORS, as_ours, open_broker
-from warmclip.work.producer import MOST_SENT_BYTES, absolute, call, chunk_size
+from warmclip.work.call import MOST_SENT_BYTES, call
+from warmclip.work.producer import absolute, chunk_size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from warmclip.serve.auth import Token
 from warmclip.serve.problems import Problem, ProblemResponse
 from warmclip.serve.rate_limiter import RateLimiter
-from warmclip.work.producer import MOST_SENT_BYTES
+from warmclip.work.call import MOST_SENT_BYTES
 
 MOST_JSON_BYTES = 1024 * 1024
 _MULTIPART_BYTES = 64 * 1024  # around a picture

@@ -21,8 +21,8 @@ from warmclip.serve.rate_limiter import RateLimiter
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
+from warmclip.work.call import call
 from warmclip.work.counters import read_counters
-from warmclip.work.producer import call
 from warmclip.work.sessions.commands import SessionCommands
 from warmclip.work.sessions.scheduler import SessionScheduler
 from warmclip.work.status import read_status

@@ -167,7 +167,7 @@ def router(services: AppContext) -> APIRouter:
     def change(id_: str, turn: Callable[[str], Session]) -> SessionView:
         find(id_)
         session = turn(id_)
-        services.foreman.settle(session)
+        services.foreman.reconcile(session)
         return SessionView.of(session)
 
     @routes.post("", status_code=202)
@@ -182,7 +182,7 @@ def router(services: AppContext) -> APIRouter:
             raise Problem(
                 429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"
             )
-        session, joined = ledger.open(folder, order.collection or services.settings.collection)
+        session, joined = ledger.start(folder, order.collection or services.settings.collection)
         response.headers["Location"] = f"{PREFIX}/{session.id}"
         return SessionCreated.of(session, joined=joined)
 

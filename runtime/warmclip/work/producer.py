@@ -1,42 +1,30 @@
-"""Sending work to the workers, following it, and taking the answers home."""
+"""Index jobs: pictures are cut into jobs, queued, and followed until all have ended."""
 
 import hashlib
-import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from redis import Redis
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import JobStatus, Retry
 from rq.queue import EnqueueData, Queue
-from rq.results import Result
 
-from warmclip.errors import JobFailed, QueueUnreachable, WarmclipError, revive
 from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, job_name
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.queues import FailureReason, fetch_jobs, open_queue, read_states
-from warmclip.work.status import listening
 from warmclip.work.worker_watch import WorkerWatch
 
-log = logging.getLogger(__name__)
-
 DEFAULT_CHUNK = 32  # images in one job: a second or two of work, which a question waits for
-
-MOST_SENT_BYTES = 10 * 1024 * 1024  # of a picture in a job: in base64 14 MB, of 16 that are read
 
 _JOB_TIMEOUT_S = 900
 _RESULT_TTL_S = 24 * 3600
 _FAILURE_TTL_S = 7 * 24 * 3600
 _POLL_S = 0.1
-_SILENCE_S = 2.0  # before whoever waits for an answer is told why
 _LOOK_AHEAD = 256  # jobs whose state is read in one round: queues run in order
 _WAITING = (JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
 
@@ -187,58 +175,6 @@ def watch(
     return replace(report, seconds=time.monotonic() - started)
 
 
-def call(
-    connection: Redis,
-    function: str,
-    arguments: Mapping[str, Any],
-    *,
-    timeout_s: float = 60.0,
-    given_up: Callable[[], bool] = lambda: False,
-) -> Any:
-    """Have a worker run one of ``warmclip.work.jobs`` now, and return its answer.
-
-    Args:
-        connection: from ``open_broker``.
-        function: its name in that module, such as ``search``.
-        arguments: by name, of JSON's types.
-        timeout_s: for waiting and running together.
-        given_up: asked at least every two seconds; once it says so, nobody waits any more.
-
-    Raises:
-        QueueUnreachable: no worker is listening, or none answered in time.
-        WarmclipError: what the function raised, of the same class.
-    """
-    queue = open_queue(connection, "high")
-    if not listening(queue):
-        raise QueueUnreachable("no worker is listening on the queue 'high'; run `warmclip worker`")
-    whole_s = max(1, round(timeout_s))
-    job = queue.enqueue(
-        job_name(function),
-        kwargs=dict(arguments),
-        description=function,
-        job_timeout=whole_s,
-        ttl=whole_s,
-        result_ttl=whole_s,
-        failure_ttl=whole_s,  # who asked is told; `warmclip status` need not keep it
-    )
-    told = False
-    deadline = time.monotonic() + timeout_s
-    while (left := deadline - time.monotonic()) > 0 and not given_up():
-        # Short waits, well within the connection's time-out.
-        result = job.latest_result(timeout=max(1, min(2, round(left))))
-        if result is not None:
-            return _answer(result)
-        if not told and timeout_s - left >= _SILENCE_S:
-            told = True
-            log.warning("every worker is busy; waiting for one, up to %d s", whole_s)
-    # It leaves the queue in any case. Then RQ raises if its record has ended, as it does by now.
-    with suppress(InvalidJobOperation, NoSuchJobError):
-        job.delete()
-    raise QueueUnreachable(
-        f"no worker answered within {whole_s} s; `warmclip status` shows what they are at"
-    )
-
-
 def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The chunks whose jobs are not on their way; what is left of former ones is deleted."""
     listed = {*queue.job_ids, *queue.intermediate_queue.get_job_ids()}
@@ -288,13 +224,3 @@ def report_of(collection: str, paths: Sequence[str], job: AllowedJob | None) -> 
     reason = gone if result is None else str(FailureReason.of(result.exc_string))
     skipped = dict.fromkeys(paths, f"its job failed: {reason}")
     return IndexReport(collection=collection, skipped=skipped)
-
-
-def _answer(result: Result) -> Any:
-    if result.type == Result.Type.SUCCESSFUL:
-        return result.return_value
-    reason = FailureReason.of(result.exc_string)
-    module, _, kind = reason.kind.rpartition(".")
-    if module == WarmclipError.__module__:
-        raise revive(kind, reason.message)
-    raise JobFailed(f"the worker could not do it: {reason}")

@@ -1,4 +1,4 @@
-"""What a foreman enters: what was queued, and what became of it."""
+"""What the scheduler records of a session: which chunks were queued, and their outcomes."""
 
 import json
 import time
@@ -9,8 +9,15 @@ from redis.client import Pipeline
 
 from warmclip.indexing.report import IndexReport
 from warmclip.work.counters import increment
-from warmclip.work.sessions.session import Session, now
-from warmclip.work.sessions.store import SessionStore, close, key_of, pair_of, read, read_chunks
+from warmclip.work.sessions.session import Session, utc_now
+from warmclip.work.sessions.store import (
+    SessionStore,
+    close_session,
+    parse_pair,
+    read_chunks,
+    read_session,
+    session_key,
+)
 
 _FRESH_S = 2.0  # between two samples of the rate
 _SAMPLES = 10
@@ -26,7 +33,7 @@ class ChunkOutcome:
 
 
 class SessionProgress(SessionStore):
-    """The books, with the work entered."""
+    """Changes a session's record as its jobs are queued and end."""
 
     def queue_next(self, id_: str, most: int, enqueue: Callable[..., None]) -> int:
         """Queue the next chunks and move the mark beyond them, in one step.
@@ -41,7 +48,7 @@ class SessionProgress(SessionStore):
         """
 
         def write(pipe: Pipeline) -> int:
-            session = read(pipe, id_)
+            session = read_session(pipe, id_)
             if session is None or session.state != "running":
                 pipe.multi()
                 return 0
@@ -51,17 +58,17 @@ class SessionProgress(SessionStore):
             if chunks:
                 enqueue(pipe, session, chunks)
             if numbers:
-                pipe.hset(key_of(id_), "queued", numbers.stop)
+                pipe.hset(session_key(id_), "queued", numbers.stop)
             return len(numbers)
 
-        return self.transact(write, key_of(id_))
+        return self.transact(write, session_key(id_))
 
-    def enter(self, id_: str, outcomes: Sequence[ChunkOutcome]) -> None:
-        """Enter what became of some chunks; one that is entered already is passed by."""
-        pending, key = key_of(id_, "pending"), key_of(id_)
+    def record_outcomes(self, id_: str, outcomes: Sequence[ChunkOutcome]) -> None:
+        """Record what became of some chunks; one that is recorded already is passed by."""
+        pending, key = session_key(id_, "pending"), session_key(id_)
 
         def write(pipe: Pipeline) -> None:
-            session = read(pipe, id_)
+            session = read_session(pipe, id_)
             scores = pipe.zmscore(pending, [str(it.number) for it in outcomes])
             fresh = [it for it, score in zip(outcomes, scores, strict=True) if score is not None]
             pipe.multi()
@@ -83,51 +90,53 @@ class SessionProgress(SessionStore):
             increment(pipe, "jobs", len(waits))
             increment(pipe, "waited_ms", round(1000 * sum(waits)))
             if report.skipped:
-                pipe.rpush(key_of(id_, "skipped"), *map(json.dumps, report.skipped.items()))
+                pipe.rpush(session_key(id_, "skipped"), *map(json.dumps, report.skipped.items()))
             samples = _sampled(session, session.done + sum(counts.values()))
             pipe.hset(key, "samples", json.dumps(samples))
 
         self.transact(write, key, pending)
 
-    def give_up(self, id_: str, numbers: Sequence[int]) -> None:
+    def drop_chunks(self, id_: str, numbers: Sequence[int]) -> None:
         """Nothing will become of these chunks of a session that was cancelled."""
         if numbers:
-            self.connection.zrem(key_of(id_, "pending"), *map(str, numbers))
+            self.connection.zrem(session_key(id_, "pending"), *map(str, numbers))
 
-    def note_settled(self, id_: str, token: str) -> None:
+    def mark_reconciled(self, id_: str, token: str) -> None:
         """The queue reflects the state that was set with this token."""
 
         def write(pipe: Pipeline) -> None:
-            session = read(pipe, id_)
+            session = read_session(pipe, id_)
             pipe.multi()
             if session is not None and session.unsettled == token:
-                pipe.hdel(key_of(id_), "unsettled")
+                pipe.hdel(session_key(id_), "unsettled")
 
-        self.transact(write, key_of(id_))
+        self.transact(write, session_key(id_))
 
-    def finish(self, id_: str) -> None:
+    def finish_if_done(self, id_: str) -> None:
         """End a session of which nothing is left to be done."""
 
         def write(pipe: Pipeline) -> None:
-            session = read(pipe, id_)
-            left = pipe.zcard(key_of(id_, "pending"))
-            skipped = [pipe.lindex(key_of(id_, "skipped"), place) for place in (0, -1)]
+            session = read_session(pipe, id_)
+            left = pipe.zcard(session_key(id_, "pending"))
+            skipped = [pipe.lindex(session_key(id_, "skipped"), place) for place in (0, -1)]
             pipe.multi()
             if session is None or left:
                 return
             is_done = session.images is not None and session.queued == session.chunks
             match session.state:
                 case "running" | "paused" if is_done:
-                    pipe.hset(key_of(id_), mapping={"state": "finished", "ended_at": now()})
+                    pipe.hset(
+                        session_key(id_), mapping={"state": "finished", "ended_at": utc_now()}
+                    )
                     if (why := _why_nothing(session, skipped)) is not None:
-                        pipe.hset(key_of(id_), "error", json.dumps(why))
+                        pipe.hset(session_key(id_), "error", json.dumps(why))
                 case "cancelled":
                     pass
                 case _:
                     return
-            close(pipe, session)
+            close_session(pipe, session)
 
-        self.transact(write, key_of(id_), key_of(id_, "pending"))
+        self.transact(write, session_key(id_), session_key(id_, "pending"))
 
 
 def _sampled(session: Session, done: int) -> list[tuple[float, int]]:
@@ -143,5 +152,5 @@ def _why_nothing(session: Session, skipped: Sequence[bytes | str | None]) -> str
     """The reason, if nothing was stored at all, and the first and the last fail for the same."""
     if not session.skipped or session.skipped != session.images:
         return None
-    reasons = {pair_of(entry)[1] for entry in skipped if entry is not None}
+    reasons = {parse_pair(entry)[1] for entry in skipped if entry is not None}
     return f"nothing was stored: {reasons.pop()}" if len(reasons) == 1 else None

@@ -65,7 +65,7 @@ class Session:
         return (self.images - self.done) / rate
 
     @classmethod
-    def read(cls, id_: str, raw: Mapping[Any, Any]) -> Self | None:
+    def parse(cls, id_: str, raw: Mapping[Any, Any]) -> Self | None:
         """From the fields of its hash; None if there are none, or they are nobody's session."""
         try:
             values = {text_of(key): text_of(value) for key, value in raw.items()}
@@ -96,6 +96,6 @@ COUNTS = (
 )
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time, as records have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
