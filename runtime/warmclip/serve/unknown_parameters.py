@@ -21,7 +21,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
             which FastAPI takes for one that was not sent.
     """
     route = request.scope.get("route")
-    if not isinstance(route, APIRoute):
+    if not isinstance(route, APIRoute) or not route.include_in_schema:  # the page's files
         return
     parameters, fields = list[str](), list[str]()
     for dependant in _flatten(route.dependant):
