@@ -9,6 +9,7 @@ WarmclipError
 ├── ImageUnreadable            one image could not be embedded, with the reason
 ├── ImagesUnreadable           some of a call's images could not: index -> reason
 ├── TextRefused                a text that no tokenizer input can be made of
+├── SearchRefused              a search with days, a limit or an offset that cannot be used
 ├── StoreError                 the vector store refused or failed
 │   ├── StoreHeld              another process owns the embedded store
 │   ├── NotStored              there is no such collection, or no such picture in it
@@ -78,6 +79,10 @@ class ImagesUnreadable(WarmclipError):
 
 class TextRefused(WarmclipError):
     """A text that is no str, or longer than the limit."""
+
+
+class SearchRefused(WarmclipError):
+    """A search has days, a limit or an offset that cannot be used."""
 
 
 class StoreError(WarmclipError):

@@ -1,4 +1,4 @@
-"""Logging: JSON lines for machines, plain lines for people, whatever a record holds."""
+"""Set up logging: JSON lines for machines, plain lines for people, of any record."""
 
 import json
 import logging
@@ -51,9 +51,9 @@ class _Printable(logging.Formatter):
 
 
 def log_json_lines(level: int = logging.INFO) -> None:
-    """From here on this process logs JSON lines on stderr, Python's own warnings too.
+    """Log JSON lines on stderr in this process, Python's own warnings too.
 
-    A process that this one starts says it again for itself.
+    A process that this one starts has to call it again.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
@@ -63,7 +63,7 @@ def log_json_lines(level: int = logging.INFO) -> None:
 
 
 def log_text(level: int = logging.INFO, console: "Console | None" = None) -> None:
-    """Log for people on stderr: in colours on a terminal, else one line each, with the time.
+    """Log for people on stderr in this process: in colours on a terminal, else with the time.
 
     Args:
         level: the lowest level that is shown.
@@ -93,11 +93,11 @@ def without_colours(text: str) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Text that any terminal can show: control characters, and bytes that are no UTF-8, escaped.
+    """Escape control characters, and bytes that are no UTF-8, so that any terminal can show it.
 
     Args:
-        text: whatever it is, such as a file's name.
-        lines: keep line feeds, which in a name would forge lines of ours.
+        text: such as a file's name.
+        lines: keep line feeds, which in a name would forge lines of a log.
     """
     shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
@@ -119,7 +119,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """What JSON can carry of a value, within bounds."""
+    """A value as JSON can carry it, within bounds."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Settings: one frozen value, made once at the edge from the environment.
+"""Settings: one frozen value, made once from the environment by whoever starts a process.
 
 Nothing here is read at import, and no other module reads the environment.
 """
@@ -55,7 +55,7 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All that warmclip takes from its environment."""
+    """Everything that warmclip reads from its environment."""
 
     # WARMCLIP_HOME: embedded store, private Redis, what was found of providers
     home: Path = field(default_factory=default_home)
@@ -85,11 +85,11 @@ class Settings:
 
     @property
     def missing_roots(self) -> list[Path]:
-        """The folders of roots that are not there just now."""
+        """The folders of roots that do not exist now."""
         return [root.folder for root in self.roots if not root.folder.is_dir()]
 
     def warn_of_missing_roots(self) -> None:
-        """Say in the log which they are, for whoever starts a service."""
+        """Log the folders of roots that do not exist now."""
         for folder in self.missing_roots:
             log.warning("the root %s of WARMCLIP_ROOTS is not there; is it mounted?", folder)
 
@@ -127,11 +127,11 @@ class Settings:
             token=_secret(env, "WARMCLIP_TOKEN"),
             limits=Limits(**limits),
         )
-        env.warn_of_strangers()
+        env.warn_of_unknown()
         return settings
 
     def to_json(self) -> str:
-        """All of it, secrets included, in one line: for a pipe to a child, never for a log."""
+        """All settings, secrets included, in one line: for a pipe to a child, never for a log."""
         return json.dumps(asdict(self), default=os.fspath)
 
     @classmethod
@@ -150,31 +150,31 @@ class Settings:
 
 
 class _Environment(dict[str, str]):
-    """Variables, and which of them anybody asked for."""
+    """Variables, and which of them were read."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         super().__init__(variables)
-        self._asked: set[str] = set()
+        self._read: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
-        self._asked.add(str(name))
+        self._read.add(str(name))
         return super().__contains__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        self._asked.add(name)
+        self._read.add(name)
         return super().get(name, default)
 
-    def warn_of_strangers(self) -> None:
-        """A misspelt variable would else change nothing, in silence."""
-        for name in sorted(self.keys() - self._asked):
+    def warn_of_unknown(self) -> None:
+        """Log each WARMCLIP_ variable that is no setting: a misspelt one would do nothing."""
+        for name in sorted(self.keys() - self._read):
             if name.startswith("WARMCLIP_"):
-                near = difflib.get_close_matches(name, self._asked, 1)
+                near = difflib.get_close_matches(name, self._read, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 log.warning("%s is no setting of this warmclip%s", name, hint)
 
 
 def check_collection(name: str) -> str:
-    """Return the name if it can name a collection.
+    """Return a name that a collection can have.
 
     Raises:
         SettingsError: it is empty, too long, or has characters that a store may not take.
@@ -188,9 +188,9 @@ def check_collection(name: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """The address as it may be shown: no user, no password, no query (which may hold one).
+    """An address without user, password and query, as it may be shown.
 
-    A password that should have been percent-encoded is cut out as well: everything up to the
+    A password that should have been percent-encoded is removed as well: everything up to the
     last "@" goes, wherever a parser would see the address end.
     """
     scheme, separator, rest = url.partition("://")
@@ -270,7 +270,7 @@ def _roots(text: str) -> tuple[Root, ...]:
 
 
 def _functions(text: str) -> tuple[str, ...]:
-    """``module:function`` each, as RQ's jobs name them: ``module.function``."""
+    """Read ``module:function,...``; RQ's jobs name each as ``module.function``."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     for name in names:
         if not _FUNCTION.fullmatch(name):

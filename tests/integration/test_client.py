@@ -69,8 +69,8 @@ def encoder(demo_bundle: Path) -> Encoder:
 
 
 @pytest.fixture(params=["in process", "through the queue"])
-def source(request: pytest.FixtureRequest, worker: Running, encoder: Encoder) -> Backend:
-    """Either source, to be closed by its client."""
+def backend(request: pytest.FixtureRequest, worker: Running, encoder: Encoder) -> Backend:
+    """Either backend, to be closed by its client."""
     if request.param == "in process":
         return InProcess(encoder)
     return ThroughQueue(worker.settings)
@@ -81,12 +81,12 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
-def test_vectors(source: Backend, encoder: Encoder, pictures: list[Path]) -> None:
+def test_vectors(backend: Backend, encoder: Encoder, pictures: list[Path]) -> None:
     """Texts, and pictures in every form, come back as torch code expects: float32, unit length,
     and the encoder's own.
     """
     path = pictures[0]
-    with Client(source) as client, Image.open(path) as opened:
+    with Client(backend) as client, Image.open(path) as opened:
         assert client.space().fingerprint == encoder.fingerprint
         assert client.space().dim == encoder.dim
         text = client.embed_text(TEXTS[0])
@@ -116,10 +116,10 @@ def test_open_picture_of_any_mode(
         assert client.embed_image(picture) == pytest.approx(expected, abs=_NEAR)
 
 
-def test_what_cannot_be_embedded(source: Backend, pictures: list[Path]) -> None:
+def test_what_cannot_be_embedded(backend: Backend, pictures: list[Path]) -> None:
     """Each refusal names what it is about; those of a list, by index; neighbours are no matter."""
     nothing = pictures[0].with_name("nothing.png")
-    with Client(source) as client:
+    with Client(backend) as client:
         with pytest.raises(ImageUnreadable, match=r"nothing\.png' .*No such file"):
             client.embed_image(nothing)
         with pytest.raises(ImageUnreadable, match="is no picture"):
@@ -147,7 +147,7 @@ def test_bounds_of_what_is_sent(worker: Running, tmp_path: Path) -> None:
             client.embed_image(bytes(11 * 1024 * 1024))
 
 
-def test_fifty_questions_at_once(source: Backend, encoder: Encoder, pictures: list[Path]) -> None:
+def test_fifty_questions_at_once(backend: Backend, encoder: Encoder, pictures: list[Path]) -> None:
     """Each gets its own answer, and the loop ticks on all the while."""
     texts = [f"{text} number {number}" for text in TEXTS for number in range(10)]
     ticks: list[float] = []
@@ -158,7 +158,7 @@ def test_fifty_questions_at_once(source: Backend, encoder: Encoder, pictures: li
             await asyncio.sleep(0.001)
 
     async def ask() -> list[Any]:
-        async with AsyncClient(source) as client:
+        async with AsyncClient(backend) as client:
             assert (await client.space()).dim == encoder.dim
             ticking = asyncio.create_task(tick())
             answers = await asyncio.gather(
@@ -176,11 +176,11 @@ def test_fifty_questions_at_once(source: Backend, encoder: Encoder, pictures: li
     assert len(ticks) > 10  # a question that blocks the loop lets it tick once or twice
 
 
-def test_failures_stay_with_their_question(source: Backend, pictures: list[Path]) -> None:
+def test_failures_stay_with_their_question(backend: Backend, pictures: list[Path]) -> None:
     """Beside questions that fail, the others are answered."""
 
     async def ask() -> Any:
-        async with AsyncClient(source) as client:
+        async with AsyncClient(backend) as client:
             return await asyncio.gather(
                 client.embed_image(b"no picture"),
                 client.embed_image(pictures[0]),
@@ -272,9 +272,9 @@ def test_cancellation(busy: Running) -> None:
 
 
 class Slow:
-    """A source that answers when it is let, and counts what it was asked."""
+    """A backend that answers when it is let, and counts what it was asked."""
 
-    at_once = 2
+    concurrency = 2
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -298,7 +298,7 @@ class Slow:
 
 
 def test_questions_that_wait_for_their_turn() -> None:
-    """No more are asked at once than the source is good for. One that is cancelled while it waits,
+    """No more are asked at once than the backend is good for. One that is cancelled while it waits,
     or whose turn comes too late, is never asked; one that waits on and on is told.
     """
     slow = Slow()
@@ -326,7 +326,7 @@ def test_questions_that_wait_for_their_turn() -> None:
 
 
 def test_closing() -> None:
-    """What is at work is answered; what waits is told; and the source is closed after both."""
+    """What is at work is answered; what waits is told; and the backend is closed after both."""
     slow = Slow()
 
     async def ask() -> list[Any]:
@@ -347,10 +347,10 @@ def test_closing() -> None:
     assert sorted(slow.asked) == ["a", "b"]
 
 
-def test_many_threads(source: Backend, encoder: Encoder) -> None:
+def test_many_threads(backend: Backend, encoder: Encoder) -> None:
     """One client serves them all, each with its own answer."""
     texts = TEXTS * 4
-    with Client(source) as client, ThreadPoolExecutor(20) as pool:
+    with Client(backend) as client, ThreadPoolExecutor(20) as pool:
         answers = np.stack(list(pool.map(client.embed_text, texts)))
     assert answers == pytest.approx(encoder.encode_texts(texts), abs=_NEAR)
 
@@ -362,10 +362,10 @@ from warmclip import AsyncClient, Client, Encoder, InProcess, Settings, ThroughQ
 from warmclip.errors import ForkedSessionError
 settings = Settings.from_env(os.environ)
 if sys.argv[1] == "in":
-    source = InProcess(Encoder.from_settings(settings))
+    backend = InProcess(Encoder.from_settings(settings))
 else:
-    source = ThroughQueue(settings)
-client = Client(source) if sys.argv[2] == "sync" else AsyncClient(source)
+    backend = ThroughQueue(settings)
+client = Client(backend) if sys.argv[2] == "sync" else AsyncClient(backend)
 def ask():
     answer = client.embed_text("red")
     return (asyncio.run(answer) if sys.argv[2] == "async" else answer).shape
@@ -426,16 +426,16 @@ def forge_answers(monkeypatch: pytest.MonkeyPatch, forge: Callable[[Any], Any]) 
 )
 def test_forged_answers(vector: Any, worker: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no unit vector of the space is an error, never an answer."""
-    source = ThroughQueue(worker.settings)
+    backend = ThroughQueue(worker.settings)
     forge_answers(monkeypatch, lambda answer: answer | {"vectors": {"red": vector}})
-    with Client(source) as client, pytest.raises(JobFailed, match="a worker answered with"):
+    with Client(backend) as client, pytest.raises(JobFailed, match="a worker answered with"):
         client.embed_text("red")
 
 
 def test_workers_of_another_model(worker: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors of two embedding spaces never come out of one client."""
-    source = ThroughQueue(worker.settings)
-    with Client(source) as client:
+    backend = ThroughQueue(worker.settings)
+    with Client(backend) as client:
         client.embed_text("red")
         forge_answers(monkeypatch, lambda answer: answer | {"fingerprint": "f" * 64})
         with pytest.raises(SpaceMismatch, match="WARMCLIP_BUNDLE"):

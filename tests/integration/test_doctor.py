@@ -173,7 +173,7 @@ import os, sys
 from warmclip.doctor.report import examine
 from warmclip.settings import Settings
 report = examine(Settings.from_env(os.environ), os.environ, deadline_s=60, quick=True)
-assert report.finding.own_way_works
+assert report.conclusion.own_way_works
 print(*set({_HEAVY}) & set(sys.modules))
 """
     done = subprocess.run(

@@ -165,25 +165,25 @@ def test_redis_goes_away(tmp_path: Path, environment: dict[str, str]) -> None:
 def test_old_session_that_is_under_way(environment: dict[str, str]) -> None:
     """It is told of, however many younger ones are over."""
     with open_broker(Settings.from_env(environment)) as connection:
-        ledger = SessionCommands(connection)
-        old, _ = ledger.start("/pictures", "images")
+        commands = SessionCommands(connection)
+        old, _ = commands.start("/pictures", "images")
         for number in range(51):
-            ledger.cancel(ledger.start(f"/pictures/{number}", "images")[0].id)
-        page = events.Newest(ledger).read()
+            commands.cancel(commands.start(f"/pictures/{number}", "images")[0].id)
+        page = events.SessionFeed(commands).read()
     assert (page.total, len(page.sessions)) == (52, 51)
     assert old.id in {each.id for each in page.sessions}
 
 
 def test_silence_is_broken(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing happens a comment comes from time to time, and the end is no error."""
-    monkeypatch.setattr(events, "_EVERY_S", 0.01)
+    monkeypatch.setattr(events, "_INTERVAL_S", 0.01)
     monkeypatch.setattr(events, "_HEARTBEAT_S", 0.05)
     settings = Settings.from_env(environment)
 
     async def listen() -> list[str]:
         streams, heard = Streams(), []
-        newest = events.Newest(SessionCommands(connection))
-        async for text in events.tell(newest, streams, settings, newest.read()):
+        feed = events.SessionFeed(SessionCommands(connection))
+        async for text in events.send_events(feed, streams, settings, feed.read()):
             heard.append(text)
             assert streams.open == 1
             if text.startswith(":"):

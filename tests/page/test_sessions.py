@@ -151,10 +151,10 @@ def test_retry(visit: Visit, served: Served, pictures: Path) -> None:
 def test_older_sessions(visit: Visit, lonely: Served, lonely_environment: dict[str, str]) -> None:
     """The stream tells of the fifty youngest; the others are shown when they are asked for."""
     with open_broker(Settings.from_env(lonely_environment)) as connection:
-        ledger = SessionCommands(connection)
+        commands = SessionCommands(connection)
         for number in range(52 - lonely.get(SESSIONS)["total"]):
-            session, _ = ledger.start(lonely_environment["WARMCLIP_ROOTS"], f"c{number}")
-            ledger.cancel(session.id)
+            session, _ = commands.start(lonely_environment["WARMCLIP_ROOTS"], f"c{number}")
+            commands.cancel(session.id)
     page = visit(lonely, "#/sessions")
     expect(page.locator(".session")).to_have_count(50)
     page.get_by_role("button", name="Show older sessions (2)").click()

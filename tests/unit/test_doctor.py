@@ -290,11 +290,14 @@ def report(
     """A visit with these findings."""
     return Report(
         machine=read_machine({"PYTORCH_ENABLE_MPS_FALLBACK": "1"}),
-        services=tuple(Dependency(name="s", state=state, detail="d\n\x1b[31m") for state in states),  # type: ignore[arg-type]  # each is one of State
+        dependencies=tuple(
+            Dependency(name="s", state=state, detail="d\n\x1b[31m")  # type: ignore[arg-type]  # each is one of State
+            for state in states
+        ),
         graph="a graph",
         rows=rows,
         trials=trials or ProbeResult(status="ok", facts={"verdict": VERDICT}),
-        finding=Conclusion(is_fork_unsafe=True, own_way_works=works, sentence="So it is."),
+        conclusion=Conclusion(is_fork_unsafe=True, own_way_works=works, sentence="So it is."),
         seconds=1,
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from warmclip.errors import FolderUnreadable, JobRefused
+from warmclip.errors import FolderUnreadable, JobRefused, SearchRefused
 from warmclip.indexing.files import canonical_roots
 from warmclip.indexing.folders import resolve_path
 from warmclip.settings import Root
@@ -37,13 +37,13 @@ def test_filter_in_a_job() -> None:
 def test_what_is_no_day(day: object) -> None:
     """The message names the value and how a day is written."""
     for since, until, name in ((day, None, "since"), (None, day, "until")):
-        with pytest.raises(JobRefused, match=rf"{name}={day!r}.*write"):
+        with pytest.raises(SearchRefused, match=rf"{name}={day!r}.*write"):
             Filter.of(None, since, until)  # type: ignore[arg-type]  # a job may hold anything
 
 
 def test_days_in_the_wrong_order() -> None:
     """No picture can be of that time: somebody has mixed them up."""
-    with pytest.raises(JobRefused, match=r"since=2026-01-02 is after until=2026-01-01"):
+    with pytest.raises(SearchRefused, match=r"since=2026-01-02 is after until=2026-01-01"):
         Filter.of(None, "2026-01-02", "2026-01-01")
 
 

@@ -13,11 +13,16 @@ from typing import Annotated
 import typer
 
 from warmclip import logs
-from warmclip.cli.collections import audit, duplicates
-from warmclip.cli.jobs import status, worker
-from warmclip.cli.machine import bench, doctor
-from warmclip.cli.pictures import index, migrate, search
-from warmclip.cli.server import serve
+from warmclip.cli.commands.audit import audit
+from warmclip.cli.commands.bench import bench
+from warmclip.cli.commands.doctor import doctor
+from warmclip.cli.commands.duplicates import duplicates
+from warmclip.cli.commands.index import index
+from warmclip.cli.commands.migrate import migrate
+from warmclip.cli.commands.search import search
+from warmclip.cli.commands.serve import serve
+from warmclip.cli.commands.status import status
+from warmclip.cli.commands.worker import worker
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: their options, their settings, and how they end."""
+"""Options that several commands have, the settings that they make, and the exit codes."""
 
 import dataclasses
 import os
@@ -63,7 +63,7 @@ def open_terminal(
     log_json: bool = False,
     when_stopped: str = "stopped",
 ) -> Iterator[Terminal]:
-    """What a command writes to; errors become one paragraph and an exit code."""
+    """Open what a command writes to; an error becomes one paragraph and an exit code."""
     terminal = Terminal(as_json=as_json, verbose=verbose, log_json=log_json)
     try:
         yield terminal
@@ -82,7 +82,7 @@ def read_settings(
     exif_transpose: bool = False,
     decode: DecodeRule | None = None,
 ) -> Settings:
-    """The environment's settings, with what the command line says in their place."""
+    """The environment's settings, replaced by the options that are given."""
     settings = Settings.from_env(os.environ)
     return dataclasses.replace(
         settings,

@@ -1,4 +1,4 @@
-"""Where a client's vectors come from, and how long it waits for them."""
+"""What a client gets vectors from, and how long it waits for them."""
 
 import threading
 import time
@@ -19,46 +19,46 @@ Picture: TypeAlias = "str | Path | bytes | Image.Image"
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Somebody waits for an answer: until when, and whether still."""
+    """When a call must have answered; it may be cancelled before."""
 
-    deadline: float  # of time.monotonic()
-    _given_up: threading.Event = field(default_factory=threading.Event)
+    ends_at: float  # of time.monotonic()
+    _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def of(cls, seconds: float) -> "Deadline":
-        """So long, from now on."""
+    def after(cls, seconds: float) -> "Deadline":
+        """A deadline that ends in so many seconds."""
         return cls(time.monotonic() + seconds)
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left; negative once they are over."""
-        return self.deadline - time.monotonic()
+        """Seconds that are left; negative after the end."""
+        return self.ends_at - time.monotonic()
 
-    def give_up(self) -> None:
-        """Nobody waits any more; from any thread."""
-        self._given_up.set()
+    def cancel(self) -> None:
+        """Say that nobody waits for the answer any more; from any thread."""
+        self._cancelled.set()
 
-    def is_given_up(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._given_up.is_set()
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self._cancelled.is_set()
 
 
 class Backend(Protocol):
-    """What makes vectors; used from many threads at once."""
+    """What makes vectors; many threads use it at once."""
 
-    at_once: int
-    """Questions that it is worth asking at once."""
+    concurrency: int
+    """Calls that are worth making at the same time."""
 
-    def space(self, wait: Deadline) -> Space:
+    def space(self, deadline: Deadline) -> Space:
         """The embedding space of its vectors."""
         ...
 
-    def embed_texts(self, texts: Sequence[str], wait: Deadline) -> Vectors:
-        """Unit vectors, shape (n, dim), float32."""
+    def embed_texts(self, texts: Sequence[str], deadline: Deadline) -> Vectors:
+        """Embed texts as unit vectors, shape (n, dim), float32."""
         ...
 
-    def embed_images(self, pictures: Sequence[Picture], wait: Deadline) -> Vectors:
-        """Unit vectors, shape (n, dim), float32.
+    def embed_images(self, pictures: Sequence[Picture], deadline: Deadline) -> Vectors:
+        """Embed pictures as unit vectors, shape (n, dim), float32.
 
         Raises:
             ImagesUnreadable: one or more could not be read.
@@ -66,5 +66,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release what it holds."""
         ...

@@ -1,4 +1,4 @@
-"""Vectors of a model in this very process."""
+"""A backend with a model in this process."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from warmclip.store.protocol import Space
 
 
 class InProcess:
-    """An Encoder as a source.
+    """An Encoder as a backend.
 
-    Questions that are asked at once are not put together into batches: on a CPU that gains nothing.
+    Calls that are made at once are not put together into batches: on a CPU that gains nothing.
     16 texts took ViT-B-32 0.97 of a batch's time on four threads, and 0.95 one after the other.
     """
 
-    at_once = 4  # pictures are decoded for some while the model computes for others
+    concurrency = 4  # pictures are decoded for some calls while the model computes for others
 
     def __init__(self, encoder: Encoder) -> None:
-        """Warm a model, so that the first question does not wait for it.
+        """Warm a model, so that the first call does not wait for it.
 
         Args:
             encoder: such as ``Encoder.from_settings(settings)``.
@@ -26,17 +26,17 @@ class InProcess:
         self._encoder = encoder
         encoder.warm()
 
-    def space(self, wait: Deadline) -> Space:  # noqa: ARG002 - the protocol's
-        """See ``Source``."""
+    def space(self, deadline: Deadline) -> Space:  # noqa: ARG002 - the protocol's
+        """See ``Backend``."""
         return Space(fingerprint=self._encoder.fingerprint, dim=self._encoder.dim)
 
-    def embed_texts(self, texts: Sequence[str], wait: Deadline) -> Vectors:  # noqa: ARG002
-        """See ``Source``; what has begun is computed to its end."""
+    def embed_texts(self, texts: Sequence[str], deadline: Deadline) -> Vectors:  # noqa: ARG002 - the protocol's
+        """See ``Backend``; what has begun is computed to its end."""
         return self._encoder.encode_texts(texts)
 
-    def embed_images(self, pictures: Sequence[Picture], wait: Deadline) -> Vectors:  # noqa: ARG002
-        """See ``Source``; what has begun is computed to its end."""
+    def embed_images(self, pictures: Sequence[Picture], deadline: Deadline) -> Vectors:  # noqa: ARG002 - the protocol's
+        """See ``Backend``; what has begun is computed to its end."""
         return self._encoder.encode_images(pictures)
 
     def close(self) -> None:
-        """Nothing is held that the garbage collector would not free."""
+        """Release nothing: the garbage collector frees the model."""

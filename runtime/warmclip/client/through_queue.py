@@ -1,4 +1,4 @@
-"""Vectors that workers make, asked through the queue ``high``; no model in this process."""
+"""A backend that asks workers through the queue ``high``; there is no model in this process."""
 
 import base64
 import io
@@ -26,13 +26,13 @@ _UNIT = 1e-3  # how far a vector's length may be from 1
 
 
 class ThroughQueue:
-    """The workers as a source.
+    """The workers as a backend.
 
-    Its first answer tells the embedding space. Answers of another one are refused from then on, as
-    workers may be started with another bundle while this process lives.
+    The first answer tells the embedding space. Answers of another space are refused from then on:
+    workers may be restarted with another bundle while this process lives.
     """
 
-    at_once = 64  # most of them wait
+    concurrency = 64  # most calls only wait
 
     def __init__(self, settings: Settings) -> None:
         """Connect to Redis.
@@ -46,25 +46,25 @@ class ThroughQueue:
         self._connection = self._resources.enter_context(open_broker(settings))
         self._space: Space | None = None
 
-    def space(self, wait: Deadline) -> Space:
-        """See ``Source``; a worker is asked, unless one has answered before."""
+    def space(self, deadline: Deadline) -> Space:
+        """See ``Backend``; a worker is asked, unless one has answered before."""
         if self._space is None:
-            self._ask(wait, "canary")
-        assert self._space is not None  # noqa: S101 - as _ask leaves it
+            self._call(deadline, "canary")
+        assert self._space is not None  # noqa: S101 - _call has set it
         return self._space
 
-    def embed_texts(self, texts: Sequence[str], wait: Deadline) -> Vectors:
-        """See ``Source``."""
+    def embed_texts(self, texts: Sequence[str], deadline: Deadline) -> Vectors:
+        """See ``Backend``."""
         rows: list[list[float]] = []
         size = chunk_size(self._settings)
         for start in range(0, len(texts), size):
             some = list(texts[start : start + size])
-            answer = self._ask(wait, "embed_texts", texts=some)
+            answer = self._call(deadline, "embed_texts", texts=some)
             rows += [_field(answer, "vectors", dict).get(text, []) for text in some]
-        return self._checked(rows, wait)
+        return self._check_vectors(rows, deadline)
 
-    def embed_images(self, pictures: Sequence[Picture], wait: Deadline) -> Vectors:
-        """See ``Source``; a path is opened by a worker, under its roots, all else is sent."""
+    def embed_images(self, pictures: Sequence[Picture], deadline: Deadline) -> Vectors:
+        """See ``Backend``; a path is opened by a worker, under its roots, all else is sent."""
         rows: dict[int, list[float]] = {}
         reasons: dict[int, str] = {}
         named = {
@@ -75,7 +75,7 @@ class ThroughQueue:
         paths = list(dict.fromkeys(named.values()))
         size = chunk_size(self._settings)
         for start in range(0, len(paths), size):
-            answer = self._ask(wait, "embed_images", paths=paths[start : start + size])
+            answer = self._call(deadline, "embed_images", paths=paths[start : start + size])
             vectors = _field(answer, "vectors", dict)
             unreadable = _field(answer, "unreadable", dict)
             for index, path in named.items():
@@ -87,26 +87,28 @@ class ThroughQueue:
             if isinstance(picture, str | Path):
                 continue
             try:
-                answer = self._ask(wait, "embed_image", data=in_base64(picture))
+                answer = self._call(deadline, "embed_image", data=in_base64(picture))
                 rows[index] = _field(answer, "vector", list)
             except ImageUnreadable as exc:
                 reasons[index] = str(exc)
         if reasons:
             raise ImagesUnreadable(dict(sorted(reasons.items())))
-        return self._checked([rows.get(index, []) for index in range(len(pictures))], wait)
+        return self._check_vectors(
+            [rows.get(index, []) for index in range(len(pictures))], deadline
+        )
 
     def close(self) -> None:
-        """Leave Redis; a private one that nobody else uses is stopped."""
+        """Close the connection; a private Redis that nobody else uses is stopped."""
         self._resources.close()
 
-    def _ask(self, wait: Deadline, function: str, **arguments: Any) -> Mapping[str, Any]:
+    def _call(self, deadline: Deadline, function: str, **arguments: Any) -> Mapping[str, Any]:
         try:
             answer = call(
                 self._connection,
                 function,
                 arguments,
-                timeout_s=wait.left_s,
-                given_up=wait.is_given_up,
+                timeout_s=deadline.left_s,
+                given_up=deadline.is_cancelled,
             )
         except BROKER_ERRORS as exc:
             raise as_ours(self._settings, exc) from exc
@@ -123,30 +125,30 @@ class ThroughQueue:
         found: Mapping[str, Any] = answer
         return found
 
-    def _checked(self, rows: Sequence[Sequence[float]], wait: Deadline) -> Vectors:
-        """The rows as what torch code expects.
+    def _check_vectors(self, rows: Sequence[Sequence[float]], deadline: Deadline) -> Vectors:
+        """Make one array of the rows, as torch code expects it.
 
         Raises:
-            JobFailed: a worker's answer holds no unit vectors, or not as many as it was asked for.
+            JobFailed: a worker's answer has no unit vectors, or fewer than it was asked for.
         """
-        dim = self.space(wait).dim
+        dim = self.space(deadline).dim
         try:
             vectors: Vectors = np.array(rows, np.float32).reshape(len(rows), dim)
         except (ValueError, TypeError) as exc:
-            raise _strange(f"vectors that do not have {dim} numbers each") from exc
+            raise _unexpected(f"vectors that do not have {dim} numbers each") from exc
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=_UNIT):
-            raise _strange("vectors that are not of unit length")
+            raise _unexpected("vectors that are not of unit length")
         return vectors
 
 
 def in_base64(picture: "bytes | Image.Image") -> str:
-    """A picture as a job carries it.
+    """Encode a picture as a job carries it.
 
     Raises:
         ImageUnreadable: it is empty, or too large to be sent.
     """
     if not isinstance(picture, bytes):
-        picture = _file_of(picture)
+        picture = _save(picture)
     if not picture:
         raise ImageUnreadable("the picture is empty")
     if len(picture) > MOST_SENT_BYTES:
@@ -158,8 +160,8 @@ def in_base64(picture: "bytes | Image.Image") -> str:
     return base64.b64encode(picture).decode("ascii")
 
 
-def _file_of(picture: "Image.Image") -> bytes:
-    """A picture that is open as a file that loses nothing of it, orientation tag included."""
+def _save(picture: "Image.Image") -> bytes:
+    """Save a picture without loss, with its orientation tag."""
     stream = io.BytesIO()
     kind = "PNG" if picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "TIFF"
     options: dict[str, Any] = {"compress_level": 1} if kind == "PNG" else {}
@@ -177,9 +179,9 @@ def _field(answer: Any, name: str, kind: type) -> Any:
     """One field of a worker's answer, which passed through a Redis that others may write to."""
     value = answer.get(name) if isinstance(answer, dict) else None
     if not isinstance(value, kind):
-        raise _strange(f"no {name}")
+        raise _unexpected(f"no {name}")
     return value
 
 
-def _strange(what: str) -> JobFailed:
+def _unexpected(what: str) -> JobFailed:
     return JobFailed(f"a worker answered with {what}: are client and workers of one warmclip?")

@@ -1,4 +1,4 @@
-"""What this machine is, and what survives on it in which kind of process.
+"""The diagnosis of a machine: what it is, and what works on it in which kind of process.
 
-``warmclip doctor`` itself loads nothing heavy: whatever may crash or hang is done in children.
+``warmclip doctor`` itself loads nothing heavy: whatever may crash or hang runs in children.
 """

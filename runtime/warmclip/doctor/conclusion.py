@@ -1,4 +1,4 @@
-"""What the matrix means, in one sentence, and whether warmclip's own way works here."""
+"""What the matrix means, in one sentence, and whether warmclip can work on this machine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,48 +15,48 @@ _OURS: tuple[Kind, ...] = ("exec", "horse")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """The doctor's verdict."""
+    """What the doctor concludes from a matrix."""
 
-    is_fork_unsafe: bool  # as seen here, this time
+    is_fork_unsafe: bool  # a forked child failed, this time
     own_way_works: bool  # onnxruntime in a process that was exec'd, cold and warm
     sentence: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as JSON can carry it."""
+        """The conclusion as JSON can carry it."""
         return asdict(self)
 
 
 def draw_conclusion(rows: Sequence[Row], choice: str) -> Conclusion:
-    """Judge a matrix.
+    """Conclude from a matrix.
 
     Args:
         rows: as ``run_matrix`` filled them.
-        choice: the provider that the settings name; ``auto`` is content with any.
+        choice: the provider that the settings name; ``auto`` accepts any.
     """
-    reasons = [_because(row, variant) for row, variant in _fork_only_failures(rows)]
+    reasons = [_explain_failure(row, variant) for row, variant in _fork_only_failures(rows)]
     working = [row for row in _sessions(rows, choice) if _works(row)]
     return Conclusion(
         is_fork_unsafe=bool(reasons),
         own_way_works=bool(working),
-        sentence=f"{_of_forks(reasons)} {_of_ours(rows, working, choice)}",
+        sentence=f"{_describe_forks(reasons)} {_describe_horse(rows, working, choice)}",
     )
 
 
 def _fork_only_failures(rows: Sequence[Row]) -> Iterator[tuple[Row, Variant]]:
-    """Where a forked child fails at what a process of its own can do; of each row the first."""
+    """Rows where a forked child fails and an exec'd one does not, each with its first failure."""
     for row in rows:
         bad = [variant for variant in row.forked if variant.cell.status not in ("ok", "absent")]
         if bad and row.cells["main"].is_ok:
             yield row, bad[0]
 
 
-def _because(row: Row, variant: Variant) -> str:
+def _explain_failure(row: Row, variant: Variant) -> str:
     how = "" if variant.name == PLAIN else f" ({variant.name})"
-    return f"after {row.name}{how} the forked child {happened(variant.cell)}"
+    return f"after {row.name}{how} the forked child {describe_result(variant.cell)}"
 
 
-def happened(cell: ProbeResult) -> str:
-    """What became of a cell, as the end of a sentence."""
+def describe_result(cell: ProbeResult) -> str:
+    """What a child came to, as the end of a sentence."""
     when = f" when it {cell.step}" if cell.step else ""
     match cell.status:
         case "ok":
@@ -72,7 +72,7 @@ def happened(cell: ProbeResult) -> str:
             return f"was not tried ({cell.reason})"
 
 
-def _of_forks(reasons: Sequence[str]) -> str:
+def _describe_forks(reasons: Sequence[str]) -> str:
     if not reasons:
         return (
             "No forked child failed here this time, which is luck and no promise; "
@@ -84,7 +84,7 @@ def _of_forks(reasons: Sequence[str]) -> str:
     return f"Forking is unsafe here because {shown}{more}. `warmclip worker` does not fork."
 
 
-def _of_ours(rows: Sequence[Row], working: Sequence[Row], choice: str) -> str:
+def _describe_horse(rows: Sequence[Row], working: Sequence[Row], choice: str) -> str:
     if working:
         horse = working[0].cells["horse"]
         return (
@@ -96,10 +96,10 @@ def _of_ours(rows: Sequence[Row], working: Sequence[Row], choice: str) -> str:
         imported = next(row for row in rows if row.name == "import onnxruntime").cells["main"]
         return (
             f"Nor can it work here: onnxruntime has no session on {choice!r} "
-            f"(importing it: {happened(imported)})."
+            f"(importing it: {describe_result(imported)})."
         )
     bad = next(tried[0].cells[kind] for kind in _OURS if not tried[0].cells[kind].is_ok)
-    return f"But neither does it work here: {tried[0].name}, {happened(bad)}."
+    return f"But neither does it work here: {tried[0].name}, {describe_result(bad)}."
 
 
 def _sessions(rows: Sequence[Row], choice: str) -> list[Row]:

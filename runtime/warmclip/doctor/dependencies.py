@@ -1,4 +1,4 @@
-"""Whether what warmclip leans on is there: Redis, Qdrant, the home folder, the model."""
+"""Whether the services and folders that warmclip needs are there: Redis, Qdrant, home, model."""
 
 import base64
 import fcntl
@@ -25,33 +25,33 @@ _MOST_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependency:
-    """One thing that warmclip needs, and how it is."""
+    """One thing that warmclip needs, and its state."""
 
     name: str
     state: State  # absent: not there, and that is no error
     detail: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The service as JSON can carry it."""
+        """The dependency as JSON can carry it."""
         return asdict(self)
 
 
 def read_dependencies(settings: Settings) -> tuple[Dependency, ...]:
-    """Ask each of them."""
+    """Check each of them."""
     checks: dict[str, Callable[[Settings], tuple[State, str]]] = {
-        "model": _model,
-        "Redis": _redis,
-        "Qdrant": ask_qdrant if settings.qdrant_url else _embedded,
-        "roots": _roots,
+        "model": _check_model,
+        "Redis": _check_redis,
+        "Qdrant": check_qdrant if settings.qdrant_url else _check_embedded,
+        "roots": _check_roots,
     }
-    services = [Dependency(name="home", state="ok", detail=os.fspath(settings.home))]
+    found = [Dependency(name="home", state="ok", detail=os.fspath(settings.home))]
     for name, check in checks.items():
         state, detail = check(settings)
-        services.append(Dependency(name=name, state=state, detail=detail))
-    return tuple(services)
+        found.append(Dependency(name=name, state=state, detail=detail))
+    return tuple(found)
 
 
-def _model(settings: Settings) -> tuple[State, str]:
+def _check_model(settings: Settings) -> tuple[State, str]:
     try:
         manifest = ModelBundle.open(settings.bundle).manifest
     except BundleError as exc:
@@ -64,18 +64,18 @@ def _model(settings: Settings) -> tuple[State, str]:
     )
 
 
-def _redis(settings: Settings) -> tuple[State, str]:
+def _check_redis(settings: Settings) -> tuple[State, str]:
     where = without_password(settings.redis_url) if settings.redis_url else "private"
     try:
         with open_broker(settings) as connection:
             hello = connection.execute_command("HELLO")  # type: ignore[no-untyped-call]  # redis-py has no types for it
     except WarmclipError as exc:
         return ("unreachable" if exc.may_pass else "wrong"), str(exc)
-    return "ok", f"{where}, {_server(hello)}"
+    return "ok", f"{where}, {_server_version(hello)}"
 
 
-def _server(hello: Any) -> str:
-    """Name and version from an answer to HELLO, which every user may ask."""
+def _server_version(hello: Any) -> str:
+    """Name and version from an answer to HELLO, a command that every user may run."""
     pairs = hello.items() if isinstance(hello, dict) else zip(hello[::2], hello[1::2], strict=False)
     told = {_text(key): _text(value) for key, value in pairs}
     return f"{told.get('server', 'an unknown server')} {told.get('version', '')}".strip()
@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _embedded(settings: Settings) -> tuple[State, str]:
+def _check_embedded(settings: Settings) -> tuple[State, str]:
     folder = settings.home / "qdrant"
     if not folder.is_dir():
         return "ok", "embedded, no vectors yet"
@@ -106,9 +106,9 @@ def _holder(lock: Path) -> str | None:
     return None
 
 
-def ask_qdrant(settings: Settings) -> tuple[State, str]:
-    """Ask a server by hand: its client would load httpx, and look up proxies, in this process."""
-    assert settings.qdrant_url is not None  # noqa: S101 - asked only where it is set
+def check_qdrant(settings: Settings) -> tuple[State, str]:
+    """Ask a server without its client, which would load httpx and look up proxies here."""
+    assert settings.qdrant_url is not None  # noqa: S101 - it is called only where it is set
     where = without_password(settings.qdrant_url)
     try:
         status, _ = _get(settings, "/collections")
@@ -151,7 +151,7 @@ def _get(settings: Settings, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _roots(settings: Settings) -> tuple[State, str]:
+def _check_roots(settings: Settings) -> tuple[State, str]:
     if not settings.roots:
         if settings.redis_url is None:
             return "ok", "any of your files"

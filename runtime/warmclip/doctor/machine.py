@@ -16,8 +16,8 @@ _OURS = (
 )  # fmt: skip
 _IF_INSTALLED = ("torch", "open_clip_torch", "setproctitle")
 
-# Variables that people set against these crashes, and what they do.
-_FOLK_REMEDIES = {
+# Variables that people set against these crashes, and what they do instead.
+_INEFFECTIVE_VARIABLES = {
     "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": (
         "it silences Objective-C's own check; a forked child still has no Metal compiler"
     ),
@@ -29,7 +29,7 @@ _FOLK_REMEDIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One machine, as far as it matters for what runs and what crashes."""
+    """What matters of a machine for what runs on it and what crashes."""
 
     system: str  # such as "macOS 15.1"
     build: str  # such as "macOS 15.1 24B83"; on Linux the kernel
@@ -41,7 +41,7 @@ class Machine:
     python: str
     executable: str
     packages: Mapping[str, str | None]  # name -> version; None: not installed
-    notes: tuple[str, ...]  # what is worth knowing about it
+    notes: tuple[str, ...]  # warnings about its environment and packages
 
     def to_dict(self) -> dict[str, Any]:
         """The machine as JSON can carry it."""
@@ -49,10 +49,10 @@ class Machine:
 
 
 def read_machine(environ: Mapping[str, str]) -> Machine:
-    """Look at the machine that this runs on.
+    """Read what this process runs on.
 
     Args:
-        environ: the environment, which may hold remedies that are none.
+        environ: the environment; some of its variables get a note.
     """
     packages = {name: _version(name) for name in _OURS}
     packages |= {name: found for name in _IF_INSTALLED if (found := _version(name))}
@@ -76,7 +76,9 @@ def _notes(
     environ: Mapping[str, str], packages: Mapping[str, str | None], *, is_mac: bool
 ) -> list[str]:
     notes = [
-        f"{name} is set: {effect}" for name, effect in _FOLK_REMEDIES.items() if environ.get(name)
+        f"{name} is set: {effect}"
+        for name, effect in _INEFFECTIVE_VARIABLES.items()
+        if environ.get(name)
     ]
     if is_mac and _is_translated():
         notes.append("this Python is for Intel and runs under Rosetta: install one for arm64")

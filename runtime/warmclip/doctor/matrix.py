@@ -1,6 +1,6 @@
-"""The matrix: what is done, by row, and in what kind of process, by column.
+"""The matrix: operations by row, kinds of process by column, and what each came to.
 
-Two children are at work at a time, and nothing of theirs is loaded here.
+Two children run at a time, and nothing that they load is loaded here.
 """
 
 import os
@@ -44,16 +44,16 @@ _VARIANTS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """What a session is made of."""
+    """The graph of which sessions are made."""
 
-    name: str  # as the picture shows it
+    name: str  # as the report shows it
     side_px: int
     file_of: Callable[[Precision], Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One thing tried in the fork column."""
+    """One of several ways to run the fork column."""
 
     name: str
     cell: ProbeResult
@@ -61,7 +61,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing, in every kind of process."""
+    """One operation in every kind of process."""
 
     name: str
     provider: str | None  # of an onnxruntime session
@@ -79,8 +79,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Trial:
-    """A cell that is still to be run."""
+class _Probe:
+    """A child that is still to be run."""
 
     row: str
     kind: Kind
@@ -101,19 +101,19 @@ def run_matrix(
     """
     slack_s = min(_QUICK_SLACK_S if quick else DEFAULT_SLACK_S, deadline_s)
     run = _Run(deadline_s=deadline_s, slack_s=slack_s, quick=quick, progress=progress)
-    # These two say what the other rows are: which device torch has, which providers onnxruntime.
-    first = [] if quick else [run.torch_trial("import torch", "import", "cpu", "main")]
-    first.append(run.onnx_trial(_IMPORT_ONNX, "main", ()))
-    known = run.all(first)
+    # These two decide the other rows: which device torch has, which providers onnxruntime has.
+    first = [] if quick else [run.torch_probe("import torch", "import", "cpu", "main")]
+    first.append(run.onnx_probe(_IMPORT_ONNX, "main", ()))
+    known = run.run_all(first)
     rows: list[tuple[str, str | None]] = []
-    trials: list[_Trial] = []
+    probes: list[_Probe] = []
     if not quick:
         device = _reference_device(known[_key(first[0])])
         for name, stage in _torch_rows(device).items():
             rows.append((name, None))
-            trials += [run.torch_trial(name, stage, device, kind) for kind in COLUMNS]
+            probes += [run.torch_probe(name, stage, device, kind) for kind in COLUMNS]
     rows.append((_IMPORT_ONNX, None))
-    trials += run.onnx_row(_IMPORT_ONNX, (), variants=1)
+    probes += run.onnx_row(_IMPORT_ONNX, (), variants=1)
     for provider in _providers(known[_key(first[-1])]):
         name = f"onnxruntime session, {provider}"
         try:
@@ -127,9 +127,9 @@ def run_matrix(
             *("--provider", provider),
         )
         is_reference = PROVIDERS[provider].is_reference
-        trials += run.onnx_row(name, options, variants=len(_VARIANTS) if is_reference else 0)
-    done = known | run.all([trial for trial in trials if _key(trial) not in known], len(known))
-    return tuple(_row(name, provider, trials, done) for name, provider in rows)
+        probes += run.onnx_row(name, options, variants=len(_VARIANTS) if is_reference else 0)
+    done = known | run.run_all([probe for probe in probes if _key(probe) not in known], len(known))
+    return tuple(_row(name, provider, probes, done) for name, provider in rows)
 
 
 _IMPORT_ONNX = "import onnxruntime"
@@ -153,22 +153,22 @@ def _providers(imported: ProbeResult) -> list[str]:
     return [name for name, provider in PROVIDERS.items() if provider.execution_provider in has]
 
 
-def _key(trial: _Trial) -> tuple[str, Kind, str]:
-    return trial.row, trial.kind, trial.variant
+def _key(probe: _Probe) -> tuple[str, Kind, str]:
+    return probe.row, probe.kind, probe.variant
 
 
 def _row(
     name: str,
     provider: str | None,
-    trials: Sequence[_Trial],
+    probes: Sequence[_Probe],
     done: Mapping[tuple[str, Kind, str], ProbeResult],
 ) -> Row:
-    own = [trial for trial in trials if trial.row == name]
+    own = [probe for probe in probes if probe.row == name]
     forked = tuple(
-        Variant(name=trial.variant, cell=done[_key(trial)]) for trial in own if trial.kind == "fork"
+        Variant(name=probe.variant, cell=done[_key(probe)]) for probe in own if probe.kind == "fork"
     )
     bad = (variant.cell for variant in forked if not variant.cell.is_ok)
-    cells: dict[Kind, ProbeResult] = {trial.kind: done[_key(trial)] for trial in own}
+    cells: dict[Kind, ProbeResult] = {probe.kind: done[_key(probe)] for probe in own}
     cells["fork"] = next(bad, forked[0].cell)
     return Row(
         name=name,
@@ -180,60 +180,60 @@ def _row(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """How cells are run this time."""
+    """Runs children, with the options of this matrix."""
 
     deadline_s: float
     slack_s: float
     quick: bool
     progress: Progress | None
 
-    def torch_trial(self, row: str, stage: str, device: str, kind: Kind) -> _Trial:
+    def torch_probe(self, row: str, stage: str, device: str, kind: Kind) -> _Probe:
         options = ("--stage", stage, "--device", device, "--slack", str(self.slack_s))
         command = (*_PROBE, *options, "--process", kind)
-        return _Trial(row=row, kind=kind, variant=PLAIN, command=command)
+        return _Probe(row=row, kind=kind, variant=PLAIN, command=command)
 
-    def onnx_trial(
+    def onnx_probe(
         self, row: str, kind: Kind, options: tuple[str, ...], variant: str = PLAIN
-    ) -> _Trial:
+    ) -> _Probe:
         command = (*_ONNX, *options, "--slack", str(self.slack_s), "--process", kind)
-        return _Trial(row=row, kind=kind, variant=variant, command=command)
+        return _Probe(row=row, kind=kind, variant=variant, command=command)
 
-    def onnx_row(self, row: str, options: tuple[str, ...], *, variants: int) -> list[_Trial]:
-        trials = [self.onnx_trial(row, kind, options) for kind in COLUMNS]
+    def onnx_row(self, row: str, options: tuple[str, ...], *, variants: int) -> list[_Probe]:
+        probes = [self.onnx_probe(row, kind, options) for kind in COLUMNS]
         for name, more in list(_VARIANTS.items())[: 0 if self.quick else variants]:
-            trials.append(self.onnx_trial(row, "fork", (*options, *more), name))
-        return trials
+            probes.append(self.onnx_probe(row, "fork", (*options, *more), name))
+        return probes
 
-    def all(
-        self, trials: Sequence[_Trial], before: int = 0
+    def run_all(
+        self, probes: Sequence[_Probe], before: int = 0
     ) -> dict[tuple[str, Kind, str], ProbeResult]:
-        """Run them, two at a time, the patient ones first."""
+        """Run them, two at a time, those with the longest deadlines first."""
         cells: dict[tuple[str, Kind, str], ProbeResult] = {}
-        total = before + len(trials)
-        ordered = sorted(trials, key=lambda trial: trial.kind != "fork")
+        total = before + len(probes)
+        ordered = sorted(probes, key=lambda probe: probe.kind != "fork")
         stop = threading.Event()
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            running = {pool.submit(self._cell, trial, stop): trial for trial in ordered}
+            running = {pool.submit(self._cell, probe, stop): probe for probe in ordered}
             try:
                 for future in as_completed(running):
-                    trial = running[future]
-                    cells[_key(trial)] = future.result()
+                    probe = running[future]
+                    cells[_key(probe)] = future.result()
                     if self.progress is not None:
-                        self.progress(before + len(cells), total, f"{trial.row}, {trial.kind}")
+                        self.progress(before + len(cells), total, f"{probe.row}, {probe.kind}")
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
         return cells
 
-    def _cell(self, trial: _Trial, stop: threading.Event) -> ProbeResult:
-        missing = _missing(trial.command)
+    def _cell(self, probe: _Probe, stop: threading.Event) -> ProbeResult:
+        missing = _missing_package(probe.command)
         if missing:
             return absent(f"{missing} is not installed")
-        return run_probe(trial.command, deadline_s=self.deadline_s, stop=stop)
+        return run_probe(probe.command, deadline_s=self.deadline_s, stop=stop)
 
 
-def _missing(command: Sequence[str]) -> str | None:
-    """What a torch cell lacks."""
+def _missing_package(command: Sequence[str]) -> str | None:
+    """The package that a torch probe needs and that is not installed."""
     if "--stage" not in command:
         return None
     needed = ["torch", "open_clip"] if "open_clip" in command else ["torch"]

@@ -1,7 +1,7 @@
 """onnxruntime as the doctor's subject: ``python -m warmclip.doctor.onnx_subject``, in a child.
 
-It is used as any plain program uses it, telemetry included, because that is what a launching
-program has done; only the horse is warmclip's own way, and runs warmclip's own session.
+It is used as any program uses it, telemetry included, because that is what a launching program
+has done; only the horse runs warmclip's own session.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from warmclip.inference.ort.loading import load_onnxruntime
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import PROVIDERS, Provider
 
-_RUNS = 3  # of which the fastest is told
+_RUNS = 3  # of which the fastest is reported
 
 
 def main() -> None:

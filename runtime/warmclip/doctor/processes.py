@@ -1,14 +1,14 @@
-"""One thing done in one kind of process, told step by step. This runs in the doctor's children.
+"""One operation in one kind of process, reported step by step. It runs in the doctor's children.
 
-Every kind begins with a process that makes the thing and uses it, as a launching program has by
-the time it starts workers. What differs is who does it next:
+Every kind begins with a process that makes the subject and uses it, as a launching program has by
+the time it starts workers. What differs is who uses it next:
 
 - ``main``: nobody else;
-- ``fork``: a forked child, which makes it anew, uses the inherited one, lets go of both, exits;
+- ``fork``: a forked child, which makes it anew, uses the inherited one, releases both, exits;
 - ``exec``: a new program, cold, once;
 - ``horse``: a new program that keeps it and answers twice.
 
-The story goes to stdout, one JSON object a line; other lines there are somebody else's.
+Events go to stdout, one JSON object a line; other lines there come from libraries.
 """
 
 import gc
@@ -39,16 +39,16 @@ _USE, _DONE = b"use\n", b"done\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is tried: made once, then used."""
+    """What is tried: it is made once, then used."""
 
     make: Callable[[], Any]
-    use: Callable[[Any], Mapping[str, Any] | None]  # facts worth telling, such as its best time
+    use: Callable[[Any], Mapping[str, Any] | None]  # returns facts, such as its best time
     command: Sequence[str]  # starts a new program with the same subject, ``--process`` apart
     slack_s: float = DEFAULT_SLACK_S
 
 
 def run(subject: Subject, kind: Kind) -> int:
-    """Do it in a process of this kind and return the exit code. A forked child leaves by itself."""
+    """Try a subject in a process of this kind, and return the exit code; a forked child exits."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected here
     try:
         if kind == "serve":
@@ -57,42 +57,42 @@ def run(subject: Subject, kind: Kind) -> int:
         launcher = _make_and_use(subject)
         match kind:
             case "fork":
-                _fork(subject, launcher)
+                _run_fork(subject, launcher)
             case "exec":
-                _exec(subject)
+                _run_exec(subject)
             case "horse":
-                _ride(subject)
-    except Exception as exc:  # whatever it is, it is what we came to see
-        tell(error=_first_line(exc))
+                _run_horse(subject)
+    except Exception as exc:  # whatever it is, it is the result
+        write_event(error=_first_line(exc))
         return 1
     return 0
 
 
-def tell(**story: Any) -> None:
-    """Write one line of the story, whole, past any buffer that a forked child would inherit."""
-    os.write(1, json.dumps(story).encode("ascii") + b"\n")
+def write_event(**event: Any) -> None:
+    """Write one event, past any buffer that a forked child would inherit."""
+    os.write(1, json.dumps(event).encode("ascii") + b"\n")
 
 
 @contextmanager
 def step(name: str, within_s: float | None = None) -> Iterator[dict[str, Any]]:
-    """Announce what comes next, so that a hang or a crash has a name; add to what it yields."""
+    """Announce a step, so that a hang or a crash has a name; the block adds facts to the dict."""
     facts: dict[str, Any] = {}
     announce(name, within_s)
     started = time.perf_counter()
     yield facts
-    tell(done=name, seconds=time.perf_counter() - started, facts=facts)
+    write_event(done=name, seconds=time.perf_counter() - started, facts=facts)
     signal.alarm(0)
 
 
 def announce(name: str, within_s: float | None = None) -> None:
-    """Say what comes next. Who hangs in it ends by itself, should the doctor be gone."""
-    tell(step=name, within_s=within_s)
+    """Announce a step; an alarm ends this process if it hangs and the doctor is gone."""
+    write_event(step=name, within_s=within_s)
     signal.alarm(round(within_s or LONGEST_DEADLINE_S) + 10)
 
 
 @dataclass(slots=True)
 class _Launcher:
-    """What a launching process has by the time it starts others, and how long that took."""
+    """What a launching process has made by the time it starts others, and how long that took."""
 
     made: Any
     make_s: float
@@ -107,19 +107,19 @@ def _make_and_use(subject: Subject) -> _Launcher:
     with step("uses it") as facts:
         facts.update(subject.use(made) or {})
     now = time.perf_counter()
-    tell(took_s=now - started)
+    write_event(took_s=now - started)
     return _Launcher(made=made, make_s=then - started, use_s=now - then)
 
 
-def _fork(subject: Subject, launcher: _Launcher) -> None:
+def _run_fork(subject: Subject, launcher: _Launcher) -> None:
     pid = os.fork()
     if pid == 0:
-        _be_forked(subject, launcher)
-    _tell_end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        _run_forked(subject, launcher)
+    _write_end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
-def _be_forked(subject: Subject, launcher: _Launcher) -> None:
-    """What a forked worker does, down to leaving as any Python program leaves."""
+def _run_forked(subject: Subject, launcher: _Launcher) -> None:
+    """Do what a forked worker does, including the exit of a Python program."""
 
     def allowed(parents_s: float) -> float:
         return subject.slack_s + _PATIENCE * parents_s
@@ -136,22 +136,22 @@ def _be_forked(subject: Subject, launcher: _Launcher) -> None:
         with step("lets go of the inherited one", allowed(0)):
             launcher.made = None
             gc.collect()
-    except Exception as exc:  # whatever it is, it is what we came to see
-        tell(error=_first_line(exc))
+    except Exception as exc:  # whatever it is, it is the result
+        write_event(error=_first_line(exc))
         sys.exit(1)
-    tell(took_s=time.perf_counter() - started)
+    write_event(took_s=time.perf_counter() - started)
     announce("exits", allowed(0))
     sys.exit(0)
 
 
-def _exec(subject: Subject) -> None:
+def _run_exec(subject: Subject) -> None:
     started = time.perf_counter()
     code = subprocess.call([*subject.command, "--process", "main"])  # noqa: S603 - ourselves
-    tell(took_s=time.perf_counter() - started)
-    _tell_end(code)
+    write_event(took_s=time.perf_counter() - started)
+    _write_end(code)
 
 
-def _ride(subject: Subject) -> None:
+def _run_horse(subject: Subject) -> None:
     command = [*subject.command, "--process", "serve"]
     with subprocess.Popen(  # noqa: S603 - ourselves
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -160,20 +160,20 @@ def _ride(subject: Subject) -> None:
         for answer in ("answers", "answers again"):
             started = time.perf_counter()
             with step(answer):
-                if not _ask(horse):
+                if not _ask_horse(horse):
                     break
             seconds.append(time.perf_counter() - started)
-        tell(step="exits", within_s=None)
+        write_event(step="exits", within_s=None)
         if horse.stdin is not None:
             horse.stdin.close()
         code = horse.wait()
     if len(seconds) == 2:
-        tell(took_s=seconds[0], again_s=seconds[1])
-    _tell_end(code)
+        write_event(took_s=seconds[0], again_s=seconds[1])
+    _write_end(code)
 
 
-def _ask(horse: "subprocess.Popen[bytes]") -> bool:
-    """Have the horse use it once; what else it writes is passed on. False when it has gone."""
+def _ask_horse(horse: "subprocess.Popen[bytes]") -> bool:
+    """Have the horse use its subject once; other lines are passed on. False if it has ended."""
     assert horse.stdin is not None  # noqa: S101 - it was opened with pipes
     assert horse.stdout is not None  # noqa: S101
     try:
@@ -189,7 +189,7 @@ def _ask(horse: "subprocess.Popen[bytes]") -> bool:
 
 
 def _serve(subject: Subject) -> None:
-    """Be a horse: make it at the first question, keep it, until nobody asks any more."""
+    """Serve as a horse: make the subject at the first line, keep it until the pipe ends."""
     signal.alarm(round(LONGEST_DEADLINE_S) + 10)
     made: list[Any] = []
     for _ in sys.stdin.buffer:
@@ -199,11 +199,11 @@ def _serve(subject: Subject) -> None:
         os.write(1, _DONE)
 
 
-def _tell_end(code: int) -> None:
+def _write_end(code: int) -> None:
     if code < 0:
-        tell(end={"signal": signal_name(-code)})
+        write_event(end={"signal": signal_name(-code)})
     else:
-        tell(end={"code": code})
+        write_event(end={"code": code})
 
 
 def _first_line(exc: BaseException) -> str:

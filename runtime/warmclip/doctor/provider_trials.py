@@ -1,6 +1,6 @@
-"""The verdict on each provider, found in a child: ``python -m warmclip.doctor.provider_trials``.
+"""The trials of the providers, in a child: ``python -m warmclip.doctor.provider_trials``.
 
-Even asking onnxruntime what it has loads it, which the doctor itself never does.
+Even listing onnxruntime's providers loads it, which the doctor itself never does.
 """
 
 import argparse
@@ -16,7 +16,7 @@ _TO_END_A_TRIAL_S = 30.0  # beyond its own deadline
 
 
 def main() -> None:
-    """Try every provider that may be chosen, or only look at what is known."""
+    """Try every provider that may be chosen, or only read what earlier trials found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--choice", required=True)
@@ -28,12 +28,12 @@ def main() -> None:
 
     stages = [""]
 
-    def tell(_done: int, _total: int, stage: str) -> None:
+    def report_stage(_done: int, _total: int, stage: str) -> None:
         if stage != stages[-1]:  # each has a deadline of its own
             stages.append(stage)
             announce(stage, options.deadline + _TO_END_A_TRIAL_S)
 
-    def judge(bundle: ModelBundle) -> dict[str, object]:
+    def select_for(bundle: ModelBundle) -> dict[str, object]:
         if options.only_look:
             found = select.read(bundle, options.choice, home=options.home, threads=options.threads)
         else:
@@ -44,11 +44,11 @@ def main() -> None:
                 threads=options.threads,
                 deadline_s=options.deadline,
                 try_all=True,
-                progress=tell,
+                progress=report_stage,
             )
         return {"verdict": found.to_dict() if found is not None else None}
 
-    subject = Subject(make=lambda: ModelBundle.open(options.bundle), use=judge, command=())
+    subject = Subject(make=lambda: ModelBundle.open(options.bundle), use=select_for, command=())
     sys.exit(processes.run(subject, "main"))
 
 

@@ -1,4 +1,4 @@
-"""The doctor's report as a person reads it: the machine, the matrix in colours, the verdict."""
+"""The doctor's report for people: the machine, the matrix in colours, the conclusion."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from warmclip.doctor.conclusion import happened
+from warmclip.doctor.conclusion import describe_result
 from warmclip.doctor.dependencies import Dependency, State
 from warmclip.doctor.machine import Machine
 from warmclip.doctor.matrix import COLUMNS, PLAIN, Row
@@ -36,22 +36,22 @@ _MARKS: dict[State, tuple[str, str]] = {
 
 def render_report(report: Report) -> RenderableType:
     """The whole report."""
-    parts: list[RenderableType] = [_machine(report.machine), _services(report.services)]
+    parts: list[RenderableType] = [_machine(report.machine), _dependencies(report.dependencies)]
     parts += [Text(f"note: {note}", style="yellow") for note in report.machine.notes]
     parts += [_matrix(report.rows), _legend(report.graph)]
     details = list(_details(report.rows))
     if details:
         parts.append(_detail_table(details))
-    if report.verdict is not None:
-        parts.append(_providers(report.verdict))
-        if passed_over := report.verdict["passed_over"].values():
+    if report.selection is not None:
+        parts.append(_trial_table(report.selection))
+        if passed_over := report.selection["passed_over"].values():
             reasons = "\n".join(f"not tried: {printable(reason)}" for reason in passed_over)
             parts.append(Text(reasons, style="dim"))
     elif report.trials.status not in ("ok", "absent"):
-        told = f"the trial of the providers {happened(report.trials)}"
-        parts.append(Text(printable(told), style="red"))
-    works = report.finding.own_way_works
-    parts.append(Text(report.finding.sentence, style="bold green" if works else "bold red"))
+        text = f"the trial of the providers {describe_result(report.trials)}"
+        parts.append(Text(printable(text), style="red"))
+    can_embed = report.conclusion.own_way_works
+    parts.append(Text(report.conclusion.sentence, style="bold green" if can_embed else "bold red"))
     spaced = itertools.chain.from_iterable((part, Text("")) for part in parts[:-1])
     return Group(*spaced, parts[-1])
 
@@ -73,14 +73,14 @@ def _machine(machine: Machine) -> Table:
     return table
 
 
-def _services(services: Sequence[Dependency]) -> Table:
+def _dependencies(dependencies: Sequence[Dependency]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for service in services:
-        mark, style = _MARKS[service.state]
+    for dependency in dependencies:
+        mark, style = _MARKS[dependency.state]
         table.add_row(
-            Text(service.name, style="bold"),
+            Text(dependency.name, style="bold"),
             Text(mark, style=style),
-            Text(printable(service.detail)),
+            Text(printable(dependency.detail)),
         )
     return table
 
@@ -96,7 +96,7 @@ def _matrix(rows: Sequence[Row]) -> Table:
 
 
 def _cell(cell: ProbeResult) -> Text:
-    """Two lines at most: what happened, and when."""
+    """One cell in at most two lines: the outcome, and at which step."""
     style = _STYLES[cell.status]
     match cell.status:
         case "ok":
@@ -125,26 +125,26 @@ def _duration(seconds: float | None) -> str:
 
 def _legend(graph: str) -> Text:
     return Text(
-        "Each cell is a child of its own. In every one, the launching process has done the row's "
-        "thing already; the column says in what kind of process it is then done. "
+        "Each cell is a child of its own, whose launching process has done the row's operation "
+        "once; the column says in what kind of process it is then done again. "
         f"Sessions are made of {graph}.",
         style="dim",
     )
 
 
-def _providers(verdict: Mapping[str, Any]) -> Table:
-    """Each trial, and what is used."""
+def _trial_table(selection: Mapping[str, Any]) -> Table:
+    """Each trial of a provider, and which provider is used."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("provider", "tower", "trial"):
         table.add_column(heading)
     for heading in ("cosine", "/s at 1, 8, 32", "load", "MB", "pieces", "on CPU"):
         table.add_column(heading, justify="right")
-    for trial in verdict["trials"]:
+    for trial in selection["trials"]:
         tower = trial["tower"]
         rates = {str(batch): rate for batch, rate in trial["images_per_s"].items()}
         outcome = Text(f"failed: {printable(trial['reason'])}", style="red")
         if trial["passed"]:
-            is_used = verdict["chosen"][tower] == trial["provider"]
+            is_used = selection["chosen"][tower] == trial["provider"]
             outcome = Text("passed, used" if is_used else "passed", style="green")
         table.add_row(
             Text(trial["provider"], style="bold"),
@@ -157,9 +157,9 @@ def _providers(verdict: Mapping[str, Any]) -> Table:
             _figure(trial["partitions"], "d"),
             _figure(trial["cpu_nodes"], "d"),
         )
-    if not verdict["trials"]:
-        for tower, name in verdict["chosen"].items():
-            used = f"none, used: {printable(verdict['why'][tower])}"
+    if not selection["trials"]:
+        for tower, name in selection["chosen"].items():
+            used = f"none, used: {printable(selection['why'][tower])}"
             table.add_row(Text(name, style="bold"), tower, used, *[""] * 6)
     return table
 
@@ -169,7 +169,7 @@ def _figure(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _details(rows: Sequence[Row]) -> Iterator[tuple[str, str, ProbeResult]]:
-    """What failed, and what else was tried in forks."""
+    """Every failure, and everything that was tried in forks."""
     for row in rows:
         for kind, heading in COLUMNS.items():
             cell = row.cells[kind]
@@ -183,12 +183,12 @@ def _details(rows: Sequence[Row]) -> Iterator[tuple[str, str, ProbeResult]]:
 
 
 def _detail_table(details: Sequence[tuple[str, str, ProbeResult]]) -> Table:
-    table = Table("what", "where", "became of it", box=None, pad_edge=False, header_style="bold")
-    former = ""
+    table = Table("what", "where", "result", box=None, pad_edge=False, header_style="bold")
+    previous = ""
     for name, where, cell in details:
         style = "" if cell.is_ok else "red"
-        said = f": {cell.said}" if cell.said and cell.said not in happened(cell) else ""
-        told = Text(printable(happened(cell) + said), style=style)
-        table.add_row("" if name == former else name, where, told)
-        former = name
+        said = f": {cell.said}" if cell.said and cell.said not in describe_result(cell) else ""
+        told = Text(printable(describe_result(cell) + said), style=style)
+        table.add_row("" if name == previous else name, where, told)
+        previous = name
     return table

@@ -1,4 +1,4 @@
-"""One visit to the doctor, from beginning to end."""
+"""The doctor's report: machine, dependencies, matrix, trials of providers, conclusion."""
 
 import os
 import sys
@@ -33,25 +33,25 @@ class Report:
     """What ``warmclip doctor`` found."""
 
     machine: Machine
-    services: tuple[Dependency, ...]
+    dependencies: tuple[Dependency, ...]
     graph: str  # of which the sessions were made
     rows: tuple[Row, ...]
     trials: ProbeResult  # of the providers: its facts have the ``verdict``, if there is one
-    finding: Conclusion
+    conclusion: Conclusion
     seconds: float
 
     @property
-    def verdict(self) -> Mapping[str, Any] | None:
-        """Which provider is used and why, as ``inference.verdict`` found it."""
+    def selection(self) -> Mapping[str, Any] | None:
+        """Which provider is used and why, as ``inference.selection`` found it."""
         found: Mapping[str, Any] | None = self.trials.facts.get("verdict")
         return found
 
     @property
     def exit_code(self) -> int:
-        """0 all well, 1 nothing can be embedded here, 2 bad configuration, 3 no answer."""
-        if not self.finding.own_way_works or self.trials.status not in ("ok", "absent"):
+        """0 all is well, 1 nothing can be embedded here, 2 bad configuration, 3 no answer."""
+        if not self.conclusion.own_way_works or self.trials.status not in ("ok", "absent"):
             return 1
-        states = {service.name: service.state for service in self.services}
+        states = {each.name: each.state for each in self.dependencies}
         if "unreachable" in states.values():
             return 3
         if "wrong" in states.values():
@@ -62,11 +62,11 @@ class Report:
         """The report as JSON can carry it."""
         return {
             "machine": self.machine.to_dict(),
-            "services": [service.to_dict() for service in self.services],
+            "services": [each.to_dict() for each in self.dependencies],
             "graph": self.graph,
             "matrix": [row.to_dict() for row in self.rows],
-            "providers": self.trials.to_dict() | {"verdict": self.verdict},
-            "verdict": self.finding.to_dict(),
+            "providers": self.trials.to_dict() | {"verdict": self.selection},
+            "verdict": self.conclusion.to_dict(),
             "seconds": self.seconds,
             "exit_code": self.exit_code,
         }
@@ -80,7 +80,7 @@ def examine(
     quick: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Look at the machine, ask the services, fill the matrix, and judge.
+    """Read the machine, check its dependencies, fill the matrix, and conclude.
 
     Args:
         settings: where Redis, Qdrant and the model are.
@@ -91,42 +91,42 @@ def examine(
     """
     started = time.monotonic()
     machine = read_machine(environ)
-    services = read_dependencies(settings)
+    dependencies = read_dependencies(settings)
     with _graph(settings) as graph:
         rows = run_matrix(graph, deadline_s=deadline_s, quick=quick, progress=progress)
-    trials = _try_providers(settings, services, only_look=quick, progress=progress)
+    trials = _try_providers(settings, dependencies, only_look=quick, progress=progress)
     return Report(
         machine=machine,
-        services=services,
+        dependencies=dependencies,
         graph=graph.name,
         rows=rows,
         trials=trials,
-        finding=_conclude(rows, services, settings),
+        conclusion=_conclude(rows, dependencies, settings),
         seconds=time.monotonic() - started,
     )
 
 
 def _conclude(
-    rows: Sequence[Row], services: Sequence[Dependency], settings: Settings
+    rows: Sequence[Row], dependencies: Sequence[Dependency], settings: Settings
 ) -> Conclusion:
-    finding = draw_conclusion(rows, settings.provider)
-    if any(service.name == "model" and service.state == "absent" for service in services):
+    conclusion = draw_conclusion(rows, settings.provider)
+    if any(each.name == "model" and each.state == "absent" for each in dependencies):
         needed = (
             f" There is no model yet at {settings.bundle}: `make export-model` makes one, or "
             "WARMCLIP_BUNDLE names the folder of one that is there."
         )
-        return replace(finding, sentence=finding.sentence + needed)
-    return finding
+        return replace(conclusion, sentence=conclusion.sentence + needed)
+    return conclusion
 
 
 def _try_providers(
     settings: Settings,
-    services: Sequence[Dependency],
+    dependencies: Sequence[Dependency],
     *,
     only_look: bool,
     progress: Progress | None,
 ) -> ProbeResult:
-    if any(service.name == "model" and service.state != "ok" for service in services):
+    if any(each.name == "model" and each.state != "ok" for each in dependencies):
         return absent("there is no model to try providers on")
     if progress is not None:
         progress(0, 0, "trying the providers")

@@ -1,8 +1,8 @@
-"""The HTTP API: training sessions, searches, vectors, and how all of it is.
+"""The HTTP API: training sessions, searches, vectors, health and metrics.
 
-It embeds nothing and opens no store: workers do, asked through the queue. So this process stays
-light, forks nothing, and works the same with the embedded store and with a server.
+It loads no model and opens no store: it asks workers through the queue. So the server process
+stays light, forks nothing, and works the same with the embedded store and with a Qdrant server.
 """
 
 DEFAULT_RATE = 12_000
-"""Requests a minute that one client may make, unless told otherwise."""
+"""Requests that one address may make in a minute, unless told otherwise."""

@@ -1,4 +1,4 @@
-"""What every request must pass before anything is done for it: host, rate, origin, token, size."""
+"""The checks that every request must pass: host, rate, origin, token and size of its body."""
 
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -13,21 +13,21 @@ from warmclip.work.call import MOST_SENT_BYTES
 
 MOST_JSON_BYTES = 1024 * 1024
 _MULTIPART_BYTES = 64 * 1024  # around a picture
-_MOST_DRAINED_BYTES = 2 * MOST_SENT_BYTES
+_MOST_DISCARDED_BYTES = 2 * MOST_SENT_BYTES
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_TOKEN = frozenset({"/readyz"})
-_AT_ANY_RATE = frozenset({"/readyz", "/metrics"})  # what supervisors ask, from one address
+_WITHOUT_RATE = frozenset({"/readyz", "/metrics"})  # supervisors ask these often, from one address
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _NO_PAGE = b"default-src 'none'; frame-ancestors 'none'"
 
 
 class AdmissionMiddleware:
-    """An ASGI middleware in front of the whole app.
+    """An ASGI middleware that admits or refuses requests to the whole app.
 
-    A web page that somebody visits can send requests to this server, and by rebinding its name to
-    our address even read the answers. So the Host must be one of ours, and a write that says where
-    it comes from must come from us.
+    A web page that somebody visits can send requests to this server, and by DNS rebinding even
+    read the answers. So the Host must be one of ours, and a write that tells its origin must come
+    from our own page.
     """
 
     def __init__(
@@ -37,40 +37,41 @@ class AdmissionMiddleware:
         hosts: Iterable[str] = (),
         token: Token | None = None,
         open_paths: Iterable[str] = (),
-        rate: RateLimiter | None = None,
+        rate_limiter: RateLimiter | None = None,
     ) -> None:
-        """A gate.
+        """Wrap an app.
 
         Args:
-            app: what is behind it.
-            hosts: names by which it may be called, besides loopback's and its own address.
+            app: what answers the requests that are admitted.
+            hosts: names by which requests may call the server, besides loopback's and the address
+                at which they arrive.
             token: that requests must show.
-            open_paths: exact paths that may be read without it: they hold no data.
-            rate: how often one address may ask.
+            open_paths: exact paths that may be read without the token: they hold no data.
+            rate_limiter: bounds the requests of one address.
         """
         self._app = app
         self._hosts = frozenset(host.lower().strip("[]") for host in (*_LOOPBACK, *hosts))
         self._token = token
         self._open_paths = _WITHOUT_TOKEN.union(open_paths)
-        self._rate = rate
+        self._rate_limiter = rate_limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer it with a problem."""
+        """Pass a request on, or answer it with a problem."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = _marked(send)
+        send = _with_security_headers(send)
         try:
-            most = self._admit(scope)
+            most_bytes = self._admit(scope)
         except Problem as exc:
             response = ProblemResponse(exc.status, exc.detail, headers=exc.headers)
-            await _drain(receive)
+            await _discard_body(receive)
             await response(scope, receive, send)
             return
-        await self._app(scope, _Bounded(receive, most), send)
+        await self._app(scope, _BoundedBody(receive, most_bytes), send)
 
     def _admit(self, scope: Scope) -> int:
-        """How many bytes of a body may be read.
+        """How many bytes the request's body may have.
 
         Raises:
             Problem: the request is refused.
@@ -83,8 +84,8 @@ class AdmissionMiddleware:
                 f"this server does not go by the name {host[:200]!r}; start it with "
                 "--allow-host NAME to let it",
             )
-        # Before the token, which so cannot be guessed any faster.
-        if scope["path"] not in _AT_ANY_RATE:
+        # Before the token is looked at, so that the rate bounds guesses of it as well.
+        if scope["path"] not in _WITHOUT_RATE:
             self._check_rate(scope)
         if scope["method"] not in _SAFE:
             _check_origin(headers, host)
@@ -92,9 +93,9 @@ class AdmissionMiddleware:
         if (
             self._token is not None
             and not is_open
-            and not self._token.admits(headers.get("authorization"))
+            and not self._token.is_shown_by(headers.get("authorization"))
         ):
-            if scope["path"] in _AT_ANY_RATE:
+            if scope["path"] in _WITHOUT_RATE:
                 self._check_rate(scope)
             raise Problem(
                 401,
@@ -102,49 +103,49 @@ class AdmissionMiddleware:
                 {"WWW-Authenticate": "Bearer"},
             )
         is_upload = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        most = MOST_SENT_BYTES + _MULTIPART_BYTES if is_upload else MOST_JSON_BYTES
+        most_bytes = MOST_SENT_BYTES + _MULTIPART_BYTES if is_upload else MOST_JSON_BYTES
         length = headers.get("content-length", "")
-        if length.isdigit() and (len(length) > 15 or int(length) > most):
-            raise Problem(413, _too_large(most))
-        return most
+        if length.isdigit() and (len(length) > 15 or int(length) > most_bytes):
+            raise Problem(413, _too_large(most_bytes))
+        return most_bytes
 
     def _check_rate(self, scope: Scope) -> None:
-        if self._rate is not None:
-            self._rate.admit((scope.get("client") or ("",))[0])
+        if self._rate_limiter is not None:
+            self._rate_limiter.admit((scope.get("client") or ("",))[0])
 
 
-class _Bounded:
-    """Receives a body of unknown length, as far as it may go."""
+class _BoundedBody:
+    """Receives a body whose length is not known, up to a bound."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, most_bytes: int) -> None:
         self._receive = receive
-        self._left = self._most = most
+        self._left_bytes = self._most_bytes = most_bytes
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
+            self._left_bytes -= len(message.get("body", b""))
+            if self._left_bytes < 0:
                 if message.get("more_body"):
-                    await _drain(self._receive)
-                raise HTTPException(413, _too_large(self._most))
+                    await _discard_body(self._receive)
+                raise HTTPException(413, _too_large(self._most_bytes))
         return message
 
 
-async def _drain(receive: Receive) -> None:
-    """Let a refused body pass by, within bounds: who still sends may never see the answer."""
-    left = _MOST_DRAINED_BYTES
-    while left > 0:
+async def _discard_body(receive: Receive) -> None:
+    """Read a refused body, up to a bound: a client that still sends may never see the answer."""
+    left_bytes = _MOST_DISCARDED_BYTES
+    while left_bytes > 0:
         message = await receive()
         if message["type"] != "http.request" or not message.get("more_body"):
             return
-        left -= len(message.get("body", b""))
+        left_bytes -= len(message.get("body", b""))
 
 
-def _marked(send: Send) -> Send:
-    """A browser shall take an answer for what it says it is, and data for no page at all."""
+def _with_security_headers(send: Send) -> Send:
+    """Keep browsers from guessing a type, and from showing data as a page."""
 
-    async def marked(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
             if not any(name == b"content-security-policy" for name, _ in headers):
@@ -152,18 +153,22 @@ def _marked(send: Send) -> Send:
             message = {**message, "headers": headers}
         await send(message)
 
-    return marked
+    return send_with_headers
 
 
-def _too_large(most: int) -> str:
+def _too_large(most_bytes: int) -> str:
     return (
-        f"the body is larger than {most:,} bytes; pictures may have {MOST_SENT_BYTES:,}: "
+        f"the body is larger than {most_bytes:,} bytes; pictures may have {MOST_SENT_BYTES:,}: "
         "send a smaller one, or index its file and ask for what is similar to it"
     )
 
 
 def _headers(scope: Scope) -> Mapping[str, str]:
-    """The headers; one that stands twice and must be unique counts as wrong."""
+    """The headers by name.
+
+    Raises:
+        Problem: one that must be unique stands twice.
+    """
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         key = name.decode("latin-1").lower()
@@ -182,7 +187,7 @@ def _hostname(host: str) -> str:
 
 
 def _own_address(scope: Scope) -> frozenset[str]:
-    """The address at which this very connection arrived: no name, and so never a rebound one."""
+    """The address at which this connection arrived: it is no name, so none that was rebound."""
     server = scope.get("server")
     return frozenset([server[0]] if server else [])
 

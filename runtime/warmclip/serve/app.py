@@ -1,4 +1,4 @@
-"""The app: every route, every problem, and the gate in front of them."""
+"""The FastAPI app: every route, the handlers of errors, and the middlewares."""
 
 import importlib.metadata
 from collections.abc import AsyncIterator
@@ -27,61 +27,65 @@ from warmclip.serve.context import THREADS, AppContext
 from warmclip.serve.rate_limiter import RateLimiter
 from warmclip.serve.unknown_parameters import refuse_unknown_parameters
 
-_ABOUT = """
-Pictures into Qdrant and out again, through warm workers that never fork a model.
+_DESCRIPTION = """
+Index pictures into Qdrant and search them, through warm workers that never fork a model.
 
-Every error is a problem (RFC 9457) whose `detail` says what to do.
+Every error is a problem document (RFC 9457) whose `detail` says what to do.
 """
 
 
 @asynccontextmanager
-async def _threads(_app: FastAPI) -> AsyncIterator[None]:
-    """More threads than are the rule: most of them only wait."""
+async def _raise_thread_limit(_app: FastAPI) -> AsyncIterator[None]:
+    """Allow more threads than AnyIO's 40: most of them only wait."""
     current_default_thread_limiter().total_tokens = THREADS
     yield
 
 
 def create_app(
-    services: AppContext, token: Token | None = None, rate: RateLimiter | None = None
+    context: AppContext, token: Token | None = None, rate_limiter: RateLimiter | None = None
 ) -> FastAPI:
-    """The app on these services.
+    """Build the app.
 
     Args:
-        services: what it stands on; its foreman is started and stopped by the caller.
+        context: what its routes use; the caller starts and stops its scheduler.
         token: that requests must show.
-        rate: how often one address may ask.
+        rate_limiter: bounds the requests of one address.
     """
     registry = CollectorRegistry()
     app = FastAPI(
         title="warmclip",
         version=importlib.metadata.version("warmclip"),
-        description=_ABOUT,
+        description=_DESCRIPTION,
         openapi_url="/openapi.json",
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_threads,
+        lifespan=_raise_thread_limit,
         dependencies=[
             *([Security(HTTPBearer(auto_error=False))] if token else []),
             Depends(refuse_unknown_parameters),
         ],
     )
-    problems.install(app, services.settings)
+    problems.add_problem_handlers(app, context.settings)
     page = assets.read_assets()
-    for routes in (
-        assets.router(page),
-        events.router(services),
-        sessions.router(services),
-        search.router(services),
-        thumbnails.router(services),
-        embedding.router(services),
-        health.router(services),
-        doctor.router(services),
-        metrics.router(services, registry),
+    for router in (
+        assets.make_router(page),
+        events.make_router(context),
+        sessions.make_router(context),
+        search.make_router(context),
+        thumbnails.make_router(context),
+        embedding.make_router(context),
+        health.make_router(context),
+        doctor.make_router(context),
+        metrics.make_router(context, registry),
     ):
-        app.include_router(routes)
+        app.include_router(router)
     app.add_middleware(
-        AdmissionMiddleware, hosts=services.hosts, token=token, open_paths=page, rate=rate
+        AdmissionMiddleware,
+        hosts=context.hosts,
+        token=token,
+        open_paths=page,
+        rate_limiter=rate_limiter,
     )
     app.add_middleware(metrics.RequestTiming, registry=registry)
     return app

@@ -1,4 +1,4 @@
-"""The page's own files: read once, given out by exact path. They hold no data: no token."""
+"""The page's own files: read once, served by exact path, without a token as they hold no data."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Nothing from elsewhere, nothing inline, and no HTML made of text by any script of ours. Pictures
-# come as blobs, as they need the token.
+# Nothing from other sites, nothing inline, and no script may make HTML of text. Pictures come as
+# blobs, since requests for them need the token.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -30,7 +30,7 @@ _POLICY = "; ".join(
     )
 )
 _HEADERS = {
-    "Cache-Control": "no-cache",  # kept, and asked for again: an upgrade is seen at once
+    "Cache-Control": "no-cache",  # browsers ask each time, and so see an upgrade at once
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -41,7 +41,7 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """One file as it is sent."""
+    """One file, and the headers that it is sent with."""
 
     body: bytes
     headers: Mapping[str, str]
@@ -63,11 +63,11 @@ def read_assets() -> dict[str, Asset]:
     return assets
 
 
-def router(assets: Mapping[str, Asset]) -> APIRouter:
-    """A route for each file: no other path leads to any."""
-    routes = APIRouter()
+def make_router(assets: Mapping[str, Asset]) -> APIRouter:
+    """A route for each file; no other path leads to one."""
+    router = APIRouter()
 
-    async def give(request: Request) -> Response:
+    async def serve_asset(request: Request) -> Response:
         asset = assets.get(request.scope["path"])
         if asset is None:  # routes also match a line break at the end
             raise HTTPException(404)
@@ -76,5 +76,5 @@ def router(assets: Mapping[str, Asset]) -> APIRouter:
         return Response(asset.body, headers=asset.headers)
 
     for path in assets:
-        routes.add_api_route(path, give, methods=["GET", "HEAD"], include_in_schema=False)
-    return routes
+        router.add_api_route(path, serve_asset, methods=["GET", "HEAD"], include_in_schema=False)
+    return router

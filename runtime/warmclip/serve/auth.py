@@ -19,13 +19,13 @@ _MOST_BYTES = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as it is remembered: by its digest, so that no log and no traceback can show it."""
+    """A token, kept as its digest, so that no log and no traceback can show it."""
 
     digest: bytes
 
     @classmethod
-    def of(cls, secret: str) -> Self:
-        """A token that is long enough not to be guessed.
+    def from_secret(cls, secret: str) -> Self:
+        """Accept a secret that is long enough not to be guessed.
 
         Raises:
             SettingsError: it is short, or has characters that no HTTP header can carry.
@@ -37,21 +37,21 @@ class Token:
             )
         return cls(_digest(secret))
 
-    def admits(self, authorization: str | None) -> bool:
-        """Whether an Authorization header shows it; how long this takes tells nothing of it."""
+    def is_shown_by(self, authorization: str | None) -> bool:
+        """Whether an Authorization header shows it, compared in constant time."""
         scheme, _, shown = (authorization or "").partition(" ")
-        right = hmac.compare_digest(_digest(shown.strip()), self.digest)
-        return right and scheme.lower() == "bearer"
+        is_equal = hmac.compare_digest(_digest(shown.strip()), self.digest)
+        return is_equal and scheme.lower() == "bearer"
 
 
 def read_token(file: Path | None, secret: str | None) -> Token | None:
-    """The token in a file, else the environment's, else none.
+    """Read the token from a file, else from the environment; None if neither has one.
 
     Raises:
-        SettingsError: the file cannot be read, or what is there is no token.
+        SettingsError: the file cannot be read, or it holds no token.
     """
     if file is None:
-        return Token.of(secret) if secret is not None else None
+        return Token.from_secret(secret) if secret is not None else None
     try:
         with file.open("rb") as stream:
             mode = stat.S_IMODE(file.stat().st_mode)
@@ -60,7 +60,7 @@ def read_token(file: Path | None, secret: str | None) -> Token | None:
         raise SettingsError(f"--token-file {file} cannot be read: {exc.strerror}") from exc
     if mode & 0o077:
         log.warning("%s is open to other users (mode %04o); chmod 600 closes it", file, mode)
-    return Token.of(text)
+    return Token.from_secret(text)
 
 
 def is_loopback(host: str) -> bool:
@@ -72,7 +72,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_token(host: str, token: Token | None) -> None:
-    """Refuse to be reachable from elsewhere without a token.
+    """Refuse to listen at an address that other machines can reach, unless there is a token.
 
     Raises:
         SettingsError: saying how to give one.

@@ -1,4 +1,4 @@
-"""What the API stands on, made once by whoever starts it."""
+"""What the routes use, made once by whoever starts the server."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -13,30 +13,30 @@ from warmclip.work.sessions.scheduler import SessionScheduler
 from warmclip.work.status import QueueStatus
 
 ANSWER_S = 30.0
-"""How long a worker may take for one request."""
+"""How long a worker may take to answer one request."""
 
 THREADS = 96
-"""That answer requests."""
+"""Threads that answer requests."""
 
-_MOST_WAITING = 64  # of them, for workers: the others answer what needs none
+_MOST_WAITING = 64  # requests that wait for workers; the other threads answer the rest
 
 
 class WorkerClient:
-    """Asks workers for what they can do, for a bounded number of requests at once."""
+    """Calls functions of ``warmclip.work.jobs`` in a worker, for a bounded number of requests."""
 
-    def __init__(self, ask: Callable[..., Any]) -> None:
-        """Workers.
+    def __init__(self, call: Callable[..., Any]) -> None:
+        """Make a client.
 
         Args:
-            ask: a function, its arguments by name, ``timeout_s`` -> its answer; see ``call``.
+            call: ``warmclip.work.producer.call`` with its connection.
         """
-        self._ask = ask
+        self._call = call
         self._free = threading.BoundedSemaphore(_MOST_WAITING)
 
-    def ask(
+    def call(
         self, function: str, timeout_s: float = ANSWER_S, **arguments: Any
     ) -> Mapping[str, Any]:
-        """Have a worker run one of its functions, and wait for the answer.
+        """Have a worker run a function, and return its answer.
 
         Raises:
             Problem: too many requests wait already.
@@ -49,7 +49,7 @@ class WorkerClient:
                 "workers (`warmclip worker --workers N`)",
             )
         try:
-            answer: Mapping[str, Any] = self._ask(function, arguments, timeout_s=timeout_s)
+            answer: Mapping[str, Any] = self._call(function, arguments, timeout_s=timeout_s)
         finally:
             self._free.release()
         return answer
@@ -57,14 +57,14 @@ class WorkerClient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppContext:
-    """All of it."""
+    """Settings, and the connections to sessions and workers."""
 
     settings: Settings
     roots: tuple[Root, ...]  # canonical
-    ledger: SessionCommands
-    foreman: SessionScheduler
+    sessions: SessionCommands
+    scheduler: SessionScheduler
     workers: WorkerClient
-    status: Callable[[], QueueStatus]
-    totals: Callable[[], Mapping[str, int]]
+    read_status: Callable[[], QueueStatus]
+    read_counters: Callable[[], Mapping[str, int]]
     streams: Streams
-    hosts: tuple[str, ...] = ()  # names by which the server may be called
+    hosts: tuple[str, ...] = ()  # names by which requests may call the server

@@ -1,4 +1,4 @@
-"""What the doctor knows without looking for long: verdict, quarantine, queues, workers."""
+"""The state of the system: providers of a worker, quarantine, queues, workers, failed jobs."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,22 +8,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.errors import WarmclipError
 from warmclip.serve.context import AppContext
-from warmclip.serve.problems import RESPONSES, Problem, shown
+from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 
 _DEADLINE_S = 10.0  # a worker may be at a chunk of pictures
 
 
-class TowerView(BaseModel):
-    """Where one half of the model computes."""
+class Tower(BaseModel):
+    """The provider that one tower of the model computes on."""
 
     tower: Annotated[str, Field(description="image or text.")]
-    chosen: Annotated[str, Field(description="The provider that the verdict names.")]
-    now: Annotated[str, Field(description="What computes: another one after a failure.")]
+    chosen: Annotated[str, Field(description="The provider that was selected.")]
+    now: Annotated[
+        str, Field(description="The provider that computes: another one after a failure.")
+    ]
     why: str
 
 
-class TrialView(BaseModel):
-    """One provider tried on one tower; a figure that was not reached is null."""
+class ProviderTrial(BaseModel):
+    """One provider tried on one tower; a figure that was not measured is null."""
 
     provider: str
     tower: str
@@ -35,8 +37,8 @@ class TrialView(BaseModel):
     load_s: float | None
 
 
-class QuarantineView(BaseModel):
-    """A provider that is passed over for a while."""
+class QuarantinedProvider(BaseModel):
+    """A provider that is not used for a while."""
 
     provider: str
     reason: str
@@ -44,14 +46,14 @@ class QuarantineView(BaseModel):
     until: Annotated[str, Field(description="ISO 8601, UTC.")]
 
 
-class VerdictView(BaseModel):
-    """Of the worker that answered."""
+class ProviderSelection(BaseModel):
+    """The providers that the worker which answered has selected."""
 
     asked: Annotated[str, Field(description="WARMCLIP_PROVIDER.")]
-    towers: list[TowerView]
-    trials: list[TrialView]
+    towers: list[Tower]
+    trials: list[ProviderTrial]
     passed_over: Annotated[dict[str, str], Field(description="Provider: why it was not tried.")]
-    quarantine: list[QuarantineView]
+    quarantine: list[QuarantinedProvider]
     model: str
     fingerprint: Annotated[str, Field(description="Of the embedding space.")]
     versions: dict[str, str]
@@ -60,8 +62,8 @@ class VerdictView(BaseModel):
     pid: int
 
 
-class QueueView(BaseModel):
-    """One queue, and how many jobs are in each state."""
+class Queue(BaseModel):
+    """One queue, and the jobs in each state."""
 
     name: str
     queued: int
@@ -69,7 +71,7 @@ class QueueView(BaseModel):
     failed: int
 
 
-class WorkerView(BaseModel):
+class Worker(BaseModel):
     """One worker that is registered and, as far as can be seen from here, alive."""
 
     name: str
@@ -91,8 +93,8 @@ class FailedJob(BaseModel):
     ended_at: Annotated[str | None, Field(description="ISO 8601, UTC.")]
 
 
-class DoctorView(BaseModel):
-    """All of it."""
+class DoctorResponse(BaseModel):
+    """Providers, queues, workers and failed jobs."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -110,34 +112,34 @@ class DoctorView(BaseModel):
         }
     )
 
-    verdict: Annotated[VerdictView | None, Field(description="Null if no worker told it.")]
+    verdict: Annotated[ProviderSelection | None, Field(description="Null if no worker told it.")]
     verdict_missing: Annotated[str | None, Field(description="Why none did.")]
-    queues: list[QueueView]
-    workers: list[WorkerView]
+    queues: list[Queue]
+    workers: list[Worker]
     failures: Annotated[list[FailedJob], Field(description="The latest 20, the last one first.")]
     dead_letters: Annotated[int, Field(description="Pictures that were set aside.")]
 
 
-def router(services: AppContext) -> APIRouter:
-    """The route of the doctor."""
-    routes = APIRouter(prefix="/api/v1", tags=["operation"], responses=RESPONSES)
+def make_router(context: AppContext) -> APIRouter:
+    """Make the route of the doctor."""
+    router = APIRouter(prefix="/api/v1", tags=["operation"], responses=RESPONSES)
 
-    @routes.get("/doctor")
-    def doctor() -> DoctorView:
-        """Ask a worker which provider each tower computes on and why; tell queues and workers.
+    @router.get("/doctor")
+    def get_doctor_report() -> DoctorResponse:
+        """Get which provider each tower of a worker computes on and why, queues and workers.
 
-        Nothing is tried for it: this is what was found when the worker started, and since.
-        Whether everything works now, `/healthz` tells.
+        No provider is tried for it: this is what the worker found at its start, and since.
+        `/healthz` tells whether everything works now.
         """
-        status = _legible(services.status().to_dict())
+        status = _as_utf8(context.read_status().to_dict())
         verdict, missing = None, None
         try:
-            verdict = VerdictView.model_validate(
-                _legible(services.workers.ask("verdict", timeout_s=_DEADLINE_S))
+            verdict = ProviderSelection.model_validate(
+                _as_utf8(context.workers.call("verdict", timeout_s=_DEADLINE_S))
             )
         except (WarmclipError, Problem) as exc:
-            missing = shown(str(exc))
-        return DoctorView.model_validate(
+            missing = as_utf8(str(exc))
+        return DoctorResponse.model_validate(
             {
                 **status,
                 "dead_letters": status["dead"],
@@ -146,17 +148,17 @@ def router(services: AppContext) -> APIRouter:
             }
         )
 
-    return routes
+    return router
 
 
-def _legible(value: Any) -> Any:
-    """As UTF-8 can carry it: reasons and names may quote what is none."""
+def _as_utf8(value: Any) -> Any:
+    """The same value with its texts as UTF-8: reasons and names may hold other bytes."""
     match value:
         case str():
-            return shown(value)
+            return as_utf8(value)
         case Mapping():
-            return {shown(str(key)): _legible(each) for key, each in value.items()}
+            return {as_utf8(str(key)): _as_utf8(each) for key, each in value.items()}
         case list() | tuple():
-            return [_legible(each) for each in value]
+            return [_as_utf8(each) for each in value]
         case _:
             return value

@@ -11,15 +11,15 @@ from starlette.datastructures import UploadFile
 from warmclip.indexing.folders import find_place
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem
-from warmclip.serve.search import in_base64
+from warmclip.serve.search import read_base64
 
 _MOST_TEXTS = 256
 
-Numbers = Annotated[list[float], Field(description="A unit vector.")]
+Vector = Annotated[list[float], Field(description="A unit vector.")]
 
 
-class Texts(BaseModel):
-    """What to embed."""
+class EmbedTextsRequest(BaseModel):
+    """The texts to embed."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"texts": ["a red bicycle", "a blue car"]}]}
@@ -31,8 +31,8 @@ class Texts(BaseModel):
     ]
 
 
-class Named(BaseModel):
-    """A picture that workers can read themselves."""
+class EmbedImageRequest(BaseModel):
+    """The path of a picture, which workers read themselves."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"path": "/mnt/photos/a.jpg"}]}
@@ -49,7 +49,7 @@ class Named(BaseModel):
     ]
 
 
-_SENT = {
+_UPLOAD_SCHEMA = {
     "type": "object",
     "required": ["file"],
     "properties": {
@@ -61,90 +61,97 @@ _SENT = {
     },
 }
 
-_BODY = {
+_REQUEST_BODY = {
     "required": True,
     "content": {
-        "multipart/form-data": {"schema": _SENT},
-        "application/json": {"schema": Named.model_json_schema()},
+        "multipart/form-data": {"schema": _UPLOAD_SCHEMA},
+        "application/json": {"schema": EmbedImageRequest.model_json_schema()},
     },
 }
 
 
-class TextVectors(BaseModel):
+class EmbedTextsResponse(BaseModel):
     """A vector for each text, in their order."""
 
     fingerprint: Annotated[str, Field(description="Of the embedding space.")]
     dim: int
-    vectors: list[Numbers]
+    vectors: list[Vector]
 
 
-class PictureVector(BaseModel):
+class EmbedImageResponse(BaseModel):
     """The vector of a picture."""
 
     fingerprint: Annotated[str, Field(description="Of the embedding space.")]
     dim: int
     width_px: int
     height_px: int
-    vector: Numbers
+    vector: Vector
 
 
-def router(services: AppContext) -> APIRouter:
-    """The routes of vectors."""
-    routes = APIRouter(prefix="/api/v1/embed", tags=["embed"], responses=RESPONSES)
+def make_router(context: AppContext) -> APIRouter:
+    """Make the routes of vectors."""
+    router = APIRouter(prefix="/api/v1/embed", tags=["embed"], responses=RESPONSES)
 
-    @routes.post("/text")
-    def texts(order: Texts) -> TextVectors:
+    @router.post("/text")
+    def embed_texts(request: EmbedTextsRequest) -> EmbedTextsResponse:
         """Embed texts."""
-        answer = services.workers.ask("embed_texts", texts=order.texts)
-        rows = [answer["vectors"][text] for text in order.texts]
-        return TextVectors(fingerprint=answer["fingerprint"], dim=answer["dim"], vectors=rows)
+        answer = context.workers.call("embed_texts", texts=request.texts)
+        return EmbedTextsResponse(
+            fingerprint=answer["fingerprint"],
+            dim=answer["dim"],
+            vectors=[answer["vectors"][text] for text in request.texts],
+        )
 
-    @routes.post("/image", openapi_extra={"requestBody": _BODY})
-    def picture(source: Annotated[UploadFile | Named, Depends(_source)]) -> PictureVector:
+    @router.post("/image", openapi_extra={"requestBody": _REQUEST_BODY})
+    def embed_image(
+        picture: Annotated[UploadFile | EmbedImageRequest, Depends(_read_picture)],
+    ) -> EmbedImageResponse:
         """Embed one picture: one that is sent, as a form's field `file`, or one that is named.
 
-        Nothing of it is kept. What is named must lie inside the roots.
+        Nothing of it is kept. A picture that is named must lie inside the roots.
         """
-        if isinstance(source, Named):
-            find_place(source.path, services.settings, services.roots)
-            answer = services.workers.ask("embed_image", path=source.path)
+        if isinstance(picture, EmbedImageRequest):
+            find_place(picture.path, context.settings, context.roots)
+            answer = context.workers.call("embed_image", path=picture.path)
         else:
-            answer = services.workers.ask("embed_image", data=in_base64(source))
-        return PictureVector.model_validate(answer)
+            answer = context.workers.call("embed_image", data=read_base64(picture))
+        return EmbedImageResponse.model_validate(answer)
 
-    return routes
+    return router
 
 
-async def _source(request: Request) -> UploadFile | Named:
-    """What the body is or names, by its type; FastAPI knows routes of one type only.
+async def _read_picture(request: Request) -> UploadFile | EmbedImageRequest:
+    """Read the body by its type; FastAPI itself knows routes of one type only.
 
     Raises:
-        RequestValidationError, Problem: neither.
+        RequestValidationError: the body has no picture.
+        Problem: the body is of another type.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    match kind:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    match content_type:
         case "multipart/form-data":
             form = await request.form(max_files=1, max_fields=16)
             file = form.get("file")
             if isinstance(file, UploadFile):
                 return file
-            raise _unfit(["file"], "a picture is missing")
+            raise _invalid(["file"], "a picture is missing")
         case "application/json":
             try:
-                return Named.model_validate(json.loads(await request.body()))
+                return EmbedImageRequest.model_validate(json.loads(await request.body()))
             except ValidationError as exc:
                 raise RequestValidationError(
                     [{**each, "loc": ("body", *each["loc"])} for each in exc.errors()]
                 ) from exc
             except (ValueError, RecursionError) as exc:
-                raise _unfit([], f"this is no JSON: {exc}") from exc
+                raise _invalid([], f"this is no JSON: {exc}") from exc
     raise Problem(
         415,
-        f"{kind[:100]!r} is no type of body that is understood here: send multipart/form-data with "
-        'a field "file", or application/json such as {"path": "/mnt/photos/a.jpg"}',
+        f"the type of the body, {content_type[:100]!r}, is not accepted here: send "
+        'multipart/form-data with a field "file", or application/json such as '
+        '{"path": "/mnt/photos/a.jpg"}',
     )
 
 
-def _unfit(where: list[str], what: str) -> RequestValidationError:
+def _invalid(where: list[str], what: str) -> RequestValidationError:
     error: dict[str, Any] = {"type": "value_error", "loc": ("body", *where), "msg": what}
     return RequestValidationError([error])

@@ -9,16 +9,16 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from warmclip.serve.context import AppContext
-from warmclip.serve.problems import RESPONSES, of_error
-from warmclip.serve.sessions import PREFIX, SessionPage, SessionView
+from warmclip.serve.problems import RESPONSES, problem_of_error
+from warmclip.serve.sessions import PREFIX, SessionListResponse, SessionResponse
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
 from warmclip.work.sessions.store import SessionStore
 
 _MOST_SESSIONS = 50  # that are over
-_EVERY_S = 1.0
-_HEARTBEAT_S = 15.0  # below what proxies take for silence
+_INTERVAL_S = 1.0
+_HEARTBEAT_S = 15.0  # below the silence after which proxies close a connection
 _RETRY_MS = 2_000
 
 _EXAMPLE = """\
@@ -32,96 +32,98 @@ data: {"total": 1, "sessions": [{"id": "0f8b6c0e5d3b4a1f9c7e2d1a0b9c8d7e", ...}]
 _CONTENT = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 
 
-class Newest:
-    """The youngest sessions and all that are open, read about once a second for all streams."""
+class SessionFeed:
+    """The latest sessions and all that are open, read about once a second for all streams."""
 
-    def __init__(self, books: SessionStore) -> None:
-        self._books = books
+    def __init__(self, sessions: SessionStore) -> None:
+        self._sessions = sessions
         self._lock = threading.Lock()
-        self._page: SessionPage | None = None
+        self._latest: SessionListResponse | None = None
         self._read_at = float("-inf")
 
-    def read(self) -> SessionPage:
-        """As they are, or were just now."""
+    def read(self) -> SessionListResponse:
+        """The sessions as they are, or were less than a second ago."""
         with self._lock:
-            if self._page is None or time.monotonic() - self._read_at > 0.9 * _EVERY_S:
-                youngest, total = self._books.page(0, _MOST_SESSIONS)
-                open_ = (each for each in self._books.open_sessions() if not each.is_over)
-                found = {each.id: each for each in (*youngest, *open_)}
-                views = [SessionView.of(each) for each in found.values()]
-                self._page = SessionPage(total=total, sessions=views)
+            if self._latest is None or time.monotonic() - self._read_at > 0.9 * _INTERVAL_S:
+                latest, total = self._sessions.page(0, _MOST_SESSIONS)
+                open_ = (each for each in self._sessions.open_sessions() if not each.is_over)
+                found = {each.id: each for each in (*latest, *open_)}
+                self._latest = SessionListResponse(
+                    total=total,
+                    sessions=[SessionResponse.from_session(each) for each in found.values()],
+                )
                 self._read_at = time.monotonic()
-            return self._page
+            return self._latest
 
 
-def router(services: AppContext) -> APIRouter:
-    """The route of events; it comes before that of one session."""
-    routes = APIRouter(prefix=PREFIX, tags=["training"], responses=RESPONSES)
-    newest = Newest(services.ledger)
+def make_router(context: AppContext) -> APIRouter:
+    """Make the route of events; it must be added before the route of one session."""
+    router = APIRouter(prefix=PREFIX, tags=["training"], responses=RESPONSES)
+    feed = SessionFeed(context.sessions)
 
-    @routes.get(
+    @router.get(
         "/events",
         response_class=StreamingResponse,
         responses={
             200: {"content": _CONTENT, "description": "Server-sent events, without end."},
         },
     )
-    def events() -> StreamingResponse:
-        """Follow the sessions: what there is at once, then each that is new or has changed.
+    def stream_session_events() -> StreamingResponse:
+        """Follow the sessions: all at once at first, then each that is new or has changed.
 
-        It tells of the 50 youngest, and of all that are under way.
+        It tells of the latest 50, and of all that are under way.
 
         Events are named `sessions`, with a page of sessions as `GET` lists them, or `problem`,
         while they cannot be read. At most one comes a second, and a comment where none does for
         15 seconds. The first event tells everything, so `Last-Event-ID` is not needed, and not
         looked at. A stream ends when the server stops; at most 32 are open at once.
         """
-        services.streams.check()
-        first = newest.read()  # what is wrong at once is a problem as everywhere
+        context.streams.check()
+        first = feed.read()  # an error is a problem document here, as of every route
         return StreamingResponse(
-            tell(newest, services.streams, services.settings, first),
+            send_events(feed, context.streams, context.settings, first),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    return routes
+    return router
 
 
-async def tell(
-    newest: Newest, streams: Streams, settings: Settings, first: SessionPage
+async def send_events(
+    feed: SessionFeed, streams: Streams, settings: Settings, first: SessionListResponse
 ) -> AsyncIterator[str]:
-    """One stream, from its first event to its end; at once if others have come first."""
-    if streams.is_full:  # when it was checked, they had not begun
+    """Yield the events of one stream; none if too many streams have begun since the check."""
+    if streams.is_full:
         return
     with streams.counted():
         yield f"retry: {_RETRY_MS}\n\n"
         yield _event("sessions", first.model_dump_json())
-        told = {each.id: each for each in first.sessions}
-        total, trouble = first.total, ""
-        spoke_at = time.monotonic()
-        while await streams.wait(_EVERY_S):
+        sent = {each.id: each for each in first.sessions}
+        total, problem = first.total, ""
+        sent_at = time.monotonic()
+        while await streams.sleep(_INTERVAL_S):
             event = ""
             try:
-                page = await to_thread.run_sync(newest.read)
+                latest = await to_thread.run_sync(feed.read)
             except BROKER_ERRORS as exc:
-                problem = bytes(of_error(as_ours(settings, exc)).body).decode("ascii")
-                if problem != trouble:
+                before = problem
+                problem = bytes(problem_of_error(as_ours(settings, exc)).body).decode("ascii")
+                if problem != before:
                     event = _event("problem", problem)
-                trouble = problem
             else:
-                changed = [each for each in page.sessions if told.get(each.id) != each]
-                if changed or page.total != total or trouble:
-                    news = SessionPage(total=page.total, sessions=changed)
+                changed = [each for each in latest.sessions if sent.get(each.id) != each]
+                if changed or latest.total != total or problem:
+                    news = SessionListResponse(total=latest.total, sessions=changed)
                     event = _event("sessions", news.model_dump_json())
-                told = {each.id: each for each in page.sessions}
-                total, trouble = page.total, ""
-            if not event and time.monotonic() - spoke_at >= _HEARTBEAT_S:
+                sent = {each.id: each for each in latest.sessions}
+                total, problem = latest.total, ""
+            if not event and time.monotonic() - sent_at >= _HEARTBEAT_S:
                 event = ": still here\n\n"
             if event:
                 yield event
-                spoke_at = time.monotonic()
+                sent_at = time.monotonic()
 
 
 def _event(name: str, data: str) -> str:
-    """One event; JSON holds no line break, so that its data is one line."""
+    """One event; JSON has no line break, so that its data is one line."""
     return f"event: {name}\ndata: {data}\n\n"

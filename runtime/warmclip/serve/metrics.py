@@ -1,4 +1,4 @@
-"""Figures for Prometheus, from a registry of our own."""
+"""Metrics for Prometheus: the server's requests, and what Redis tells of jobs and sessions."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _STREAM = b"text/event-stream; charset=utf-8"
 
 
 class RequestTiming:
-    """An ASGI middleware that times every request, by route and not by path."""
+    """An ASGI middleware that times every request, by its route."""
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
         self._app = app
@@ -34,14 +34,14 @@ class RequestTiming:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and note how long it took."""
+        """Pass a request on, and observe how long it took."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
         status, is_stream = 500, False
 
-        async def noted(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -49,56 +49,56 @@ class RequestTiming:
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, observed_send)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            if not is_stream:  # how long somebody listened is no figure of the server's
+            if not is_stream:  # it lasts as long as somebody listens
                 self._seconds.labels(method, route, status).observe(time.perf_counter() - began)
 
 
 class QueueCollector(Collector):
-    """What Redis and this machine know, read when somebody asks."""
+    """Metrics of jobs, sessions and providers, read at each scrape."""
 
-    def __init__(self, services: AppContext) -> None:
-        self._services = services
+    def __init__(self, context: AppContext) -> None:
+        self._context = context
 
     def describe(self) -> list[Metric]:
-        """Nothing: else registering it would ask Redis."""
+        """Describe nothing, so that registering the collector does not ask Redis."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every figure as it is now."""
-        totals = self._services.totals()
+        """Read every metric."""
+        counters = self._context.read_counters()
         images = CounterMetricFamily(
             "warmclip_images", "Pictures of training sessions, by outcome", labels=["outcome"]
         )
         for outcome in _OUTCOMES:
-            images.add_metric([outcome], totals.get(outcome, 0))
+            images.add_metric([outcome], counters.get(outcome, 0))
         yield images
         yield CounterMetricFamily(
-            "warmclip_session_jobs", "Jobs of training sessions that ran", totals.get("jobs", 0)
+            "warmclip_session_jobs", "Jobs of training sessions that ran", counters.get("jobs", 0)
         )
         yield CounterMetricFamily(
             "warmclip_session_jobs_wait_seconds",
             "How long these had waited in their queue, all together",
-            totals.get("waited_ms", 0) / 1000,
+            counters.get("waited_ms", 0) / 1000,
         )
         yield CounterMetricFamily(
             "warmclip_horses_started",
             "Processes that workers had run jobs",
-            totals.get("horses", 0),
+            counters.get("horses", 0),
         )
-        yield from self._of_queues()
+        yield from self._collect_queues()
         quarantined = GaugeMetricFamily(
             "warmclip_provider_quarantined", "Passed over on this machine", labels=["provider"]
         )
-        for provider in Quarantine(self._services.settings.home).active():
+        for provider in Quarantine(self._context.settings.home).active():
             quarantined.add_metric([provider], 1)
         yield quarantined
 
-    def _of_queues(self) -> Iterator[Metric]:
-        status = self._services.status()
+    def _collect_queues(self) -> Iterator[Metric]:
+        status = self._context.read_status()
         jobs = GaugeMetricFamily("warmclip_jobs", "Jobs by state", labels=["queue", "state"])
         for queue in status.queues:
             for state in ("queued", "started", "failed"):
@@ -106,26 +106,26 @@ class QueueCollector(Collector):
         yield jobs
         yield GaugeMetricFamily("warmclip_workers", "Workers alive", len(status.workers))
         yield GaugeMetricFamily("warmclip_dead_letters", "Pictures set aside", status.dead)
-        sessions = len(self._services.ledger.open_sessions())
+        sessions = len(self._context.sessions.open_sessions())
         yield GaugeMetricFamily("warmclip_sessions_open", "Sessions under way", sessions)
-        streams = self._services.streams.open
+        streams = self._context.streams.open
         yield GaugeMetricFamily("warmclip_event_streams", "Event streams that are open", streams)
 
 
-def router(services: AppContext, registry: CollectorRegistry) -> APIRouter:
-    """The route of figures."""
-    routes = APIRouter(tags=["operation"], responses=RESPONSES)
-    books = CollectorRegistry()
-    books.register(QueueCollector(services))
+def make_router(context: AppContext, registry: CollectorRegistry) -> APIRouter:
+    """Make the route of metrics."""
+    router = APIRouter(tags=["operation"], responses=RESPONSES)
+    queue_registry = CollectorRegistry()
+    queue_registry.register(QueueCollector(context))
 
-    @routes.get(
+    @router.get(
         "/metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}, "description": "For Prometheus."}},
     )
-    def metrics() -> Response:
-        """Figures in Prometheus' text format."""
-        text = generate_latest(registry) + generate_latest(books)
+    def get_metrics() -> Response:
+        """Get metrics in Prometheus' text format."""
+        text = generate_latest(registry) + generate_latest(queue_registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    return routes
+    return router

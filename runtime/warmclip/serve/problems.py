@@ -1,4 +1,4 @@
-"""What goes wrong, as RFC 9457 has it: a status, and a sentence that says what to do."""
+"""Errors as problem documents (RFC 9457): a status, and a sentence that says what to do."""
 
 import json
 import logging
@@ -30,6 +30,7 @@ STATUS: Mapping[type[WarmclipError], int] = {
     errors.ImageUnreadable: 422,
     errors.ImagesUnreadable: 422,
     errors.TextRefused: 422,
+    errors.SearchRefused: 422,
     errors.StoreError: 502,
     errors.StoreHeld: 503,
     errors.NotStored: 404,
@@ -44,14 +45,14 @@ STATUS: Mapping[type[WarmclipError], int] = {
     errors.QueueUnreachable: 503,
     errors.Overloaded: 503,
 }
-"""The status of each error; one that is not here has its base's."""
+"""The HTTP status of each error; one that is not listed has the status of its base class."""
 
 _RETRY_AFTER_S = "5"
-_MOST_CHARS = 2_000  # of a detail, which may quote what somebody sent
+_MOST_CHARS = 2_000  # of a detail, which may quote what a client sent
 
 
 class Problem(Exception):
-    """A problem that only HTTP knows."""
+    """An error that only the HTTP API has."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
@@ -99,16 +100,16 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-"""For every route: any status that it does not name is one of these."""
+"""The response of every route for any status that it does not name itself."""
 
 
-def shown(text: str) -> str:
-    """A text as UTF-8 can carry it: names of files need not be."""
+def as_utf8(text: str) -> str:
+    """A text with the bytes escaped that UTF-8 cannot carry: file names may have them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class ProblemResponse(JSONResponse):
-    """A problem on its way out."""
+    """A problem document; a 503 gets a Retry-After."""
 
     media_type = MEDIA_TYPE
 
@@ -133,18 +134,18 @@ class ProblemResponse(JSONResponse):
         super().__init__(body, status_code=status, headers=headers)
 
     def render(self, content: Any) -> bytes:
-        """In ASCII: a detail may hold what UTF-8 cannot."""
+        """Write JSON in ASCII: a detail may hold what UTF-8 cannot carry."""
         return json.dumps(content, ensure_ascii=True).encode("ascii")
 
 
-def of_error(exc: WarmclipError) -> ProblemResponse:
-    """One of our own errors."""
+def problem_of_error(exc: WarmclipError) -> ProblemResponse:
+    """The response to one of warmclip's own errors."""
     status = next(STATUS[kind] for kind in (*type(exc).__mro__, WarmclipError) if kind in STATUS)
     return ProblemResponse(status, str(exc), code=type(exc).__name__)
 
 
-def _methods(app: FastAPI, path: str) -> list[str]:
-    """What may be asked of a path: the framework only tells of the first route that fits."""
+def _allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """The methods of all routes of a path: Starlette names those of the first route only."""
     return sorted(
         method.upper()
         for template, methods in app.openapi()["paths"].items()
@@ -156,51 +157,51 @@ def _methods(app: FastAPI, path: str) -> list[str]:
 Handler: TypeAlias = Callable[[Request, Any], Awaitable[ProblemResponse]]
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Let every error leave the app as a problem."""
+def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
+    """Have every error leave the app as a problem document."""
 
-    async def ours(_request: Request, exc: WarmclipError) -> ProblemResponse:
-        return of_error(exc)
+    async def on_warmclip_error(_request: Request, exc: WarmclipError) -> ProblemResponse:
+        return problem_of_error(exc)
 
-    async def of_the_broker(_request: Request, exc: Exception) -> ProblemResponse:
-        return of_error(as_ours(settings, exc))
+    async def on_broker_error(_request: Request, exc: Exception) -> ProblemResponse:
+        return problem_of_error(as_ours(settings, exc))
 
-    async def of_starlette(request: Request, exc: HTTPException) -> ProblemResponse:
+    async def on_http_exception(request: Request, exc: HTTPException) -> ProblemResponse:
         detail = str(exc.detail)
         if detail == HTTPStatus(exc.status_code).phrase:
             detail = f"{request.method} {request.url.path}: nothing here answers that; "
             detail += "/openapi.json tells what there is"
         headers = dict(exc.headers or {})
         if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            # None of them are the page's own files, of which the description does not tell.
-            headers["Allow"] = ", ".join(_methods(app, request.url.path)) or "GET, HEAD"
+            # The page's own files are not in the description.
+            headers["Allow"] = ", ".join(_allowed_methods(app, request.url.path)) or "GET, HEAD"
         return ProblemResponse(exc.status_code, detail, headers=headers)
 
-    async def of_http(_request: Request, exc: Problem) -> ProblemResponse:
+    async def on_problem(_request: Request, exc: Problem) -> ProblemResponse:
         return ProblemResponse(exc.status, exc.detail, headers=exc.headers)
 
-    async def of_the_request(request: Request, exc: RequestValidationError) -> ProblemResponse:
-        # Without what was sent: it may be long, or secret.
+    async def on_invalid_request(request: Request, exc: RequestValidationError) -> ProblemResponse:
+        # Without the values that were sent: they may be long, or secret.
         found = [
             {"where": ".".join(map(str, each["loc"])), "what": str(each["msg"])}
             for each in exc.errors()
         ]
         told = "; ".join(f"{each['where']}: {each['what']}" for each in found[:5])
-        kind = request.headers.get("content-type", "")
-        if kind.startswith("application/x-www-form-urlencoded"):  # `curl -d` says so of anything
+        content_type = request.headers.get("content-type", "")
+        if content_type.startswith("application/x-www-form-urlencoded"):  # the default of `curl -d`
             told += "; if JSON was sent, say so: Content-Type: application/json"
         return ProblemResponse(422, f"the request does not fit: {told}", errors=found[:20])
 
-    async def bug(_request: Request, _exc: Exception) -> ProblemResponse:
+    async def on_bug(_request: Request, _exc: Exception) -> ProblemResponse:
         return ProblemResponse(500, "a bug in warmclip: the server's log has the traceback")
 
     handlers: dict[type[Exception], Handler] = {
-        WarmclipError: ours,
-        HTTPException: of_starlette,
-        Problem: of_http,
-        RequestValidationError: of_the_request,
-        Exception: bug,
-        **dict.fromkeys(BROKER_ERRORS, of_the_broker),
+        WarmclipError: on_warmclip_error,
+        HTTPException: on_http_exception,
+        Problem: on_problem,
+        RequestValidationError: on_invalid_request,
+        Exception: on_bug,
+        **dict.fromkeys(BROKER_ERRORS, on_broker_error),
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

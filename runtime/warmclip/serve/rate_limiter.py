@@ -1,4 +1,4 @@
-"""How often one client may ask."""
+"""Bounds how often one client may ask."""
 
 import ipaddress
 import math
@@ -14,11 +14,11 @@ _NETWORK_BITS = 64  # of an IPv6 address: what one household or machine has for 
 
 
 class RateLimiter:
-    """A bucket of a minute's requests for each address; it fills steadily.
+    """A bucket of a minute's requests for each address, which fills steadily.
 
-    This is the generic cell rate algorithm: of each client, only the time is kept at which its
-    bucket will be full again. Those that were not seen for longest are forgotten first, so memory
-    is bounded however many addresses ask. For one thread, the event loop's.
+    It is the generic cell rate algorithm: of each client, only the time is kept at which its
+    bucket will be full again. The client that was not seen for longest is forgotten first, so
+    memory is bounded however many addresses ask. It is for one thread, the event loop's.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,10 +28,10 @@ class RateLimiter:
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def admit(self, address: str) -> None:
-        """Let one request of this address pass.
+        """Count one request of this address.
 
         Raises:
-            Problem: it has asked too often; Retry-After says when it may again.
+            Problem: the address asks too often; Retry-After says when it may ask again.
         """
         now, client = self._clock(), client_of(address)
         full_at = max(now, self._full_at.pop(client, now)) + self._interval_s
@@ -53,7 +53,7 @@ class RateLimiter:
 
 
 def client_of(address: str) -> str:
-    """Whom an address stands for: itself, or the IPv6 network that it is in."""
+    """The client behind an address: the address itself, or its IPv6 network."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,6 @@
-"""Searches over HTTP: by words, by a picture, by one that is stored."""
+"""Searches over HTTP: by text, by a picture that is sent, by a picture that is stored."""
 
 import base64
-import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any
@@ -13,34 +12,28 @@ from starlette import datastructures
 
 from warmclip.indexing.folders import find_place
 from warmclip.serve.context import AppContext
-from warmclip.serve.problems import RESPONSES, Problem, shown
+from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.sessions import CollectionName
-from warmclip.store.filter import Filter
+from warmclip.store.filter import MOST_HITS, Filter, parse_day
+
+_MOST_LIMIT = 200  # hits of one page
+_MOST_OFFSET = MOST_HITS - _MOST_LIMIT
 
 PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it.")]
-Limit = Annotated[int, Query(ge=1, le=200, description="Hits at most.")]
-Offset = Annotated[int, Query(ge=0, le=800, description="Hits to leave out before them.")]
+Limit = Annotated[int, Query(ge=1, le=_MOST_LIMIT, description="Hits at most.")]
+Offset = Annotated[int, Query(ge=0, le=_MOST_OFFSET, description="Hits to leave out before them.")]
 Collection = Annotated[CollectionName | None, Query(description="Where to look.")]
-Words = Annotated[
+Text = Annotated[
     str,
     Query(
         min_length=1,
         max_length=2_000,
         pattern=r"\S",
-        description="In words.",
+        description="What to look for, in words.",
         examples=["a red bicycle"],
     ),
 ]
-
-
-def _as_day(text: object) -> object:
-    """Only days as people write them: pydantic takes seconds since 1970 as well."""
-    if isinstance(text, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-        raise ValueError("write a day as 2026-11-25")
-    return text
-
-
-Below = Annotated[
+Folder = Annotated[
     str,
     Field(
         min_length=1,
@@ -53,7 +46,7 @@ Below = Annotated[
 ]
 Since = Annotated[
     date,
-    BeforeValidator(_as_day),
+    BeforeValidator(parse_day),  # pydantic itself would take seconds since 1970 as well
     Field(
         description="Only files that were last changed on this day or later, in UTC, as they "
         "were indexed.",
@@ -62,7 +55,7 @@ Since = Annotated[
 ]
 Until = Annotated[
     date,
-    BeforeValidator(_as_day),
+    BeforeValidator(parse_day),
     Field(
         description="Only files that were last changed on this day or earlier.",
         examples=["2026-11-25"],
@@ -70,7 +63,7 @@ Until = Annotated[
 ]
 
 
-class HitView(BaseModel):
+class SearchHit(BaseModel):
     """One picture that was found."""
 
     id: str
@@ -82,97 +75,95 @@ class HitView(BaseModel):
     sha256: Annotated[str, Field(description="Of the file, as it was indexed.")]
     mtime_ns: Annotated[int, Field(description="When the file was last changed, as indexed.")]
     indexed_at: Annotated[str, Field(description="ISO 8601, UTC.")]
-    thumbnail: Annotated[str, Field(description="Where to see it.")]
+    thumbnail: Annotated[str, Field(description="The path of its thumbnail.")]
 
 
-class SearchView(BaseModel):
+class SearchResponse(BaseModel):
     """Hits, best first."""
 
     collection: str
     offset: int
     fingerprint: Annotated[str, Field(description="Of the embedding space.")]
-    hits: list[HitView]
+    hits: list[SearchHit]
 
 
-def _only(folder: str | None, since: date | None, until: date | None) -> Filter:
-    if since is not None and until is not None and since > until:
-        raise Problem(422, f"since={since} is after until={until}: no picture is of that time")
-    return Filter(folder=folder, since=since, until=until)
-
-
-def _of_query(
-    folder: Annotated[Below | None, Query()] = None,
+def _filter_of_query(
+    folder: Annotated[Folder | None, Query()] = None,
     since: Annotated[Since | None, Query()] = None,
     until: Annotated[Until | None, Query()] = None,
 ) -> Filter:
-    return _only(folder, since, until)
+    return Filter(folder=folder, since=since, until=until)
 
 
-def _of_form(
-    folder: Annotated[Below | None, Form()] = None,
+def _filter_of_form(
+    folder: Annotated[Folder | None, Form()] = None,
     since: Annotated[Since | None, Form()] = None,
     until: Annotated[Until | None, Form()] = None,
 ) -> Filter:
-    return _only(folder, since, until)
+    return Filter(folder=folder, since=since, until=until)
 
 
-OfQuery = Annotated[Filter, Depends(_of_query)]
-OfForm = Annotated[Filter, Depends(_of_form)]
+QueryFilter = Annotated[Filter, Depends(_filter_of_query)]
+FormFilter = Annotated[Filter, Depends(_filter_of_form)]
 
 
-def router(services: AppContext) -> APIRouter:
-    """The routes of searches."""
-    routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
+def make_router(context: AppContext) -> APIRouter:
+    """Make the routes of searches."""
+    router = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 
-    def look(collection: str | None, offset: int, only: Filter, **question: Any) -> SearchView:
-        name = collection or services.settings.collection
-        if only.folder is not None and services.roots:  # workers, which may have others, check too
-            find_place(only.folder, services.settings, services.roots)
+    def search(
+        collection: str | None, offset: int, only: Filter, **question: Any
+    ) -> SearchResponse:
+        name = collection or context.settings.collection
+        if only.folder is not None and context.roots:  # workers check again: their roots may differ
+            find_place(only.folder, context.settings, context.roots)
         question |= only.to_dict()
-        answer = services.workers.ask("search", collection=name, offset=offset, **question)
-        hits = [_hit(hit, name) for hit in answer["hits"]]
-        return SearchView(
-            collection=name, offset=offset, fingerprint=answer["fingerprint"], hits=hits
+        answer = context.workers.call("search", collection=name, offset=offset, **question)
+        return SearchResponse(
+            collection=name,
+            offset=offset,
+            fingerprint=answer["fingerprint"],
+            hits=[_hit(hit, name) for hit in answer["hits"]],
         )
 
-    @routes.get("/search")
-    def by_words(
-        q: Words,
-        only: OfQuery,
+    @router.get("/search")
+    def search_by_text(
+        q: Text,
+        only: QueryFilter,
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
-    ) -> SearchView:
-        """The pictures that are nearest to words."""
-        return look(collection, offset, only, text=q, limit=limit)
+    ) -> SearchResponse:
+        """Find the pictures that are nearest to a text."""
+        return search(collection, offset, only, text=q, limit=limit)
 
-    @routes.post("/search/image")
-    def by_picture(
+    @router.post("/search/image")
+    def search_by_image(
         file: Annotated[UploadFile, File(description="A picture, up to 10 MiB.")],
-        only: OfForm,
+        only: FormFilter,
         collection: Annotated[CollectionName | None, Form()] = None,
-        limit: Annotated[int, Form(ge=1, le=200)] = 20,
-        offset: Annotated[int, Form(ge=0, le=800)] = 0,
-    ) -> SearchView:
-        """The pictures that are nearest to one that is sent."""
-        return look(collection, offset, only, data=in_base64(file), limit=limit)
+        limit: Annotated[int, Form(ge=1, le=_MOST_LIMIT)] = 20,
+        offset: Annotated[int, Form(ge=0, le=_MOST_OFFSET)] = 0,
+    ) -> SearchResponse:
+        """Find the pictures that are nearest to one that is sent."""
+        return search(collection, offset, only, data=read_base64(file), limit=limit)
 
-    @routes.get("/points/{id}/similar")
-    def by_stored(
+    @router.get("/points/{id}/similar")
+    def search_by_point(
         id: PointId,
-        only: OfQuery,
+        only: QueryFilter,
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
-    ) -> SearchView:
-        """The pictures that are nearest to a stored one, without itself."""
-        return look(collection, offset, only, like=str(id), limit=limit)
+    ) -> SearchResponse:
+        """Find the pictures that are nearest to a stored one, without itself."""
+        return search(collection, offset, only, like=str(id), limit=limit)
 
-    return routes
+    return router
 
 
-def in_base64(file: datastructures.UploadFile) -> str:
-    """A picture as a job carries it.
+def read_base64(file: datastructures.UploadFile) -> str:
+    """Read a picture that was sent, as a job carries it.
 
     Raises:
         Problem: it is empty.
@@ -183,10 +174,10 @@ def in_base64(file: datastructures.UploadFile) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _hit(raw: Mapping[str, Any], collection: str) -> HitView:
+def _hit(raw: Mapping[str, Any], collection: str) -> SearchHit:
     same = ("id", "width_px", "height_px", "size_bytes", "sha256", "mtime_ns", "indexed_at")
-    return HitView(
-        path=shown(raw["path"]),
+    return SearchHit(
+        path=as_utf8(raw["path"]),
         score=min(raw["score"], 1.0),  # rounding may leave it a little above
         thumbnail=f"/api/v1/points/{raw['id']}/thumbnail?collection={collection}",
         **{name: raw[name] for name in same},

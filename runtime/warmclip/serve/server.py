@@ -1,4 +1,4 @@
-"""The server: a socket, the app, and the thread that looks after sessions."""
+"""The server: a listening socket, the app, and the scheduler of sessions."""
 
 import logging
 import signal
@@ -30,7 +30,7 @@ from warmclip.work.status import read_status
 log = logging.getLogger(__name__)
 
 _MOST_CONNECTIONS = 512
-_GRACE_S = 5  # for requests that are being answered
+_GRACE_S = 5  # for requests that are being answered when the server stops
 
 
 def run_server(
@@ -46,34 +46,34 @@ def run_server(
 
     Args:
         settings: where Redis is, the roots, the collection, and the token.
-        host: the address to listen at.
+        host: the address to listen on.
         port: 0 for any that is free.
         token_file: with the token, instead of the environment's.
-        hosts: names by which requests may call this server, besides loopback's.
-        rate: requests a minute of one address; 0: any number.
+        hosts: names by which requests may call the server, besides loopback's.
+        rate: requests that one address may make in a minute; 0: any number.
 
     Raises:
-        SettingsError: the address cannot be had, or is open to others without a token.
+        SettingsError: the address cannot be used, or other machines can reach it without a token.
         QueueUnreachable: no Redis answers.
     """
     token = read_token(token_file, settings.token)
     require_token(host, token)
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn raises the signal again once it has stopped
+    signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
     with _listen(host, port) as listener, open_broker(settings) as connection:
-        foreman, streams = SessionScheduler(connection, settings), Streams()
-        services = AppContext(
+        scheduler, streams = SessionScheduler(connection, settings), Streams()
+        context = AppContext(
             settings=settings,
             roots=canonical_roots(settings.roots),
-            ledger=SessionCommands(connection),
-            foreman=foreman,
+            sessions=SessionCommands(connection),
+            scheduler=scheduler,
             workers=WorkerClient(partial(call, connection)),
-            status=partial(read_status, connection),
-            totals=partial(read_counters, connection),
+            read_status=partial(read_status, connection),
+            read_counters=partial(read_counters, connection),
             streams=streams,
-            hosts=_names(host, hosts),
+            hosts=_host_names(host, hosts),
         )
         config = uvicorn.Config(
-            create_app(services, token, RateLimiter(rate) if rate else None),
+            create_app(context, token, RateLimiter(rate) if rate else None),
             loop="asyncio",
             http="h11",
             ws="none",
@@ -86,22 +86,22 @@ def run_server(
             timeout_graceful_shutdown=_GRACE_S,
         )
         _announce(settings, listener, has_token=token is not None)
-        foreman.start()
+        scheduler.start()
         try:
             _Server(config, streams).run(sockets=[listener])
         finally:
-            foreman.stop()
+            scheduler.stop()
 
 
 class _Server(uvicorn.Server):
-    """One whose event streams end before it waits for requests that are being answered."""
+    """Ends the event streams before it waits for requests that are being answered."""
 
     def __init__(self, config: uvicorn.Config, streams: Streams) -> None:
         super().__init__(config)
         self._streams = streams
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop, gently."""
+        """Stop the server."""
         self._streams.end()
         await super().shutdown(sockets)
 
@@ -112,13 +112,13 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as exc:
         raise SettingsError(
-            f"cannot listen at {host} port {port}: {exc.strerror}; choose another --port, or the "
+            f"cannot listen on {host} port {port}: {exc.strerror}; choose another --port, or the "
             "--host of an address that is this machine's"
         ) from exc
 
 
-def _names(host: str, hosts: Sequence[str]) -> tuple[str, ...]:
-    """What this server goes by; of a host that means every address, its own name."""
+def _host_names(host: str, hosts: Sequence[str]) -> tuple[str, ...]:
+    """The names of the server; for a host that means every address, the machine's own name."""
     own = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
     return (own, *hosts)
 
@@ -140,5 +140,5 @@ def _announce(settings: Settings, listener: socket.socket, *, has_token: bool) -
     settings.warn_of_missing_roots()
 
 
-def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
+def _exit(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what signal calls with
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""Training sessions over HTTP: begin, follow, pause, resume, cancel, retry."""
+"""Training sessions over HTTP: start, list, pause, resume, cancel, retry."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.indexing.folders import find_folder
 from warmclip.serve.context import AppContext
-from warmclip.serve.problems import RESPONSES, Problem, shown
+from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.work.producer import chunk_size
 from warmclip.work.sessions.session import Session, State
 
 PREFIX = "/api/v1/training/sessions"
 
 _MOST_OPEN = 100
-_TOLD_AT_ONCE = 20
+_FIRST_FAILURES = 20  # that a session is shown with
 
 CollectionName = Annotated[
     str,
@@ -47,7 +47,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class SessionRequest(BaseModel):
-    """What to train on."""
+    """The folder to train on."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -66,15 +66,15 @@ class SessionRequest(BaseModel):
     collection: CollectionName | None = None
 
 
-class SkippedPicture(BaseModel):
+class SkippedItem(BaseModel):
     """A picture that was skipped, or a folder that could not be searched."""
 
     path: str
     reason: str
 
 
-class SessionView(BaseModel):
-    """How far a session is."""
+class SessionResponse(BaseModel):
+    """A session, and how far it is."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -97,14 +97,14 @@ class SessionView(BaseModel):
     eta_s: Annotated[float | None, Field(description="Seconds that are left at this rate.")]
 
     @classmethod
-    def of(cls, session: Session, **more: object) -> Self:
-        """As the world sees it."""
+    def from_session(cls, session: Session, **more: object) -> Self:
+        """Make a response of a session, with the fields that a subclass adds."""
         rate, eta = session.images_per_s, session.eta_s
         return cls.model_validate(
             {
-                **{name: getattr(session, name) for name in _SAME},
-                "training_directory": shown(session.directory),
-                "error": None if session.error is None else shown(session.error),
+                **{name: getattr(session, name) for name in _COPIED},
+                "training_directory": as_utf8(session.directory),
+                "error": None if session.error is None else as_utf8(session.error),
                 "images_per_s": None if rate is None else round(rate, 2),
                 "eta_s": None if eta is None else round(eta, 1),
                 **more,
@@ -112,128 +112,134 @@ class SessionView(BaseModel):
         )
 
 
-_SAME = (
+_COPIED = (
     *("id", "state", "collection", "created_at", "ended_at", "images", "done", "indexed"),
     *("unchanged", "reused", "skipped", "ignored", "unreadable_folders"),
 )
 
 
-class SessionCreated(SessionView):
-    """A session that was asked for."""
+class SessionStartedResponse(SessionResponse):
+    """The session that was started, or joined."""
 
-    joined: Annotated[bool, Field(description="Whether it was at this folder already.")]
+    joined: Annotated[bool, Field(description="Whether a session was at this folder already.")]
 
 
-class SessionDetail(SessionView):
+class SessionDetailResponse(SessionResponse):
     """A session with the first of its failures."""
 
-    failures: list[SkippedPicture]
+    failures: list[SkippedItem]
 
 
-class SessionPage(BaseModel):
-    """Some sessions, the youngest first."""
+class SessionListResponse(BaseModel):
+    """Some sessions, the latest first."""
 
     total: int
-    sessions: list[SessionView]
+    sessions: list[SessionResponse]
 
 
-class SkippedPage(BaseModel):
-    """Some of a session's failures."""
+class SessionFailuresResponse(BaseModel):
+    """Some of the pictures and folders that a session skipped."""
 
     skipped_total: int
-    skipped: list[SkippedPicture]
+    skipped: list[SkippedItem]
     folders_total: int
-    folders: list[SkippedPicture]
+    folders: list[SkippedItem]
 
 
 SessionId = Annotated[
     str, Path(pattern=r"^[0-9a-f]{32}$", examples=[_EXAMPLE["id"]], description="Of a session.")
 ]
-Offset = Annotated[int, Query(ge=0, le=1_000_000, description="To leave out.")]
-Limit = Annotated[int, Query(ge=1, le=500, description="At most.")]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="How many to leave out.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="How many at most.")]
 
 
-def router(services: AppContext) -> APIRouter:
-    """The routes of sessions."""
-    routes = APIRouter(prefix=PREFIX, tags=["training"], responses=RESPONSES)
-    ledger = services.ledger
+def make_router(context: AppContext) -> APIRouter:
+    """Make the routes of sessions."""
+    router = APIRouter(prefix=PREFIX, tags=["training"], responses=RESPONSES)
+    commands = context.sessions
 
     def find(id_: str) -> Session:
-        session = ledger.get(id_)
+        session = commands.get(id_)
         if session is None:
             raise Problem(404, f"there is no session {id_}, or it ended over a week ago")
         return session
 
-    def change(id_: str, turn: Callable[[str], Session]) -> SessionView:
+    def run_command(id_: str, command: Callable[[str], Session]) -> SessionResponse:
         find(id_)
-        session = turn(id_)
-        services.foreman.reconcile(session)
-        return SessionView.of(session)
+        session = command(id_)
+        context.scheduler.reconcile(session)
+        return SessionResponse.from_session(session)
 
-    @routes.post("", status_code=202)
-    def begin(order: SessionRequest, response: Response) -> SessionCreated:
-        """Bring a folder into a collection: find its pictures, queue them, follow them.
+    @router.post("", status_code=202)
+    def start_session(request: SessionRequest, response: Response) -> SessionStartedResponse:
+        """Start to bring a folder into a collection: find its pictures and queue them.
 
-        The answer comes at once; `Location` is where to follow the session. While a session is at
-        this folder, posting it again joins that one.
+        The answer comes at once; `Location` is the path of the session. While a session is at
+        this folder, posting the folder again joins that session.
         """
-        folder = find_folder(order.training_directory, services.settings, services.roots)
-        if len(ledger.open_sessions()) >= _MOST_OPEN:
+        folder = find_folder(request.training_directory, context.settings, context.roots)
+        if len(commands.open_sessions()) >= _MOST_OPEN:
             raise Problem(
                 429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"
             )
-        session, joined = ledger.start(folder, order.collection or services.settings.collection)
+        session, joined = commands.start(folder, request.collection or context.settings.collection)
         response.headers["Location"] = f"{PREFIX}/{session.id}"
-        return SessionCreated.of(session, joined=joined)
+        return SessionStartedResponse.from_session(session, joined=joined)
 
-    @routes.get("")
-    def listed(offset: Offset = 0, limit: Limit = 50) -> SessionPage:
-        """All sessions, the youngest first, until a week after their end."""
-        sessions, total = ledger.page(offset, limit)
-        return SessionPage(total=total, sessions=[SessionView.of(each) for each in sessions])
-
-    @routes.get("/{id}")
-    def one(id: SessionId) -> SessionDetail:
-        """How far one session is, with the first of its failures."""
-        session = find(id)
-        return SessionDetail.of(session, failures=_failures(ledger.skipped(id, 0, _TOLD_AT_ONCE)))
-
-    @routes.get("/{id}/failures")
-    def failures(id: SessionId, offset: Offset = 0, limit: Limit = 100) -> SkippedPage:
-        """What was skipped and why, page by page."""
-        session = find(id)
-        return SkippedPage(
-            skipped_total=session.skipped,
-            skipped=_failures(ledger.skipped(id, offset, limit)),
-            folders_total=session.unreadable_folders,
-            folders=_failures(ledger.unreadable_folders(id, offset, limit)),
+    @router.get("")
+    def list_sessions(offset: Offset = 0, limit: Limit = 50) -> SessionListResponse:
+        """List all sessions, the latest first, until a week after their end."""
+        sessions, total = commands.page(offset, limit)
+        return SessionListResponse(
+            total=total, sessions=[SessionResponse.from_session(each) for each in sessions]
         )
 
-    @routes.post("/{id}/pause")
-    def pause(id: SessionId) -> SessionView:
-        """Take back what waits; the jobs that run are finished. Pausing twice is no error."""
-        return change(id, ledger.pause)
+    @router.get("/{id}")
+    def get_session(id: SessionId) -> SessionDetailResponse:
+        """Get one session, with the first of its failures."""
+        session = find(id)
+        return SessionDetailResponse.from_session(
+            session, failures=_failures(commands.skipped(id, 0, _FIRST_FAILURES))
+        )
 
-    @routes.post("/{id}/resume")
-    def resume(id: SessionId) -> SessionView:
-        """Go on after a pause. Resuming twice is no error."""
-        return change(id, ledger.resume)
+    @router.get("/{id}/failures")
+    def list_failures(
+        id: SessionId, offset: Offset = 0, limit: Limit = 100
+    ) -> SessionFailuresResponse:
+        """List what was skipped and why."""
+        session = find(id)
+        return SessionFailuresResponse(
+            skipped_total=session.skipped,
+            skipped=_failures(commands.skipped(id, offset, limit)),
+            folders_total=session.unreadable_folders,
+            folders=_failures(commands.unreadable_folders(id, offset, limit)),
+        )
 
-    @routes.post("/{id}/cancel")
-    def cancel(id: SessionId) -> SessionView:
-        """Give the rest up; the jobs that run are finished, and what was stored stays."""
-        return change(id, ledger.cancel)
+    @router.post("/{id}/pause")
+    def pause_session(id: SessionId) -> SessionResponse:
+        """Take the waiting jobs out of the queue; jobs that run are finished. May be repeated."""
+        return run_command(id, commands.pause)
 
-    @routes.post("/{id}/retry")
-    def retry(id: SessionId) -> SessionView:
-        """Queue the skipped pictures again, also those that were set aside as they killed a worker.
+    @router.post("/{id}/resume")
+    def resume_session(id: SessionId) -> SessionResponse:
+        """Go on after a pause. May be repeated."""
+        return run_command(id, commands.resume)
 
-        Folders that could not be searched are searched again when they are posted again.
+    @router.post("/{id}/cancel")
+    def cancel_session(id: SessionId) -> SessionResponse:
+        """Give the waiting jobs up; jobs that run are finished, and what was stored stays."""
+        return run_command(id, commands.cancel)
+
+    @router.post("/{id}/retry")
+    def retry_session(id: SessionId) -> SessionResponse:
+        """Queue the skipped pictures again, also those that were set aside.
+
+        Folders that could not be searched are searched when they are posted again.
         """
-        return change(id, partial(ledger.retry, size=chunk_size(services.settings)))
+        return run_command(id, partial(commands.retry, size=chunk_size(context.settings)))
 
-    return routes
+    return router
 
 
-def _failures(pairs: list[tuple[str, str]]) -> list[SkippedPicture]:
-    return [SkippedPicture(path=shown(path), reason=shown(reason)) for path, reason in pairs]
+def _failures(pairs: list[tuple[str, str]]) -> list[SkippedItem]:
+    return [SkippedItem(path=as_utf8(path), reason=as_utf8(reason)) for path, reason in pairs]

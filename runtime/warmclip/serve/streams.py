@@ -1,4 +1,4 @@
-"""Event streams that are open: bounded, counted, and ended when the server is."""
+"""The open event streams: bounded, counted, and ended when the server ends."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _MOST = 32  # each holds a connection
 
 
 class Streams:
-    """All of one server's. It belongs to the event loop, but for ``check`` and ``is_full``."""
+    """The event streams of one server, for the event loop; any thread may call ``check``."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -18,14 +18,14 @@ class Streams:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many as there may be."""
+        """Whether the bound is reached."""
         return self.open >= _MOST
 
     def check(self) -> None:
-        """Refuse one more than there may be.
+        """Refuse one more stream than the bound.
 
         Raises:
-            Problem: there are as many already.
+            Problem: the bound is reached.
         """
         if self.is_full:
             raise Problem(
@@ -34,15 +34,15 @@ class Streams:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """One stream, from its begin to its end."""
+        """Count one stream while the block runs."""
         self.open += 1
         try:
             yield
         finally:
             self.open -= 1
 
-    async def wait(self, seconds: float) -> bool:
-        """Whether, after so long, there is still somebody to tell."""
+    async def sleep(self, seconds: float) -> bool:
+        """Wait, and return whether the streams are to go on."""
         try:
             await asyncio.wait_for(self._ended.wait(), seconds)
         except TimeoutError:
@@ -50,5 +50,5 @@ class Streams:
         return False
 
     def end(self) -> None:
-        """End all of them, each after what it is about to tell."""
+        """End all streams, each after the event that it is about to send."""
         self._ended.set()

@@ -1,4 +1,4 @@
-"""Small pictures of what is indexed, and of nothing else."""
+"""Thumbnails of stored pictures."""
 
 import base64
 import hashlib
@@ -10,33 +10,33 @@ from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
 from warmclip.serve.search import Collection, PointId
 
-_FRESH_S = 300  # then a browser asks whether it is still the same
+_FRESH_S = 300  # then a browser asks whether it has changed
 
 Side = Annotated[int, Query(ge=16, le=1024, description="The longer side at most, pixels.")]
 
 
-def router(services: AppContext) -> APIRouter:
-    """The route of thumbnails."""
-    routes = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
+def make_router(context: AppContext) -> APIRouter:
+    """Make the route of thumbnails."""
+    router = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 
-    @routes.get(
+    @router.get(
         "/points/{id}/thumbnail",
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {}}, "description": "A JPEG."},
-            304: {"description": "As it was."},
+            304: {"description": "It has not changed."},
         },
     )
-    def thumbnail(
+    def get_thumbnail(
         id: PointId,
         collection: Collection = None,
         side_px: Side = 256,
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
-        """A stored picture, drawn small from its file by a worker that may read it."""
-        answer = services.workers.ask(
+        """Draw a stored picture small; a worker reads its file."""
+        answer = context.workers.call(
             "thumbnail",
-            collection=collection or services.settings.collection,
+            collection=collection or context.settings.collection,
             id=str(id),
             side_px=side_px,
         )
@@ -47,4 +47,4 @@ def router(services: AppContext) -> APIRouter:
             return Response(status_code=304, headers=headers)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
-    return routes
+    return router

@@ -1,50 +1,53 @@
-"""Parameters and fields that nobody knows."""
+"""Refuses query parameters and form fields that a route does not declare."""
 
 import difflib
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.params import Form
+from fastapi.routing import APIRoute
 
 from warmclip.serve.problems import Problem
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Refuse them: a filter that is misspelt would else find too much, in silence.
+    """Refuse a request with a parameter or field that its route does not declare.
+
+    A filter that is misspelt would else be passed by, and the search would find too much.
 
     Raises:
         Problem: naming the parameter, and the one that may be meant; or a field that is empty,
-            which would else count as one that was not sent.
+            which FastAPI takes for one that was not sent.
     """
-    path = getattr(request.scope.get("route"), "path", "")
-    operation = request.app.openapi()["paths"].get(path, {}).get(request.method.lower())
-    if operation is None:  # it is not described
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or not route.include_in_schema:  # the page's files
         return
-    known = [it["name"] for it in operation.get("parameters", ()) if it["in"] == "query"]
+    parameters, fields = list[str](), list[str]()
+    for dependant in _flatten(route.dependant):
+        parameters += [field.alias for field in dependant.query_params]
+        fields += [
+            each.alias for each in dependant.body_params if isinstance(each.field_info, Form)
+        ]
     for name in request.query_params:
-        _check(name, known, f"parameter of {path}")
-    fields = _fields(request.app.openapi(), operation)
+        _check(name, parameters, f"parameter of {route.path}")
     if not fields:
         return
     for name, value in (await request.form()).multi_items():  # FastAPI has read it already
-        _check(name, fields, f"field of {path}")
+        _check(name, fields, f"field of {route.path}")
         if value == "":
-            raise Problem(422, f"the field {name!r} is empty: say something, or leave it out")
+            raise Problem(422, f"the field {name!r} is empty: give it a value, or leave it out")
 
 
-def _fields(description: dict[str, Any], operation: dict[str, Any]) -> Collection[str]:
-    """Of a form, as far as FastAPI reads it for the route."""
-    content = operation.get("requestBody", {}).get("content", {})
-    schema = content.get("multipart/form-data", {}).get("schema", {})
-    if "$ref" not in schema:
-        return ()
-    form = description["components"]["schemas"][schema["$ref"].split("/")[-1]]
-    fields: dict[str, Any] = form["properties"]
-    return fields
+def _flatten(dependant: Dependant) -> Iterator[Dependant]:
+    """A route's own parameters, and those of the functions that it depends on."""
+    yield dependant
+    for each in dependant.dependencies:
+        yield from _flatten(each)
 
 
-def _check(name: str, known: Collection[str], what: str) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
+def _check(name: str, declared: Collection[str], what: str) -> None:
+    if name not in declared:
+        near = difflib.get_close_matches(name, declared, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise Problem(422, f"{name[:100]!r} is no {what}{hint}")

@@ -1,10 +1,13 @@
-"""One thing to look for, and among which pictures."""
+"""What a search looks for, among which pictures, and how many hits it may ask for."""
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Self
+from typing import Any, Self
 
-from warmclip.errors import JobRefused
+from warmclip.errors import SearchRefused
+
+MOST_HITS = 1_000
+"""Hits that one search may ask for, with those that it leaves out before them."""
 
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAY_NS = 24 * 3600 * 10**9
@@ -34,6 +37,12 @@ class Filter:
     since: date | None = None  # on this day or later
     until: date | None = None  # on this day or earlier
 
+    def __post_init__(self) -> None:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise SearchRefused(
+                f"since={self.since} is after until={self.until}: no picture is of that time"
+            )
+
     @property
     def first_ns(self) -> int | None:
         """The first nanosecond of the span, as ``mtime_ns`` counts; None: from the beginning."""
@@ -57,24 +66,50 @@ class Filter:
         """A filter of a folder, and of days as people write them.
 
         Raises:
-            JobRefused: a day that is none, or an end before the beginning.
+            SearchRefused: a day that is none, or an end before the beginning.
         """
-        first, last = _day("since", since), _day("until", until)
-        if first is not None and last is not None and first > last:
-            raise JobRefused(f"since={since} is after until={until}: no picture is of that time")
-        return cls(folder=folder, since=first, until=last)
+        return cls(folder=folder, since=_day("since", since), until=_day("until", until))
 
 
 EVERYTHING = Filter()
 
 
-def _day(name: str, text: str | None) -> date | None:
-    if text is None:
-        return None
+def parse_day(text: Any) -> date:
+    """Read a day as people write it, such as "2026-11-25".
+
+    Raises:
+        ValueError: it is no day, or written in another way.
+    """
     try:
         day = date.fromisoformat(text)
     except (ValueError, TypeError) as exc:
-        raise JobRefused(f"{name}={text!r} is no day: write it as 2026-11-25") from exc
+        raise ValueError(f"{text!r} is no day: write a day as 2026-11-25") from exc
     if day.isoformat() != text:  # other ISO spellings, such as weeks
-        raise JobRefused(f"{name}={text!r}: write a day as {day.isoformat()}")
+        raise ValueError(f"{text!r}: write a day as {day.isoformat()}")
     return day
+
+
+def count_hits(limit: Any, offset: Any) -> int:
+    """How many hits a search has to find: those that are asked for, and those left out before them.
+
+    Raises:
+        SearchRefused: the numbers are no whole ones from 1 and 0 on, or too large together.
+    """
+    if type(limit) is not int or type(offset) is not int or limit < 1 or offset < 0:
+        raise SearchRefused(
+            f"limit={limit!r}, offset={offset!r}: use whole numbers from 1 and 0 on"
+        )
+    if limit + offset > MOST_HITS:
+        raise SearchRefused(
+            f"limit={limit!r} and offset={offset!r}: together at most {MOST_HITS} hits"
+        )
+    return limit + offset
+
+
+def _day(name: str, text: Any) -> date | None:
+    if text is None:
+        return None
+    try:
+        return parse_day(text)
+    except ValueError as exc:
+        raise SearchRefused(f"{name}={exc}") from exc

@@ -26,13 +26,12 @@ from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Root, Settings, check_collection
-from warmclip.store.filter import Filter
+from warmclip.store.filter import Filter, count_hits
 from warmclip.work.horse.context import JobContext, current_context
 
 if TYPE_CHECKING:
     from warmclip.store.protocol import Point
 
-_MOST_HITS = 1_000
 _LARGEST_SIDE_PX = 1_024
 
 
@@ -157,7 +156,8 @@ def search(
 
     Raises:
         JobRefused: not exactly one of text, image, data and like; an image or a folder outside
-            the roots; a limit and offset that are not together from 1 to 1000; or no days.
+            the roots.
+        SearchRefused: a limit and offset that are not together from 1 to 1000; or no days.
         FolderUnreadable: the folder is no absolute path.
         ImageUnreadable: the image.
         TextRefused: the text.
@@ -166,7 +166,7 @@ def search(
     """
     here = current_context()
     indexer = here.indexer(check_collection(collection))
-    most = _most(limit, offset)
+    most = count_hits(limit, offset)
     if folder is not None:
         _require_roots(here.settings, here.roots)
     only = Filter.of(folder, since, until)
@@ -321,17 +321,6 @@ def _is_plain(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return Path(path).is_absolute() and "\0" not in path and ".." not in Path(path).parts
-
-
-def _most(limit: Any, offset: Any) -> int:
-    """How many hits are asked for, with those that are left out."""
-    if type(limit) is not int or type(offset) is not int or limit < 1 or offset < 0:
-        raise JobRefused(f"limit={limit!r}, offset={offset!r}: use whole numbers from 1 and 0 on")
-    if limit + offset > _MOST_HITS:
-        raise JobRefused(
-            f"limit={limit!r} and offset={offset!r}: together at most {_MOST_HITS} hits"
-        )
-    return limit + offset
 
 
 def _decoded(data: Any) -> bytes:

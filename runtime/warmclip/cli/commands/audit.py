@@ -1,13 +1,13 @@
-"""The commands about collections as a whole: audit, duplicates."""
+"""The command audit."""
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmclip.cli.collection import CollectionArgument, choose_collection, hint_at_path
+from warmclip.cli.commands.index import make_indexer, show_index_report
 from warmclip.cli.console import Terminal
 from warmclip.cli.options import (
     WORKERS_CHOICE,
@@ -21,26 +21,17 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
-from warmclip.cli.pictures import check_sheet, make_indexer, save_sheet
 from warmclip.errors import BundleError, NotStored, SettingsError
-from warmclip.settings import Settings, check_collection
+from warmclip.settings import Settings
 
 if TYPE_CHECKING:
     from warmclip.indexing.audit_report import AuditReport
-    from warmclip.indexing.duplicates import DuplicatesReport
     from warmclip.indexing.report import IndexReport
     from warmclip.store.protocol import VectorStore
 
-Named = Annotated[
-    str | None, typer.Argument(metavar="[COLLECTION]", help="The collection to look at.")
-]
-
-_MOST_DRAWN = 50  # groups: a sheet of 17,000 px
-_COLUMNS = 6
-
 
 def audit(
-    name: Named = None,
+    name: CollectionArgument = None,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -93,126 +84,28 @@ def audit(
     ) as terminal:
         from warmclip.store.open import open_store
 
-        chosen = _one_name(name, collection)
-        settings = read_settings(bundle, None, provider, exif_transpose, decode)
-        settings = replace(settings, collection=_checked(chosen, settings.collection))
+        chosen = choose_collection(name, collection)
+        settings = read_settings(bundle, chosen, provider, exif_transpose, decode)
         _check_audit(settings, chosen, paths, suspect=suspect, repair=repair, queue=queue, yes=yes)
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
         with open_store(settings) as store:
             try:
-                report = _look(terminal, settings, store, paths or [], bundle)
+                report = _audit(terminal, settings, store, paths or [], bundle)
             except NotStored as exc:
-                raise NotStored(f"{exc}{_taken_for_a_path(chosen)}") from exc
+                raise NotStored(f"{exc}{hint_at_path(chosen)}") from exc
             if repair and (report.orphans or report.files_to_index):
                 from warmclip.indexing.repair import repair as repair_findings
 
                 report = repair_findings(
                     store,
                     report,
-                    _indexing(terminal, settings, store, queue=queue),
+                    _make_index_files(terminal, settings, store, queue=queue),
                     roots=settings.roots,
                     yes=yes,
                 )
-        terminal.audit_report(report)
+        show_audit_report(terminal, report)
         raise typer.Exit(report.exit_code)
-
-
-def duplicates(
-    name: Named = None,
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[PATH]...", readable=False, help="Only pictures at or below these."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            "--threshold",
-            min=0.0,
-            max=1.0,
-            help="The least cosine; 1 finds exact copies. It depends on the model: look at the "
-            "sheet before you trust a lower one.",
-        ),
-    ] = 0.995,
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Also draw the groups into this PNG file.")
-    ] = None,
-    collection: Collection = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Group stored pictures that nearly are one picture; nothing is deleted.
-
-    Each group has its largest picture first, and those that are near to it, each by itself.
-    """
-    with open_terminal(as_json, verbose) as terminal:
-        from warmclip.indexing.duplicates import find_duplicates
-        from warmclip.store.open import open_store
-
-        chosen = _one_name(name, collection)
-        settings = read_settings()
-        settings = replace(settings, collection=_checked(chosen, settings.collection))
-        check_sheet(sheet)
-        with open_store(settings) as store, terminal.progress("pictures") as progress:
-            try:
-                report = find_duplicates(
-                    store, settings.collection, paths or [], threshold=threshold, progress=progress
-                )
-            except NotStored as exc:
-                raise NotStored(f"{exc}{_taken_for_a_path(chosen)}") from exc
-        if paths and not report.pictures:
-            listed = ", ".join(map(str, paths))
-            terminal.note(f"{listed}: nothing of {settings.collection!r} is stored there or below")
-        if sheet is not None:
-            _draw_groups(terminal, sheet, settings, report)
-        terminal.duplicates_report(report)
-
-
-def _draw_groups(
-    terminal: Terminal, file: Path, settings: Settings, report: "DuplicatesReport"
-) -> None:
-    from warmclip.indexing.contact_sheet import SheetSection
-
-    drawn = report.groups[:_MOST_DRAWN]
-    if len(drawn) < len(report.groups):
-        terminal.note(f"the sheet has the first {len(drawn)} of {len(report.groups)} groups")
-    rows = [
-        SheetSection(
-            heading=f"{len(group.hits)} pictures; exact copies of the first: {group.exact}",
-            hits=group.hits[:_COLUMNS],
-        )
-        for group in drawn
-    ]
-    columns = max(3, *(len(row.hits) for row in rows)) if rows else 3
-    save_sheet(file, settings, rows, columns=columns)
-
-
-def _one_name(argument: str | None, option: str | None) -> str | None:
-    """The collection that the command line names, by position or with --collection."""
-    if argument and option and argument != option:
-        raise SettingsError(f"two collections: {argument!r}, and --collection {option!r}")
-    return argument or option
-
-
-def _checked(named: str | None, default: str) -> str:
-    if named is None:
-        return default
-    try:
-        return check_collection(named)
-    except SettingsError as exc:
-        raise SettingsError(f"{exc}{_taken_for_a_path(named)}") from exc
-
-
-def _taken_for_a_path(named: str | None) -> str:
-    """What to add to an error about a collection that was meant to be a path, perhaps."""
-    if named is None or not (os.sep in named or Path(named).exists()):
-        return ""
-    return (
-        f". {named!r} looks like a path; the collection's name comes first: "
-        "`warmclip audit COLLECTION PATH...`, and so for `duplicates`"
-    )
 
 
 def _check_audit(
@@ -242,7 +135,7 @@ def _check_audit(
         )
 
 
-def _look(
+def _audit(
     terminal: Terminal,
     settings: Settings,
     store: "VectorStore",
@@ -285,17 +178,17 @@ def _fingerprint(settings: Settings, *, insist: bool) -> str:
     return manifest.derive_fingerprint(manifest.image.model_copy(update=recipe))
 
 
-def _indexing(
+def _make_index_files(
     terminal: Terminal, settings: Settings, store: "VectorStore", *, queue: bool
 ) -> "Callable[[Sequence[str]], IndexReport]":
-    """How files are brought in: here, or by workers."""
+    """A function that indexes files, in this process or by workers."""
 
-    def here(files: Sequence[str]) -> "IndexReport":
+    def index_here(files: Sequence[str]) -> "IndexReport":
         indexer = make_indexer(settings, store, terminal)
         with terminal.progress("images") as progress:
             return indexer.index_files(files, progress=progress)
 
-    def by_queue(files: Sequence[str]) -> "IndexReport":
+    def index_by_queue(files: Sequence[str]) -> "IndexReport":
         from warmclip.work.broker import open_broker
         from warmclip.work.producer import submit_files, watch
 
@@ -304,4 +197,81 @@ def _indexing(
             with terminal.progress("images") as progress:
                 return watch(connection, run, progress=progress)
 
-    return by_queue if queue else here
+    return index_by_queue if queue else index_here
+
+
+def show_audit_report(terminal: Terminal, report: "AuditReport") -> None:
+    """Write how files and a collection differ, and what was repaired."""
+    if terminal.as_json:
+        terminal.json(report.to_dict())
+        return
+    if report.paths:
+        _show_differences(terminal, report)
+    suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.suspects}
+    if not suspects and not report.paths:
+        terminal.print(f"no vector in {report.collection!r} is suspect")
+    elif suspects and report.repaired is None:
+        terminal.print(
+            f"{len(suspects)} pictures have vectors that no good check has followed; "
+            "--repair embeds them again"
+        )
+    if report.repaired is None:
+        terminal.print_paths("suspect", "computed by", suspects)
+    else:
+        terminal.print("repaired:")
+        show_index_report(terminal, report.repaired)
+    if report.is_of_another_model:
+        terminal.print(
+            f"the vectors are of the model {report.generations[0].fingerprint[:12]}, the model "
+            f"here is {report.model[:12]}: `warmclip migrate {report.collection}` embeds all "
+            "with this one, or name the other as it was when they were made, with --bundle, "
+            "--decode and --exif-transpose"
+        )
+
+
+def _show_differences(terminal: Terminal, report: "AuditReport") -> None:
+    """Write each kind of difference, and its paths unless they were repaired."""
+    kinds: dict[str, dict[str, str]] = {
+        "missing": {it.path: f"{it.size_bytes} bytes" for it in report.missing},
+        "stale": {
+            it.path: f"{it.size_bytes} bytes, were {it.stored_bytes} on {it.indexed_at}"
+            for it in report.stale
+        },
+        "orphan": {
+            it.path: "the file is gone" + (it.elsewhere and f", as {it.elsewhere} it is stored")
+            for it in report.orphans
+        },
+        "moved": {it.path: f"was {it.before.path}" for it in report.moved},
+        "suspect": {it.path: it.provider for it in report.suspects},
+        "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.strangers},
+        "unreadable": report.unreadable,
+        "touched": dict.fromkeys(report.touched, "another time, the same bytes"),
+        "duplicate": {
+            it.paths[0]: f"the same bytes: {', '.join(it.paths[1:])}" for it in report.duplicates
+        },
+    }
+    terminal.print(
+        f"{report.files} files compared with {report.points} points of {report.collection!r}: "
+        + _summary(report)
+    )
+    counts = [f"{len(details)} {kind}" for kind, details in kinds.items() if details]
+    if counts:
+        terminal.print(", ".join(counts))
+    for kept in report.generations[1:]:
+        terminal.print(
+            f"beside it, {kept.collection} has {kept.points} points of the model "
+            f"{kept.fingerprint[:12]}: `warmclip migrate {report.collection}` with that "
+            "model's --bundle brings it up to date and switches to it"
+        )
+    if report.repaired is None:
+        for kind, details in kinds.items():
+            if kind != "suspect":  # these are listed by every audit
+                terminal.print_paths(kind, "because", details)
+
+
+def _summary(report: "AuditReport") -> str:
+    if report.faults:
+        return f"{report.faults} are not as they should be"
+    if report.is_of_another_model:
+        return "all of another model than the one here"
+    return "all is well"

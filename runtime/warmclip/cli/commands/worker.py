@@ -1,4 +1,4 @@
-"""The commands about jobs: worker, status."""
+"""The command worker."""
 
 from typing import Annotated
 
@@ -8,10 +8,8 @@ from warmclip.cli.options import (
     Bundle,
     Decode,
     ExifTranspose,
-    Json,
     LogJson,
     Provider,
-    Verbose,
     open_terminal,
     read_settings,
 )
@@ -47,7 +45,7 @@ def worker(
             raise SettingsError(f"--queues={queues!r}: name at least one queue")
         settings = read_settings(bundle, None, provider, exif_transpose, decode)
         if workers > 1:
-            # What was said to this command, said to each of them.
+            # Each worker gets the options of this command.
             arguments = [f"--queues={','.join(names)}"]
             arguments += ["--burst"] if burst else []
             arguments += [f"--max-jobs={max_jobs}"] if max_jobs else []
@@ -58,31 +56,3 @@ def worker(
             arguments += ["--log-json"] if log_json else []
             raise typer.Exit(run_workers(workers, settings, arguments))
         run_worker(settings, queues=names, burst=burst, max_jobs=max_jobs, supervisor=supervisor)
-
-
-def status(
-    dead: Annotated[
-        bool, typer.Option("--dead", help="List the pictures that were set aside, and why.")
-    ] = False,
-    requeue: Annotated[
-        bool, typer.Option("--requeue", help="Give them another chance, and queue them again.")
-    ] = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Show queues, workers and recent failures."""
-    with open_terminal(as_json, verbose) as terminal:
-        from warmclip.work.broker import open_broker
-        from warmclip.work.poisoned_files import PoisonedFiles
-        from warmclip.work.producer import requeue_dead
-        from warmclip.work.status import read_status
-
-        settings = read_settings()
-        with open_broker(settings) as connection:
-            if requeue:
-                jobs, images = requeue_dead(connection, settings)
-                terminal.submitted(jobs, images)
-            elif dead:
-                terminal.dead_letters([it.to_dict() for it in PoisonedFiles(connection).all()])
-            else:
-                terminal.queue_status(read_status(connection).to_dict())

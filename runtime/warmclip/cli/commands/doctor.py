@@ -1,4 +1,4 @@
-"""The commands about this machine: bench, doctor."""
+"""The command doctor."""
 
 import os
 from typing import Annotated
@@ -9,23 +9,6 @@ from warmclip.cli.console import Terminal
 from warmclip.cli.options import Bundle, Json, Provider, Verbose, open_terminal, read_settings
 from warmclip.inference.providers import AUTO
 from warmclip.settings import Settings
-
-
-def bench(
-    bundle: Bundle = None,
-    provider: Provider = None,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of which the median counts.")] = 7,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure this machine: images and texts a second, by batch size."""
-    with open_terminal(as_json, verbose) as terminal:
-        from warmclip.inference.benchmark import measure
-
-        settings = read_settings(bundle, None, provider)
-        with terminal.progress("rounds") as progress:
-            benchmark = measure(settings, rounds=rounds, progress=progress)
-        terminal.benchmark(benchmark.to_dict())
 
 
 def doctor(
@@ -56,7 +39,7 @@ def doctor(
 
         settings = read_settings(bundle, None, provider)
         if retry_provider is not None:
-            _let_out(terminal, settings, retry_provider)
+            _release_provider(terminal, settings, retry_provider)
         with terminal.progress("cells") as progress:
             report = examine(
                 settings, os.environ, deadline_s=deadline, quick=quick, progress=progress
@@ -64,12 +47,12 @@ def doctor(
         if as_json:
             terminal.json(report.to_dict())
         else:
-            terminal.picture(render_report(report))
+            terminal.draw(render_report(report))
         raise typer.Exit(report.exit_code)
 
 
-def _let_out(terminal: Terminal, settings: Settings, name: str) -> None:
-    """Forget what was held against a provider: its quarantine and its former trials."""
+def _release_provider(terminal: Terminal, settings: Settings, name: str) -> None:
+    """Clear a provider's quarantine and its former trials."""
     from warmclip.inference.providers import check_choice
     from warmclip.inference.selection.quarantine import Quarantine
     from warmclip.inference.selection.select import forget

@@ -1,0 +1,154 @@
+"""The command index."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warmclip.cli.console import Terminal
+from warmclip.cli.options import (
+    WORKERS_CHOICE,
+    Bundle,
+    Collection,
+    Decode,
+    ExifTranspose,
+    Json,
+    Provider,
+    Verbose,
+    open_terminal,
+    read_settings,
+)
+from warmclip.errors import SettingsError
+from warmclip.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.indexing.report import IndexReport
+    from warmclip.store.protocol import VectorStore
+
+
+def index(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            readable=False, help="Pictures, folders, or quoted patterns like 'trip/*.jpg'."
+        ),
+    ],
+    collection: Collection = None,
+    bundle: Bundle = None,
+    provider: Provider = None,
+    exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Send the work to a running `warmclip worker`.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --queue: do not wait; see `warmclip status`.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also forget pictures that are gone from PATHS.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --prune: even more than 20 % of the collection.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Embed pictures and keep their vectors; unchanged files are skipped."""
+    when_stopped = "stopped; run the same command again to go on where it was"
+    if queue:
+        when_stopped = "no longer waiting; the jobs stay queued, `warmclip status` shows them"
+    with open_terminal(as_json, verbose, when_stopped=when_stopped) as terminal:
+        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
+        if detach and not queue:
+            raise SettingsError("--detach goes with --queue")
+        if yes and not prune:
+            raise SettingsError("--yes goes with --prune")
+        if queue and (bundle or provider or exif_transpose or decode):
+            raise SettingsError(WORKERS_CHOICE)
+        if prune and queue:
+            raise SettingsError(
+                "--prune needs the store to itself: stop the worker for a moment, "
+                "then run it without --queue"
+            )
+        if queue:
+            report = _index_by_queue(terminal, settings, paths, detach=detach)
+        else:
+            with (
+                open_indexer(settings, terminal) as indexer,
+                terminal.progress("images") as progress,
+            ):
+                report = indexer.index(paths, prune=prune, yes=yes, progress=progress)
+        if report is not None:
+            show_index_report(terminal, report)
+            raise typer.Exit(report.exit_code)
+
+
+def _index_by_queue(
+    terminal: Terminal, settings: Settings, paths: list[Path], *, detach: bool
+) -> "IndexReport | None":
+    from warmclip.work.broker import open_broker
+    from warmclip.work.producer import submit_index, watch
+
+    with open_broker(settings) as connection:
+        run = submit_index(connection, settings, paths)
+        if detach:
+            show_submitted(terminal, run.job_ids, run.images)
+            return None
+        with terminal.progress("images") as progress:
+            return watch(connection, run, progress=progress)
+
+
+@contextmanager
+def open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
+    """Open the store, and then an encoder of the settings' model over it."""
+    from warmclip.store.open import open_store
+
+    # The store first: it says at once that another process owns it.
+    with open_store(settings) as store:
+        yield make_indexer(settings, store, terminal)
+
+
+def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
+    """Open an encoder of the settings' model over a store that is open."""
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.inference.encoder import Encoder
+
+    # The first time on a machine with more than the CPU, it tries what there is, for a while.
+    with terminal.progress("trials") as progress:
+        encoder = Encoder.from_settings(settings, progress=progress)
+    return Indexer.from_settings(encoder, store, settings)
+
+
+def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
+    """Write what became of each picture."""
+    if terminal.as_json:
+        terminal.json(report.to_dict())
+        return
+    counts = {
+        "indexed": report.indexed,
+        "unchanged": report.unchanged,
+        "reused": report.reused,
+        "pruned": report.pruned,
+        "ignored (hidden, or no pictures by name)": report.ignored,
+        "skipped": len(report.skipped),
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count]
+    terminal.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
+    terminal.print_paths("skipped", "because", report.skipped)
+
+
+def show_submitted(terminal: Terminal, job_ids: "Sequence[str]", images: int) -> None:
+    """Write what was queued, when nobody waits for it."""
+    if terminal.as_json:
+        terminal.json({"jobs": list(job_ids), "images": images})
+    elif not job_ids:
+        terminal.print("nothing was queued")
+    else:
+        terminal.print(
+            f"queued; images: {images}, jobs: {len(job_ids)}; `warmclip status` shows them"
+        )

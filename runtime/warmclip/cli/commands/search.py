@@ -1,0 +1,171 @@
+"""The command search."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from warmclip.cli.commands.index import open_indexer
+from warmclip.cli.console import Terminal, shorten_path
+from warmclip.cli.options import (
+    WORKERS_CHOICE,
+    Bundle,
+    Collection,
+    Decode,
+    ExifTranspose,
+    Json,
+    Provider,
+    Verbose,
+    open_terminal,
+    read_settings,
+)
+from warmclip.cli.sheet import check_sheet, save_sheet
+from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
+from warmclip.logs import printable
+from warmclip.settings import Settings
+from warmclip.store.filter import MOST_HITS, Filter, Query
+
+if TYPE_CHECKING:
+    from warmclip.store.protocol import Hit
+
+
+def search(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for, in words.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", readable=False, help="Look for pictures like this one."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=MOST_HITS, help="Hits for each query.")
+    ] = 10,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", readable=False, help="Only what lies below it.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="YYYY-MM-DD",
+            help="Only files that were last changed on this day or later (UTC), as indexed.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="YYYY-MM-DD",
+            help="Only files that were last changed on this day or earlier.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Also draw the hits into this PNG file.")
+    ] = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Ask a running `warmclip worker`.")
+    ] = False,
+    collection: Collection = None,
+    bundle: Bundle = None,
+    provider: Provider = None,
+    exif_transpose: ExifTranspose = False,
+    decode: Decode = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find pictures by words, or by a picture."""
+    with open_terminal(as_json, verbose) as terminal:
+        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
+        queries = [Query(text=text) for text in texts or []]
+        for path in image or []:
+            if not path.is_file():
+                raise SettingsError(f"--image {path}: there is no such file")
+            queries.append(Query(image=str(path.absolute())))
+        if not queries:
+            raise SettingsError("say what to look for: words, or --image FILE")
+        if any(query.text is not None and not query.text.strip() for query in queries):
+            raise SettingsError("an empty text is like nothing: say what to look for")
+        check_sheet(sheet)
+        has_own_model = bool(bundle or provider or exif_transpose or decode)
+        if queue and has_own_model:
+            raise SettingsError(WORKERS_CHOICE)
+        below = None if folder is None else str(folder.absolute())
+        only = Filter.of(below, since, until)
+        if queue:
+            found = _search_by_worker(settings, queries, limit, only)
+        else:
+            try:
+                found = _search(terminal, settings, queries, limit, only)
+            except StoreHeld as held:
+                if has_own_model:
+                    raise  # the store's owner would answer with a model of its own
+                try:
+                    found = _search_by_worker(settings, queries, limit, only)
+                except QueueUnreachable:
+                    raise held from None
+        if folder is not None and not any(found) and not folder.is_dir():
+            terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
+        if sheet is not None:
+            _draw_sheet(sheet, settings, queries, found)
+        show_hits(terminal, queries, [[hit.to_dict() for hit in hits] for hits in found])
+
+
+def _search(
+    terminal: Terminal, settings: Settings, queries: list[Query], limit: int, only: Filter
+) -> "list[list[Hit]]":
+    with open_indexer(settings, terminal) as indexer:
+        return [
+            indexer.search(query.text, image=query.image, limit=limit, only=only)
+            for query in queries
+        ]
+
+
+def _search_by_worker(
+    settings: Settings, queries: list[Query], limit: int, only: Filter
+) -> "list[list[Hit]]":
+    from warmclip.store.protocol import Hit
+    from warmclip.work.broker import open_broker
+    from warmclip.work.call import call
+
+    found = []
+    with open_broker(settings) as connection:
+        for query in queries:
+            question = {"text": query.text, "image": query.image, "limit": limit}
+            question |= {"collection": settings.collection, **only.to_dict()}
+            answer = call(connection, "search", question)
+            found.append([Hit.from_dict(hit) for hit in answer["hits"]])
+    return found
+
+
+def _draw_sheet(
+    file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]"
+) -> None:
+    from warmclip.indexing.contact_sheet import SheetSection
+
+    sections = [
+        SheetSection(heading=query.heading, hits=hits)
+        for query, hits in zip(queries, found, strict=True)
+    ]
+    save_sheet(file, settings, sections, columns=min(5, max(3, *(len(hits) for hits in found))))
+
+
+def show_hits(
+    terminal: Terminal,
+    queries: Sequence[Query],
+    hits_of_each: Sequence[Sequence[Mapping[str, Any]]],
+) -> None:
+    """Write the pictures found for each query, best first."""
+    answers = list(zip(queries, hits_of_each, strict=True))
+    if terminal.as_json:
+        terminal.json({"queries": [asdict(query) | {"hits": hits} for query, hits in answers]})
+        return
+    for query, hits in answers:
+        terminal.print(Text(printable(shorten_path(query.heading)), style="bold"))
+        if not hits:
+            terminal.print("      nothing was found")
+        for place, hit in enumerate(hits, start=1):
+            path = printable(shorten_path(hit["path"]))
+            terminal.print(f"{place:4}  {hit['score']:.3f}  {path}")

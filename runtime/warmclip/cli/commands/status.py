@@ -1,0 +1,76 @@
+"""The command status."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from warmclip.cli.commands.index import show_submitted
+from warmclip.cli.console import Terminal
+from warmclip.cli.options import Json, Verbose, open_terminal, read_settings
+from warmclip.logs import printable
+
+
+def status(
+    dead: Annotated[
+        bool, typer.Option("--dead", help="List the pictures that were set aside, and why.")
+    ] = False,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Give them another chance, and queue them again.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show queues, workers and recent failures."""
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.work.broker import open_broker
+        from warmclip.work.poisoned_files import PoisonedFiles
+        from warmclip.work.producer import requeue_dead
+        from warmclip.work.status import read_status
+
+        settings = read_settings()
+        with open_broker(settings) as connection:
+            if requeue:
+                jobs, images = requeue_dead(connection, settings)
+                show_submitted(terminal, jobs, images)
+            elif dead:
+                files = [file.to_dict() for file in PoisonedFiles(connection).all()]
+                show_poisoned_files(terminal, files)
+            else:
+                show_status(terminal, read_status(connection).to_dict())
+
+
+def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
+    """Write queues, workers and failed jobs."""
+    if terminal.as_json:
+        terminal.json(status)
+        return
+    queues = status["queues"]
+    terminal.print_table(queues, ("queue", "name"), "queued", "started", "finished", "failed")
+    workers = [
+        worker | {"at": f"{worker['at'][0]} of {worker['at'][1]}" if worker["at"] else None}
+        for worker in status["workers"]
+    ]
+    terminal.print_table(workers, ("worker", "name"), "state", "job", "at", "hostname", "pid")
+    for failure in status["failures"]:
+        job = f"{failure['function']} {failure['job']}"
+        terminal.print(f"failed  {failure['ended_at']}  {printable(job)}")
+        terminal.print(f"        {printable(failure['reason'])}")
+    if status["dead"]:
+        terminal.print(f"pictures set aside: {status['dead']}; `warmclip status --dead` lists them")
+    if not status["workers"]:
+        terminal.print("no worker is running; start one with `warmclip worker`")
+
+
+def show_poisoned_files(terminal: Terminal, files: Sequence[Mapping[str, Any]]) -> None:
+    """Write the pictures that were set aside, and why."""
+    if terminal.as_json:
+        terminal.json({"dead": list(files)})
+        return
+    for file in files:
+        terminal.print(f"{printable(file['at'])}  {printable(file['path'])}")
+        terminal.print(f"    {printable(file['reason'])}")
+    if files:
+        terminal.print("`warmclip status --requeue` gives them another chance")
+    else:
+        terminal.print("no picture is set aside")

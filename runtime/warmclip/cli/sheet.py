@@ -1,0 +1,37 @@
+"""The option --sheet of several commands: a contact sheet in a PNG file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from warmclip.errors import SettingsError
+from warmclip.settings import Settings
+
+if TYPE_CHECKING:
+    from warmclip.indexing.contact_sheet import SheetSection
+
+
+def check_sheet(file: Path | None) -> None:
+    """Refuse a name that is no PNG's, before any work is done for it.
+
+    Raises:
+        SettingsError: the name ends with something else.
+    """
+    if file is not None and file.suffix.lower() != ".png":
+        raise SettingsError(f"--sheet {file}: the sheet is a PNG file, so its name must end so")
+
+
+def save_sheet(
+    file: Path, settings: Settings, sections: "list[SheetSection]", *, columns: int
+) -> None:
+    """Draw a contact sheet into a file.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    from warmclip.indexing.contact_sheet import contact_sheet
+
+    sheet = contact_sheet(sections, columns=columns, roots=settings.roots, limits=settings.limits)
+    try:
+        sheet.save(file, "PNG")
+    except OSError as exc:
+        raise SettingsError(f"cannot write --sheet {file}: {exc.strerror}") from exc
