@@ -1,6 +1,6 @@
-"""Jobs out of their queues: moved to a list of jobs in between, never popped.
+"""Jobs are taken out of their queues by a move to RQ's intermediate list, never by a pop.
 
-A job that is taken by a worker which dies at that instant is in that list, where ``OrphanRecovery`` finds
+A worker that dies just after it took a job leaves it in that list, where ``OrphanRecovery`` finds
 it. RQ itself pops as soon as there are several queues, and so loses it.
 """
 
@@ -25,14 +25,14 @@ class Dequeuer:
 
     def __init__(self, queues: Sequence[Queue]) -> None:
         self._queues = queues
-        self.rest()
+        self.reset_wait()
 
-    def rest(self) -> None:
-        """Begin to wait: the shorter, the sooner a job was done."""
+    def reset_wait(self) -> None:
+        """Wait for a short time first: after a job, another one often follows soon."""
         self._wait_s = _ONLY_QUEUE_WAIT_S if len(self._queues) == 1 else _SHORTEST_WAIT_S
 
-    def look(self) -> tuple[Job, Queue] | None:
-        """The next job, if there is one now."""
+    def take(self) -> tuple[Job, Queue] | None:
+        """The next job, if there is one now; the queues in their order."""
         for queue in self._queues:
             try:
                 if job := self._take(queue):
@@ -47,7 +47,7 @@ class Dequeuer:
         try:
             if job := self._take(first, self._wait_s):
                 return job, first
-        except ResponseError:  # no queue: ``look`` says so
+        except ResponseError:  # no queue: ``take`` says so
             time.sleep(_ONLY_QUEUE_WAIT_S)
         self._wait_s = max(self._wait_s, min(self._wait_s * 1.2, _LONGEST_WAIT_S))
         return None

@@ -43,10 +43,10 @@ def index_images(paths: list[str], collection: str) -> dict[str, Any]:
         SpaceMismatch: the collection holds vectors of another model.
         StoreError: the store failed.
     """
-    here = current_context()
-    check_paths(paths, here.settings, here.roots)
-    indexer = here.indexer(check_collection(collection))
-    return indexer.index_files(paths, progress=here.progress).to_dict()
+    context = current_context()
+    check_paths(paths, context.settings, context.roots)
+    indexer = context.indexer(check_collection(collection))
+    return indexer.index_files(paths, progress=context.progress).to_dict()
 
 
 def embed_images(paths: list[str]) -> dict[str, Any]:
@@ -59,16 +59,18 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
     Raises:
         JobRefused: a path is outside the roots, or there are too many.
     """
-    here = current_context()
-    check_paths(paths, here.settings, here.roots)
+    context = current_context()
+    check_paths(paths, context.settings, context.roots)
     vectors, unreadable = {}, {}
-    items = ((path, LazyImage(path, partial(_read, path, here))) for path in dict.fromkeys(paths))
-    for path, result in here.encoder.encode_each(items):
+    items = (
+        (path, LazyImage(path, partial(_read, path, context))) for path in dict.fromkeys(paths)
+    )
+    for path, result in context.encoder.encode_each(items):
         if isinstance(result, ImageUnreadable):
             unreadable[path] = str(result)
         else:
             vectors[path] = result.vector.tolist()
-    return _space(here) | {"vectors": vectors, "unreadable": unreadable}
+    return _space(context) | {"vectors": vectors, "unreadable": unreadable}
 
 
 def embed_texts(texts: list[str]) -> dict[str, Any]:
@@ -81,11 +83,11 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
         JobRefused: the texts are no list of str, or too many.
         TextRefused: one is longer than the limit.
     """
-    here = current_context()
-    check_items(texts, "texts", here.settings)
+    context = current_context()
+    check_items(texts, "texts", context.settings)
     unique = list(dict.fromkeys(texts))
-    rows = here.encoder.encode_texts(unique).tolist()
-    return _space(here) | {"vectors": dict(zip(unique, rows, strict=True))}
+    rows = context.encoder.encode_texts(unique).tolist()
+    return _space(context) | {"vectors": dict(zip(unique, rows, strict=True))}
 
 
 def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str, Any]:
@@ -103,20 +105,20 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
         JobRefused: not exactly one of the two, no base64, or a path outside the roots.
         ImageUnreadable: it is no picture, or a larger one than the limits allow.
     """
-    here = current_context()
+    context = current_context()
     source: bytes | LazyImage
     match data, path:
         case str(), None:
             name, source = "the picture that was sent", _decoded(data)
         case None, str():
-            check_paths([path], here.settings, here.roots)
-            name, source = repr(path), LazyImage(path, partial(_read, path, here))
+            check_paths([path], context.settings, context.roots)
+            name, source = repr(path), LazyImage(path, partial(_read, path, context))
         case _:
             raise JobRefused("embed exactly one of data and path")
-    ((_, result),) = here.encoder.encode_each([(0, source)])
+    ((_, result),) = context.encoder.encode_each([(0, source)])
     if isinstance(result, ImageUnreadable):
         raise ImageUnreadable(f"{name} {result}")
-    return _space(here) | {
+    return _space(context) | {
         "vector": result.vector.tolist(),
         "width_px": result.width_px,
         "height_px": result.height_px,
@@ -164,18 +166,18 @@ def search(
         NotStored: there is no such collection, or no such picture in it.
         StoreError: the store failed.
     """
-    here = current_context()
-    indexer = here.indexer(check_collection(collection))
+    context = current_context()
+    indexer = context.indexer(check_collection(collection))
     most = count_hits(limit, offset)
     if folder is not None:
-        _require_roots(here.settings, here.roots)
+        _require_roots(context.settings, context.roots)
     only = Filter.of(folder, since, until)
     match text, image, data, like:
         case str(), None, None, None:
             hits = indexer.search(text, limit=most, only=only)
         case None, str(), None, None:
-            check_paths([image], here.settings, here.roots)
-            source = LazyImage(image, partial(_read, image, here))
+            check_paths([image], context.settings, context.roots)
+            source = LazyImage(image, partial(_read, image, context))
             try:
                 hits = indexer.search(image=source, limit=most, only=only)
             except ImagesUnreadable as exc:
@@ -186,12 +188,12 @@ def search(
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
         case None, None, None, str():
-            point = _stored(here, collection, like, with_vector=True)
+            point = _stored(context, collection, like, with_vector=True)
             nearest = indexer.search(vector=point.vector, limit=most + 1, only=only)
             hits = [hit for hit in nearest if hit.id != point.id][:most]
         case _:
             raise JobRefused("search for exactly one of text, image, data and like")
-    return _space(here) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
+    return _space(context) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
 
 
 def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
@@ -212,14 +214,14 @@ def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
     """
     from warmclip.indexing.thumbnail import draw_thumbnail
 
-    here = current_context()
+    context = current_context()
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
         raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
-    path = _stored(here, check_collection(collection), id).payload.path
+    path = _stored(context, check_collection(collection), id).payload.path
     # As for a job that names it: the store may be shared with workers that have other roots.
-    check_paths([path], here.settings, here.roots)
+    check_paths([path], context.settings, context.roots)
     try:
-        jpeg = draw_thumbnail(_read(path, here), side_px, here.settings.limits)
+        jpeg = draw_thumbnail(_read(path, context), side_px, context.settings.limits)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
@@ -231,9 +233,9 @@ def canary() -> dict[str, Any]:
     Returns:
         ``providers``: tower -> what it computes on now; ``fingerprint``; ``dim``.
     """
-    here = current_context()
-    here.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
-    return _space(here) | {"providers": dict(here.encoder.providers)}
+    context = current_context()
+    context.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
+    return _space(context) | {"providers": dict(context.encoder.providers)}
 
 
 def verdict() -> dict[str, Any]:
@@ -244,10 +246,10 @@ def verdict() -> dict[str, Any]:
         provider -> reason; ``quarantine``: provider, reason, since and until of each; ``model``,
         ``fingerprint``, ``dim``; ``versions``, ``machine``, ``hostname``, ``pid`` of this worker.
     """
-    here = current_context()
-    found, now = here.encoder.verdict, here.encoder.providers
-    quarantined = Quarantine(here.settings.home).active()
-    return _space(here) | {
+    context = current_context()
+    found, now = context.encoder.verdict, context.encoder.providers
+    quarantined = Quarantine(context.settings.home).active()
+    return _space(context) | {
         "asked": found.asked,
         "towers": [
             {"tower": tower, "chosen": name, "now": now[tower], "why": found.why[tower]}
@@ -256,8 +258,8 @@ def verdict() -> dict[str, Any]:
         "trials": [trial.to_dict() for trial in found.trials],
         "passed_over": found.passed_over,
         "quarantine": [{"provider": name, **asdict(it)} for name, it in quarantined.items()],
-        "model": str(here.settings.bundle),
-        "versions": {"python": platform.python_version(), **here.encoder.versions},
+        "model": str(context.settings.bundle),
+        "versions": {"python": platform.python_version(), **context.encoder.versions},
         "machine": f"{chip()}, {os_build()}",
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
@@ -330,19 +332,21 @@ def _decoded(data: Any) -> bytes:
         raise JobRefused("data must be the bytes of a picture in base64") from exc
 
 
-def _stored(here: JobContext, collection: str, id_: Any, *, with_vector: bool = False) -> "Point":
+def _stored(
+    context: JobContext, collection: str, id_: Any, *, with_vector: bool = False
+) -> "Point":
     try:
         wanted = str(uuid.UUID(id_))
     except (ValueError, TypeError, AttributeError) as exc:
         raise JobRefused(f"{id_!r} is no id of a picture: it is a UUID") from exc
-    for point in here.store.scroll(collection, ids=[wanted], with_vectors=with_vector):
+    for point in context.store.scroll(collection, ids=[wanted], with_vectors=with_vector):
         return point
     raise NotStored(f"there is no picture {wanted} in {collection!r}")
 
 
-def _read(path: str, here: JobContext) -> bytes:
-    return read_picture(path, here.roots, here.settings.limits)[1]
+def _read(path: str, context: JobContext) -> bytes:
+    return read_picture(path, context.roots, context.settings.limits)[1]
 
 
-def _space(here: JobContext) -> dict[str, Any]:
-    return {"fingerprint": here.encoder.fingerprint, "dim": here.encoder.dim}
+def _space(context: JobContext) -> dict[str, Any]:
+    return {"fingerprint": context.encoder.fingerprint, "dim": context.encoder.dim}

@@ -36,7 +36,7 @@ def this_machine() -> str:
         return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
-def fields(horse: int) -> dict[str, str | int]:
+def worker_fields(horse: int) -> dict[str, str | int]:
     """What our workers add to RQ's record of them."""
     return {_MACHINE: this_machine(), HORSE: horse}
 

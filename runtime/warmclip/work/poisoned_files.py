@@ -36,8 +36,8 @@ class PoisonedFile:
     at: str  # ISO 8601, UTC
 
     @classmethod
-    def write(cls, path: str, reason: str, *, job: str, collection: str | None) -> Self:
-        """A letter about a file as it is now."""
+    def describe(cls, path: str, reason: str, *, job: str, collection: str | None) -> Self:
+        """Describe a file as it is now."""
         size_bytes, mtime_ns = _state(path)
         return cls(
             path=path,
@@ -50,7 +50,7 @@ class PoisonedFile:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The letter as JSON can carry it."""
+        """The record as JSON can carry it."""
         return asdict(self)
 
 
@@ -62,11 +62,11 @@ class PoisonedFiles:
         self._lock = threading.Lock()
         self._known: dict[bytes, PoisonedFile] | None = None
 
-    def add(self, letter: PoisonedFile) -> bool:
+    def add(self, file: PoisonedFile) -> bool:
         """Set a picture aside; False if there are too many already."""
         if self.count() >= _MOST:
             return False
-        self._connection.hset(_KEY, _field(letter.path), json.dumps(letter.to_dict()))
+        self._connection.hset(_KEY, _field(file.path), json.dumps(file.to_dict()))
         return True
 
     def count(self) -> int:
@@ -74,16 +74,16 @@ class PoisonedFiles:
         return self._connection.hlen(_KEY)
 
     def all(self) -> list[PoisonedFile]:
-        """Every letter, the oldest first."""
-        return sorted(self._read_all().values(), key=lambda letter: letter.at)
+        """Every one, the oldest first."""
+        return sorted(self._read_all().values(), key=lambda file: file.at)
 
     def _read_all(self) -> dict[bytes, PoisonedFile]:
         """By field, which is made of the path."""
         read = {field: _read(value) for field, value in self._connection.hgetall(_KEY).items()}
         return {
-            field: letter
-            for field, letter in read.items()
-            if isinstance(field, bytes) and letter is not None
+            field: file
+            for field, file in read.items()
+            if isinstance(field, bytes) and file is not None
         }
 
     def remove(self, paths: Iterable[str]) -> None:
@@ -101,10 +101,10 @@ class PoisonedFiles:
         with self._lock:
             if self._known is None:
                 self._known = self._read_all()
-            letter = self._known.get(_field(path)) if self._known else None
-        if letter is None or _state(path) != (letter.size_bytes, letter.mtime_ns):
+            file = self._known.get(_field(path)) if self._known else None
+        if file is None or _state(path) != (file.size_bytes, file.mtime_ns):
             return None
-        return f"was set aside: {letter.reason} (`warmclip status --dead`)"
+        return f"was set aside: {file.reason} (`warmclip status --dead`)"
 
 
 def _field(path: str) -> bytes:
@@ -121,14 +121,14 @@ def _state(path: str) -> tuple[int | None, int | None]:
 
 
 def _read(value: bytes | str) -> PoisonedFile | None:
-    """A letter, or None for what somebody else wrote."""
+    """One record, or None for what somebody else wrote."""
     try:
-        letter = PoisonedFile(**json.loads(value))
-        datetime.fromisoformat(letter.at)
-        os.fsencode(letter.path)
-        if letter.collection is not None:
-            check_collection(letter.collection)
+        file = PoisonedFile(**json.loads(value))
+        datetime.fromisoformat(file.at)
+        os.fsencode(file.path)
+        if file.collection is not None:
+            check_collection(file.collection)
     except (ValueError, TypeError, AttributeError, SettingsError):
         return None
-    is_plain = Path(letter.path).is_absolute() and "\0" not in letter.path
-    return letter if is_plain and isinstance(letter.reason, str) else None
+    is_plain = Path(file.path).is_absolute() and "\0" not in file.path
+    return file if is_plain and isinstance(file.reason, str) else None

@@ -1,4 +1,4 @@
-"""Jobs whose worker died at a bad moment go back to where they were.
+"""Recovery of orphans: jobs whose worker died go back to their queue.
 
 A job is moved from its queue to an intermediate list, then recorded as started. A worker that is
 killed in between leaves it in that list; one that is killed later, among the started ones, where
@@ -27,22 +27,22 @@ _GRACE_S = 3.0  # a worker is between its two steps for milliseconds
 
 
 class OrphanRecovery:
-    """One worker's look at the queues, every few seconds."""
+    """Recovers, every few seconds, what the queues of one worker have lost."""
 
     def __init__(self, queues: Sequence[Queue]) -> None:
         self._queues = queues
         self._seen: dict[tuple[str, str], float] = {}
         self._next = 0.0
 
-    def look(self) -> None:
-        """Hand back what was lost, if it is time to look."""
+    def run_if_due(self) -> None:
+        """Put back what was lost, if it is time to look for it."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _EVERY_S
         for queue in self._queues:
             try:
-                _drop_strangers(queue)
+                _drop_foreign_entries(queue)
                 _expire_dead(queue)
                 # Reading it has RQ retry, or fail, the jobs whose heartbeats ceased.
                 started = set(queue.started_job_registry.get_job_ids())
@@ -61,8 +61,8 @@ class OrphanRecovery:
                 del self._seen[name, id_]
 
 
-def _drop_strangers(queue: Queue) -> None:
-    """Take out what is no entry, and would stop whoever reads the list."""
+def _drop_foreign_entries(queue: Queue) -> None:
+    """Remove what is no entry of RQ's, as whoever reads the list would fail on it."""
     started = queue.started_job_registry.key
     for entry in queue.connection.zrange(started, 0, -1):
         if not isinstance(entry, bytes) or not _is_entry(entry, colons=1):

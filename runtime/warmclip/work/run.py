@@ -1,4 +1,4 @@
-"""A worker from start to end: Redis, the store, a horse, and then jobs."""
+"""A worker from start to end: it opens Redis and the store, starts a horse, and runs jobs."""
 
 import logging
 import os
@@ -17,9 +17,11 @@ from warmclip.logs import is_json
 from warmclip.settings import Settings
 from warmclip.store.embedded_lock import lock_store
 from warmclip.work.broker import Patience, open_broker
+from warmclip.work.crash_policy import CrashPolicy
 from warmclip.work.horse.process import HorseProcess
 from warmclip.work.horse.warm_horse import WarmHorse
-from warmclip.work.json_worker import new_name
+from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.rq_worker import new_name
 from warmclip.work.worker import QUEUES, WarmWorker
 
 log = logging.getLogger(__name__)
@@ -58,26 +60,25 @@ def run_worker(
     name = new_name()
     patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
     with open_broker(settings, patience) as connection, _store_owner(settings) as owner:
-        stable = WarmHorse(
-            lambda: HorseProcess(
-                settings,
-                worker=name,
-                store_owner=owner,
-                log_json=is_json(),
-            ),
+        policy = CrashPolicy(
+            PoisonedFiles(connection),
             Quarantine(settings.home),
-            hang_s=settings.hang_s,
             max_crashes=settings.max_crashes,
         )
-        worker = WarmWorker(queues, name, connection, stable, supervisor)
+        horse = WarmHorse(
+            lambda: HorseProcess(settings, worker=name, store_owner=owner, log_json=is_json()),
+            policy,
+            hang_s=settings.hang_s,
+        )
+        worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
         if get_version(connection) < _OLDEST_REDIS:
             raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
         try:
-            stable.ensure()
-            _announce(worker, stable, settings)
+            horse.ensure_ready()
+            _announce(worker, horse, settings)
             ended_well = worker.run(burst=burst, max_jobs=max_jobs)
         finally:
-            stable.close()
+            horse.close()
     if not ended_well:
         raise QueueUnreachable(
             "the worker could not go on, most likely because Redis was lost; its log says why"
@@ -88,7 +89,7 @@ def run_worker(
 def _store_owner(settings: Settings) -> Iterator[int | None]:
     """The embedded store's lock, held by this process for its horses; None with a server.
 
-    A worker that was killed may have left a horse that is at its last job: it is waited for.
+    A worker that was killed may have left a horse that ends its last job: it is waited for.
     """
     if settings.qdrant_url is not None:
         yield None
@@ -116,8 +117,8 @@ def _leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - what
     sys.exit(0)
 
 
-def _announce(worker: WarmWorker, stable: WarmHorse, settings: Settings) -> None:
-    ready = stable.ready
+def _announce(worker: WarmWorker, horse: WarmHorse, settings: Settings) -> None:
+    ready = horse.ready
     log.info(
         "worker %s: %s (%s) on %s, queues %s",
         worker.name,

@@ -18,20 +18,20 @@ from warmclip.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.1
+_CHECK_EVERY_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _GOOD_RUN_S = 60.0  # a worker that lasted so long is started again at once
 _BAD_CONFIGURATION = WarmclipError.exit_code
 
 
 @dataclass(slots=True, kw_only=True)
-class _Place:
-    """One worker's place: whoever leaves it unasked is replaced."""
+class _Slot:
+    """A slot for one worker: one that leaves unasked is replaced."""
 
     process: subprocess.Popen[bytes]
     started: float
     failures: int = 0
-    told: int = 0  # of the signals to pass on, how many it was sent
+    forwarded: int = 0  # how many of the signals it was sent
     again_at: float | None = None  # when to start the next one; None while one runs
 
 
@@ -51,73 +51,73 @@ class Supervisor:
             f"--supervisor={os.getpid()}",
         ]
         self._count = count
-        self._places: list[_Place] = []
+        self._slots: list[_Slot] = []
         self._signals: list[int] = []  # that this process was sent, for each worker
 
     def run(self) -> int:
         """Start them, and return the exit code of the whole: the first that is not 0, or 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-        while len(self._places) < self._count and not self._is_stopping:
-            self._places.append(self._start(0))
+            signal.signal(number, self._on_signal)
+        while len(self._slots) < self._count and not self._is_stopping:
+            self._slots.append(self._start(0))
         exit_code = 0
-        while self._places:
-            self._pass_on()
-            for place in list(self._places):
-                code = self._look_at(place)
+        while self._slots:
+            self._forward_signals()
+            for slot in list(self._slots):
+                code = self._check(slot)
                 exit_code = exit_code or code
-            time.sleep(_LOOK_S)
+            time.sleep(_CHECK_EVERY_S)
         return exit_code
 
-    def _look_at(self, place: _Place) -> int:
-        """See to one worker; returns its exit code if its place is given up, else 0."""
-        if place.again_at is not None:
+    def _check(self, slot: _Slot) -> int:
+        """Replace a worker that ended; returns its exit code if its slot is given up, else 0."""
+        if slot.again_at is not None:
             if self._is_stopping:
-                self._places.remove(place)
-            elif time.monotonic() >= place.again_at:
-                fresh = self._start(place.failures)
-                self._places[self._places.index(place)] = fresh
+                self._slots.remove(slot)
+            elif time.monotonic() >= slot.again_at:
+                fresh = self._start(slot.failures)
+                self._slots[self._slots.index(slot)] = fresh
             return 0
-        code = place.process.poll()
+        code = slot.process.poll()
         if code is None:
             return 0
         if code in (0, _BAD_CONFIGURATION) or self._is_stopping:
-            self._places.remove(place)
+            self._slots.remove(slot)
             if code == _BAD_CONFIGURATION:  # the others have it too
                 self._signals.append(signal.SIGTERM)
             return max(code, 0)
-        lasted = time.monotonic() - place.started >= _GOOD_RUN_S
-        place.failures = 1 if lasted else place.failures + 1
-        pause = 0.0 if lasted else min(_LONGEST_PAUSE_S, 0.25 * 2**place.failures)
-        place.again_at = time.monotonic() + pause
+        lasted = time.monotonic() - slot.started >= _GOOD_RUN_S
+        slot.failures = 1 if lasted else slot.failures + 1
+        pause = 0.0 if lasted else min(_LONGEST_PAUSE_S, 0.25 * 2**slot.failures)
+        slot.again_at = time.monotonic() + pause
         log.warning(
             "worker %d ended with %d; another one starts in %.1f s",
-            place.process.pid,
+            slot.process.pid,
             code,
             pause,
             extra={"action": "worker_replaced"},
         )
         return 0
 
-    def _start(self, failures: int) -> _Place:
+    def _start(self, failures: int) -> _Slot:
         # In a group of its own: a terminal's Ctrl+C comes to it once, from here.
         process = subprocess.Popen(self._command, process_group=0)  # noqa: S603 - our own command
-        return _Place(process=process, started=time.monotonic(), failures=failures)
+        return _Slot(process=process, started=time.monotonic(), failures=failures)
 
     @property
     def _is_stopping(self) -> bool:
         return bool(self._signals)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's
-        # Passed on in the loop: here, a worker that is just being started would be missed.
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's
+        # Forwarded in the loop: here, a worker that is just being started would be missed.
         self._signals.append(signum)
 
-    def _pass_on(self) -> None:
-        for place in self._places:
-            for signum in self._signals[place.told :]:
-                place.told += 1
-                if place.process.poll() is None:
-                    place.process.send_signal(signum)
+    def _forward_signals(self) -> None:
+        for slot in self._slots:
+            for signum in self._signals[slot.forwarded :]:
+                slot.forwarded += 1
+                if slot.process.poll() is None:
+                    slot.process.send_signal(signum)
 
 
 def run_workers(count: int, settings: Settings, arguments: Sequence[str]) -> int:

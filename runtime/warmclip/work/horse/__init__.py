@@ -1,5 +1,5 @@
-"""The horse: the process that runs a worker's jobs, exec'd once and warm ever after.
+"""The horse: the process that runs a worker's jobs, exec'd once and kept warm.
 
-``process``, ``flight`` and ``blame`` belong to the worker, which watches it; ``warm``, ``beats``
-and ``__main__`` to the horse itself. The two sides talk in lines of JSON over two pipes.
+``warm_horse``, ``process`` and ``in_flight`` belong to the worker, which watches it; ``context``,
+``reporter`` and ``__main__`` to the horse itself. They send lines of JSON through two pipes.
 """

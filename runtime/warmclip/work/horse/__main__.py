@@ -1,4 +1,4 @@
-"""The horse's own program: settings in, then one line a job, until the worker hangs up."""
+"""The horse's own program: it reads settings, then one line a job, until the pipe ends."""
 
 import faulthandler
 import json
@@ -21,11 +21,11 @@ from warmclip.work.allowlist import AllowedJob, find_functions
 from warmclip.work.broker import open_broker
 from warmclip.work.horse.context import open_context
 from warmclip.work.horse.reporter import Reporter
-from warmclip.work.json_worker import JsonWorker
 from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.rq_worker import RqWorker
 
 
-class Runner(JsonWorker):
+class Runner(RqWorker):
     """RQ's part of running a job: what happens in the work horse of other workers."""
 
     def __init__(self, name: str, job_class: type[AllowedJob], connection: Redis) -> None:
@@ -66,11 +66,11 @@ class Runner(JsonWorker):
 
 def main() -> None:
     """Run jobs until the pipe ends."""
-    commands, beats_to = int(sys.argv[1]), int(sys.argv[2])
-    for descriptor in (commands, beats_to):
+    commands, messages_to = int(sys.argv[1]), int(sys.argv[2])
+    for descriptor in (commands, messages_to):
         os.set_inheritable(descriptor, False)
     # A child that a job forks must not look like this process still at work.
-    os.register_at_fork(after_in_child=lambda: os.close(beats_to))
+    os.register_at_fork(after_in_child=lambda: os.close(messages_to))
     # The worker decides when this process ends: by the pipe, or by SIGKILL.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -82,42 +82,44 @@ def main() -> None:
         else:
             log_text()
             faulthandler.enable()  # where a native fault was, for people
-        _serve(settings, hello, lines, beats_to)
+        _serve(settings, hello, lines, messages_to)
 
 
-def _serve(settings: Settings, hello: dict[str, object], lines: IO[str], beats_to: int) -> None:
+def _serve(settings: Settings, hello: dict[str, object], lines: IO[str], messages_to: int) -> None:
     owner = hello["store_owner"]
-    dead: PoisonedFiles | None = None
-    beats = Reporter(beats_to, lambda path: dead.reason(path) if dead is not None else None)
+    poisoned: PoisonedFiles | None = None
+    reporter = Reporter(
+        messages_to, lambda path: poisoned.reason(path) if poisoned is not None else None
+    )
     try:
         with (
             open_broker(settings) as connection,
             open_context(
                 settings,
-                activity=beats,
-                progress=beats.progress,
+                activity=reporter,
+                progress=reporter.progress,
                 store_owner=owner if isinstance(owner, int) else None,
-            ) as horse,
+            ) as context,
         ):
-            dead = PoisonedFiles(connection)
+            poisoned = PoisonedFiles(connection)
             job_class = find_functions(settings.jobs)
             runner = Runner(str(hello["worker"]), job_class, connection)
-            beats.start_pulse()
-            beats.say(
+            reporter.start_heartbeat()
+            reporter.send(
                 ready=True,
-                provider=horse.encoder.provider,
-                model=horse.encoder.bundle.manifest.name,
-                fingerprint=horse.encoder.fingerprint,
+                provider=context.encoder.provider,
+                model=context.encoder.bundle.manifest.name,
+                fingerprint=context.encoder.fingerprint,
             )
             for line in lines:
                 job = json.loads(line)
-                beats.say(took=job["job"])
-                dead.refresh()
-                with beats.job(careful=job["careful"]):
+                reporter.send(began=job["job"])
+                poisoned.refresh()
+                with reporter.job(careful=job["careful"]):
                     runner.run(job["job"], job["execution"], job["queue"])
-                beats.say(done=job["job"])
+                reporter.send(done=job["job"])
     except WarmclipError as exc:
-        beats.say(error=type(exc).__name__, message=str(exc))
+        reporter.send(error=type(exc).__name__, message=str(exc))
         sys.exit(exc.exit_code)
 
 

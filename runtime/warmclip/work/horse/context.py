@@ -1,4 +1,4 @@
-"""What the horse owns: a warm Encoder, and the store.
+"""What a horse owns: a warm Encoder, and the store.
 
 The encoder is opened once, before the first job, and never crosses a fork; the store is opened
 when a job first needs it. The modules that they need are imported only then, so that a process
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class JobContext:
-    """One process's share of a worker.
+    """What a job finds in its process: a warm Encoder, the store, and the settings.
 
     Attributes:
         settings: the worker's.
         roots: of the settings, their folders' real paths.
-        encoder: warm.
+        encoder: loaded, and run once.
         progress: told how far a job is.
+        pid: the process that this belongs to.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class JobContext:
             self.store.close()
 
 
-_horse: JobContext | None = None
+_context: JobContext | None = None
 
 
 @contextmanager
@@ -84,36 +85,36 @@ def open_context(
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
     """
-    global _horse  # noqa: PLW0603 - jobs are called by name, so what they need has one place
+    global _context  # noqa: PLW0603 - jobs are called by name, so what they need has one place
     from warmclip.inference.encoder import Encoder
 
     activity = activity or Unwatched()
     with activity.during("load", f"the model {settings.bundle}"):
         encoder = Encoder.from_settings(settings, progress=progress, activity=activity)
         encoder.warm()
-    _horse = JobContext(settings, encoder, progress, store_owner)
+    _context = JobContext(settings, encoder, progress, store_owner)
     try:
-        yield _horse
+        yield _context
     finally:
-        _horse.close()
-        _horse = None
+        _context.close()
+        _context = None
 
 
 def current_context() -> JobContext:
-    """The horse of this process.
+    """The context of this process, which is a horse.
 
     Raises:
         JobRefused: there is none.
         ForkedSessionError: it belongs to the process that this one was forked from.
     """
-    if _horse is None:
+    if _context is None:
         raise JobRefused(
             "no warm model in this process: warmclip's jobs run in `warmclip worker`, "
             "not in `rq worker`"
         )
-    if _horse.pid != os.getpid():
+    if _context.pid != os.getpid():
         raise ForkedSessionError(
-            f"this process was forked from the horse {_horse.pid}, and a forked model crashes "
+            f"this process was forked from the horse {_context.pid}, and a forked model crashes "
             "on macOS and slows down elsewhere: use the model where it was loaded"
         )
-    return _horse
+    return _context

@@ -1,6 +1,6 @@
-"""The reporter: the horse tells the worker, before each step, what it is at.
+"""The reporter: what a horse tells its worker, before each step that it takes.
 
-Native code is announced before it begins and after it ended; while Python itself runs, a pulse
+Native code is announced before it begins and after it ended; while Python itself runs, a heartbeat
 shows that it does. So silence means that something hangs, and a death has a cause.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from warmclip.activity import Stage
 from warmclip.errors import ImageUnreadable
 
-_PULSE_S = 1.0
+_HEARTBEAT_S = 1.0
 _PROGRESS_EVERY_S = 0.25
 # Building a model for an accelerator, or choosing one by trial, takes minutes at worst.
 _LOAD_ALLOWANCE_S = 600.0
@@ -42,7 +42,7 @@ class Reporter:
         self._slowest_row_s = 0.0
         self._told_progress_at = 0.0
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Send one message; a worker that is gone is told nothing."""
         line = json.dumps(message).encode("ascii") + b"\n"
         with self._lock:
@@ -64,7 +64,7 @@ class Reporter:
             self._open.add(number)
         started = time.monotonic()
         try:  # a job's time-out may strike anywhere
-            self.say(
+            self.send(
                 begin=number,
                 stage=stage,
                 what=what,
@@ -77,18 +77,18 @@ class Reporter:
                 self._slowest_row_s = max(self._slowest_row_s, (time.monotonic() - started) / rows)
             with self._lock:
                 self._open.discard(number)
-            self.say(end=number)
+            self.send(end=number)
 
     def progress(self, done: int, total: int, stage: str) -> None:
         """See ``Progress``."""
         now = time.monotonic()
         if done == total or now - self._told_progress_at >= _PROGRESS_EVERY_S:
             self._told_progress_at = now
-            self.say(at=[done, total, stage])
+            self.send(at=[done, total, stage])
 
     @contextmanager
     def job(self, *, careful: bool) -> Iterator[None]:
-        """Pulse as long as a job runs; a careful one does one thing at a time."""
+        """Send heartbeats as long as a job runs; a careful one does one thing at a time."""
         self.one_at_a_time = careful
         self._open.clear()
         self._busy = True
@@ -97,16 +97,21 @@ class Reporter:
         finally:
             self._busy = False
 
-    def start_pulse(self) -> None:
-        """Pulse from a thread of its own, which a hang in native code may stop with all others."""
-        threading.Thread(target=self._pulse, name="warmclip-pulse", daemon=True).start()
+    def start_heartbeat(self) -> None:
+        """Send heartbeats from a thread of its own.
 
-    def _pulse(self) -> None:
+        A hang in native code may stop it together with all other threads.
+        """
+        threading.Thread(
+            target=self._send_heartbeats, name="warmclip-heartbeat", daemon=True
+        ).start()
+
+    def _send_heartbeats(self) -> None:
         while True:
-            time.sleep(_PULSE_S)
-            # Native code lets other threads run: their pulse would hide that it hangs.
+            time.sleep(_HEARTBEAT_S)
+            # Native code lets other threads run: their heartbeat would hide that it hangs.
             if self._busy and not self._open:
-                self.say(pulse=True)
+                self.send(alive=True)
 
     def _allowance_s(self, stage: Stage, rows: int) -> float:
         """How long this piece may be silent, if it is longer than usual."""

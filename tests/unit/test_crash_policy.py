@@ -1,0 +1,170 @@
+"""What follows from a horse's death: the whole policy, case by case."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.work.crash_policy import Cause, Consequences, CrashPolicy, Death, decide, diagnose
+from warmclip.work.horse.in_flight import InFlight
+from warmclip.work.poisoned_files import PoisonedFiles
+
+SEGV, KILL, TERM = -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM
+
+NOTHING: list[str] = []
+A, B = "decode /a.jpg", "decode /b.jpg"
+LOAD, RUN = "load coreml", "run coreml"
+
+
+def died(*calls: str, by: int = SEGV, begun: bool = True, **more: object) -> Death:
+    """A death with so much in flight, such as "decode /a.jpg" or "run coreml"."""
+    in_flight = InFlight()
+    if begun:
+        in_flight.update({"began": "a-job"})
+    for number, call in enumerate(calls):
+        stage, _, what = call.partition(" ")
+        provider = "" if stage == "decode" else what
+        started = {"stage": stage, "what": what, "provider": provider, "allow_s": 0.0}
+        in_flight.update({"begin": number, **started})
+    death = Death(returncode=by, in_flight=in_flight, provider="coreml")
+    return replace(death, **more)  # type: ignore[arg-type]  # its own fields
+
+
+IMAGE, UNCLEAR, OTHER = Cause.IMAGE, Cause.UNCLEAR, Cause.OTHER
+
+
+@pytest.mark.parametrize(
+    ("death", "careful", "strikes", "cause"),
+    [
+        (died(A), False, 0, IMAGE),
+        (died(A), True, 0, IMAGE),
+        (died(A, hung_s=30.0, by=KILL), False, 0, IMAGE),  # we killed it, as it hung
+        (died(A, by=KILL), False, 0, UNCLEAR),  # somebody did
+        (died(A, by=KILL), True, 1, UNCLEAR),
+        (died(A, by=KILL), True, 2, IMAGE),  # the third time is a pattern
+        (died(A, by=TERM), False, 0, UNCLEAR),
+        (died(A, overran=True, by=KILL), True, 2, OTHER),
+        (died("decode "), False, 0, UNCLEAR),  # a picture without a name: nothing to set aside
+        (died("decode "), True, 0, OTHER),
+        (died(A, B), False, 0, UNCLEAR),
+        (died(A, B), True, 0, OTHER),
+        (died(A, RUN), False, 0, UNCLEAR),
+        (died(A, RUN), True, 0, OTHER),
+        (died(RUN), False, 0, OTHER),
+        (died(LOAD), False, 0, OTHER),
+        (died(), False, 0, OTHER),
+        (died(by=3), False, 0, OTHER),
+    ],
+)
+def test_cause(death: Death, careful: bool, strikes: int, cause: Cause) -> None:
+    """A picture is to blame if it alone was in flight, and nobody else may have sent the signal."""
+    assert diagnose(death, careful=careful, strikes=strikes) is cause
+
+
+def consequences(
+    death: Death,
+    *,
+    careful: bool = False,
+    strikes: int = 0,
+    deaths: int = 0,
+    crashes: int = 0,
+    is_ours: bool = True,
+) -> Consequences:
+    """What follows, where two crashes of a provider are too many."""
+    return decide(
+        death,
+        careful=careful,
+        strikes=strikes,
+        deaths=deaths,
+        crashes=crashes,
+        max_crashes=2,
+        is_ours=is_ours,
+    )
+
+
+@pytest.mark.parametrize(
+    ("death", "before", "follows"),
+    [
+        # One picture in flight: it is set aside, and the death is not the job's.
+        (died(A), {}, {"set_aside": "/a.jpg", "careful": True, "deaths": 0}),
+        (died(A), {"deaths": 3}, {"set_aside": "/a.jpg", "careful": True, "deaths": 3}),
+        # A kill from outside: a strike.
+        (died(A, by=KILL), {}, {"strike": "/a.jpg", "careful": True, "deaths": 1}),
+        # Several: one at a time from now on.
+        (died(A, B), {}, {"careful": True, "deaths": 1}),
+        # Still several, though they were decoded one at a time: nobody is blamed.
+        (died(A, B), {"careful": True}, {"careful": True, "deaths": 1}),
+        # A graph was run: the provider's first crash, and its second.
+        (died(RUN), {}, {"crashed": "coreml", "deaths": 1}),
+        (died(LOAD), {}, {"crashed": "coreml", "deaths": 1}),
+        (died(RUN), {"crashes": 1}, {"crashed": "coreml", "quarantine": True, "deaths": 1}),
+        # A slow job is not the provider's fault.
+        (died(RUN, overran=True), {"crashes": 1}, {"deaths": 1}),
+        # In Python code: nobody is blamed.
+        (died(), {}, {"deaths": 1}),
+        # The fourth death of one attempt ends it.
+        (died(), {"deaths": 2}, {"deaths": 3}),
+        (died(), {"deaths": 3}, {"deaths": 4, "run_again": False}),
+        # A function of the user's own runs once, unless the horse had not begun with it.
+        (died(), {"is_ours": False}, {"deaths": 1, "run_again": False}),
+        (died(begun=False), {"is_ours": False}, {"deaths": 1}),
+        (
+            died(A),
+            {"is_ours": False},
+            {"set_aside": "/a.jpg", "careful": True, "deaths": 0, "run_again": False},
+        ),
+        # On command: nobody is blamed, and the job has lost its attempt.
+        (died(A, on_command=True), {}, {"deaths": 0, "run_again": False}),
+        (died(RUN, on_command=True), {"crashes": 1}, {"deaths": 0, "run_again": False}),
+        (
+            died(begun=False, on_command=True),
+            {"careful": True},
+            {"careful": True, "deaths": 0, "run_again": False},
+        ),
+    ],
+)
+def test_consequences(death: Death, before: dict[str, object], follows: dict[str, object]) -> None:
+    """For the picture, the provider and the job."""
+    expected = {"careful": False, "run_again": True} | follows
+    found = consequences(death, **before)  # type: ignore[arg-type]  # its own parameters
+    assert found == Consequences(**expected)  # type: ignore[arg-type]  # its own fields
+
+
+@pytest.fixture
+def quarantine(tmp_path: Path) -> Quarantine:
+    """An empty one."""
+    return Quarantine(tmp_path)
+
+
+def policy_with(quarantine: Quarantine) -> CrashPolicy:
+    """A policy that needs no Redis, as no picture is to blame."""
+    return CrashPolicy(PoisonedFiles(None), quarantine, max_crashes=2)  # type: ignore[arg-type]
+
+
+def test_crashes_before_it_is_ready_count(quarantine: Quarantine) -> None:
+    """Two in a row quarantine the provider that was being loaded."""
+    policy = policy_with(quarantine)
+    policy.on_failed_start(died(LOAD))
+    assert quarantine.active() == {}
+    policy.on_failed_start(died(LOAD))
+    assert list(quarantine.active()) == ["coreml"]
+    assert "2 crashes in a row" in quarantine.active()["coreml"].reason
+
+
+def test_crashes_far_apart(quarantine: Quarantine) -> None:
+    """A job that ended well stands between them: they do not add up."""
+    policy = policy_with(quarantine)
+    policy.on_failed_start(died(LOAD))
+    policy.on_success()
+    policy.on_failed_start(died(LOAD))
+    assert quarantine.active() == {}
+
+
+def test_death_without_a_provider_at_work(quarantine: Quarantine) -> None:
+    """It counts against none."""
+    policy = policy_with(quarantine)
+    for _ in range(5):
+        policy.on_failed_start(died())
+    assert quarantine.active() == {}
