@@ -20,7 +20,7 @@ TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration tests/faults
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
-        parity lint format types export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check \
+        parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check \
         clean
 
 help: ## List the targets
@@ -77,6 +77,10 @@ format: $(VENV)/without-torch ## Rewrite the code in the house style
 
 types: $(VENV)/installed ## mypy --strict over code and tests
 	$(BIN)/mypy
+
+docs: $(VENV)/installed ## Build the documentation's site into build/docs; warnings are errors
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "the site: $(CURDIR)/build/docs/index.html"
 
 export-model: $(VENV)/installed ## Turn OpenCLIP into a verified bundle: MODEL=ViT-B-32 PRETRAINED=openai, PRECISION=int8 as well
 	$(BIN)/warmclip-export model --model '$(MODEL)' --pretrained '$(PRETRAINED)' \

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import warmclip
 from warmclip.cli.console import Terminal
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
@@ -27,9 +28,9 @@ from warmclip_export.probe import NEEDED, Device, Stage, run_probe
 
 app = typer.Typer(
     name="warmclip-export",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
     epilog="Exit codes: 0 done, 1 not whole (lint) or strayed (parity), "
     "2 bad usage or no faithful export, 3 the weights cannot be had.",
 )
@@ -48,6 +49,24 @@ QuickGelu = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 
 _NEEDED = ("torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"warmclip-export {warmclip.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Turn an OpenCLIP model into a bundle that warmclip runs without torch."""
 
 
 @app.command()

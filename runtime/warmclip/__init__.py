@@ -37,6 +37,9 @@ __all__ = [
     "WarmclipError",
 ]
 
+__version__: str
+"""The installed version, such as ``0.1.0``."""
+
 _HOME = {
     "AsyncClient": "warmclip.client.client",
     "Client": "warmclip.client.client",
@@ -57,6 +60,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes longer to import than the rest of this
+
+        return version("warmclip")
     if name not in _HOME:
         raise AttributeError(f"module 'warmclip' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -205,8 +205,8 @@ def test_secrets_have_a_file_of_their_own(name: str) -> None:
     unit = systemd_unit(name)
     assert unit["EnvironmentFile"] == [f"/etc/warmclip/{name}.env"]
     assert not any("URL" in pair or "TOKEN" in pair for pair in unit["Environment"])
-    readme = (_DEPLOY / "README.md").read_text()
-    assert f"install -m 0600 /dev/null /etc/warmclip/{name}.env" in readme
+    guide = (_DEPLOY.parent / "docs" / "guides" / "deployment.md").read_text(encoding="utf-8")
+    assert f"install -m 0600 /dev/null /etc/warmclip/{name}.env" in guide
 
 
 def test_stopping_leaves_time_for_a_job() -> None:

@@ -21,7 +21,7 @@ from standins import qdrant
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "migration.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python\n# (.+?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(
     r"^warmclip (?!worker)(.+)$",

@@ -14,7 +14,7 @@ from standins import qdrant
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "porting.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "porting.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python\n# (.+?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 COMMAND = re.compile(r"^```sh\nWARMCLIP_JOBS=(\S+) warmclip worker (.+)$", re.MULTILINE)
 

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 partly done, 2 bad usage or configuration, 3 a service is 
 70 a bug in warmclip.
 """
 
-import importlib.metadata
 import logging
 import sys
 import traceback
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import warmclip
 from warmclip import logs
 from warmclip.cli.commands.audit import audit
 from warmclip.cli.commands.bench import bench
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="warmclip",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 1 partly, 2 bad usage or configuration, 3 service unreachable.",
@@ -36,7 +37,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"warmclip {importlib.metadata.version('warmclip')}")
+        typer.echo(f"warmclip {warmclip.__version__}")
         raise typer.Exit
 
 

@@ -2,7 +2,7 @@
 
 The runtime knows no model by name. What a worker needs to know of a model, the shape of its
 inputs, its preprocessing, its tokenizer, the digest of every file, stands in ``manifest.json``,
-which the exporter writes last. ``models/README.md`` describes the format for people.
+which the exporter writes last. ``docs/reference/bundle.md`` describes the format.
 """
 
 import hashlib

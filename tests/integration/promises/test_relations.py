@@ -91,7 +91,8 @@ def test_rate_limit(worker: Running) -> None:
 
 def test_schedule(worker: Running, trace: Path, tmp_path: Path) -> None:
     """RQ's scheduler, as the page of promises starts it, has jobs retried and repeated later."""
-    page = (Path(__file__).parents[3] / "docs" / "rq-promises.md").read_text(encoding="utf-8")
+    pages = Path(__file__).parents[3] / "docs" / "reference"
+    page = (pages / "rq-promises.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     program = tmp_path / "scheduler.py"
     program.write_text(code, encoding="utf-8")
