@@ -79,7 +79,7 @@ types: $(VENV)/installed ## mypy --strict over code and tests
 	$(BIN)/mypy
 
 docs: $(VENV)/installed ## Build the documentation's site into build/docs; warnings are errors
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
 	@echo "the site: $(CURDIR)/build/docs/index.html"
 
 export-model: $(VENV)/installed ## Turn OpenCLIP into a verified bundle: MODEL=ViT-B-32 PRETRAINED=openai, PRECISION=int8 as well

@@ -4,6 +4,8 @@
 not there, a reference to a name that is not documented, a page that no table of contents names.
 """
 
+import importlib
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -43,6 +45,8 @@ nitpick_ignore_regex = [
 
 ROOT_DOCUMENTS = ("ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY")
 _ROOT_LINK = re.compile(rf"\]\((?:\.\./)*({'|'.join(ROOT_DOCUMENTS)})\.md")
+_ARRAY = re.compile(r"~?numpy\.ndarray\[.*?float32\]\]")
+_COLON = "\ue000"  # of a private area
 _DOCS_LINK = re.compile(r"\]\(docs/")
 
 
@@ -73,6 +77,41 @@ def find_public_name(
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full[0], node, text)
 
 
+def read_comment(
+    _app: Sphinx, what: str, name: str, _member: Any, _options: Any, lines: list[str]
+) -> None:
+    """Document a field by the comment behind it; Sphinx itself only reads those with ``#:``."""
+    if what != "attribute" or any(lines):
+        return
+    owner, _, field = name.rpartition(".")
+    module, _, cls = owner.rpartition(".")
+    source = inspect.getsource(getattr(importlib.import_module(module), cls))
+    comment = re.search(rf"^    {field}: [^#\n]*  # (.+)$", source, re.MULTILINE)
+    lines[:] = [comment[1]] if comment else []
+
+
+def hide_colon(*event: Any) -> None:
+    """Keep Napoleon from taking what stands before a field's first colon for its type."""
+    what, lines = event[1], event[-1]
+    if what in ("attribute", "property") and lines:
+        lines[0] = lines[0].replace(":", _COLON)
+
+
+def show_colon(*event: Any) -> None:
+    """Undo ``hide_colon``."""
+    event[-1][:] = [line.replace(_COLON, ":") for line in event[-1]]
+
+
+def shorten_arrays(*event: Any) -> tuple[str | None, str | None]:
+    """Write arrays as ``numpy.ndarray``: the docstrings give shape and type."""
+    arguments, returned = event[-2:]
+    return _shortened(arguments), _shortened(returned)
+
+
+def _shortened(text: str | None) -> str | None:
+    return text and _ARRAY.sub("numpy.ndarray", text)
+
+
 def write_generated_pages(_app: Sphinx) -> None:
     """The commands and the HTTP API describe themselves."""
     generated_pages.write(HERE / "_generated")
@@ -83,4 +122,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", lambda app, _config: write_generated_pages(app))
     app.connect("source-read", read_root_document)
     app.connect("missing-reference", find_public_name)
+    app.connect("autodoc-process-docstring", read_comment, priority=300)
+    app.connect("autodoc-process-docstring", hide_colon, priority=400)  # Napoleon's is 500
+    app.connect("autodoc-process-docstring", show_colon, priority=600)
+    app.connect("autodoc-process-signature", shorten_arrays)
     return {"parallel_read_safe": True}
