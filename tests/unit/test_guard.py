@@ -16,6 +16,7 @@ from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU
+from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden
 from warmclip.inference.selection.guard import Guard, GuardContext
 from warmclip.inference.selection.quarantine import Quarantine
@@ -138,7 +139,7 @@ def test_steady_provider_computes_nothing_but_its_rows(service: GuardContext) ->
         provider = replace(faulty("none"), is_steady=is_steady, around=Counted)
         guard = Guard("image", provider, service)
         rows.clear()
-        assert guard.run(pixels(1), is_last=True).canary == ""
+        assert guard.run(pixels(1), is_last=True).canary is None
         assert rows == [1 if is_steady else 2]
 
 
@@ -166,6 +167,33 @@ def test_unproven_until_the_next_canary(service: GuardContext) -> None:
     assert not other.is_proven(checked.canary)
 
 
+@pytest.mark.parametrize(
+    ("text", "canary"),
+    [
+        ("", None),
+        ("0123456789abcdef-7", Canary(guard="0123456789abcdef", number=7)),
+        ("a-0", Canary(guard="a", number=0)),
+        ("somebody else's", Canary(guard="somebody else's", number=0)),
+        ("a-", Canary(guard="a-", number=0)),
+        ("a-\u0663", Canary(guard="a-\u0663", number=0)),
+        ("a-" + "9" * 5000, Canary(guard="a-" + "9" * 5000, number=0)),
+    ],
+)
+def test_canary_of_a_stored_point(text: str, canary: Canary | None) -> None:
+    """The text in a payload, whoever wrote it, is a canary or none; ours comes back as it was."""
+    assert Canary.parse(text) == canary
+    if canary is not None and not canary.guard.startswith("a-"):
+        assert Canary.parse(str(canary)) == canary
+
+
+def test_canary_of_another_program_is_never_proven(service: GuardContext) -> None:
+    """A point with a text that no guard wrote stays unverified, and raises nothing."""
+    guard = Guard("image", faulty("none"), service)
+    guard.run(pixels(1), is_last=True)
+    for text in ("somebody else's", "a-0", "-", "-0"):
+        assert not guard.is_proven(Canary.parse(text))
+
+
 def test_last_batch_of_a_stream_proves_the_stream(service: GuardContext) -> None:
     """Nothing is left waiting when the work is done."""
     guard = Guard("image", faulty("none"), service)
@@ -177,7 +205,7 @@ def test_canaries_switched_off(demo_bundle: Path, tmp_path: Path) -> None:
     """Nothing waits for what never comes."""
     service = make_service(demo_bundle, tmp_path, canary_every=0)
     guard = Guard("image", faulty("none"), service)
-    assert {guard.run(pixels(1), is_last=last).canary for last in (False, True)} == {""}
+    assert {guard.run(pixels(1), is_last=last).canary for last in (False, True)} == {None}
 
 
 def test_insisted_on(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +280,7 @@ def test_canary_among_texts_of_other_lengths(service: GuardContext) -> None:
     guard = Guard("text", faulty("none"), replace(service, canary_every=1))
     for _ in range(3):  # another golden text each time
         checked = guard.run(feeds)
-        assert (checked.provider, checked.canary) == ("faulty-none", "")
+        assert (checked.provider, checked.canary) == ("faulty-none", None)
         np.testing.assert_allclose(checked.vectors, reference, atol=1e-6)
     assert service.quarantine.active() == {}
 

@@ -26,6 +26,7 @@ from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.text_lengths import text_lengths
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.recent_texts import RecentTexts
+from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden
 from warmclip.inference.selection.guard import Checked, Guard, GuardContext
 from warmclip.inference.selection.quarantine import Quarantine
@@ -47,7 +48,7 @@ class Embedded:
     width_px: int
     height_px: int
     provider: str
-    canary: str = ""  # the check that the vector still waits for, see ``Encoder.is_proven``
+    canary: Canary | None = None  # that the vector still waits for, see ``Encoder.is_proven``
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -199,12 +200,14 @@ class Encoder:
             for tower, name in self.verdict.chosen.items()
         }
 
-    def is_proven(self, canary: str) -> bool:
+    def is_proven(self, canary: Canary | None) -> bool:
         """Whether vectors with this ``Embedded.canary`` have been proven by a good canary since.
 
         Those of another process never are: it may have died before its canary.
         """
-        return not canary or ("image" in self._towers and self._towers["image"].is_proven(canary))
+        if canary is None:
+            return True
+        return "image" in self._towers and self._towers["image"].is_proven(canary)
 
     def warm(self) -> None:
         """Load both towers and run each once, so that the first job does not wait for it.

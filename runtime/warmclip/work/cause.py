@@ -4,7 +4,7 @@ import signal
 from dataclasses import dataclass
 from enum import Enum
 
-from warmclip.signals import signal_name
+from warmclip.children import signal_name
 from warmclip.work.horse.in_flight import InFlight
 
 # Sent by people and by a system short of memory; the others come out of the process itself.

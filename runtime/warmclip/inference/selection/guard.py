@@ -16,6 +16,7 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.model_cache import ModelCache, sweep_temporaries
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU, Provider
+from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden, tolerance
 from warmclip.inference.selection.quarantine import HOURS, Quarantine
 
@@ -43,7 +44,7 @@ class Checked:
 
     vectors: Vectors
     provider: str
-    canary: str = ""  # the check that they still wait for; empty: none
+    canary: Canary | None = None  # that they still wait for
 
 
 class _CanaryFailed(Exception):
@@ -66,8 +67,8 @@ class Guard:
     provider is steady. A provider that fails is quarantined, the batch is computed again on the
     CPU, and the CPU goes on.
 
-    A row is proven by the next good canary. Until then it carries that canary's name, so that
-    whoever stores it can tell what is proven from what is not, even after a crash.
+    A row is proven by the next good canary. Until then it carries that canary, so that whoever
+    stores it can tell what is proven from what is not, even after a crash.
     """
 
     def __init__(self, tower: Tower, provider: Provider, service: GuardContext) -> None:
@@ -83,9 +84,9 @@ class Guard:
         self._canary_every = 0 if provider.is_steady else service.canary_every
         self._lock = threading.Lock()
         self._reference: OnnxSession | None = None
-        self._run_id = uuid.uuid4().hex[:16]
+        self._id = uuid.uuid4().hex[:16]
         self._batches = 0
-        self._epoch = 0  # canaries that were good
+        self._good_canaries = 0
         self._has_unproven = False
         self._session = self._load()
 
@@ -128,7 +129,7 @@ class Guard:
         return Checked(
             vectors=vectors,
             provider=session.provider.name,
-            canary=self._label(is_proven=carries),
+            canary=self._next_canary(after_good_one=carries),
         )
 
     def prove(self) -> None:
@@ -146,12 +147,13 @@ class Guard:
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
         else:
-            self._label(is_proven=True)
+            self._next_canary(after_good_one=True)
 
-    def is_proven(self, canary: str) -> bool:
-        """Whether rows with this canary are proven; those of another Guard never are."""
-        run_id, _, epoch = canary.partition("-")
-        return not canary or (run_id == self._run_id and int(epoch) < self._epoch)
+    def is_proven(self, canary: Canary | None) -> bool:
+        """Whether rows that waited for this canary are proven; those of another Guard never are."""
+        if canary is None:
+            return True
+        return canary.guard == self._id and canary.number < self._good_canaries
 
     def _active(self) -> OnnxSession:
         if self._session.provider.name in self._service.distrusted:
@@ -219,28 +221,28 @@ class Guard:
         if not np.min(cosines) >= tolerance(self._provider).cosine:
             self._distrust(f"it computes {strange}")
         elif is_proven:  # its canary was good
-            self._label(is_proven=True)
+            self._next_canary(after_good_one=True)
         return checked
 
     def _checked_on(self, session: OnnxSession, feeds: Feeds) -> Checked:
         vectors = unit_rows(session.run(feeds), self._service.bundle.manifest.dim)
         return Checked(vectors=vectors, provider=session.provider.name)
 
-    def _label(self, *, is_proven: bool) -> str:
-        """The name of the canary that rows computed until now wait for."""
+    def _next_canary(self, *, after_good_one: bool) -> Canary | None:
+        """The canary that rows computed until now wait for; None if a good one has just come."""
         if self._canary_every == 0:
-            return ""
+            return None
         with self._lock:
-            if is_proven:
-                self._epoch += 1
+            if after_good_one:
+                self._good_canaries += 1
                 self._has_unproven = False
-                return ""
+                return None
             self._has_unproven = True
-            return f"{self._run_id}-{self._epoch}"
+            return Canary(guard=self._id, number=self._good_canaries)
 
     def _canary_row(self) -> npt.NDArray[np.intp]:
         """Another row each time."""
-        return np.array([self._epoch % self._service.golden.rows(self._tower)])
+        return np.array([self._good_canaries % self._service.golden.rows(self._tower)])
 
     def _distrust(self, reason: str) -> None:
         """Quarantine the provider; from here on the CPU computes, or nobody.
