@@ -28,7 +28,7 @@ class Process:
         started: on the clock of ``time.perf_counter``.
     """
 
-    def __init__(self, contender: Contender, materials: Path, log: Path, python: Path) -> None:
+    def __init__(self, contender: Contender, fixtures: Path, log: Path, python: Path) -> None:
         self.name = contender.name
         self._log = log
         options = json.dumps(contender.options)
@@ -36,8 +36,8 @@ class Process:
             python,
             "-m",
             "bench.embedding.child",
-            materials,
-            contender.subject,
+            fixtures,
+            contender.adapter,
             options,
         ]
         with log.open("wb") as stderr:

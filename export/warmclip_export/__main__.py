@@ -75,10 +75,10 @@ def model(
         _check_name(name)
         int8 = "int8" in _precisions(precision or [])
         recipe = _resolve(terminal, model, pretrained, quick_gelu)
-        from warmclip_export.exporter import export_model, steps
+        from warmclip_export.exporter import count_steps, export_model
 
         target = out / (name or recipe.name)
-        with _steps(steps(int8=int8), hidden=as_json) as step:
+        with _steps(count_steps(int8=int8), hidden=as_json) as step:
             exported = export_model(recipe, target, force=force, step=step, int8=int8)
         for note in exported.notes:
             terminal.note(note)
@@ -141,28 +141,28 @@ def parity(
         )
         from warmclip_export.parity import corpus, suite
         from warmclip_export.parity import report as reports
-        from warmclip_export.parity.targets import find_ways
+        from warmclip_export.parity.targets import find_targets
         from warmclip_export.reference import find_device
 
         device = find_device(against)
-        ways = find_ways(opened, device)
-        places = reports.places(report) if report else None
+        targets = find_targets(opened, device)
+        places = reports.report_paths(report) if report else None
         with (
             tempfile.TemporaryDirectory(prefix="warmclip-parity-") as folder,
-            _steps(suite.steps(ways), hidden=as_json) as step,
+            _steps(suite.count_steps(targets), hidden=as_json) as step,
         ):
-            samples = corpus.gather(Path(folder), opened.manifest.image.size_px)
-            outcome = suite.check_bundle(opened, recipe, samples, ways, device, step=step)
-        lines = [f"{'passed' if it.passed else 'STRAYED'}  {it}" for it in outcome.record.findings]
-        lines += [str(ruling) for ruling in outcome.record.rulings]
-        lines += [f"not measured: {name}: {why}" for name, why in outcome.absent.items()]
+            samples = corpus.build_corpus(Path(folder), opened.manifest.image.size_px)
+            result = suite.check_bundle(opened, recipe, samples, targets, device, step=step)
+        lines = [f"{'passed' if it.passed else 'STRAYED'}  {it}" for it in result.record.findings]
+        lines += [str(compatibility) for compatibility in result.record.compatibilities]
+        lines += [f"not measured: {name}: {why}" for name, why in result.absent.items()]
         if places:
-            reports.write(outcome, *places)
+            reports.write_report(result, *places)
             lines.append(f"report: {places[0]}")
-        if not outcome.passed:
-            lines.append(f"first to stray: {outcome.failed[0].stage}")
-        _answer(terminal, outcome.as_json(), [printable(line) for line in lines], str(bundle))
-        if not outcome.passed:
+        if not result.passed:
+            lines.append(f"first to stray: {result.failed[0].stage}")
+        _answer(terminal, result.as_json(), [printable(line) for line in lines], str(bundle))
+        if not result.passed:
             raise typer.Exit(1)
 
 
@@ -191,14 +191,14 @@ def lint_graphs(
         from warmclip_export.coreml import report
         from warmclip_export.coreml.lint import BATCHES
 
-        found = report.lint_all(
-            report.graphs_of(path), batch or BATCHES, length or report.length_of(path)
+        found = report.lint_graphs(
+            report.find_graphs(path), batch or BATCHES, length or report.text_length(path)
         )
         if as_json:
-            terminal.json(report.as_json(found))
+            terminal.json(report.placements_as_json(found))
         else:
-            report.show(found, _console())
-        if not report.is_whole(found):
+            report.show_placements(found, _console())
+        if not report.are_whole(found):
             raise typer.Exit(1)
 
 
@@ -246,7 +246,7 @@ def _resolve(
     terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
 ) -> catalog.ModelRecipe:
     _need(*_NEEDED)
-    recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
+    recipe = catalog.resolve_model(model, pretrained, quick_gelu=quick_gelu)
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
     if recipe.weights.kind == "random":

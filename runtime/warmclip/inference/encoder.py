@@ -29,8 +29,8 @@ from warmclip.inference.recent_texts import RecentTexts
 from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden
 from warmclip.inference.selection.guard import Checked, Guard, GuardContext
+from warmclip.inference.selection.provider_selection import TOWERS, select_providers
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.inference.selection.select import TOWERS, select_providers
 from warmclip.inference.text import Tokenizer
 from warmclip.progress import Progress
 from warmclip.settings import DecodeRule, ExifRule, Limits, Settings
@@ -123,7 +123,7 @@ class Encoder:
         self._activity = activity or Unwatched()
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self.verdict = select_providers(
+        self.selection = select_providers(
             bundle,
             settings.provider,
             home=settings.home,
@@ -131,7 +131,7 @@ class Encoder:
             deadline_s=settings.trial_s,
             progress=progress,
         )
-        self._service = GuardContext(
+        self._context = GuardContext(
             bundle=bundle,
             golden=Golden(bundle),
             quarantine=Quarantine(settings.home),
@@ -197,7 +197,7 @@ class Encoder:
         """What each tower computes on now: the trial's choice, or the CPU after a failure."""
         return {
             tower: self._towers[tower].provider if tower in self._towers else name
-            for tower, name in self.verdict.chosen.items()
+            for tower, name in self.selection.chosen.items()
         }
 
     def is_proven(self, canary: Canary | None) -> bool:
@@ -214,7 +214,7 @@ class Encoder:
 
         On the CPU both at once. An accelerator may kill the process, and then one of them did it.
         """
-        is_calm = all(PROVIDERS[name].is_steady for name in self.verdict.chosen.values())
+        is_calm = all(PROVIDERS[name].is_steady for name in self.selection.chosen.values())
         at_once = is_calm and not self._activity.one_at_a_time
         with ThreadPoolExecutor(2 if at_once else 1, thread_name_prefix="warmclip-warm") as pool:
             # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.
@@ -350,8 +350,8 @@ class Encoder:
     def _open_tower(self, tower: Tower) -> Guard:
         with self._tower_locks[tower]:
             if tower not in self._towers:
-                provider = PROVIDERS[self.verdict.chosen[tower]]
-                self._towers[tower] = Guard(tower, provider, self._service)
+                provider = PROVIDERS[self.selection.chosen[tower]]
+                self._towers[tower] = Guard(tower, provider, self._context)
             return self._towers[tower]
 
     def _refuse_fork(self) -> None:

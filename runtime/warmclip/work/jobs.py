@@ -245,7 +245,7 @@ def verdict() -> dict[str, Any]:
         ``fingerprint``, ``dim``; ``versions``, ``machine``, ``hostname``, ``pid`` of this worker.
     """
     here = current_context()
-    found, now = here.encoder.verdict, here.encoder.providers
+    found, now = here.encoder.selection, here.encoder.providers
     quarantined = Quarantine(here.settings.home).active()
     return _space(here) | {
         "asked": found.asked,

@@ -71,7 +71,7 @@ class Guard:
     stores it can tell what is proven from what is not, even after a crash.
     """
 
-    def __init__(self, tower: Tower, provider: Provider, service: GuardContext) -> None:
+    def __init__(self, tower: Tower, provider: Provider, context: GuardContext) -> None:
         """Load the tower.
 
         Raises:
@@ -80,8 +80,8 @@ class Guard:
         """
         self._tower = tower
         self._provider = provider
-        self._service = service
-        self._canary_every = 0 if provider.is_steady else service.canary_every
+        self._context = context
+        self._canary_every = 0 if provider.is_steady else context.canary_every
         self._lock = threading.Lock()
         self._reference: OnnxSession | None = None
         self._id = uuid.uuid4().hex[:16]
@@ -120,7 +120,7 @@ class Guard:
             self._distrust(str(exc))
             return self.run(feeds)
         except _OutOfRange as exc:
-            return self._settle(feeds, exc, is_proven=carries)
+            return self._compare_with_cpu(feeds, exc, is_proven=carries)
         except (BadVectors, ProviderUnavailable) as exc:
             # First on the CPU: if the input is to blame, it raises there as well.
             checked = self._checked_on(self._open_reference(), feeds)
@@ -143,7 +143,7 @@ class Guard:
             return
         row = self._canary_row()
         try:
-            self._inspect(session.run(self._service.golden.feeds(self._tower, row)), row)
+            self._inspect(session.run(self._context.golden.feeds(self._tower, row)), row)
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
         else:
@@ -156,14 +156,14 @@ class Guard:
         return canary.guard == self._id and canary.number < self._good_canaries
 
     def _active(self) -> OnnxSession:
-        if self._session.provider.name in self._service.distrusted:
+        if self._session.provider.name in self._context.distrusted:
             self._refuse_if_insisted()
             self._session = self._open_reference()
         return self._session
 
     def _load(self) -> OnnxSession:
         """The provider's session, once it has reproduced the golden vectors; else the CPU's."""
-        if self._provider.name in self._service.distrusted:
+        if self._provider.name in self._context.distrusted:
             self._refuse_if_insisted()
             return self._open_reference()
         if self._provider.is_reference:
@@ -172,8 +172,8 @@ class Guard:
             sweep_temporaries()
         try:
             session = self._open_session(self._provider)
-            rows = np.arange(self._service.golden.rows(self._tower))
-            self._inspect(session.run(self._service.golden.feeds(self._tower, rows)), rows)
+            rows = np.arange(self._context.golden.rows(self._tower))
+            self._inspect(session.run(self._context.golden.feeds(self._tower, rows)), rows)
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
             return self._open_reference()
@@ -184,7 +184,7 @@ class Guard:
             return self._check(session.run(feeds))
         # In front, so that it shares the batch of the first rows however the session cuts it up.
         row = self._canary_row()
-        canary = self._service.golden.feeds(self._tower, row)
+        canary = self._context.golden.feeds(self._tower, row)
         features = session.run(
             {name: np.concatenate([canary[name], array]) for name, array in feeds.items()}
         )
@@ -194,7 +194,7 @@ class Guard:
 
     def _inspect(self, features: Features, rows: npt.NDArray[np.intp]) -> None:
         try:
-            comparison = self._service.golden.compare(self._tower, features, rows)
+            comparison = self._context.golden.compare(self._tower, features, rows)
         except BadVectors as exc:
             raise _CanaryFailed(f"of golden {self._tower}s, {exc}") from exc
         fault = comparison.fault(tolerance(self._provider))
@@ -202,8 +202,8 @@ class Guard:
             raise _CanaryFailed(f"it computes wrong {self._tower} vectors: {fault}")
 
     def _check(self, features: Features) -> Vectors:
-        vectors = unit_rows(features, self._service.bundle.manifest.dim)
-        low, high = self._service.golden.norm_range(self._tower)
+        vectors = unit_rows(features, self._context.bundle.manifest.dim)
+        low, high = self._context.golden.norm_range(self._tower)
         norms = np.linalg.norm(features, axis=1)
         strange = norms[(norms < low) | (norms > high)]
         if strange.size:
@@ -214,7 +214,7 @@ class Guard:
             )
         return vectors
 
-    def _settle(self, feeds: Feeds, strange: _OutOfRange, *, is_proven: bool) -> Checked:
+    def _compare_with_cpu(self, feeds: Feeds, strange: _OutOfRange, *, is_proven: bool) -> Checked:
         """Strange lengths are the provider's fault only if the CPU disagrees."""
         checked = self._checked_on(self._open_reference(), feeds)
         cosines = np.sum(strange.vectors * checked.vectors, axis=1)
@@ -225,7 +225,7 @@ class Guard:
         return checked
 
     def _checked_on(self, session: OnnxSession, feeds: Feeds) -> Checked:
-        vectors = unit_rows(session.run(feeds), self._service.bundle.manifest.dim)
+        vectors = unit_rows(session.run(feeds), self._context.bundle.manifest.dim)
         return Checked(vectors=vectors, provider=session.provider.name)
 
     def _next_canary(self, *, after_good_one: bool) -> Canary | None:
@@ -242,7 +242,7 @@ class Guard:
 
     def _canary_row(self) -> npt.NDArray[np.intp]:
         """Another row each time."""
-        return np.array([self._good_canaries % self._service.golden.rows(self._tower)])
+        return np.array([self._good_canaries % self._context.golden.rows(self._tower)])
 
     def _distrust(self, reason: str) -> None:
         """Quarantine the provider; from here on the CPU computes, or nobody.
@@ -252,8 +252,8 @@ class Guard:
         """
         name = self._provider.name
         with self._lock:
-            is_news = name not in self._service.distrusted
-            self._service.distrusted[name] = reason
+            is_news = name not in self._context.distrusted
+            self._context.distrusted[name] = reason
         if is_news:
             self._quarantine(name, reason)
             log.error(
@@ -263,23 +263,23 @@ class Guard:
                 HOURS,
                 reason,
                 "It was asked for by name, so nothing goes on"
-                if self._service.is_insisted
+                if self._context.is_insisted
                 else "The CPU goes on",
             )
         self._refuse_if_insisted()
 
     def _quarantine(self, name: str, reason: str) -> None:
         try:
-            self._service.quarantine.add(name, reason)
+            self._context.quarantine.add(name, reason)
         except (OSError, SettingsError) as exc:  # this process leaves it all the same
             log.warning("cannot tell other processes that %s failed: %s", name, exc)
 
     def _refuse_if_insisted(self) -> None:
-        if self._service.is_insisted:
+        if self._context.is_insisted:
             name = self._provider.name
             raise ProviderUnavailable(
                 f"provider {name!r} was asked for by name and failed: "
-                f"{self._service.distrusted[name]}. Use WARMCLIP_PROVIDER=cpu, or try again: "
+                f"{self._context.distrusted[name]}. Use WARMCLIP_PROVIDER=cpu, or try again: "
                 f"warmclip doctor --retry-provider {name}"
             )
 
@@ -290,16 +290,16 @@ class Guard:
             return self._reference
 
     def _open_session(self, provider: Provider) -> OnnxSession:
-        service, tower, precision = self._service, self._tower, provider.precision
-        record = service.bundle.graph_record(tower, precision)
+        context, tower, precision = self._context, self._tower, provider.precision
+        record = context.bundle.graph_record(tower, precision)
         return OnnxSession(
-            service.bundle.folder / record.file,
+            context.bundle.folder / record.file,
             provider,
-            threads=service.threads,
-            length=service.bundle.manifest.tokenizer.context_length,
+            threads=context.threads,
+            length=context.bundle.manifest.tokenizer.context_length,
             digest=record.sha256,
-            cache=service.cache,
-            verify=partial(service.bundle.graph, tower, precision),
-            check=partial(service.golden.check, tower, precision),
-            activity=service.activity,
+            cache=context.cache,
+            verify=partial(context.bundle.graph, tower, precision),
+            check=partial(context.golden.check, tower, precision),
+            activity=context.activity,
         )
