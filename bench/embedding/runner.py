@@ -1,4 +1,4 @@
-"""Where contenders run: the fixtures they share, and one warm process for each of them."""
+"""Runs contenders: one warm process for each, over fixtures that they share."""
 
 import os
 import time
@@ -149,15 +149,15 @@ class Runner:
         if name == TORCH:
             self._expected[what] = vectors
             for earlier, theirs in self._unchecked.pop(what, []):
-                reason = self._strays(case, earlier, theirs, vectors)
+                reason = self._difference(case, earlier, theirs, vectors)
                 if reason:
                     self._results.fail(case.name, earlier, reason)
         elif what not in self._expected:
             self._unchecked.setdefault(what, []).append((name, vectors))
-        elif reason := self._strays(case, name, vectors, self._expected[what]):
+        elif reason := self._difference(case, name, vectors, self._expected[what]):
             raise ContenderFailed(reason)
 
-    def _strays(self, case: Case, name: str, vectors: Array, expected: Array) -> str | None:
+    def _difference(self, case: Case, name: str, vectors: Array, expected: Array) -> str | None:
         """Why these are not the vectors that open_clip makes."""
         if expected.shape != vectors.shape:
             return f"its vectors have the shape {vectors.shape}, open_clip's {expected.shape}"

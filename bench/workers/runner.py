@@ -1,4 +1,4 @@
-"""Where contenders run: one private Redis, one folder of pictures, one way to take the time."""
+"""Runs contenders: one private Redis, one folder of pictures, one way to take the time."""
 
 import io
 import os

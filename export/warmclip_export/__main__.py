@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn an OpenCLIP model into a bundle that warmclip runs without torch.",
-    epilog="Exit codes: 0 done, 1 not whole (lint) or strayed (parity), "
+    epilog="Exit codes: 0 done, 1 not whole (lint) or a stage failed (parity), "
     "2 bad usage or no faithful export, 3 the weights cannot be had.",
 )
 
@@ -47,7 +47,9 @@ QuickGelu = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 
-_NEEDED = ("torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn")
+_NEEDED = (
+    "torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn", "jinja2",
+)  # fmt: skip
 
 
 @app.command()
@@ -95,7 +97,7 @@ def model(
         _answer(terminal, report, [str(finding) for finding in exported.findings], f"{target}")
 
 
-@app.command(epilog="Exit codes: 0 passed, 1 a stage strayed, 2 bad usage, 3 no weights.")
+@app.command(epilog="Exit codes: 0 passed, 1 a stage failed, 2 bad usage, 3 no weights.")
 def parity(
     bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
     model: Annotated[
@@ -123,7 +125,7 @@ def parity(
 ) -> None:
     """Compare a bundle with open_clip, and say whether its vectors may join those of torch.
 
-    Every stage, precision and provider is measured; what strays is told apart from what does not.
+    Every stage, precision and provider is measured, also after one that fails.
     """
     with _command(as_json) as terminal:
         opened = ModelBundle.open(bundle)
@@ -153,14 +155,14 @@ def parity(
         ):
             samples = corpus.build_corpus(Path(folder), opened.manifest.image.size_px)
             result = suite.check_bundle(opened, recipe, samples, targets, device, step=step)
-        lines = [f"{'passed' if it.passed else 'STRAYED'}  {it}" for it in result.record.findings]
+        lines = [f"{'passed' if it.passed else 'FAILED'}  {it}" for it in result.record.findings]
         lines += [str(compatibility) for compatibility in result.record.compatibilities]
         lines += [f"not measured: {name}: {why}" for name, why in result.absent.items()]
         if places:
             reports.write_report(result, *places)
             lines.append(f"report: {places[0]}")
         if not result.passed:
-            lines.append(f"first to stray: {result.failed[0].stage}")
+            lines.append(f"first that failed: {result.failed[0].stage}")
         _answer(terminal, result.as_json(), [printable(line) for line in lines], str(bundle))
         if not result.passed:
             raise typer.Exit(1)
@@ -181,7 +183,7 @@ def lint_graphs(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what CoreML would take of a graph, node by node; needs no Mac and no torch.
+    """Show which nodes of a graph CoreML would take; needs no Mac and no torch.
 
     Exit code 1: some node is refused or inexact, there is more than one partition, or more than
     1 MB of weights would lie inline.
@@ -275,7 +277,7 @@ def _console() -> Console:
 
 
 def _certified(bundle: ModelBundle) -> tuple[str, str]:
-    """The model and the weights that a bundle was made of, as the options take them."""
+    """The model and the weights that a bundle was made of, in the form of the options."""
     reference = json.loads(bundle.certificate().read_text(encoding="utf-8"))["reference"]
     return str(reference["model"]), str(reference["pretrained"])
 
@@ -310,7 +312,7 @@ def _command(as_json: bool) -> Iterator[Terminal]:
     """Where the command writes; a refusal is one paragraph and the error's exit code."""
     terminal = Terminal(as_json=as_json)
     for name in (None, "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings: ours say it better
+        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings repeat ours
     try:
         yield terminal
     except WarmclipError as exc:

@@ -72,7 +72,7 @@ def export_model(
     Raises:
         WeightsUnavailable: the weights of a tag could not be had.
         ExportRefused: the model cannot be re-expressed, or the target not be written.
-        ParityFailed: a stage strayed from open_clip.
+        ParityFailed: a stage differs from open_clip by more than its threshold.
     """
     check_target(target, force=force)
     step("fetch the weights")
@@ -98,7 +98,7 @@ def export_model(
             )
             if int8:
                 graphs[tower]["int8"], quantized[tower] = _write_int8(tower, folder, gate, step)
-        step("look at the graphs as CoreML would")
+        step("lint the graphs for CoreML")
         placements = report.lint_graphs(
             {
                 record.file: folder / record.file

@@ -1,4 +1,4 @@
-"""A tower's linear layers in eight bits, but for those that cannot bear it.
+"""A tower's linear layers in eight bits, except those that lose too much by it.
 
 A linear layer's inputs are rounded to 8 bits as they come, each row by its own largest value; its
 weights were rounded before, each output channel by its own. The products are integers. So a row
@@ -30,7 +30,7 @@ from warmclip_export.errors import ExportRefused
 from warmclip_export.fp16.emulation import Feeds, run_rows
 from warmclip_export.parity.bounds import cpu_bounds
 
-# Of what the gate allows: the samples are few, and other pictures stray further.
+# Half of what the gate allows: the samples are few, and other pictures are further off.
 _TARGET_COSINE = 1 - (1 - cpu_bounds("int8").cosine) / 2
 # Of the weights of a tower's layers: with less, it would hardly be faster.
 _MIN_SHARE = 0.5

@@ -261,7 +261,7 @@ def _no_mask(towers: dict[Tower, Any]) -> None:
 def test_wrong_wrapper_leaves_no_bundle(
     spoil: Any, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrapper that strays is stopped by its stage, with figure and threshold."""
+    """A wrapper that computes something else is stopped by its stage, with figure and threshold."""
     honest = exporter.build_wrappers
 
     def spoilt(reference: Any) -> Any:

@@ -54,7 +54,7 @@ def _reference(folder: Path, config: dict[str, Any]) -> Reference:
     return reference
 
 
-def _stray(ours: torch.Tensor, theirs: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+def _difference(ours: torch.Tensor, theirs: np.ndarray[Any, np.dtype[np.float32]]) -> float:
     dim = theirs.shape[1]
     return float(np.abs(unit_rows(ours.numpy(), dim) - unit_rows(theirs, dim)).max())
 
@@ -75,8 +75,8 @@ def test_tower_agrees_with_open_clip(variant: str, tmp_path: Path) -> None:
     text = tower(torch.from_numpy(ids), torch.from_numpy(onehot))
 
     expected = reference.text_features(ids)
-    assert _stray(image, reference.image_features(pixels.numpy())) <= 1e-5
-    assert _stray(text, expected) <= 1e-5
+    assert _difference(image, reference.image_features(pixels.numpy())) <= 1e-5
+    assert _difference(text, expected) <= 1e-5
     if not graph.max_text_length(tower):
         assert variant == "both-ways"
         return
@@ -84,7 +84,7 @@ def test_tower_agrees_with_open_clip(variant: str, tmp_path: Path) -> None:
         cut = tower(
             torch.from_numpy(ids[[row], :length]), torch.from_numpy(onehot[[row], :, :length])
         )
-        assert _stray(cut, expected[[row]]) <= 1e-5
+        assert _difference(cut, expected[[row]]) <= 1e-5
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ from warmclip_export.parity.result import Result
 from warmclip_export.parity.targets import find_targets
 from warmclip_export.reference import Reference
 
-STRAYED_ENDS = {
+FAILED_ENDS = {
     "images end to end, fp32 on cpu",
     "texts end to end, fp32 on cpu",
     "scores, fp32 on cpu",
@@ -105,7 +105,7 @@ def _first_and_all(result: Result) -> tuple[str, set[str]]:
 
 
 def test_right_bundle_passes(patient: Patient) -> None:
-    """The control: without an error every stage passes, and the ruling is yes and no."""
+    """The control: without an error every stage passes, and the compatibility is yes and no."""
     result = patient.measure(patient.bundle)
 
     assert [str(finding) for finding in result.failed] == []
@@ -120,20 +120,20 @@ def test_wrong_mean(patient: Patient, tmp_path: Path) -> None:
     """ImageNet's mean in place of CLIP's: the pixels."""
     wrong = _wrong_recipe(patient.bundle, tmp_path / "m", mean=(0.485, 0.456, 0.406))
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "pixels"
-    assert strayed - STRAYED_ENDS == {"pixels"}
+    assert failed - FAILED_ENDS == {"pixels"}
 
 
 def test_bilinear(patient: Patient, tmp_path: Path) -> None:
     """Resized with the other filter: the crops."""
     wrong = _wrong_recipe(patient.bundle, tmp_path / "m", interpolation="bilinear")
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "crops"
-    assert strayed - STRAYED_ENDS == {"crops"}
+    assert failed - FAILED_ENDS == {"crops"}
 
 
 def test_crop_off_by_one(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +142,9 @@ def test_crop_off_by_one(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> N
 
     result = patient.measure(patient.bundle)
 
-    first, strayed = _first_and_all(result)
+    first, failed = _first_and_all(result)
     assert first == "crops"
-    assert strayed - STRAYED_ENDS == {"crops"}
+    assert failed - FAILED_ENDS == {"crops"}
     assert 0 < result.failed[0].figure < len(patient.samples.pictures) / 2
 
 
@@ -157,10 +157,10 @@ def test_blue_and_red_swapped(patient: Patient, tmp_path: Path) -> None:
     files = {"image.fp32.onnx": model.SerializeToString()}
     wrong = rewritten(patient.bundle, tmp_path / "m", files=files)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "image fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"image fp32 on cpu"}
+    assert failed - FAILED_ENDS == {"image fp32 on cpu"}
 
 
 def test_gelu_for_quick_gelu(patient: Patient, tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_gelu_for_quick_gelu(patient: Patient, tmp_path: Path) -> None:
 
     wrong = _exported_again(patient, tmp_path / "m", "text", spoil)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "text fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"text fp32 on cpu"}
+    assert failed - FAILED_ENDS == {"text fp32 on cpu"}
 
 
 def test_missing_end_of_text(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,10 +192,10 @@ def test_missing_end_of_text(patient: Patient, monkeypatch: pytest.MonkeyPatch) 
 
     result = patient.measure(patient.bundle)
 
-    first, strayed = _first_and_all(result)
+    first, failed = _first_and_all(result)
     assert first == "tokens"
     assert result.failed[0].figure == len(patient.samples.texts)
-    assert strayed - STRAYED_ENDS == {"tokens"}
+    assert failed - FAILED_ENDS == {"tokens"}
 
 
 def test_unscaled_query(patient: Patient, tmp_path: Path) -> None:
@@ -209,10 +209,10 @@ def test_unscaled_query(patient: Patient, tmp_path: Path) -> None:
 
     wrong = _exported_again(patient, tmp_path / "m", "image", spoil)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "image fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"image fp32 on cpu"}
+    assert failed - FAILED_ENDS == {"image fp32 on cpu"}
 
 
 def test_swapped_text_mask(patient: Patient, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_swapped_text_mask(patient: Patient, tmp_path: Path) -> None:
 
     wrong = _exported_again(patient, tmp_path / "m", "text", spoil)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "text fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"text fp32 on cpu", "text fp32 on cpu, in batches"}
+    assert failed - FAILED_ENDS == {"text fp32 on cpu", "text fp32 on cpu, in batches"}

@@ -113,9 +113,9 @@ def test_demo_bundle_passes_every_stage(result: Result) -> None:
     ]
 
 
-def test_ruling_tells_the_two_old_vectors_apart(result: Result) -> None:
+def test_compatibility_tells_the_two_old_vectors_apart(result: Result) -> None:
     """Vectors that torch made with the bundle's activation may be joined, the others not."""
-    ruled = {
+    may_share = {
         (compatibility.target, compatibility.activation): compatibility.may_share
         for compatibility in result.record.compatibilities
     }
@@ -123,7 +123,7 @@ def test_ruling_tells_the_two_old_vectors_apart(result: Result) -> None:
         compatibility for compatibility in result.record.compatibilities if not compatibility.is_own
     ]
 
-    assert ruled == {
+    assert may_share == {
         ("fp32 on cpu", "gelu"): True,
         ("fp32 on cpu", "quick_gelu"): False,
         ("fp16 on cpu", "gelu"): True,
@@ -196,7 +196,7 @@ def test_other_provider_is_measured_end_to_end(
 
 
 def test_reference_on_another_device_is_compared_with_itself(samples: Corpus) -> None:
-    """Where torch runs on MPS, how far it strays from itself is a stage, and comes first."""
+    """Where torch runs on MPS, how far it is from itself is a stage, and comes first."""
     recipe = resolve_model(MODEL, WEIGHTS)
     reference = Reference.build(recipe, recipe.weights.path)
     expected = compute_outputs(reference, samples.every(40))
@@ -232,7 +232,7 @@ def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_corpus")
 def test_command_passes_and_writes_its_report(tmp_path: Path) -> None:
-    """Exit code 0, every figure and both rulings on stdout, a page and JSON in the folder."""
+    """Exit code 0, all figures and compatibilities on stdout, a page and JSON in the folder."""
     ran = CliRunner().invoke(
         app, ["parity", str(DEMO / "bundle"), *SOURCES, "--report", str(tmp_path / "report")]
     )
@@ -248,7 +248,7 @@ def test_command_passes_and_writes_its_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_corpus")
-def test_command_ends_with_1_where_a_stage_strays(tmp_path: Path) -> None:
+def test_command_ends_with_1_where_a_stage_fails(tmp_path: Path) -> None:
     """A bundle with another mean: JSON says which stage was first, and the page is written."""
     bundle = ModelBundle.open(DEMO / "bundle")
     image = bundle.manifest.image.model_copy(update={"mean": (0.5, 0.5, 0.5)})
@@ -267,7 +267,7 @@ def test_command_ends_with_1_where_a_stage_strays(tmp_path: Path) -> None:
     # Not even where the graph alone was measured.
     assert not any(compatibility["may_share"] for compatibility in report["rulings"])
     assert report == json.loads((tmp_path / "r.json").read_text("utf-8"))
-    assert "strays from open_clip at <em>pixels</em>" in (tmp_path / "r.html").read_text("utf-8")
+    assert "differs from open_clip at <em>pixels</em>" in (tmp_path / "r.html").read_text("utf-8")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="here there is MPS")

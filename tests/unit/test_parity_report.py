@@ -1,4 +1,4 @@
-"""Figures, rulings, searches and the page of the parity suite, as far as they need no torch."""
+"""Figures, compatibility, searches and the page of the parity suite: all that needs no torch."""
 
 import json
 import math
@@ -158,7 +158,7 @@ def _compatibility(*, is_nearest: bool, figure: float = 1e-7) -> Compatibility:
     )
 
 
-def test_ruling_asks_for_figures_and_for_nearness() -> None:
+def test_compatibility_asks_for_figures_and_for_nearness() -> None:
     """Within every threshold, but nearer to the other activation: no, and it says why."""
     assert _compatibility(is_nearest=True).may_share
     assert not _compatibility(is_nearest=True, figure=1e-3).may_share
@@ -177,7 +177,7 @@ def test_share_of_what_is_allowed() -> None:
 
 
 def _result(tmp_path: Path, *, differences: list[float]) -> Result:
-    """An outcome in which something strayed, and a text means harm."""
+    """A result in which a stage failed, and a text means harm."""
     crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     findings = [
         Finding(stage="tokens", measure="texts that differ", figure=1, threshold=0, note=HOSTILE),
@@ -249,17 +249,17 @@ def test_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\(|@import|https?://", html)
     assert "viewport" in html
     assert "prefers-color-scheme: dark" in html
-    assert "alert(&quot;x&quot;)" in html
+    assert "alert(&#34;x&#34;)" in html
     assert "\x1b" not in html
     assert "\u202e" not in html
     html.encode("utf-8")  # a lone surrogate would have no place in the file
 
 
-def test_page_names_the_first_stage_that_strayed(tmp_path: Path) -> None:
-    """The headline is the culprit, and random weights are said."""
+def test_page_names_the_first_stage_that_failed(tmp_path: Path) -> None:
+    """The headline names the stage, and random weights are said."""
     html = report.render_html(_result(tmp_path, differences=[1e-7, 2e-4, NAN]))
 
-    assert "it strays from open_clip at <em>tokens</em>" in html
+    assert "it differs from open_clip at <em>tokens</em>" in html
     assert "weights are random" in html
     assert "1 without a vector" in html
 

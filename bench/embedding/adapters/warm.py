@@ -12,8 +12,8 @@ from bench.embedding.fixtures import Fixtures, collection
 from warmclip import Encoder, Indexer
 from warmclip.activity import Unwatched
 from warmclip.errors import ImageUnreadable, WarmclipError
-from warmclip.inference import image as pictures
-from warmclip.inference.decoding import decode
+from warmclip.inference.decoding import decode_picture
+from warmclip.inference.image import normalise
 from warmclip.settings import DecodeRule, Settings
 from warmclip.store.protocol import Payload, Point, Space
 
@@ -30,7 +30,11 @@ class Warmclip:
     """
 
     def __init__(
-        self, fixtures: Fixtures, *, provider: str | None = None, decode: DecodeRule = "full"
+        self,
+        fixtures: Fixtures,
+        *,
+        provider: str | None = None,
+        decode: DecodeRule = "full",
     ) -> None:
         self._fixtures = fixtures
         self._home = fixtures.folder / "home"
@@ -68,10 +72,10 @@ class Warmclip:
     def preprocess(self, path: str) -> Array:
         """See ``Adapter``: what a decode thread does to a file, and its share of a batch."""
         recipe, limits = self._encoder._recipe, self._encoder._limits
-        decoded = decode(path, recipe, limits, Unwatched())
+        decoded = decode_picture(path, recipe, limits, Unwatched())
         if isinstance(decoded, ImageUnreadable):
             raise decoded
-        row: Array = pictures.normalise(decoded.crop[None], recipe)[0]
+        row: Array = normalise(decoded.crop[None], recipe)[0]
         return row
 
     def embed(self, paths: Sequence[str]) -> Array:

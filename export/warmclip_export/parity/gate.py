@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from warmclip.errors import BadVectors
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop, Features, Vectors, unit_rows
 from warmclip.inference.bundle import ImageRecipe, Precision, Tower
+from warmclip.inference.image import make_crop, normalise
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import Tokenizer
@@ -74,11 +74,11 @@ class Gate:
     def check_pixels(self, recipe: ImageRecipe) -> Crop:
         """The runtime's crops are open_clip's to the byte; returns them, (n, S, S, 3)."""
         limits = Limits()
-        crops = np.stack([pictures.crop(each, recipe, limits) for each in self._samples.pictures])
+        crops = np.stack([make_crop(each, recipe, limits) for each in self._samples.pictures])
         theirs = [self._reference.crop(each) for each in self._samples.pictures]
         differ = sum(not np.array_equal(*pair) for pair in zip(crops, theirs, strict=True))
         self._record("crops", "crops that differ", differ, 0)
-        pixels = pictures.normalise(crops, recipe)
+        pixels = normalise(crops, recipe)
         figure = float(np.abs(pixels - self.feeds["image"]["pixel_values"]).max())
         self._record("pixels", "largest difference", figure, PIXEL_DIFFERENCE)
         return crops
@@ -132,7 +132,8 @@ class Gate:
         finding = Finding(stage=stage, measure=measure, figure=figure, threshold=threshold)
         if not finding.passed:
             raise ParityFailed(
-                f"the export strays from open_clip. {finding}. No bundle was written; "
+                f"the export differs from open_clip by more than is allowed. {finding}. "
+                "No bundle was written; "
                 "please report this with the model's name and `pip freeze`"
             )
         self.findings.append(finding)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from warmclip.errors import WarmclipError
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe, ModelBundle
+from warmclip.inference.image import make_crop, normalise, open_decoded
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, REFERENCE
@@ -82,7 +82,7 @@ def check_pixels(
         )
     )
     # Of open_clip's crops: a wrong crop is the stage before.
-    pixels = pictures.normalise(expected.crops, recipe)
+    pixels = normalise(expected.crops, recipe)
     record.findings.append(
         Finding(
             stage="pixels",
@@ -94,8 +94,8 @@ def check_pixels(
 
 
 def _crop(entry: CorpusPicture, recipe: ImageRecipe) -> Crop:
-    with pictures.decoded(entry.source, recipe, Limits()) as (picture, size):
-        return pictures.crop(picture, recipe, Limits(), whole=size)
+    with open_decoded(entry.source, recipe, Limits()) as (picture, size):
+        return make_crop(picture, recipe, Limits(), whole=size)
 
 
 def _some(culprits: list[str]) -> str:

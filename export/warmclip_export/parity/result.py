@@ -35,7 +35,7 @@ class Spread:
 
     @property
     def worst(self) -> list[int]:
-        """The rows that stray most, the worst first; those without a vector before all."""
+        """The rows that are furthest off, the worst first; before them those without a vector."""
         order = np.argsort(np.where(np.isnan(self.differences), np.inf, self.differences))
         return [int(row) for row in order[::-1][:_WORST]]
 

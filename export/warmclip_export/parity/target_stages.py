@@ -101,12 +101,16 @@ class TargetStages:
             if tower in self._notes:
                 continue  # there is nothing to repeat, and it was said why
             batches = f"{tower} {self._target}, in batches"
-            self._add_finding(batches, "largest difference", bounds.batches, self._difference_over_batches, tower)
+            self._add_finding(
+                batches, "largest difference", bounds.batches, self._difference_over_batches, tower
+            )
             runs = f"{tower} {self._target}, {RUNS} runs"
             if bounds.runs == 0:
                 self._add_finding(runs, "runs that differ", 0, self._count_different_runs, tower)
             else:
-                self._add_finding(runs, "largest difference", bounds.runs, self._difference_over_runs, tower)
+                self._add_finding(
+                    runs, "largest difference", bounds.runs, self._difference_over_runs, tower
+                )
 
     def check_encoder(self) -> None:
         """From files and strings to unit vectors; where the runtime never computes so, towers."""
@@ -156,9 +160,7 @@ class TargetStages:
             )
         )
         # A right graph makes wrong vectors of wrong pixels.
-        strayed_inputs = [
-            it for it in self._record.findings if it.stage in INPUTS and not it.passed
-        ]
+        failed_inputs = [it for it in self._record.findings if it.stage in INPUTS and not it.passed]
         for is_own, comparisons in ((True, near), (False, far)):
             with_quick = quick is is_own
             self._record.compatibilities.append(
@@ -168,7 +170,7 @@ class TargetStages:
                     activation="quick_gelu" if with_quick else "gelu",
                     is_own=is_own,
                     made_by=recipe.call(quick_gelu=with_quick),
-                    findings=(*strayed_inputs, *comparisons.all),
+                    findings=(*failed_inputs, *comparisons.all),
                     is_nearest=times_nearer > 1 if is_own else times_nearer < 1,
                 )
             )

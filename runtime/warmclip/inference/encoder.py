@@ -15,10 +15,10 @@ from PIL import Image
 
 from warmclip.activity import Activity, Unwatched
 from warmclip.errors import ImagesUnreadable, ImageUnreadable
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.image import normalise
 from warmclip.inference.machine import return_freed_memory
 from warmclip.inference.ort.fork import refuse_fork
 from warmclip.inference.ort.loading import onnxruntime_version
@@ -317,7 +317,7 @@ class Encoder:
         crops = [decoded.crop for _, decoded in window if isinstance(decoded, Decoded)]
         vectors: Iterator[Vector] = iter(())
         if crops:
-            pixels = pictures.normalise(np.stack(crops), self._recipe)
+            pixels = normalise(np.stack(crops), self._recipe)
             checked = self._run("image", {"pixel_values": pixels}, is_last=is_last)
             vectors = iter(checked.vectors)
         elif is_last and "image" in self._towers:

@@ -1,4 +1,4 @@
-"""One tower in service: every batch is checked, and a provider that fails once is left."""
+"""One tower in use: every batch is checked, and a provider that fails once is not used again."""
 
 import logging
 import threading
@@ -40,7 +40,7 @@ class GuardContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """Unit vectors, shape (n, dim), and what vouches for them."""
+    """Unit vectors, shape (n, dim), and what has checked them."""
 
     vectors: Vectors
     provider: str
@@ -215,7 +215,7 @@ class Guard:
         return vectors
 
     def _compare_with_cpu(self, feeds: Feeds, strange: _OutOfRange, *, is_proven: bool) -> Checked:
-        """Strange lengths are the provider's fault only if the CPU disagrees."""
+        """Return the CPU's vectors; the provider is at fault only if its own differ from them."""
         checked = self._checked_on(self._open_reference(), feeds)
         cosines = np.sum(strange.vectors * checked.vectors, axis=1)
         if not np.min(cosines) >= tolerance(self._provider).cosine:
