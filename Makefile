@@ -87,7 +87,7 @@ export-model: $(VENV)/installed ## Turn OpenCLIP into a verified bundle: MODEL=V
 	  $(addprefix --precision ,$(PRECISION)) $(EXPORT_FLAGS)
 
 train-demo: $(VENV)/installed ## Train the demo model again, reproducing its figure
-	$(BIN)/python -m warmclip_export.train_demo --out models/demo
+	$(BIN)/python models/demo/train.py --out models/demo
 
 export-demo: $(VENV)/installed ## Export the demo checkpoint to models/demo/bundle again
 	$(BIN)/warmclip-export model --model models/demo/warmclip-demo.json \

@@ -55,7 +55,7 @@ def load_average() -> float:
 
 
 class Others:
-    """What else the processors did since this was made, by the kernel's own books."""
+    """What other processes used of the processors since this was made, as the kernel counts it."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()

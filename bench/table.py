@@ -17,7 +17,7 @@ def open_console(file: IO[str] | None = None) -> Console:
     return console
 
 
-def show(table: Table, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
     """Print one that has rows."""
     if not table.row_count:
         return

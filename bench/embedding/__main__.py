@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 
 from bench.embedding import cases as table_of_cases
-from bench.embedding.fixtures import Materials
+from bench.embedding.fixtures import Fixtures
 from bench.embedding.process import ContenderFailed
 from bench.embedding.report import Report
 from bench.embedding.results import Measured, Results
-from bench.embedding.runner import Stage, open_materials
+from bench.embedding.runner import Runner, open_fixtures
 from bench.machine import Others, describe, load_average
 from bench.table import open_console
 from warmclip.cli.options import open_terminal
@@ -74,7 +74,7 @@ def main(
             if not needed.exists():
                 raise BundleError(f"{needed} is missing; `make bench` makes it")
         model = replace(
-            Materials.of_model(Path(), bundle.resolve(), checkpoint.resolve()),
+            Fixtures.of_model(Path(), bundle.resolve(), checkpoint.resolve()),
             stock=stock.resolve(),
             fastembed=fastembed.resolve(),
             provider=provider,
@@ -85,11 +85,11 @@ def main(
         stopped: BaseException | None = None
         with (
             terminal.progress("steps") as progress,
-            open_materials(model, scale, progress) as materials,
-            closing(Stage(materials, results, peers_python)) as stage,
+            open_fixtures(model, scale, progress) as fixtures,
+            closing(Runner(fixtures, results, peers_python)) as runner,
         ):
             try:
-                _run(stage, results, report, rounds, progress)
+                _run(runner, results, report, rounds, progress)
             except (KeyboardInterrupt, SystemExit) as exc:
                 stopped = exc
         if results.rounds:
@@ -113,12 +113,12 @@ def _choose(names: list[str] | None, scale: table_of_cases.Scale) -> list[table_
     return [case for name, case in known.items() if not names or name in names]
 
 
-def _run(stage: Stage, results: Results, report: Report, rounds: int, progress: Progress) -> None:
+def _run(runner: Runner, results: Results, report: Report, rounds: int, progress: Progress) -> None:
     """Every contender once a round, so that a noisy moment hits them all; whole rounds count."""
     total = rounds * sum(len(case.contenders) for case in results.cases.values())
     done = 0
     for number in range(rounds):
-        stage.begin_round()
+        runner.begin_round()
         measured: list[Measured] = []
         for case in results.cases.values():
             first = number % len(case.contenders)  # nobody always comes after the same one
@@ -128,7 +128,7 @@ def _run(stage: Stage, results: Results, report: Report, rounds: int, progress: 
                 if results.failure(case.name, name):
                     continue
                 try:
-                    measured.append((case, name, stage.figures(case, name)))
+                    measured.append((case, name, runner.figures(case, name)))
                 except ContenderFailed as exc:
                     log.warning("%s, %s: %s", case.name, name, exc)
                     results.fail(case.name, name, str(exc))

@@ -1,6 +1,6 @@
 """A contender's own process: it loads once, then takes orders from a pipe and times them.
 
-Usage: python -m bench.embedding.child MATERIALS.json SUBJECT OPTIONS
+Usage: python -m bench.embedding.child FIXTURES.json ADAPTER OPTIONS
 Orders and answers are JSON, one a line.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.embedding.adapters.adapter import BATCH, Skipped
-from bench.embedding.fixtures import Materials, captions
+from bench.embedding.fixtures import Fixtures, captions
 
 _CLASSES = {
     "warmclip": ("bench.embedding.adapters.warm", "Warmclip"),
@@ -34,55 +34,55 @@ def main() -> None:
     """Serve until the pipe ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
-    materials = Materials.read(Path(sys.argv[1]))
+    fixtures = Fixtures.read(Path(sys.argv[1]))
     module, name = _CLASSES[sys.argv[2]]
     options = json.loads(sys.argv[3])
     try:
-        subject = getattr(importlib.import_module(module), name)(materials, **options)
+        adapter = getattr(importlib.import_module(module), name)(fixtures, **options)
     except (Skipped, ImportError) as exc:
         answers.write(json.dumps({"skipped": str(exc)}) + "\n")
         return
-    servant = Servant(subject, materials)
+    server = AdapterServer(adapter, fixtures)
     for line in sys.stdin:
-        answers.write(json.dumps(servant.obey(json.loads(line))) + "\n")
+        answers.write(json.dumps(server.answer(json.loads(line))) + "\n")
         answers.flush()
 
 
-class Servant:
-    """Does to one subject what it is told."""
+class AdapterServer:
+    """Does to one adapter what it is told."""
 
-    def __init__(self, subject: Any, materials: Materials) -> None:  # Subject, or Gemm
-        self._subject = subject
-        self._materials = materials
+    def __init__(self, adapter: Any, fixtures: Fixtures) -> None:  # an Adapter, or Gemm
+        self._adapter = adapter
+        self._fixtures = fixtures
         self._is_searchable = False
 
-    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, order: dict[str, Any]) -> dict[str, Any]:
         """One order; an answer has the seconds on the clock and of the processors."""
         match order["do"]:
             case "describe":
-                description: dict[str, Any] = self._subject.describe()
+                description: dict[str, Any] = self._adapter.describe()
                 return description
             case "pixels":
-                pixels = self._materials.load_pixels(order["count"])
-                return _time(lambda: self._subject.pixels(pixels), order["repeats"])
+                pixels = self._fixtures.load_pixels(order["count"])
+                return _time(lambda: self._adapter.pixels(pixels), order["repeats"])
             case "products":
-                seconds = self._subject.seconds(order["tower"], order["count"], order["repeats"])
+                seconds = self._adapter.seconds(order["tower"], order["count"], order["repeats"])
                 return {"seconds": seconds}
             case "texts":
                 return self._texts(order["start"], order["count"], order["repeats"])
             case "preprocess":
-                path = self._materials.singles[order["picture"]]
-                return _time(lambda: self._subject.preprocess(path), order["repeats"])
+                path = self._fixtures.singles[order["picture"]]
+                return _time(lambda: self._adapter.preprocess(path), order["repeats"])
             case "folder":
                 return self._folder(order)
             case "query":
                 return self._query(order["start"], order["count"])
             case "first":
-                path = self._materials.folders["small"][0]
-                return {"sample": np.asarray(self._subject.embed([path])).tolist()}
+                path = self._fixtures.folders["small"][0]
+                return {"sample": np.asarray(self._adapter.embed([path])).tolist()}
             case "memory":
-                self._subject.pixels(self._materials.load_pixels(BATCH))
-                self._subject.texts(captions(0, BATCH))
+                self._adapter.pixels(self._fixtures.load_pixels(BATCH))
+                self._adapter.texts(captions(0, BATCH))
                 return _memory()
             case _:
                 raise ValueError(f"no such order: {order}")
@@ -91,23 +91,23 @@ class Servant:
         """Never the same twice: whoever keeps answers gains nothing."""
         lists = [captions(start + turn * count, count) for turn in range(repeats)]
         waiting = iter(lists)
-        return _time(lambda: self._subject.texts(next(waiting)), repeats)
+        return _time(lambda: self._adapter.texts(next(waiting)), repeats)
 
     def _folder(self, order: dict[str, Any]) -> dict[str, Any]:
-        paths = self._materials.folders[order["folder"]][: order["most"]]
-        target = self._materials.folder / f"stored-{os.getpid()}-{time.monotonic_ns()}"
-        answer = _time(lambda: self._subject.folder(paths, target), 1)
-        return answer | {"sample": self._subject.vectors(paths, target).tolist()}
+        paths = self._fixtures.folders[order["folder"]][: order["most"]]
+        target = self._fixtures.folder / f"stored-{os.getpid()}-{time.monotonic_ns()}"
+        answer = _time(lambda: self._adapter.folder(paths, target), 1)
+        return answer | {"sample": self._adapter.vectors(paths, target).tolist()}
 
     def _query(self, start: int, count: int) -> dict[str, Any]:
         if not self._is_searchable:
-            self._subject.prepare_search()
+            self._adapter.prepare_search()
             self._is_searchable = True
         texts = captions(start, count)
         seconds = []
         for text in texts:
             started = time.perf_counter()
-            self._subject.query(text)
+            self._adapter.query(text)
             seconds.append(time.perf_counter() - started)
         return {"latencies": seconds}
 

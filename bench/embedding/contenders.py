@@ -13,7 +13,7 @@ class Contender:
 
     Attributes:
         name: in the table.
-        subject: the class that ``child`` loads.
+        adapter: the class that ``child`` loads.
         options: of that class.
         in_peers_venv: it needs the bench's own virtual environment.
         least_cosine: to open_clip's vectors, or it does not do the same work; None where
@@ -21,7 +21,7 @@ class Contender:
     """
 
     name: str
-    subject: str
+    adapter: str
     options: dict[str, Any] = field(default_factory=dict)
     in_peers_venv: bool = False
     least_cosine: float | None = 0.999
@@ -46,39 +46,39 @@ _APPROXIMATE = 0.95
 CONTENDERS = {
     it.name: it
     for it in (
-        Contender(name=WARM, subject="warmclip"),
+        Contender(name=WARM, adapter="warmclip"),
         Contender(
             name=SCALED,
-            subject="warmclip",
+            adapter="warmclip",
             options={"decode": "scaled"},
             least_cosine=_APPROXIMATE,
         ),
         Contender(
             name=INT8,
-            subject="warmclip",
+            adapter="warmclip",
             options={"provider": "cpu-int8"},
             least_cosine=_APPROXIMATE,
         ),
         Contender(
             name=INT8_SCALED,
-            subject="warmclip",
+            adapter="warmclip",
             options={"provider": "cpu-int8", "decode": "scaled"},
             least_cosine=_APPROXIMATE,
         ),
-        Contender(name=TORCH, subject="open_clip"),
-        Contender(name=COMPILED, subject="open_clip", options={"compiled": True}),
-        Contender(name=LOADER, subject="open_clip", options={"loaders": allowed_cores()}),
-        Contender(name=STOCK, subject="onnxruntime"),
+        Contender(name=TORCH, adapter="open_clip"),
+        Contender(name=COMPILED, adapter="open_clip", options={"compiled": True}),
+        Contender(name=LOADER, adapter="open_clip", options={"loaders": allowed_cores()}),
+        Contender(name=STOCK, adapter="onnxruntime"),
         Contender(
-            name=FASTEMBED, subject="fastembed", in_peers_venv=True, least_cosine=_APPROXIMATE
+            name=FASTEMBED, adapter="fastembed", in_peers_venv=True, least_cosine=_APPROXIMATE
         ),
         Contender(
             name=TRANSFORMERS,
-            subject="transformers",
+            adapter="transformers",
             in_peers_venv=True,
             least_cosine=_APPROXIMATE,
         ),
-        Contender(name=GEMM, subject="gemm", least_cosine=None),
+        Contender(name=GEMM, adapter="gemm", least_cosine=None),
     )
 }
 

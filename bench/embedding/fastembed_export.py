@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.embedding.adapters.hugging_face import load_model, load_tokenizer
-from bench.embedding.fixtures import Materials, captions
+from bench.embedding.fixtures import Fixtures, captions
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,9 +39,9 @@ def export(bundle: Path, checkpoint: Path, stock: Path, target: Path) -> None:
     logging.disable(logging.WARNING)
     partial = target.with_name(f"{target.name}.partial")
     with TemporaryDirectory() as folder:
-        materials = Materials.of_model(Path(folder), bundle, checkpoint)
-    _write_image(stock, materials.side_px, partial / "image")
-    _write_text(materials, partial / "text")
+        fixtures = Fixtures.of_model(Path(folder), bundle, checkpoint)
+    _write_image(stock, fixtures.side_px, partial / "image")
+    _write_text(fixtures, partial / "text")
     partial.replace(target)
 
 
@@ -65,14 +65,14 @@ def _write_image(stock: Path, side_px: int, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(recipe), encoding="utf-8")
 
 
-def _write_text(materials: Materials, folder: Path) -> None:
-    tokenizer = load_tokenizer(materials)
+def _write_text(fixtures: Fixtures, folder: Path) -> None:
+    tokenizer = load_tokenizer(fixtures)
     tokenizer.save_pretrained(folder)
     example = tokenizer(captions(0, 2), padding=True, return_tensors="pt")
-    longest = materials.architecture["text_cfg"].get("context_length", 77)
+    longest = fixtures.architecture["text_cfg"].get("context_length", 77)
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", max=longest)}
     torch.onnx.export(
-        _Text(load_model(materials)).eval(),
+        _Text(load_model(fixtures)).eval(),
         (example["input_ids"], example["attention_mask"]),
         folder / "model.onnx",
         dynamo=True,

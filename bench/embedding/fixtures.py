@@ -29,7 +29,7 @@ _PARTS = (_HOURS, _COLOURS, _STATES, _THINGS, _PLACES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Materials:
+class Fixtures:
     """Files, all of them made before a clock runs."""
 
     folder: Path  # which goes when the run is over

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from warmclip_export.samples import PHOTOGRAPHS, photograph
+from warmclip_export.samples import PHOTOGRAPHS, load_photograph
 
 _NO_COLOURS = frozenset({"data/camera.png", "data/page.png", "data/logo.png"})
 _SOURCES = tuple(source for source in PHOTOGRAPHS if source[1] not in _NO_COLOURS)
@@ -29,20 +29,20 @@ class Album:
     megapixels: tuple[float, ...]
 
 
-def draw(album: Album, folder: Path) -> Iterator[str]:
+def make_album(album: Album, folder: Path) -> Iterator[str]:
     """Make the pictures of an album, yielding the path of each."""
     folder.mkdir()
     for number, megapixels in enumerate(album.megapixels):
         path = folder / f"{number:03}.jpg"
         # Its name is its seed, so that no two albums have a picture in common.
-        take(path, megapixels, seed=[number, *album.name.encode()])
+        make_photograph(path, megapixels, seed=[number, *album.name.encode()])
         yield str(path)
 
 
-def take(path: Path, megapixels: float, seed: int | list[int]) -> None:
+def make_photograph(path: Path, megapixels: float, seed: int | list[int]) -> None:
     """Make one photograph."""
     rng = np.random.default_rng(seed)
-    source = photograph(*_SOURCES[rng.integers(len(_SOURCES))]).convert("RGB")
+    source = load_photograph(*_SOURCES[rng.integers(len(_SOURCES))]).convert("RGB")
     aspect = _ASPECTS[rng.integers(len(_ASPECTS))]
     height = round((megapixels * 1e6 / aspect) ** 0.5)
     width = round(aspect * height)

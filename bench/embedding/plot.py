@@ -26,7 +26,7 @@ _STYLE = """
 """
 
 
-def draw(results: Results, panels: Sequence[tuple[str, str, str]]) -> str:
+def draw_plot(results: Results, panels: Sequence[tuple[str, str, str]]) -> str:
     """One panel for each (case, column, heading) that was measured.
 
     A bar is the median, the line across its end the lowest and highest round; ours are coloured.

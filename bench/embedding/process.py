@@ -1,21 +1,20 @@
-"""A contender as this process sees it: a child behind two pipes."""
+"""A contender as this process sees it: a child that answers one order at a time."""
 
-import contextlib
 import json
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from bench.embedding.contenders import Contender, environment
+from warmclip.children import ChildProcess, describe_exit
 from warmclip.errors import WarmclipError
 
 _REPOSITORY = Path(__file__).parents[2]
-_ORDER_TIMEOUT_S = 900  # compiling takes minutes
-_STOP_PATIENCE_S = 20
+_ORDER_TIMEOUT_S = 900.0  # compiling takes minutes
+_STOP_PATIENCE_S = 20.0
 
 
 class ContenderFailed(WarmclipError):
@@ -23,27 +22,32 @@ class ContenderFailed(WarmclipError):
 
 
 class Process:
-    """It is exec'd, so that no two thread pools share a process, and stays warm.
+    """A contender that was exec'd, so that no two thread pools share a process, and stays warm.
 
     Attributes:
         started: on the clock of ``time.perf_counter``.
     """
 
-    def __init__(self, contender: Contender, materials: Path, log: Path, python: Path) -> None:
+    def __init__(self, contender: Contender, fixtures: Path, log: Path, python: Path) -> None:
         self.name = contender.name
         self._log = log
         options = json.dumps(contender.options)
+        command: list[str | Path] = [
+            python,
+            "-m",
+            "bench.embedding.child",
+            fixtures,
+            contender.adapter,
+            options,
+        ]
         with log.open("wb") as stderr:
             self.started = time.perf_counter()
-            self._child = subprocess.Popen(
-                [python, "-m", "bench.embedding.child", materials, contender.subject, options],
+            self._child = ChildProcess(
+                command,
                 cwd=_REPOSITORY,
                 env=environment(str(_REPOSITORY)),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=PIPE,
                 stderr=stderr,
-                text=True,
-                process_group=0,  # Ctrl+C is for us: we end it
             )
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,50 +56,37 @@ class Process:
         Raises:
             ContenderFailed: it ended, cannot run here, or took too long.
         """
-        assert self._child.stdin is not None  # noqa: S101 - both are pipes
-        assert self._child.stdout is not None  # noqa: S101
-        deadline = threading.Timer(_ORDER_TIMEOUT_S, self._child.kill)
-        deadline.daemon = True
-        deadline.start()
+        gives_up_at = time.monotonic() + _ORDER_TIMEOUT_S
+        self._child.send(order)
         try:
-            self._child.stdin.write(json.dumps(order) + "\n")
-            self._child.stdin.flush()
-            line = self._child.stdout.readline()
-        except BrokenPipeError:
-            line = self._child.stdout.readline()  # what it said before it left
-        finally:
-            deadline.cancel()
-        if not line:
-            raise ContenderFailed(f"it ended, code {self._child.wait()}: {self._said()}")
-        answer: dict[str, Any] = json.loads(line)
+            answer = next(self._child.messages(lambda: gives_up_at - time.monotonic()), None)
+        except TimeoutError as exc:
+            self._child.kill()
+            raise ContenderFailed(f"it gave no answer within {_ORDER_TIMEOUT_S:.0f} s") from exc
+        if answer is None:
+            raise ContenderFailed(f"it {describe_exit(self._child.end())}: {self._last_line()}")
         if "skipped" in answer:
             raise ContenderFailed(answer["skipped"])
         return answer
 
     def has_ended(self) -> bool:
         """Whether it takes no orders any more."""
-        return self._child.poll() is not None
+        return not self._child.is_alive
 
     def close(self) -> None:
-        """Let it end."""
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it has ended by itself
-                self._child.stdin.close()
-        try:
-            self._child.wait(_STOP_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        if self._child.stdout is not None:
-            self._child.stdout.close()
+        """Let it end; it is killed if it does not end soon."""
+        self._child.hang_up()
+        self._child.wait(_STOP_PATIENCE_S)
+        self._child.end()
+        self._child.close()
 
     def kill(self) -> None:
-        """End it now, whatever it is at."""
+        """End it now, whatever it does."""
         self._child.kill()
 
-    def _said(self) -> str:
+    def _last_line(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it wrote nothing to stderr"
 
 
 OWN_PYTHON = Path(sys.executable)

@@ -15,7 +15,7 @@ from bench.embedding.contenders import CONTENDERS, GEMM, TORCH
 from bench.embedding.results import Results
 from bench.machine import load_average, stamp, warning_of_others
 from bench.spread import short
-from bench.table import open_console, show
+from bench.table import open_console, print_table
 
 SUMMARY = (
     ("image-tower", batch_column(32), "image tower, images/s"),
@@ -48,17 +48,17 @@ class Report:
     def write(self) -> None:
         """Into the folder: results.json, results.md, plot.svg."""
         self._out.mkdir(parents=True, exist_ok=True)
-        judged = [aim.to_dict() for aim in self._aims()]
+        evaluated = [target.to_dict() for target in self._targets()]
         answer = {
             "environment": self._environment,
             "load_average": self._load(),
             "others_share": self.others,
             "warning": self._warning(),
-            "aims": judged,
+            "aims": evaluated,
             **self._results.to_dict(),
         }
         self._write("results.json", json.dumps(answer, indent=2) + "\n")
-        self._write("plot.svg", plot.draw(self._results, SUMMARY))
+        self._write("plot.svg", plot.draw_plot(self._results, SUMMARY))
         drawn = StringIO()
         console = open_console(drawn)
         for heading, part in self._parts():
@@ -80,7 +80,7 @@ class Report:
 
     def _print(self, part: Table | str, console: Console) -> None:
         if isinstance(part, Table):
-            show(part, console)
+            print_table(part, console)
         else:
             console.out(part + "\n")
 
@@ -96,7 +96,7 @@ class Report:
             yield case.title, self._table(case)
         if any(name in self._results.cases for name in _TOWERS):
             yield "Share of what the matrix products alone would allow", self._shares()
-        yield "Aims", self._aim_table()
+        yield "Targets", self._target_table()
         failures = self._results.failures()
         if failures:
             table = Table("left out", "because")
@@ -164,16 +164,16 @@ class Report:
                 table.add_row(name, *(f"{100 * it.median:.0f} %" if it else "" for it in cells))
         return table
 
-    def _aims(self) -> list[targets.Aim]:
-        return targets.judge(self._results, self._environment["cores"])
+    def _targets(self) -> list[targets.Target]:
+        return targets.evaluate_targets(self._results, self._environment["cores"])
 
-    def _aim_table(self) -> Table:
+    def _target_table(self) -> Table:
         words = {True: "reached", False: "missed", None: "not measured"}
-        table = Table("aim", "found", "target", "")
-        for aim in self._aims():
-            sign = "at least" if aim.more_is_better else "at most"
-            found = str(aim.found) if aim.found else ""
-            table.add_row(aim.words, found, f"{sign} {aim.target:g}", words[aim.is_reached])
+        table = Table("what", "found", "target", "")
+        for target in self._targets():
+            sign = "at least" if target.more_is_better else "at most"
+            found = str(target.found) if target.found else ""
+            table.add_row(target.words, found, f"{sign} {target.bound:g}", words[target.is_reached])
         return table
 
     def _peers_store(self) -> str:

@@ -1,4 +1,4 @@
-"""Where contenders run: the materials they share, and one warm process for each of them."""
+"""Runs contenders: one warm process for each, over fixtures that they share."""
 
 import os
 import time
@@ -15,9 +15,9 @@ from PIL import Image
 from bench.embedding.adapters.adapter import Array
 from bench.embedding.cases import FIRST, PEAK, SHARE, Case, Scale, Step, single_name
 from bench.embedding.contenders import CONTENDERS, GEMM, TORCH, Contender
-from bench.embedding.fixtures import Materials
+from bench.embedding.fixtures import Fixtures
 from bench.embedding.flops import tower_shape
-from bench.embedding.pictures import draw, take
+from bench.embedding.pictures import make_album, make_photograph
 from bench.embedding.process import OWN_PYTHON, ContenderFailed, Process
 from bench.embedding.results import Results
 from warmclip.progress import Progress
@@ -25,21 +25,21 @@ from warmclip.progress import Progress
 _MOST_ITEMS = 1000  # texts that one step of one round takes
 
 
-class Stage:
+class Runner:
     """Runs one contender at a time; those that wait are warm and do nothing.
 
     Args:
-        materials: where they are written.
+        fixtures: where they are written.
         results: told what contenders say of themselves, and how their vectors compare.
         peers_python: of the virtual environment of transformers and fastembed.
     """
 
-    def __init__(self, materials: Materials, results: Results, peers_python: Path) -> None:
-        self.materials = materials
+    def __init__(self, fixtures: Fixtures, results: Results, peers_python: Path) -> None:
+        self.fixtures = fixtures
         self._results = results
         self._peers_python = peers_python
-        self._path = materials.folder / "materials.json"
-        materials.write(self._path)
+        self._path = fixtures.folder / "fixtures.json"
+        fixtures.write(self._path)
         self._processes: dict[str, Process] = {}
         self._warm: set[tuple[str, str, int]] = set()
         self._unable: dict[str, str] = {}
@@ -133,12 +133,12 @@ class Stage:
         python = self._peers_python if contender.in_peers_venv else OWN_PYTHON
         if not python.exists():
             raise ContenderFailed(f"{python} is missing; `make bench` makes it")
-        log = self.materials.folder / f"{log_name.replace(' ', '-')}.log"
+        log = self.fixtures.folder / f"{log_name.replace(' ', '-')}.log"
         return Process(contender, self._path, log, python)
 
     def _whole(self, tower: str) -> float:
         """A tower's operations by those of its products with weights: a little more than 1."""
-        shape = tower_shape(self.materials.architecture, tower)
+        shape = tower_shape(self.fixtures.architecture, tower)
         assert shape is not None  # noqa: S101 - else the contender has left
         return shape.flops / sum(it.flops for it in shape.gemms)
 
@@ -149,15 +149,15 @@ class Stage:
         if name == TORCH:
             self._expected[what] = vectors
             for earlier, theirs in self._unchecked.pop(what, []):
-                reason = self._strays(case, earlier, theirs, vectors)
+                reason = self._difference(case, earlier, theirs, vectors)
                 if reason:
                     self._results.fail(case.name, earlier, reason)
         elif what not in self._expected:
             self._unchecked.setdefault(what, []).append((name, vectors))
-        elif reason := self._strays(case, name, vectors, self._expected[what]):
+        elif reason := self._difference(case, name, vectors, self._expected[what]):
             raise ContenderFailed(reason)
 
-    def _strays(self, case: Case, name: str, vectors: Array, expected: Array) -> str | None:
+    def _difference(self, case: Case, name: str, vectors: Array, expected: Array) -> str | None:
         """Why these are not the vectors that open_clip makes."""
         if expected.shape != vectors.shape:
             return f"its vectors have the shape {vectors.shape}, open_clip's {expected.shape}"
@@ -168,7 +168,7 @@ class Stage:
 
 
 @contextmanager
-def open_materials(model: Materials, scale: Scale, progress: Progress) -> Iterator[Materials]:
+def open_fixtures(model: Fixtures, scale: Scale, progress: Progress) -> Iterator[Fixtures]:
     """Make pictures in a temporary folder, which goes at the end.
 
     Args:
@@ -184,13 +184,13 @@ def open_materials(model: Materials, scale: Scale, progress: Progress) -> Iterat
         for megapixels in scale.singles_mp:
             progress(done, total, "making photographs")
             path = folder / f"{megapixels:g}.jpg"
-            take(path, megapixels, seed=round(1000 * megapixels))
+            make_photograph(path, megapixels, seed=round(1000 * megapixels))
             singles[single_name(megapixels)] = os.fspath(path)
             done += 1
         folders: dict[str, tuple[str, ...]] = {}
         for album in scale.albums:
             folders[album.name] = ()
-            for drawn in draw(album, folder / album.name):
+            for drawn in make_album(album, folder / album.name):
                 folders[album.name] += (drawn,)
                 done += 1
                 progress(done, total, "making photographs")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.embedding.adapters.open_clip_torch import load
-from bench.embedding.fixtures import Materials
+from bench.embedding.fixtures import Fixtures
 
 
 class _Image(nn.Module):
@@ -43,10 +43,10 @@ def export(bundle: Path, checkpoint: Path, target: Path) -> None:
     partial = target.with_name(f"{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
-        materials = Materials.of_model(Path(folder), bundle, checkpoint)
-        model, _ = load(materials)
-        side = materials.side_px
-        length = materials.architecture["text_cfg"].get("context_length", 77)
+        fixtures = Fixtures.of_model(Path(folder), bundle, checkpoint)
+        model, _ = load(fixtures)
+        side = fixtures.side_px
+        length = fixtures.architecture["text_cfg"].get("context_length", 77)
         towers = {
             "image": (_Image(model), torch.zeros(2, 3, side, side), "pixels"),
             "text": (_Text(model), torch.ones(2, length, dtype=torch.int64), "ids"),

@@ -1,4 +1,4 @@
-"""What was promised of warmclip, and whether this run kept it."""
+"""The targets of warmclip's speed, and whether this run reached them."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,19 +13,19 @@ _RATE = "images/s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aim:
-    """One promise.
+class Target:
+    """One target.
 
     Attributes:
         words: what is compared.
         found: round by round; None where this run has not measured it.
-        target: the median shall reach.
-        more_is_better: else it shall not pass the target.
+        bound: that the median is to reach.
+        more_is_better: whether the bound is a lower one.
     """
 
     words: str
     found: Spread | None
-    target: float
+    bound: float
     more_is_better: bool = True
 
     @property
@@ -34,95 +34,97 @@ class Aim:
         if self.found is None:
             return None
         if self.more_is_better:
-            return self.found.median >= self.target
-        return self.found.median <= self.target
+            return self.found.median >= self.bound
+        return self.found.median <= self.bound
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
         return {
             "aim": self.words,
             "found": asdict(self.found) if self.found else None,
-            "target": self.target,
+            "target": self.bound,
             "reached": self.is_reached,
         }
 
 
-def judge(results: Results, cores: int) -> list[Aim]:
-    """All aims whose cases were asked for."""
+def evaluate_targets(results: Results, cores: int) -> list[Target]:
+    """The targets of all cases that were run."""
     times = results.times_as_fast
-    aims = {
+    by_case = {
         "image-tower": [
-            Aim(
+            Target(
                 words="image tower, batch 32: warmclip to open_clip in torch",
                 found=times("image-tower", _BATCH, WARM),
-                target=2.0,
+                bound=2.0,
             ),
-            Aim(
+            Target(
                 words="image tower, batch 32: share of the matrix products' rate",
                 found=times("image-tower", _BATCH, WARM, GEMM),
-                target=0.8,
+                bound=0.8,
             ),
-            Aim(
+            Target(
                 words="image tower, batch 32: int8 to fp32",
                 found=times("image-tower", _BATCH, INT8, WARM),
-                target=2.0,
+                bound=2.0,
             ),
         ],
         "text-tower": [
-            Aim(
+            Target(
                 words="texts, batch 32: warmclip to open_clip in torch",
                 found=times("text-tower", _BATCH, WARM),
-                target=2.0,
+                bound=2.0,
             ),
         ],
         "large-folder": [
-            Aim(
+            Target(
                 words="large photographs: warmclip to a loop with open_clip in torch",
                 found=times("large-folder", _RATE, WARM),
-                target=1.7,
+                bound=1.7,
             ),
-            Aim(
+            Target(
                 words="large photographs: warmclip to open_clip with a DataLoader",
                 found=times("large-folder", _RATE, WARM, LOADER),
-                target=1.1,
+                bound=1.1,
             ),
-            Aim(
+            Target(
                 words="large photographs: scaled decoding to exact",
                 found=times("large-folder", _RATE, SCALED, WARM),
-                target=2.0,
+                bound=2.0,
             ),
-            Aim(
+            Target(
                 words="large photographs, int8: scaled decoding to exact",
                 found=times("large-folder", _RATE, INT8_SCALED, INT8),
-                target=2.0,
+                bound=2.0,
             ),
         ],
         "small-folder": [
-            Aim(
+            Target(
                 words="small photographs: warmclip to a loop with open_clip in torch",
                 found=times("small-folder", _RATE, WARM, TORCH),
-                target=2.2,
+                bound=2.2,
             ),
         ],
         "start": [
-            Aim(
+            Target(
                 words="exec to first vector, seconds",
                 found=results.spread("start", FIRST, WARM),
-                target=1.0,
+                bound=1.0,
                 more_is_better=False,
             ),
         ],
     }
     for name in ("large-folder", "small-folder", "mixed-folder"):
-        aims.setdefault(name, []).append(
-            Aim(
+        by_case.setdefault(name, []).append(
+            Target(
                 words=f"{name.replace('-', ' ')}: share of the cores that work",
                 found=results.compare(
                     (name, _RATE, WARM),
                     (name, CPU, WARM),
                     lambda rate, cpu_seconds: rate * cpu_seconds / cores,
                 ),
-                target=0.9,
+                bound=0.9,
             )
         )
-    return [aim for name, of_case in aims.items() if name in results.cases for aim in of_case]
+    return [
+        target for name, of_case in by_case.items() if name in results.cases for target in of_case
+    ]

@@ -18,7 +18,7 @@ from bench.machine import describe, load_average, stamp, warning_of_others
 from bench.table import open_console
 from bench.workers import contenders
 from bench.workers.results import Results
-from bench.workers.runner import ContenderFailed, Stage, open_stage
+from bench.workers.runner import ContenderFailed, Runner, open_runner
 from warmclip.cli.options import open_terminal
 from warmclip.errors import BundleError, SettingsError
 from warmclip.inference.providers import AUTO, check_choice
@@ -57,12 +57,12 @@ def main(
         results = Results(chosen)
         stopped: BaseException | None = None
         stores = any(it.is_fleet for it in chosen)
-        with open_stage(bundle, checkpoint, provider, pictures, stores=stores) as stage:
-            environment = describe(stage.connection)
+        with open_runner(bundle, checkpoint, provider, pictures, stores=stores) as runner:
+            environment = describe(runner.connection)
             loads = [load_average()]
             with terminal.progress("runs") as progress:
                 try:
-                    _run(stage, chosen, rounds, results, loads, progress)
+                    _run(runner, chosen, rounds, results, loads, progress)
                 except (KeyboardInterrupt, SystemExit) as exc:
                     stopped = exc
         if results.rounds:
@@ -86,7 +86,7 @@ def _choose(names: list[str] | None, jobs: int) -> list[contenders.Case]:
 
 
 def _run(
-    stage: Stage,
+    runner: Runner,
     chosen: list[contenders.Case],
     rounds: int,
     results: Results,
@@ -106,7 +106,7 @@ def _run(
                 if results.has_failed(case, contender.name):
                     continue
                 try:
-                    seconds = stage.seconds_per_job(case, contender)
+                    seconds = runner.seconds_per_job(case, contender)
                 except ContenderFailed as exc:
                     log.warning("%s, %s: %s", case.name, contender.name, exc)
                     results.fail(case, contender.name, str(exc))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.spread import Spread
-from bench.table import show
+from bench.table import print_table
 from bench.workers.contenders import WARM, Case
 
 
@@ -92,7 +92,7 @@ class Results:
     def print(self, console: Console) -> None:
         """Two tables: boxes on a terminal, else Markdown."""
         for table in (self._figure_table(), self._ratio_table()):
-            show(table, console)
+            print_table(table, console)
 
     def _figure_table(self) -> Table:
         table = Table("worker", *(f"{case.name}, {case.unit}" for case in self._cases))

@@ -1,4 +1,4 @@
-"""Where contenders run: one private Redis, one folder of pictures, one way to take the time."""
+"""Runs contenders: one private Redis, one folder of pictures, one way to take the time."""
 
 import io
 import os
@@ -40,7 +40,7 @@ class ContenderFailed(WarmclipError):
     """A worker ended, or a job of it did not do what it is there for."""
 
 
-class Stage:
+class Runner:
     """Runs one contender at a time.
 
     Attributes:
@@ -186,14 +186,14 @@ class Stage:
 
 
 @contextmanager
-def open_stage(
+def open_runner(
     bundle: Path,
     checkpoint: Path,
     provider: str = AUTO,
     pictures: int = PICTURES,
     *,
     stores: bool = False,
-) -> Iterator[Stage]:
+) -> Iterator[Runner]:
     """Set it up in a temporary folder.
 
     Args:
@@ -213,9 +213,9 @@ def open_stage(
         folder = Path(name)
         redis = PrivateRedis(folder)
         try:
-            stage = Stage(folder, redis, bundle, checkpoint, provider, pictures, store or {})
-            with stage.connection:
-                yield stage
+            runner = Runner(folder, redis, bundle, checkpoint, provider, pictures, store or {})
+            with runner.connection:
+                yield runner
         finally:
             redis.close()
 

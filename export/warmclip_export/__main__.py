@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 1 not whole (lint) or strayed (parity), "
+    epilog="Exit codes: 0 done, 1 not whole (lint) or a stage failed (parity), "
     "2 bad usage or no faithful export, 3 the weights cannot be had.",
 )
 
@@ -48,7 +48,9 @@ QuickGelu = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 
-_NEEDED = ("torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn")
+_NEEDED = (
+    "torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn", "jinja2",
+)  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:
@@ -94,10 +96,10 @@ def model(
         _check_name(name)
         int8 = "int8" in _precisions(precision or [])
         recipe = _resolve(terminal, model, pretrained, quick_gelu)
-        from warmclip_export.exporter import export_model, steps
+        from warmclip_export.exporter import count_steps, export_model
 
         target = out / (name or recipe.name)
-        with _steps(steps(int8=int8), hidden=as_json) as step:
+        with _steps(count_steps(int8=int8), hidden=as_json) as step:
             exported = export_model(recipe, target, force=force, step=step, int8=int8)
         for note in exported.notes:
             terminal.note(note)
@@ -114,7 +116,7 @@ def model(
         _answer(terminal, report, [str(finding) for finding in exported.findings], f"{target}")
 
 
-@app.command(epilog="Exit codes: 0 passed, 1 a stage strayed, 2 bad usage, 3 no weights.")
+@app.command(epilog="Exit codes: 0 passed, 1 a stage failed, 2 bad usage, 3 no weights.")
 def parity(
     bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
     model: Annotated[
@@ -142,7 +144,7 @@ def parity(
 ) -> None:
     """Compare a bundle with open_clip, and say whether its vectors may join those of torch.
 
-    Every stage, precision and provider is measured; what strays is told apart from what does not.
+    Every stage, precision and provider is measured, also after one that fails.
     """
     with _command(as_json) as terminal:
         opened = ModelBundle.open(bundle)
@@ -160,28 +162,28 @@ def parity(
         )
         from warmclip_export.parity import corpus, suite
         from warmclip_export.parity import report as reports
-        from warmclip_export.parity.targets import find_ways
+        from warmclip_export.parity.targets import find_targets
         from warmclip_export.reference import find_device
 
         device = find_device(against)
-        ways = find_ways(opened, device)
-        places = reports.places(report) if report else None
+        targets = find_targets(opened, device)
+        places = reports.report_paths(report) if report else None
         with (
             tempfile.TemporaryDirectory(prefix="warmclip-parity-") as folder,
-            _steps(suite.steps(ways), hidden=as_json) as step,
+            _steps(suite.count_steps(targets), hidden=as_json) as step,
         ):
-            samples = corpus.gather(Path(folder), opened.manifest.image.size_px)
-            outcome = suite.check_bundle(opened, recipe, samples, ways, device, step=step)
-        lines = [f"{'passed' if it.passed else 'STRAYED'}  {it}" for it in outcome.record.findings]
-        lines += [str(ruling) for ruling in outcome.record.rulings]
-        lines += [f"not measured: {name}: {why}" for name, why in outcome.absent.items()]
+            samples = corpus.build_corpus(Path(folder), opened.manifest.image.size_px)
+            result = suite.check_bundle(opened, recipe, samples, targets, device, step=step)
+        lines = [f"{'passed' if it.passed else 'FAILED'}  {it}" for it in result.record.findings]
+        lines += [str(compatibility) for compatibility in result.record.compatibilities]
+        lines += [f"not measured: {name}: {why}" for name, why in result.absent.items()]
         if places:
-            reports.write(outcome, *places)
+            reports.write_report(result, *places)
             lines.append(f"report: {places[0]}")
-        if not outcome.passed:
-            lines.append(f"first to stray: {outcome.failed[0].stage}")
-        _answer(terminal, outcome.as_json(), [printable(line) for line in lines], str(bundle))
-        if not outcome.passed:
+        if not result.passed:
+            lines.append(f"first that failed: {result.failed[0].stage}")
+        _answer(terminal, result.as_json(), [printable(line) for line in lines], str(bundle))
+        if not result.passed:
             raise typer.Exit(1)
 
 
@@ -200,7 +202,7 @@ def lint_graphs(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what CoreML would take of a graph, node by node; needs no Mac and no torch.
+    """Show which nodes of a graph CoreML would take; needs no Mac and no torch.
 
     Exit code 1: some node is refused or inexact, there is more than one partition, or more than
     1 MB of weights would lie inline.
@@ -210,14 +212,14 @@ def lint_graphs(
         from warmclip_export.coreml import report
         from warmclip_export.coreml.lint import BATCHES
 
-        found = report.lint_all(
-            report.graphs_of(path), batch or BATCHES, length or report.length_of(path)
+        found = report.lint_graphs(
+            report.find_graphs(path), batch or BATCHES, length or report.text_length(path)
         )
         if as_json:
-            terminal.json(report.as_json(found))
+            terminal.json(report.placements_as_json(found))
         else:
-            report.show(found, _console())
-        if not report.is_whole(found):
+            report.show_placements(found, _console())
+        if not report.are_whole(found):
             raise typer.Exit(1)
 
 
@@ -265,7 +267,7 @@ def _resolve(
     terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
 ) -> catalog.ModelRecipe:
     _need(*_NEEDED)
-    recipe = catalog.resolve(model, pretrained, quick_gelu=quick_gelu)
+    recipe = catalog.resolve_model(model, pretrained, quick_gelu=quick_gelu)
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
     if recipe.weights.kind == "random":
@@ -294,7 +296,7 @@ def _console() -> Console:
 
 
 def _certified(bundle: ModelBundle) -> tuple[str, str]:
-    """The model and the weights that a bundle was made of, as the options take them."""
+    """The model and the weights that a bundle was made of, in the form of the options."""
     reference = json.loads(bundle.certificate().read_text(encoding="utf-8"))["reference"]
     return str(reference["model"]), str(reference["pretrained"])
 
@@ -329,7 +331,7 @@ def _command(as_json: bool) -> Iterator[Terminal]:
     """Where the command writes; a refusal is one paragraph and the error's exit code."""
     terminal = Terminal(as_json=as_json)
     for name in (None, "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings: ours say it better
+        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings repeat ours
     try:
         yield terminal
     except WarmclipError as exc:

@@ -36,7 +36,7 @@ class Caption:
         )
 
 
-def captions(scene: Scene) -> tuple[str, ...]:
+def fixed_captions(scene: Scene) -> tuple[str, ...]:
     """Describe a scene in fixed phrasings; the first, without position, is for evaluation."""
     things = _things(scene, frozenset(ATTRIBUTES), None)
     place, ground = _place_words(scene, None), f"on a {scene.background} background"
@@ -55,7 +55,7 @@ def short_caption(scene: Scene) -> Caption:
     return Caption(text=_things(scene, mentions, None), mentions=mentions)
 
 
-def caption(scene: Scene, rng: Random) -> Caption:
+def random_caption(scene: Scene, rng: Random) -> Caption:
     """Describe a scene as somebody might: in a random phrasing, often leaving things out."""
     mentions = frozenset(
         name

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from warmclip_export.errors import ExportRefused
-from warmclip_export.weights import WeightsSource, locate
+from warmclip_export.weights import WeightsSource, find_weights
 
 _VOCABULARY = 49_408
 _END_OF_TEXT = 49_407
@@ -84,7 +84,7 @@ class ModelRecipe:
     @property
     def matches(self) -> str:
         """Which vectors made by open_clip earlier lie in the space of such a bundle."""
-        used, note = _word(self.activation.quick_gelu), self.activation.note
+        used, note = _activation_name(self.activation.quick_gelu), self.activation.note
         return f"{used}: equal to open_clip's own vectors computed with {used}" + (
             f" ({note})" if note else ""
         )
@@ -99,7 +99,7 @@ class ModelRecipe:
         return f"open_clip.create_model({arguments})"
 
 
-def resolve(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> ModelRecipe:
+def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> ModelRecipe:
     """Find the model and its weights' source; nothing is downloaded or loaded yet.
 
     Args:
@@ -111,10 +111,10 @@ def resolve(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> M
         ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them.
     """
     config, preprocess = _configuration(model)
-    reason = refusal(config)
+    reason = unsupported_reason(config)
     if reason:
         raise ExportRefused(f"{model} cannot become a bundle: {reason}")
-    weights = locate(model, pretrained)
+    weights = find_weights(model, pretrained)
     tag_says = bool(weights.tag.get("quick_gelu", False)) if weights.kind == "tag" else None
     config_says = bool(config.pop("quick_gelu", False))
     activation = decide_activation(
@@ -147,19 +147,23 @@ def decide_activation(
         trained = config_says if tag_says is None else tag_says
         differs = asked != trained
         of = f"the tag {tag!r} was" if tag_says is not None else f"the configuration {model!r} is"
-        note = f"{_word(asked)} as asked, though {of} made for {_word(trained)}" if differs else ""
+        note = (
+            f"{_activation_name(asked)} as asked, though {of} made for {_activation_name(trained)}"
+            if differs
+            else ""
+        )
         return Activation(quick_gelu=asked, note=note)
     if tag_says is None or tag_says == config_says:
         return Activation(quick_gelu=config_says)
     return Activation(
         quick_gelu=tag_says,
-        note=f"{_word(tag_says)}, with which the tag {tag!r} was trained; open_clip's "
-        f"create_model({model!r}, {tag!r}) computes with {_word(config_says)} and only warns. "
-        f"For vectors equal to those, use --{'' if config_says else 'no-'}quick-gelu",
+        note=f"{_activation_name(tag_says)}, with which the tag {tag!r} was trained; open_clip's "
+        f"create_model({model!r}, {tag!r}) computes with {_activation_name(config_says)} and "
+        f"only warns. For vectors equal to those, use --{'' if config_says else 'no-'}quick-gelu",
     )
 
 
-def refusal(config: Mapping[str, Any]) -> str:
+def unsupported_reason(config: Mapping[str, Any]) -> str:
     """Why a configuration cannot become a bundle; empty if nothing in it speaks against it."""
     image, text = config["vision_cfg"], config["text_cfg"]
     if "multimodal_cfg" in config:
@@ -220,5 +224,5 @@ def _folder_name(model: str, pretrained: str, weights: WeightsSource) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{architecture}-{origin}").lstrip(".-")
 
 
-def _word(quick_gelu: bool) -> str:
+def _activation_name(quick_gelu: bool) -> str:
     return "QuickGELU" if quick_gelu else "GELU"

@@ -27,7 +27,7 @@ _TILT_DEGREES = 8.0  # more would turn squares into diamonds
 _COLOUR_JITTER = 6
 
 
-def draw(scene: Scene, rng: Random, side_px: int) -> Image.Image:
+def draw_scene(scene: Scene, rng: Random, side_px: int) -> Image.Image:
     """Draw a scene as an RGB square; tint, tilt and exact place are the random part."""
     canvas = Image.new("RGB", (side_px, side_px), _tinted(BACKGROUNDS[scene.background], rng))
     colour = _tinted(COLOURS[scene.colour], rng)
@@ -71,7 +71,7 @@ def write_gallery(folder: Path, count: int, seed: int, side_px: int = 256) -> tu
     for number, combination in enumerate(rng.sample(combinations, count)):
         scene = arrange(combination, rng)
         path = folder / f"{_slug(scene)}-{number:03d}.png"
-        draw(scene, rng, side_px).save(path)
+        draw_scene(scene, rng, side_px).save(path)
         paths.append(path)
     return tuple(paths)
 

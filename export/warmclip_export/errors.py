@@ -21,4 +21,4 @@ class WeightsUnavailable(WarmclipError):
 
 
 class ParityFailed(WarmclipError):
-    """A stage of the gate strayed further from open_clip than its threshold."""
+    """A stage of the gate differs from open_clip by more than its threshold."""

@@ -29,13 +29,13 @@ from warmclip_export import graph, onnx_file, quantize, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.coreml import report
 from warmclip_export.errors import ExportRefused, ParityFailed
-from warmclip_export.fp16 import range
+from warmclip_export.fp16 import value_range
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
-from warmclip_export.reference import Reference, describe
+from warmclip_export.reference import Reference, describe_reference
 from warmclip_export.versions import made_with
-from warmclip_export.weights import fetch
-from warmclip_export.writer import check_target, file_sha256, staged, write
+from warmclip_export.weights import fetch_checkpoint
+from warmclip_export.writer import check_target, file_sha256, staged_bundle, write_file
 
 Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
@@ -43,13 +43,13 @@ Step: TypeAlias = Callable[[str], None]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of every bundle; int8 by request
 
 
-def steps(*, int8: bool) -> int:
+def count_steps(*, int8: bool) -> int:
     """How many steps ``export_model`` takes at most."""
     return 6 + 2 * (len(PRECISIONS) + 2 * int8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportResult:
     """A bundle that passed the gate, and what the gate found."""
 
     bundle: ModelBundle
@@ -59,7 +59,7 @@ class Exported:
 
 def export_model(
     recipe: ModelRecipe, target: Path, *, force: bool, step: Step, int8: bool = False
-) -> Exported:
+) -> ExportResult:
     """Make a bundle of a model at ``target``, or leave everything as it was.
 
     Args:
@@ -72,32 +72,34 @@ def export_model(
     Raises:
         WeightsUnavailable: the weights of a tag could not be had.
         ExportRefused: the model cannot be re-expressed, or the target not be written.
-        ParityFailed: a stage strayed from open_clip.
+        ParityFailed: a stage differs from open_clip by more than its threshold.
     """
     check_target(target, force=force)
     step("fetch the weights")
-    checkpoint = fetch(recipe.weights)
+    checkpoint = fetch_checkpoint(recipe.weights)
     step("build open_clip's model")
     reference = Reference.build(recipe, checkpoint)
     step("run open_clip on the samples")
-    chosen = samples.gather()
+    chosen = samples.load_samples()
     gate = Gate(reference, chosen)
-    with staged(target, force=force) as folder:
+    with staged_bundle(target, force=force) as folder:
         step("check tokens and pixels")
         tokens = _write_tokenizer(reference, folder, gate)
-        image = image_recipe(reference)
+        image = derive_image_recipe(reference)
         crops = gate.check_pixels(image)
-        towers = wrappers(reference)
-        opset = graph.opset(*towers.values())
+        towers = build_wrappers(reference)
+        opset = graph.required_opset(*towers.values())
         graphs: dict[Tower, dict[Precision, FileRecord]] = {}
-        reaches: dict[Tower, tuple[range.Reach, ...]] = {}
+        value_ranges: dict[Tower, tuple[value_range.ValueRange, ...]] = {}
         quantized: dict[Tower, quantize.Quantized] = {}
         for tower, wrapper in towers.items():
-            graphs[tower], reaches[tower] = _write_tower(tower, wrapper, opset, folder, gate, step)
+            graphs[tower], value_ranges[tower] = _write_tower(
+                tower, wrapper, opset, folder, gate, step
+            )
             if int8:
                 graphs[tower]["int8"], quantized[tower] = _write_int8(tower, folder, gate, step)
-        step("look at the graphs as CoreML would")
-        placements = report.lint_all(
+        step("lint the graphs for CoreML")
+        placements = report.lint_graphs(
             {
                 record.file: folder / record.file
                 for of_precision in graphs.values()
@@ -107,14 +109,18 @@ def export_model(
             length=tokens.context_length,
         )
         step("write golden vectors, certificate and manifest")
-        golden = write(folder / "golden.npz", _golden(gate, chosen, crops))
-        certificate = write(
+        golden = write_file(folder / "golden.npz", _golden(gate, chosen, crops))
+        certificate = write_file(
             folder / "certificate.json",
             _json_bytes(
                 _certificate(recipe, gate, folder, graphs)
-                | {"float16": {tower: range.summary(of) for tower, of in reaches.items()}}
-                | ({"int8": quantize.as_json(quantized)} if int8 else {})
-                | {"coreml": report.as_json(placements)}
+                | {
+                    "float16": {
+                        tower: value_range.ranges_as_json(of) for tower, of in value_ranges.items()
+                    }
+                }
+                | ({"int8": quantize.quantized_as_json(quantized)} if int8 else {})
+                | {"coreml": report.placements_as_json(placements)}
             ),
         )
         manifest = Manifest(
@@ -139,15 +145,19 @@ def export_model(
             fingerprint="0" * 64,
         )
         manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
-        write(folder / MANIFEST, _json_bytes(manifest.model_dump(mode="json")))
-    return Exported(
+        write_file(folder / MANIFEST, _json_bytes(manifest.model_dump(mode="json")))
+    return ExportResult(
         bundle=ModelBundle.open(target),
         findings=tuple(gate.findings),
-        notes=(*range.notes(reaches), *quantize.notes(quantized), *report.notes(placements)),
+        notes=(
+            *value_range.fp16_notes(value_ranges),
+            *quantize.int8_notes(quantized),
+            *report.coreml_notes(placements),
+        ),
     )
 
 
-def image_recipe(reference: Reference) -> ImageRecipe:
+def derive_image_recipe(reference: Reference) -> ImageRecipe:
     """open_clip's evaluation transform as data.
 
     Raises:
@@ -170,15 +180,15 @@ def image_recipe(reference: Reference) -> ImageRecipe:
         raise ExportRefused(f"its preprocessing is not one that warmclip has: {exc}") from exc
 
 
-def wrappers(reference: Reference) -> dict[Tower, nn.Module]:
+def build_wrappers(reference: Reference) -> dict[Tower, nn.Module]:
     """Both towers as they are exported.
 
     Raises:
         ExportRefused: no wrapper re-expresses such a tower.
     """
     return {
-        "image": graph.image_tower(reference.model.visual),
-        "text": graph.text_tower(reference.text_parts),
+        "image": graph.build_image_tower(reference.model.visual),
+        "text": graph.build_text_tower(reference.text_parts),
     }
 
 
@@ -186,7 +196,7 @@ def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> Tokenize
     document = tokenizer.build_tokenizer_json()
     start, end = tokenizer.special_ids(document)
     recipe = TokenizerRecipe(
-        file=write(folder / "tokenizer.json", document.encode("utf-8")),
+        file=write_file(folder / "tokenizer.json", document.encode("utf-8")),
         vocabulary_sha256=tokenizer.vocabulary_sha256(document),
         context_length=reference.tokenizer.context_length,
         start_id=start,
@@ -198,26 +208,26 @@ def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> Tokenize
 
 def _write_tower(
     tower: Tower, wrapper: nn.Module, opset: int, folder: Path, gate: Gate, step: Step
-) -> tuple[dict[Precision, FileRecord], tuple[range.Reach, ...]]:
+) -> tuple[dict[Precision, FileRecord], tuple[value_range.ValueRange, ...]]:
     gate.check_wrapper(tower, wrapper)
     # Two rows: from one, torch would conclude that the batch is always 1.
     inputs = {name: torch.from_numpy(array[:2]) for name, array in gate.feeds[tower].items()}
     parts = [name for name, _ in wrapper.named_modules()]
     records: dict[Precision, FileRecord] = {}
-    reaches: tuple[range.Reach, ...] = ()
+    value_ranges: tuple[value_range.ValueRange, ...] = ()
     for precision in PRECISIONS:
         step(f"export and check the {tower} tower in {precision}")
         path = folder / f"{tower}.{precision}.onnx"
         if precision == "fp16":
-            kept = range.overflowing(reaches)
-            if range.EVERYTHING in kept:
+            kept = value_range.overflowing_parts(value_ranges)
+            if value_range.EVERYTHING in kept:
                 continue
-            graph.halved(wrapper, kept)
+            graph.to_fp16(wrapper, kept)
         records[precision] = onnx_file.write_tower(wrapper, inputs, path, opset)
         gate.check_graph(tower, precision, path)
         if precision == "fp32":
-            reaches = range.measure(path, gate.feeds[tower], parts)
-    return records, reaches
+            value_ranges = value_range.measure_ranges(path, gate.feeds[tower], parts)
+    return records, value_ranges
 
 
 def _write_int8(
@@ -232,7 +242,7 @@ def _write_int8(
         tower,
         searching=lambda: step(f"try each layer of the {tower} tower in int8"),
     )
-    record = write(path, found.model.SerializeToString(deterministic=True))
+    record = write_file(path, found.model.SerializeToString(deterministic=True))
     try:
         gate.check_graph(tower, "int8", path)
     except ParityFailed as exc:
@@ -265,13 +275,15 @@ def _certificate(
     graphs: dict[Tower, dict[Precision, FileRecord]],
 ) -> dict[str, Any]:
     return {
-        "reference": describe(recipe, "cpu"),
+        "reference": describe_reference(recipe, "cpu"),
         "versions": made_with(),
         "activation": recipe.matches,
         "samples": {tower: len(rows) for tower, rows in gate.vectors.items()},
         "stages": [finding.as_json() for finding in gate.findings],
         "operators": {
-            tower: {name: onnx_file.histogram(folder / record.file) for name, record in of.items()}
+            tower: {
+                name: onnx_file.count_operators(folder / record.file) for name, record in of.items()
+            }
             for tower, of in graphs.items()
         },
     }

@@ -4,7 +4,7 @@ The activations travel as rows, shape (batch * tokens, width), so that every lin
 one Gemm with its weight as stored; queries, keys and values are three linear layers, with the
 attention's scale folded into the first; attention is written out; nothing has more than four axes.
 The text's end is an input, and normalising is left to the host. ``parity`` compares each wrapper
-with open_clip before anything is exported. Inputs and outputs are float32, also after ``halved``.
+with open_clip before anything is exported. Inputs and outputs are float32, also after ``to_fp16``.
 """
 
 import copy
@@ -25,7 +25,7 @@ from warmclip_export.reference import TextParts
 _MASKED = -1e4
 
 
-def image_tower(visual: nn.Module) -> nn.Module:
+def build_image_tower(visual: nn.Module) -> nn.Module:
     """The wrapper of an image tower: pixels (batch, 3, S, S) -> raw features (batch, dim).
 
     Raises:
@@ -41,22 +41,22 @@ def image_tower(visual: nn.Module) -> nn.Module:
     )
 
 
-def text_tower(parts: TextParts) -> nn.Module:
+def build_text_tower(parts: TextParts) -> nn.Module:
     """The wrapper of a text tower: (ids, one-hot end) -> raw features (batch, dim)."""
     return TextTower(parts).eval().requires_grad_(False)
 
 
-def longest(tower: nn.Module) -> int:
+def max_text_length(tower: nn.Module) -> int:
     """How many tokens a text may have, if the tower takes shorter ones as well; else 0."""
     return tower.tokens if isinstance(tower, TextTower) and tower.causal else 0
 
 
-def opset(*towers: nn.Module) -> int:
+def required_opset(*towers: nn.Module) -> int:
     """20 if a tower needs the Gelu operator, which 18 does not have; else 18."""
     return 20 if any(isinstance(m, nn.GELU) for tower in towers for m in tower.modules()) else 18
 
 
-def halved(tower: nn.Module, kept: Iterable[str] = ()) -> nn.Module:
+def to_fp16(tower: nn.Module, kept: Iterable[str] = ()) -> nn.Module:
     """Turn a wrapper into float16, in place.
 
     Args:
@@ -302,7 +302,7 @@ def _blocks(originals: nn.ModuleList, mask: nn.Parameter | None = None) -> nn.Mo
 def _mask(tokens: int) -> nn.Parameter:
     """What is added to scores, (1, 1, tokens, tokens), so that no token sees those after it.
 
-    A parameter, since all blocks share one, and would not share a buffer once it is ``halved``.
+    A parameter, since all blocks share one, and would not share a buffer once it is ``to_fp16``.
     """
     return nn.Parameter(torch.full((1, 1, tokens, tokens), _MASKED).triu(1))
 

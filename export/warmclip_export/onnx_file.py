@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from warmclip.inference.bundle import FileRecord
 from warmclip_export.errors import ExportRefused
-from warmclip_export.graph import longest
-from warmclip_export.writer import write
+from warmclip_export.graph import max_text_length
+from warmclip_export.writer import write_file
 
 # A protobuf message, and so a file with its weights inside, ends at 2 GiB.
 _MAX_BYTES = 2**31 - 2**20
@@ -46,7 +46,7 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
         )
     # torch reasons about 2 and more; the graph takes 1 as well, and the gate sees to it.
     axes = {0: torch.export.Dim("batch", min=2)}
-    if tokens := longest(tower):
+    if tokens := max_text_length(tower):
         axes[-1] = torch.export.Dim("length", min=2, max=tokens)
     try:
         program = _export(tower, inputs, opset, axes)
@@ -61,7 +61,7 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
     model: onnx.ModelProto = program.model_proto
     _make_plain(model, {axis: symbol.__name__ for axis, symbol in axes.items()})
     onnx.checker.check_model(model)
-    return write(path, model.SerializeToString(deterministic=True))
+    return write_file(path, model.SerializeToString(deterministic=True))
 
 
 def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, axes: dict[int, Any]) -> Any:
@@ -81,7 +81,7 @@ def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, axes: dict[
         )
 
 
-def histogram(path: Path) -> dict[str, int]:
+def count_operators(path: Path) -> dict[str, int]:
     """How often each operator stands in a graph file."""
     model = onnx.load(path)
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

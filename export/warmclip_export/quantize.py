@@ -1,4 +1,4 @@
-"""A tower's linear layers in eight bits, but for those that cannot bear it.
+"""A tower's linear layers in eight bits, except those that lose too much by it.
 
 A linear layer's inputs are rounded to 8 bits as they come, each row by its own largest value; its
 weights were rounded before, each output channel by its own. The products are integers. So a row
@@ -27,11 +27,11 @@ from warmclip.errors import BadVectors
 from warmclip.inference.arrays import Vectors, unit_rows
 from warmclip.inference.bundle import Tower
 from warmclip_export.errors import ExportRefused
-from warmclip_export.fp16.emulation import Feeds, runs
-from warmclip_export.parity.bounds import of_cpu
+from warmclip_export.fp16.emulation import Feeds, run_rows
+from warmclip_export.parity.bounds import cpu_bounds
 
-# Of what the gate allows: the samples are few, and other pictures stray further.
-_AIM = 1 - (1 - of_cpu("int8").cosine) / 2
+# Half of what the gate allows: the samples are few, and other pictures are further off.
+_TARGET_COSINE = 1 - (1 - cpu_bounds("int8").cosine) / 2
 # Of the weights of a tower's layers: with less, it would hardly be faster.
 _MIN_SHARE = 0.5
 _RANKED_ON = 4  # each so many-th sample: a rank needs fewer than a bound, and layers are many
@@ -104,15 +104,15 @@ def quantize_tower(
 
     def cosine(chosen: Collection[str], every: int = 1) -> float:
         some = {name: array[::every] for name, array in feeds.items()}
-        return _lowest_cosine(quantized(original, chosen), some, vectors[::every])
+        return _lowest_cosine(quantize_layers(original, chosen), some, vectors[::every])
 
     cosine_of_all = cosine(layers)
     kept: dict[str, float] = {}
-    if not cosine_of_all >= _AIM:
+    if not cosine_of_all >= _TARGET_COSINE:
         searching()
         kept = _sensitive(layers, cosine)
         _check_share(original, set(layers) - set(kept), tower, f" beside {', '.join(kept)}")
-    model = quantized(original, set(layers) - set(kept))
+    model = quantize_layers(original, set(layers) - set(kept))
     return Quantized(
         model=model,
         layers=len(layers),
@@ -122,7 +122,7 @@ def quantize_tower(
     )
 
 
-def notes(found: Mapping[Tower, Quantized]) -> list[str]:
+def int8_notes(found: Mapping[Tower, Quantized]) -> list[str]:
     """A sentence for each tower that is not in eight bits alone."""
     return [
         f"in the {tower} tower's int8 file {len(it.kept)} of {it.layers} linear layers stay "
@@ -133,12 +133,12 @@ def notes(found: Mapping[Tower, Quantized]) -> list[str]:
     ]
 
 
-def as_json(found: Mapping[Tower, Quantized]) -> dict[str, Any]:
+def quantized_as_json(found: Mapping[Tower, Quantized]) -> dict[str, Any]:
     """What the certificate says of both towers."""
     return {tower: it.as_json() for tower, it in found.items()}
 
 
-def quantized(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProto:
+def quantize_layers(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProto:
     """The same graph with some of its linear layers in eight bits.
 
     Args:
@@ -165,7 +165,7 @@ def quantized(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProt
             graph.node.extend(_rounding(value))
             rounded.add(value)
         graph.node.extend(_product(node))
-        integers, steps = in_steps(numpy_helper.to_array(weight))
+        integers, steps = quantize_weight(numpy_helper.to_array(weight))
         graph.initializer.extend(
             [
                 numpy_helper.from_array(integers.T.copy(), f"{weight.name}_int8"),
@@ -176,7 +176,7 @@ def quantized(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProt
     return made
 
 
-def in_steps(
+def quantize_weight(
     weight: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """A weight, shape (outputs, inputs), as integers and what a step of each output is worth."""
@@ -265,13 +265,13 @@ def _sensitive(
     alone = {layer: cosine([layer], _RANKED_ON) for layer in layers}
     worst_first = sorted(layers, key=alone.__getitem__)
     fewest = bisect.bisect_left(
-        range(len(layers)), True, key=lambda kept: cosine(worst_first[kept:], 1) >= _AIM
+        range(len(layers)), True, key=lambda kept: cosine(worst_first[kept:], 1) >= _TARGET_COSINE
     )
     return {layer: alone[layer] for layer in worst_first[:fewest]}
 
 
 def _lowest_cosine(model: onnx.ModelProto, feeds: Feeds, vectors: Vectors) -> float:
-    features = np.concatenate([run[0] for run in runs(model, ["features"], feeds)])
+    features = np.concatenate([run[0] for run in run_rows(model, ["features"], feeds)])
     try:
         ours = unit_rows(features, vectors.shape[1])
     except BadVectors:  # worse than any vector

@@ -69,7 +69,7 @@ def _mps_computes() -> bool:
         return False
 
 
-def describe(recipe: ModelRecipe, device: Device) -> dict[str, str]:
+def describe_reference(recipe: ModelRecipe, device: Device) -> dict[str, str]:
     """The reference as it stands in a certificate."""
     return {
         "model": recipe.model,

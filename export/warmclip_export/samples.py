@@ -95,23 +95,23 @@ class Samples:
         return tuple(range(0, 24, 2))
 
 
-def gather() -> Samples:
+def load_samples() -> Samples:
     """Collect the samples; always the same ones.
 
     Raises:
         ExportRefused: the photographs are not where their packages ship them.
     """
     rng = Random(0)  # noqa: S311  # pictures, not secrets
-    photographs = tuple(photograph(*where) for where in PHOTOGRAPHS)
+    photographs = tuple(load_photograph(*where) for where in PHOTOGRAPHS)
     drawings = tuple(_draw(side, rng) for side in _DRAWING_SIDES)
     described = rng.sample(scenes.held_out(), 100)
-    sentences = [captions.caption(scene, rng).text for scene in described]
+    sentences = [captions.random_caption(scene, rng).text for scene in described]
     texts = (*SENTENCES, *sentences)[:PICTURES]
-    strings = (*SENTENCES, *sentences, *(hostile(rng) for _ in range(200)))
+    strings = (*SENTENCES, *sentences, *(hostile_text(rng) for _ in range(200)))
     return Samples(pictures=(*photographs, *drawings, *_noises()), texts=texts, strings=strings)
 
 
-def photograph(package: str, name: str) -> Image.Image:
+def load_photograph(package: str, name: str) -> Image.Image:
     """A photograph that lies in an installed package.
 
     Raises:
@@ -132,7 +132,7 @@ def photograph(package: str, name: str) -> Image.Image:
 
 def _draw(side_px: int, rng: Random) -> Image.Image:
     scene = scenes.arrange(rng.choice(scenes.held_out()), rng)
-    return drawing.draw(scene, rng, side_px)
+    return drawing.draw_scene(scene, rng, side_px)
 
 
 def _noises() -> tuple[Image.Image, ...]:
@@ -143,7 +143,7 @@ def _noises() -> tuple[Image.Image, ...]:
     )
 
 
-def hostile(rng: Random) -> str:
+def hostile_text(rng: Random) -> str:
     """Characters of all planes; surrogates excepted, which are no text."""
     ranges = ((32, 127), (32, 127), (9, 33), (160, 0x600), (0x2000, 0xD800), (0xE000, 0x20000))
     return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(60)))

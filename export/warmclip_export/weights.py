@@ -26,7 +26,7 @@ class WeightsSource:
     tag: Mapping[str, Any] = field(default_factory=dict)  # open_clip's record of a tag
 
 
-def locate(model: str, pretrained: str) -> WeightsSource:
+def find_weights(model: str, pretrained: str) -> WeightsSource:
     """Tell a tag from a file and a seed; nothing is downloaded or read yet.
 
     Raises:
@@ -54,7 +54,7 @@ def locate(model: str, pretrained: str) -> WeightsSource:
     return WeightsSource(kind="file", name=path.name, path=path)
 
 
-def fetch(weights: WeightsSource) -> Path | None:
+def fetch_checkpoint(weights: WeightsSource) -> Path | None:
     """The checkpoint file, downloaded by open_clip if it is a tag's; none for random weights.
 
     Raises:

@@ -16,7 +16,7 @@ from warmclip.inference.bundle import MANIFEST, FileRecord
 from warmclip_export.errors import ExportRefused
 
 
-def write(path: Path, content: bytes) -> FileRecord:
+def write_file(path: Path, content: bytes) -> FileRecord:
     """Write one file through to the disk.
 
     Raises:
@@ -60,7 +60,7 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def staged(target: Path, *, force: bool) -> Iterator[Path]:
+def staged_bundle(target: Path, *, force: bool) -> Iterator[Path]:
     """A folder to write into, which becomes the target when the block ends well.
 
     An old bundle stays whole until the new one is, and is then replaced by renaming.

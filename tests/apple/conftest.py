@@ -11,9 +11,10 @@ from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.providers import PROVIDERS
-from warmclip.inference.selection.select import TOWERS
+from warmclip.inference.selection.provider_selection import TOWERS
 from warmclip.inference.selection.trial import Trial
 from warmclip.inference.selection.trial_process import run_trial
+from warmclip_export.catalog import resolve_model
 
 DEADLINE_S = 900.0  # for one provider on one tower: a virtual Mac compiles slowly
 
@@ -94,11 +95,10 @@ def demo(demo_bundle: Path) -> ModelBundle:
 @pytest.fixture(scope="session")
 def full(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """A ViT-B-32 of full size; its weights are random, which costs as much."""
-    from warmclip_export.catalog import resolve
     from warmclip_export.exporter import export_model
 
     folder = tmp_path_factory.mktemp("models") / "ViT-B-32-random-0"
-    recipe = resolve("ViT-B-32", "random:0")
+    recipe = resolve_model("ViT-B-32", "random:0")
     return export_model(recipe, folder, force=False, step=lambda _what: None).bundle
 
 

@@ -10,9 +10,9 @@ from apple.conftest import Trials
 from apple.machine import GPU, VARIANTS, gpu_fault
 from apple.table import MEASURED
 from warmclip.inference.bundle import ModelBundle
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.parity import corpus, report, suite
-from warmclip_export.parity.targets import find_ways
+from warmclip_export.parity.targets import find_targets
 from warmclip_export.reference import find_device
 
 Record = Callable[[str, object], None]
@@ -42,17 +42,18 @@ def test_parity(
     bundle: ModelBundle = request.getfixturevalue(name)
     device = find_device("mps" if against == "mps" else "cpu")
     refused = {it for it in VARIANTS if trials.refusal(bundle, it)}
-    ways = find_ways(bundle, device)
-    ways = replace(
-        ways, present=tuple(way for way in ways.present if way.provider.name not in refused)
+    targets = find_targets(bundle, device)
+    targets = replace(
+        targets,
+        present=tuple(target for target in targets.present if target.provider.name not in refused),
     )
-    samples = corpus.gather(tmp_path, bundle.manifest.image.size_px).every(EVERY[name])
-    recipe = resolve(*SOURCES[name])
+    samples = corpus.build_corpus(tmp_path, bundle.manifest.image.size_px).every(EVERY[name])
+    recipe = resolve_model(*SOURCES[name])
 
-    found = suite.check_bundle(bundle, recipe, samples, ways, device, step=lambda _what: None)
+    found = suite.check_bundle(bundle, recipe, samples, targets, device, step=lambda _what: None)
 
-    page, figures = report.places(trials.home.parent / f"parity-{name}-{against}")
-    report.write(found, page, figures)
+    page, figures = report.report_paths(trials.home.parent / f"parity-{name}-{against}")
+    report.write_report(found, page, figures)
     for finding in found.record.findings:
         if finding.measure == "lowest cosine" and "end to end" in finding.stage:
             record_property(MEASURED, f"{finding.stage} {finding.figure:.7f}")

@@ -12,8 +12,9 @@ from apple.table import MEASURED
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.providers import PROVIDERS
-from warmclip.inference.selection.select import TOWERS
+from warmclip.inference.selection.provider_selection import TOWERS
 from warmclip.inference.selection.trial import BATCHES, Trial
+from warmclip_export.catalog import resolve_model
 
 Record = Callable[[str, object], None]
 
@@ -80,10 +81,9 @@ def test_images_per_second(trials: Trials, full: ModelBundle, record_property: R
 
 def _torch_rate() -> float:
     """Images a second of open_clip's own image tower."""
-    from warmclip_export.catalog import resolve
     from warmclip_export.reference import Reference, find_device
 
-    reference = Reference.build(resolve("ViT-B-32", "random:0"), None)
+    reference = Reference.build(resolve_model("ViT-B-32", "random:0"), None)
     reference.move(find_device("cpu" if GPU == "cpu" else "mps"))
     pixels = np.zeros((_BATCH, 3, 224, 224), np.float32)
     return per_second(lambda: reference.image_features(pixels), _BATCH)

@@ -20,8 +20,8 @@ from running import Running, environment_of, outcome, running_worker
 from warmclip import Encoder
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.providers import AUTO, PROVIDERS
-from warmclip.inference.selection import select
 from warmclip.inference.selection.golden import TOLERANCES
+from warmclip.inference.selection.provider_selection import TOWERS, select_providers
 from warmclip.settings import Settings
 
 Record = Callable[[str, object], None]
@@ -74,12 +74,12 @@ def test_warm_horse_computes(
 ) -> None:
     """Pictures and texts have the CPU's vectors, from one horse that stays."""
     if choice == AUTO:
-        decided = select.select_providers(bundle, AUTO, home=trials.home, deadline_s=DEADLINE_S)
+        decided = select_providers(bundle, AUTO, home=trials.home, deadline_s=DEADLINE_S)
         chosen = decided.chosen
         record_property(MEASURED, "; ".join(f"{it}: {decided.why[it]}" for it in decided.why))
     else:
         trials.require(bundle, choice)
-        chosen = dict.fromkeys(select.TOWERS, choice)
+        chosen = dict.fromkeys(TOWERS, choice)
     cpu = Encoder.open(bundle.folder, provider="cpu", home=trials.home)
     expected = {"image": cpu.encode_images(pictures), "text": cpu.encode_texts(TEXTS)}
     with worker(trials, bundle, choice) as running:

@@ -10,7 +10,7 @@ from running import Running
 from warmclip.indexing.audit_report import find_unverified
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.encoder import Encoder
-from warmclip.inference.selection import select
+from warmclip.inference.selection.provider_selection import read_selection
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.store.open import open_store
@@ -101,5 +101,5 @@ def test_found_out_in_service(rig: Rig, fault: str, reason: str) -> None:
         assert reason in record.reason
         assert worker.run("warmclip.work.jobs.embed_texts", ["still here"]).return_value
     check_vectors(settings, pictures)
-    known = select.read(ModelBundle.open(settings.bundle), "auto", home=settings.home)
+    known = read_selection(ModelBundle.open(settings.bundle), "auto", home=settings.home)
     assert known is None or set(known.chosen.values()) == {"cpu"}

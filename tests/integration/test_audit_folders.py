@@ -20,6 +20,7 @@ from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.audit_report import AuditReport
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.repair import repair
+from warmclip.inference.selection.canary import Canary
 from warmclip.settings import Root, Settings
 from warmclip.store.qdrant import QdrantStore
 
@@ -254,9 +255,9 @@ def test_suspects_and_strangers(store: QdrantStore, photos: Path) -> None:
     """What waits for a canary, and what another program wrote, is embedded again."""
     encoder = PixelEncoder()
     indexer = Indexer(encoder, store)
-    encoder.canary = "a canary that never came"
+    encoder.canary = Canary(guard="a guard that is gone", number=0)
     indexer.index([photos / "a" / "00.png"])
-    encoder.canary = ""
+    encoder.canary = None
     indexer.index([photos / "b"])
     odd = next(
         it for it in store.scroll("images", with_vectors=True) if "20.png" in it.payload.path

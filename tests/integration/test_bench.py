@@ -70,10 +70,10 @@ def test_folders_queries_and_starts(tmp_path: Path) -> None:
         assert spread["highest"] == pytest.approx(max(ratios))
         assert "/nowhere/python is missing" in by_name["transformers, torch"]["failure"]
 
-    aims = {aim["aim"]: aim for aim in told["aims"]}
-    start = aims["exec to first vector, seconds"]
+    by_words = {target["aim"]: target for target in told["aims"]}
+    start = by_words["exec to first vector, seconds"]
     assert start["reached"] == (start["found"]["median"] <= start["target"] == 1.0)
-    small = aims["small photographs: warmclip to a loop with open_clip in torch"]
+    small = by_words["small photographs: warmclip to a loop with open_clip in torch"]
     assert small["reached"] == (small["found"]["median"] >= small["target"] == 2.2)
 
     markdown = (tmp_path / "results.md").read_text()

@@ -17,20 +17,20 @@ from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.providers import CPU, PROVIDERS
-from warmclip.inference.selection import select
 from warmclip.inference.selection.trial import try_provider
+from warmclip.inference.selection.trial_store import forget_trials
 
 _DECIDE = """
 import dataclasses, json, sys
 from pathlib import Path
 from warmclip.errors import WarmclipError
-from warmclip.inference.selection import select
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.selection.provider_selection import select_providers
 
 bundle, home, choice, deadline_s = sys.argv[1:]
 told = []
 try:
-    decided = select.select_providers(
+    decided = select_providers(
         ModelBundle.open(bundle), choice, home=Path(home), deadline_s=float(deadline_s),
         progress=lambda *at: told.append(at),
     )
@@ -168,10 +168,10 @@ def test_verdict_is_kept(machine: Machine) -> None:
 def test_forgotten_provider_is_tried_again(machine: Machine) -> None:
     """What failed while the machine was busy may be tried once more, and only that."""
     machine.decide("abort")
-    assert select.forget(machine.home, "faulty") == 2
+    assert forget_trials(machine.home, "faulty") == 2
     stages = {stage for _, _, stage in machine.decide("abort")["told"]}
     assert stages == {"trying faulty-abort on images", "trying faulty-abort on texts"}
-    assert select.forget(machine.home) == 4
+    assert forget_trials(machine.home) == 4
 
 
 def test_provider_that_leaves_nodes_to_the_cpu(

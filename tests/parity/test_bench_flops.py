@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.embedding.flops import tower_shape
 from warmclip.inference.bundle import Tower
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.reference import Reference
 
 DEMO = "models/demo/warmclip-demo.json"
@@ -20,7 +20,7 @@ def test_operations_of_both_towers(model: str, monkeypatch: pytest.MonkeyPatch) 
     """The roofline divides by what a tower really computes, counted while open_clip computes it."""
     # The counter does not look into torch's two fused forms of attention.
     monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
-    recipe = resolve(model, "random:0")
+    recipe = resolve_model(model, "random:0")
     built = Reference.build(recipe, None).model
     side, length = built.visual.image_size[0], built.context_length
     works: dict[Tower, Callable[[], object]] = {

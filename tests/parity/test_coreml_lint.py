@@ -19,12 +19,12 @@ from tiny_models import TINY_VIT, written
 from warmclip.inference.bundle import ModelBundle, Precision, Tower
 from warmclip_export import exporter
 from warmclip_export.__main__ import app
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.coreml import report
-from warmclip_export.coreml.basic_passes import disguise, operations, read
-from warmclip_export.coreml.lint import BATCHES, Placement, lint, place
+from warmclip_export.coreml.basic_passes import list_operations, read_graph, to_float32_graph
+from warmclip_export.coreml.lint import BATCHES, Placement, lint_graph, place_nodes
 from warmclip_export.coreml.node import Operation, Value
-from warmclip_export.coreml.rules import judge
+from warmclip_export.coreml.rules import check_operation
 from warmclip_export.element_types import value_types
 from warmclip_export.reference import Reference
 
@@ -38,7 +38,7 @@ def _parsed(inside: str, opset: int = 20) -> onnx.ModelProto:
 
 
 def _placed(model: onnx.ModelProto, batch: int) -> Placement:
-    return place(disguise(model), batch)
+    return place_nodes(to_float32_graph(model), batch)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -79,9 +79,9 @@ _SOUND = Operation(
 )
 def test_rule_that_no_file_reaches_here(operation: Operation, reason: str) -> None:
     """What this onnxruntime cannot load, or would remove, is judged on the node alone."""
-    complaint = judge(operation)
+    complaint = check_operation(operation)
 
-    assert judge(_SOUND) is None
+    assert check_operation(_SOUND) is None
     assert complaint is not None
     assert reason in complaint.reason
 
@@ -116,7 +116,7 @@ def test_weights_that_would_lie_inline_are_counted(transposed: int, is_whole: bo
 
     placement = _placed(model, 8)
 
-    sizes = (placement.inline_bytes, placement.filed_bytes)
+    sizes = (placement.inline_bytes, placement.weight_file_bytes)
     assert sizes == ((0, 2**20) if is_whole else (2**20, 0))
     assert placement.is_whole is is_whole
     assert ("inline" in str(placement)) is not is_whole
@@ -125,9 +125,9 @@ def test_weights_that_would_lie_inline_are_counted(transposed: int, is_whole: bo
 def test_float16_is_what_the_file_says(demo_bundle: Path) -> None:
     """Of a float16 file every value has the type that ONNX infers, boundary casts included."""
     for tower in TOWERS:
-        model = read(demo_bundle / f"{tower}.fp16.onnx")
+        model = read_graph(demo_bundle / f"{tower}.fp16.onnx")
         expected = value_types(model)
-        seen = operations(disguise(model), 8)
+        seen = list_operations(to_float32_graph(model), 8)
 
         values = [v for op in seen for v in (*op.inputs, *op.outputs) if v and v.name in expected]
         assert len(values) > 150
@@ -156,7 +156,7 @@ def test_demo_bundle_is_taken_whole(tower: Tower, precision: Precision, demo_bun
     """The committed graphs: one partition, nothing refused, no weights inline, at each batch."""
     graph = ModelBundle.open(demo_bundle).graph(tower, precision)
 
-    placements = lint(graph)
+    placements = lint_graph(graph)
 
     assert [placement.batch for placement in placements] == [1, 8, 32]
     for placement in placements:
@@ -191,7 +191,9 @@ def test_stock_export_falls_into_pieces(
 
     The provider's own partitioner says the same of ViT-B-32: 3 and 4 partitions.
     """
-    reference = Reference.build(resolve(written(tmp_path, "tiny", TINY_VIT), "random:7"), None)
+    reference = Reference.build(
+        resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:7"), None
+    )
     example = torch.zeros(2, 3, 32, 32)
     if method == "encode_text":
         example = torch.from_numpy(reference.token_ids(["a", "b"]))
@@ -208,7 +210,7 @@ def test_stock_export_falls_into_pieces(
     assert program is not None
     program.save(tmp_path / "stock.onnx")
 
-    for placement in lint(tmp_path / "stock.onnx"):
+    for placement in lint_graph(tmp_path / "stock.onnx"):
         kinds = {f.operator for f in placement.findings if f.complaint.kind == "refused"}
         assert sorted(kinds) == refused
         assert placement.partitions == partitions
@@ -277,7 +279,7 @@ def test_batch_that_a_file_fixes_is_the_one_that_is_linted(tmp_path: Path) -> No
     fixed = tmp_path / "fixed.onnx"
     onnx.save(_parsed("(float[5,4] x) => (float[5,4] y) { y = Relu(x) }"), fixed)
 
-    assert [placement.batch for placement in lint(fixed, BATCHES)] == [5]
+    assert [placement.batch for placement in lint_graph(fixed, BATCHES)] == [5]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no graph", b"\x08\x07"])
@@ -306,7 +308,7 @@ def test_graph_that_onnxruntime_refuses_is_refused(tmp_path: Path) -> None:
 
 def test_int8_graphs_are_not_for_coreml(demo_bundle: Path) -> None:
     """Of a bundle the float graphs are looked at."""
-    names = sorted(report.graphs_of(demo_bundle))
+    names = sorted(report.find_graphs(demo_bundle))
 
     expected = [f"{tower}.{p}.onnx" for tower in TOWERS for p in ("fp16", "fp32")]
     assert names == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from warmclip.inference.bundle import ModelBundle
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.exporter import export_model
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -16,7 +16,9 @@ DEMO = Path(__file__).parents[2] / "models" / "demo"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """The checkpoint, exported afresh."""
-    recipe = resolve(str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors"))
+    recipe = resolve_model(
+        str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
+    )
     target = tmp_path_factory.mktemp("models") / "bundle"
     return export_model(recipe, target, force=False, step=lambda _what: None).bundle
 

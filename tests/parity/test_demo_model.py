@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from warmclip_export import scenes, train_demo
+from models.demo import train
+from warmclip_export import scenes
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
@@ -20,9 +21,9 @@ def record() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def score(record: dict[str, Any]) -> train_demo.HeldOutScore:
+def score(record: dict[str, Any]) -> train.HeldOutScore:
     """Measure the committed checkpoint afresh."""
-    return train_demo.evaluate(*train_demo.load(DEMO), record["plan"]["seed"])
+    return train.evaluate(*train.load(DEMO), record["plan"]["seed"])
 
 
 def test_checkpoint_is_the_one_on_record(record: dict[str, Any]) -> None:
@@ -35,9 +36,9 @@ def test_checkpoint_is_the_one_on_record(record: dict[str, Any]) -> None:
 
 def test_config_is_the_one_trained() -> None:
     """The committed architecture is the one in the trainer."""
-    config = json.loads((DEMO / f"{train_demo.NAME}.json").read_text("utf-8"))
+    config = json.loads((DEMO / f"{train.NAME}.json").read_text("utf-8"))
 
-    assert config == train_demo.ARCHITECTURE
+    assert config == train.ARCHITECTURE
 
 
 def test_split_is_the_one_on_record(record: dict[str, Any]) -> None:
@@ -50,11 +51,11 @@ def test_split_is_the_one_on_record(record: dict[str, Any]) -> None:
 
 
 def test_held_out_scene_is_found_by_its_caption(
-    score: train_demo.HeldOutScore, record: dict[str, Any]
+    score: train.HeldOutScore, record: dict[str, Any]
 ) -> None:
     """At least 90 % of 200 held-out captions find their picture first, as on record."""
     assert score.scenes == 200
-    assert score.text_to_image_top1 >= train_demo.WANTED_TOP1
+    assert score.text_to_image_top1 >= train.WANTED_TOP1
     # Another processor or Pillow may tip a close call or two.
     assert score.text_to_image_top1 == pytest.approx(
         record["held_out"]["text_to_image_top1"], abs=0.01
@@ -62,7 +63,7 @@ def test_held_out_scene_is_found_by_its_caption(
 
 
 def test_caption_is_found_by_its_held_out_scene(
-    score: train_demo.HeldOutScore, record: dict[str, Any]
+    score: train.HeldOutScore, record: dict[str, Any]
 ) -> None:
     """Pictures find their captions as often as on record."""
     assert score.image_to_text_top1 == pytest.approx(

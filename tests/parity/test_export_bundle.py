@@ -19,7 +19,7 @@ from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import one_hot
 from warmclip_export import exporter, onnx_file
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ParityFailed
 from warmclip_export.graph import TextTower
 
@@ -57,7 +57,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "quick-gelu": {**TINY_VIT, "quick_gelu": True},
         "resnet": TINY_RESNET,
     }[request.param]
-    recipe = resolve(written(folder, "tiny", config), "random:5")
+    recipe = resolve_model(written(folder, "tiny", config), "random:5")
     return exporter.export_model(recipe, folder / "m", force=False, step=_silent).bundle
 
 
@@ -261,8 +261,8 @@ def _no_mask(towers: dict[Tower, Any]) -> None:
 def test_wrong_wrapper_leaves_no_bundle(
     spoil: Any, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrapper that strays is stopped by its stage, with figure and threshold."""
-    honest = exporter.wrappers
+    """A wrapper that computes something else is stopped by its stage, with figure and threshold."""
+    honest = exporter.build_wrappers
 
     def spoilt(reference: Any) -> Any:
         towers = honest(reference)
@@ -271,7 +271,7 @@ def test_wrong_wrapper_leaves_no_bundle(
 
     monkeypatch.setattr(exporter, "wrappers", spoilt)
     monkeypatch.setattr(exporter, "PRECISIONS", ("fp32",))
-    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+    recipe = resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:5")
 
     with pytest.raises(
         ParityFailed, match=rf"{stage}: largest difference .*, allowed at most 1e-05"
@@ -285,7 +285,7 @@ def test_wrong_short_texts_leave_no_bundle(tmp_path: Path, monkeypatch: pytest.M
     """A graph that is right for 77 tokens and wrong for fewer is stopped by its first stage."""
     monkeypatch.setattr(TextTower, "forward", _positions_from_the_end)
     monkeypatch.setattr(exporter, "PRECISIONS", ("fp32",))
-    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+    recipe = resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:5")
 
     with pytest.raises(ParityFailed, match=r"text fp32, batch 1: largest difference"):
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
@@ -306,7 +306,7 @@ def _positions_from_the_end(
 def test_text_tower_that_sees_both_ways_keeps_its_length(tmp_path: Path) -> None:
     """Where what follows a text's end decides its vector, the graph takes whole texts only."""
     config = varied(TINY_VIT, text_cfg={"no_causal_mask": True})
-    recipe = resolve(written(tmp_path, "tiny", config), "random:5")
+    recipe = resolve_model(written(tmp_path, "tiny", config), "random:5")
     bundle = exporter.export_model(recipe, tmp_path / "m", force=False, step=_silent).bundle
 
     shapes = [
@@ -327,7 +327,7 @@ def test_wrong_graph_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
         return honest(tower, inputs, path, opset)
 
     monkeypatch.setattr(onnx_file, "write_tower", spoilt)
-    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+    recipe = resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:5")
 
     with pytest.raises(ParityFailed, match=r"image fp32, batch 1: largest difference"):
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)

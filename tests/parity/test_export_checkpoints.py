@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tiny_models import TINY_RESNET, TINY_VIT, written
-from warmclip_export.catalog import refusal, resolve
+from warmclip_export.catalog import resolve_model, unsupported_reason
 from warmclip_export.errors import ExportRefused
 from warmclip_export.reference import Reference
 
@@ -25,7 +25,7 @@ from warmclip_export.reference import Reference
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one model's configuration and its weights in every format."""
     folder = tmp_path_factory.mktemp("trained")
-    recipe = resolve(written(folder, "tiny", TINY_VIT), "random:11")
+    recipe = resolve_model(written(folder, "tiny", TINY_VIT), "random:11")
     state = Reference.build(recipe, None).model.state_dict()
     torch.save(state, folder / "plain.bin")
     torch.save(
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _load(folder: Path, name: str) -> Reference:
-    recipe = resolve(str(folder / "tiny.json"), str(folder / name))
+    recipe = resolve_model(str(folder / "tiny.json"), str(folder / name))
     return Reference.build(recipe, recipe.weights.path)
 
 
@@ -49,7 +49,7 @@ def test_checkpoint_formats_give_one_fingerprint(trained: Path) -> None:
         _load(trained, name).tensors_sha256()
         for name in ("plain.bin", "training.pt", "safe.safetensors")
     }
-    seeded = Reference.build(resolve(str(trained / "tiny.json"), "random:11"), None)
+    seeded = Reference.build(resolve_model(str(trained / "tiny.json"), "random:11"), None)
 
     assert digests == {seeded.tensors_sha256()}
 
@@ -58,7 +58,7 @@ def test_half_precision_checkpoint_is_its_own_weights(trained: Path, tmp_path: P
     """Rounded weights are other weights: the digest is over the numbers that are computed with."""
     state = torch.load(trained / "plain.bin", weights_only=True)
     torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pt")
-    recipe = resolve(str(trained / "tiny.json"), str(tmp_path / "half.pt"))
+    recipe = resolve_model(str(trained / "tiny.json"), str(tmp_path / "half.pt"))
 
     rounded = Reference.build(recipe, recipe.weights.path)
 
@@ -70,10 +70,10 @@ def test_seed_decides_the_random_weights(trained: Path) -> None:
     """One seed gives one model, whatever was drawn before; another seed another."""
     config = str(trained / "tiny.json")
     torch.manual_seed(99)
-    first = Reference.build(resolve(config, "random:1"), None).tensors_sha256()
+    first = Reference.build(resolve_model(config, "random:1"), None).tensors_sha256()
     torch.rand(10)
-    again = Reference.build(resolve(config, "random:1"), None).tensors_sha256()
-    other = Reference.build(resolve(config, "random:2"), None).tensors_sha256()
+    again = Reference.build(resolve_model(config, "random:1"), None).tensors_sha256()
+    other = Reference.build(resolve_model(config, "random:2"), None).tensors_sha256()
 
     assert first == again != other
 
@@ -81,7 +81,7 @@ def test_seed_decides_the_random_weights(trained: Path) -> None:
 @pytest.mark.parametrize("config", [TINY_VIT, {**TINY_VIT, "quick_gelu": True}, TINY_RESNET])
 def test_reference_is_what_open_clip_s_users_run(config: dict[str, object], tmp_path: Path) -> None:
     """Pixels, tokens and features equal those of create_model_and_transforms."""
-    recipe = resolve(written(tmp_path, "tiny", config), "random:4")
+    recipe = resolve_model(written(tmp_path, "tiny", config), "random:4")
     reference = Reference.build(recipe, None)
     written(tmp_path, "open_clip_config", {"model_cfg": config, "preprocess_cfg": {}})
     state = reference.model.state_dict()
@@ -125,7 +125,7 @@ def test_checkpoint_that_carries_code_is_refused_and_not_run(trained: Path, tmp_
 
 
 def _load_file(trained: Path, path: Path) -> Reference:
-    recipe = resolve(str(trained / "tiny.json"), str(path))
+    recipe = resolve_model(str(trained / "tiny.json"), str(path))
     return Reference.build(recipe, recipe.weights.path)
 
 
@@ -155,7 +155,7 @@ def test_truncated_checkpoint_is_refused(trained: Path, tmp_path: Path, name: st
 
 def test_another_model_s_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
     """Weights that do not fit the configuration are refused, not half loaded."""
-    other = Reference.build(resolve(written(tmp_path, "rn", TINY_RESNET), "random:0"), None)
+    other = Reference.build(resolve_model(written(tmp_path, "rn", TINY_RESNET), "random:0"), None)
     torch.save(other.model.state_dict(), tmp_path / "rn.pt")
 
     with pytest.raises(ExportRefused, match=r"rn\.pt"):
@@ -175,7 +175,7 @@ def test_torchscript_archive_is_refused_by_its_name(trained: Path, tmp_path: Pat
 def test_missing_file_is_told_from_a_tag(trained: Path) -> None:
     """A path that is not there is refused with the tags that are."""
     with pytest.raises(ExportRefused, match=r"neither a file nor a tag of ViT-B-32 .*laion2b"):
-        resolve("ViT-B-32", str(trained / "missing.pt"))
+        resolve_model("ViT-B-32", str(trained / "missing.pt"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_open_clip_s_own_tags_decide_the_activation(
     model: str, tag: str, quick_gelu: bool, said: bool
 ) -> None:
     """The rule, on open_clip's real table of tags."""
-    recipe = resolve(model, tag)
+    recipe = resolve_model(model, tag)
 
     assert recipe.activation.quick_gelu is quick_gelu
     assert bool(recipe.activation.note) is said
@@ -201,14 +201,14 @@ def test_open_clip_s_own_tags_decide_the_activation(
 def test_name_and_option_agree_on_the_architecture() -> None:
     """ViT-B-32 and ViT-B-32-quickgelu with openai are one model, and so one fingerprint."""
     assert (
-        resolve("ViT-B-32", "openai").architecture
-        == resolve("ViT-B-32-quickgelu", "openai").architecture
+        resolve_model("ViT-B-32", "openai").architecture
+        == resolve_model("ViT-B-32-quickgelu", "openai").architecture
     )
 
 
 def test_every_model_of_open_clip_is_taken_or_refused_with_a_reason() -> None:
     """All of open_clip's configurations are judged; the classic ones are taken."""
-    reasons = {name: refusal(get_model_config(name)) for name in open_clip.list_models()}
+    reasons = {name: unsupported_reason(get_model_config(name)) for name in open_clip.list_models()}
 
     taken = {name for name, reason in reasons.items() if not reason}
     assert {"ViT-B-32", "ViT-B-16", "ViT-L-14-336", "RN50", "RN101", "ViT-B-32-quickgelu"} <= taken
@@ -219,7 +219,7 @@ def test_every_model_of_open_clip_is_taken_or_refused_with_a_reason() -> None:
 def test_unknown_model_is_refused_with_its_neighbours() -> None:
     """A misspelt name is answered with names that are near."""
     with pytest.raises(ExportRefused, match=r"no model 'ViT-B-33'.*ViT-B-32"):
-        resolve("ViT-B-33", "openai")
+        resolve_model("ViT-B-33", "openai")
 
 
 def test_tag_without_network_and_cache_is_one_paragraph(tmp_path: Path) -> None:

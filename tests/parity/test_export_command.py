@@ -21,7 +21,7 @@ def fp32_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole corpus is for the suite's own tests."""
-    whole = corpus.gather
+    whole = corpus.build_corpus
     monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
 
 

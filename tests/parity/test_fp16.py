@@ -17,12 +17,19 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip_export import exporter, graph, onnx_file
-from warmclip_export.catalog import ModelRecipe, resolve
-from warmclip_export.coreml.basic_passes import disguise, operations, read
-from warmclip_export.coreml.lint import lint
+from warmclip_export.catalog import ModelRecipe, resolve_model
+from warmclip_export.coreml.basic_passes import list_operations, read_graph, to_float32_graph
+from warmclip_export.coreml.lint import lint_graph
 from warmclip_export.errors import ParityFailed
-from warmclip_export.fp16.emulation import Feeds, emulate
-from warmclip_export.fp16.range import EVERYTHING, LIMIT, MAX, Reach, measure, overflowing
+from warmclip_export.fp16.emulation import Feeds, emulate_fp16
+from warmclip_export.fp16.value_range import (
+    EVERYTHING,
+    LIMIT,
+    MAX,
+    ValueRange,
+    measure_ranges,
+    overflowing_parts,
+)
 from warmclip_export.reference import Reference
 
 TOWERS: tuple[Tower, ...] = ("image", "text")
@@ -40,7 +47,7 @@ def _emulated(folder: Path, inside: str, x: list[Any], dtype: Any = np.float32) 
         f" {{ h = Cast<to = 10>(x) {inside} features = Cast<to = 1>(r) }}"
     )
     onnx.save(onnx.parser.parse_model(text), folder / "small.onnx")
-    return emulate(folder / "small.onnx", {"x": np.array(x, dtype)})
+    return emulate_fp16(folder / "small.onnx", {"x": np.array(x, dtype)})
 
 
 def test_each_result_is_rounded(tmp_path: Path) -> None:
@@ -97,14 +104,14 @@ def test_what_is_float32_is_left_alone(tmp_path: Path) -> None:
 def test_overflowing_parts_are_the_outermost() -> None:
     """A part inside another one is not named again; what is not a number counts as overflow."""
 
-    def reach(part: str, largest: float) -> Reach:
-        return Reach(node="n", kind="Add", part=part, largest=largest)
+    def reach(part: str, largest: float) -> ValueRange:
+        return ValueRange(node="n", kind="Add", part=part, largest=largest)
 
     inner, outer = reach("blocks.1.mlp", 1e5), reach("blocks.1", LIMIT * 1.01)
     fine, other = reach("blocks.2", LIMIT * 0.99), reach("blocks.11.mlp", float("nan"))
-    assert overflowing([fine]) == ()
-    assert overflowing([inner, outer, fine, other]) == ("blocks.1", "blocks.11.mlp")
-    assert overflowing([inner, reach("", 1e5)]) == (EVERYTHING,)
+    assert overflowing_parts([fine]) == ()
+    assert overflowing_parts([inner, outer, fine, other]) == ("blocks.1", "blocks.11.mlp")
+    assert overflowing_parts([inner, reach("", 1e5)]) == (EVERYTHING,)
     assert reach("", MAX / 4).headroom == 4
 
 
@@ -129,10 +136,10 @@ def _loud_channel(model: Any) -> None:
 def _spoilt(folder: Path, config: dict[str, Any], spoil: Callable[[Any], None]) -> ModelRecipe:
     """A recipe whose checkpoint is a random one, spoilt."""
     path = written(folder, "tiny", config)
-    model = Reference.build(resolve(path, "random:7"), None).model
+    model = Reference.build(resolve_model(path, "random:7"), None).model
     spoil(model)
     torch.save(model.state_dict(), folder / "tiny.pt")
-    return resolve(path, str(folder / "tiny.pt"))
+    return resolve_model(path, str(folder / "tiny.pt"))
 
 
 def _cosine(features: Any, expected: Any) -> float:
@@ -165,20 +172,20 @@ def test_part_that_overflows_is_kept_in_float32(
         onnx_file.write_tower(tower, {"pixel_values": pixels[:2]}, tmp_path / name, 20)
         return tmp_path / name
 
-    tower = graph.image_tower(reference.model.visual)
+    tower = graph.build_image_tower(reference.model.visual)
     parts = [name for name, _ in tower.named_modules()]
-    found = overflowing(measure(exported("fp32.onnx", tower), feeds, parts))
-    plain = exported("plain.onnx", graph.halved(graph.image_tower(reference.model.visual)))
-    safe = exported("safe.onnx", graph.halved(tower, found))
+    found = overflowing_parts(measure_ranges(exported("fp32.onnx", tower), feeds, parts))
+    plain = exported("plain.onnx", graph.to_fp16(graph.build_image_tower(reference.model.visual)))
+    safe = exported("safe.onnx", graph.to_fp16(tower, found))
 
     assert kept <= set(found)
     assert not any(part in ("blocks", EVERYTHING) for part in found)
-    assert not _cosine(emulate(plain, feeds), expected) >= 0.999
-    assert _cosine(emulate(safe, feeds), expected) >= 0.9999
+    assert not _cosine(emulate_fp16(plain, feeds), expected) >= 0.999
+    assert _cosine(emulate_fp16(safe, feeds), expected) >= 0.9999
     if spoil is _loud_values:  # the CPU has a norm of its own, which it computes in float32
         cpu = OnnxSession(plain, find_provider("cpu")).run(feeds)
         assert _cosine(cpu, expected) >= 0.9999
-    assert all(placement.is_whole for placement in lint(safe))
+    assert all(placement.is_whole for placement in lint_graph(safe))
     assert safe.stat().st_size > plain.stat().st_size
 
 
@@ -217,7 +224,7 @@ def test_export_keeps_what_overflows_and_says_so(tmp_path: Path) -> None:
 
 def test_gate_refuses_what_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the parts not kept, the stage of the emulation would leave no bundle."""
-    monkeypatch.setattr("warmclip_export.fp16.range.LIMIT", float("inf"))
+    monkeypatch.setattr("warmclip_export.fp16.value_range.LIMIT", float("inf"))
     recipe = _spoilt(tmp_path, TINY_VIT, _loud_values)
 
     with pytest.raises(ParityFailed, match="image fp16 emulated"):
@@ -229,21 +236,23 @@ def test_gate_refuses_what_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("config", [TINY_VIT, TINY_RESNET], ids=["vit", "resnet"])
 def test_reach_is_measured_over_every_block(config: dict[str, Any], tmp_path: Path) -> None:
     """Every block and operator has its figure; an ordinary tower has room and keeps nothing."""
-    reference = Reference.build(resolve(written(tmp_path, "tiny", config), "random:7"), None)
+    reference = Reference.build(resolve_model(written(tmp_path, "tiny", config), "random:7"), None)
     side = config["vision_cfg"]["image_size"]
     pixels = torch.randn(10, 3, side, side, generator=torch.Generator().manual_seed(1))
-    tower = graph.image_tower(reference.model.visual)
+    tower = graph.build_image_tower(reference.model.visual)
     onnx_file.write_tower(tower, {"pixel_values": pixels[:2]}, tmp_path / "t.onnx", 20)
     parts = [name for name, _ in tower.named_modules()]
 
-    reaches = measure(tmp_path / "t.onnx", {"pixel_values": pixels.numpy()}, parts)
+    value_ranges = measure_ranges(tmp_path / "t.onnx", {"pixel_values": pixels.numpy()}, parts)
 
-    assert {reach.part for reach in reaches} <= set(parts)
-    assert all(0 <= reach.largest < LIMIT for reach in reaches)
-    assert overflowing(reaches) == ()
+    assert {reach.part for reach in value_ranges} <= set(parts)
+    assert all(0 <= reach.largest < LIMIT for reach in value_ranges)
+    assert overflowing_parts(value_ranges) == ()
     with torch.inference_mode():
         expected = float(tower(pixels).abs().max())
-    (features,) = (reach for reach in reaches if reach.node.startswith(("project_", "pool_out_")))
+    (features,) = (
+        reach for reach in value_ranges if reach.node.startswith(("project_", "pool_out_"))
+    )
     assert features.largest == pytest.approx(expected, rel=1e-4)
     assert features.part == EVERYTHING  # the host sees it
 
@@ -253,7 +262,7 @@ def test_ids_never_become_floats(demo_bundle: Path) -> None:
     assert np.float16(49405) == np.float16(49407)
     bundle = ModelBundle.open(demo_bundle)
     for precision in ("fp32", "fp16"):
-        seen = operations(disguise(read(bundle.graph("text", precision))), 8)
+        seen = list_operations(to_float32_graph(read_graph(bundle.graph("text", precision))), 8)
         carrying = {"input_ids"}
         for op in seen:
             using = [n for n, value in enumerate(op.inputs) if value and value.name in carrying]
@@ -275,7 +284,7 @@ def test_ids_that_float16_confuses_stay_apart(demo_bundle: Path) -> None:
     feeds: Feeds = {"input_ids": ids, "eot_onehot": onehot}
 
     exact = OnnxSession(bundle.graph("text", "fp32"), find_provider("cpu")).run(feeds)
-    rounded = emulate(bundle.graph("text", "fp16"), feeds)
+    rounded = emulate_fp16(bundle.graph("text", "fp16"), feeds)
 
     assert _cosine(rounded, exact) >= 0.9999
     rows = unit_rows(rounded, bundle.manifest.dim)

@@ -12,7 +12,7 @@ from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.ort.text_lengths import text_lengths
 from warmclip_export import graph
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ExportRefused
 from warmclip_export.reference import Reference
 
@@ -44,7 +44,7 @@ VARIANTS = {
 
 def _reference(folder: Path, config: dict[str, Any]) -> Reference:
     """A model none of whose parameters has a value that hides an error, such as 0 or 1."""
-    reference = Reference.build(resolve(written(folder, "model", config), "random:7"), None)
+    reference = Reference.build(resolve_model(written(folder, "model", config), "random:7"), None)
     generator = torch.Generator().manual_seed(7)
     for name, tensor in reference.model.state_dict().items():
         if name.endswith("running_var"):
@@ -54,7 +54,7 @@ def _reference(folder: Path, config: dict[str, Any]) -> Reference:
     return reference
 
 
-def _stray(ours: torch.Tensor, theirs: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+def _difference(ours: torch.Tensor, theirs: np.ndarray[Any, np.dtype[np.float32]]) -> float:
     dim = theirs.shape[1]
     return float(np.abs(unit_rows(ours.numpy(), dim) - unit_rows(theirs, dim)).max())
 
@@ -69,22 +69,22 @@ def test_tower_agrees_with_open_clip(variant: str, tmp_path: Path) -> None:
     pixels = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
     ids = reference.token_ids(TEXTS)
 
-    image = graph.image_tower(reference.model.visual)(pixels)
-    tower = graph.text_tower(reference.text_parts)
+    image = graph.build_image_tower(reference.model.visual)(pixels)
+    tower = graph.build_text_tower(reference.text_parts)
     onehot = reference.eot_onehot(ids)
     text = tower(torch.from_numpy(ids), torch.from_numpy(onehot))
 
     expected = reference.text_features(ids)
-    assert _stray(image, reference.image_features(pixels.numpy())) <= 1e-5
-    assert _stray(text, expected) <= 1e-5
-    if not graph.longest(tower):
+    assert _difference(image, reference.image_features(pixels.numpy())) <= 1e-5
+    assert _difference(text, expected) <= 1e-5
+    if not graph.max_text_length(tower):
         assert variant == "both-ways"
         return
     for row, length in enumerate(text_lengths(onehot)):
         cut = tower(
             torch.from_numpy(ids[[row], :length]), torch.from_numpy(onehot[[row], :, :length])
         )
-        assert _stray(cut, expected[[row]]) <= 1e-5
+        assert _difference(cut, expected[[row]]) <= 1e-5
 
 
 @torch.inference_mode()
@@ -93,7 +93,7 @@ def test_half_leaves_the_reference_alone(tmp_path: Path) -> None:
     reference = _reference(tmp_path, TINY_VIT)
     before = reference.tensors_sha256()
 
-    features = graph.image_tower(reference.model.visual).half()(torch.zeros(1, 3, 32, 32))
+    features = graph.build_image_tower(reference.model.visual).half()(torch.zeros(1, 3, 32, 32))
 
     assert features.dtype == torch.float32
     assert reference.tensors_sha256() == before
@@ -102,4 +102,4 @@ def test_half_leaves_the_reference_alone(tmp_path: Path) -> None:
 def test_unknown_image_tower_is_refused() -> None:
     """A tower that has no wrapper is named."""
     with pytest.raises(ExportRefused, match="a Linear"):
-        graph.image_tower(nn.Linear(2, 2))
+        graph.build_image_tower(nn.Linear(2, 2))

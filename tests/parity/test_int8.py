@@ -14,18 +14,18 @@ from tiny_models import TINY_VIT, written
 from warmclip import Encoder, Indexer, Settings
 from warmclip.errors import BundleError
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.selection import select
 from warmclip.inference.selection.golden import TOLERANCES
+from warmclip.inference.selection.provider_selection import select_providers
 from warmclip.store.open import open_store
 from warmclip_export import drawing, quantize
 from warmclip_export.__main__ import app
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ParityFailed
 from warmclip_export.exporter import export_model
 from warmclip_export.parity import corpus, suite
-from warmclip_export.parity.bounds import of_cpu
+from warmclip_export.parity.bounds import cpu_bounds
 from warmclip_export.parity.gate import BATCHES
-from warmclip_export.parity.targets import find_ways
+from warmclip_export.parity.targets import find_targets
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
@@ -40,7 +40,7 @@ def _silent(_what: str) -> None:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """The demo checkpoint, exported with int8."""
     target = tmp_path_factory.mktemp("models") / "bundle"
-    recipe = resolve(MODEL, WEIGHTS)
+    recipe = resolve_model(MODEL, WEIGHTS)
     return export_model(recipe, target, force=False, step=_silent, int8=True).bundle
 
 
@@ -73,7 +73,7 @@ def test_certificate_has_its_figures(bundle: ModelBundle) -> None:
         for batch in BATCHES:
             stage = stages[f"{tower} int8, batch {batch}"]
             assert stage["measure"] == "lowest cosine"
-            assert of_cpu("int8").cosine == stage["threshold"] <= stage["figure"] < 1 - 1e-6
+            assert cpu_bounds("int8").cosine == stage["threshold"] <= stage["figure"] < 1 - 1e-6
         told = certificate["int8"][tower]
         assert told["layers"] > len(told["kept_in_float32"])
         assert told["lowest_cosine"] >= told["lowest_cosine_with_all"]
@@ -82,30 +82,37 @@ def test_certificate_has_its_figures(bundle: ModelBundle) -> None:
 
 
 def test_suite_measures_it(bundle: ModelBundle, tmp_path: Path) -> None:
-    """int8 is a way of its own, served, with its own bounds, and is ruled upon."""
-    recipe = resolve(MODEL, WEIGHTS)
-    part = corpus.gather(tmp_path, 64).every(6)
-    ways = find_ways(bundle, "cpu")
+    """int8 is a target of its own, served, with its own bounds and compatibility."""
+    recipe = resolve_model(MODEL, WEIGHTS)
+    part = corpus.build_corpus(tmp_path, 64).every(6)
+    targets = find_targets(bundle, "cpu")
 
-    outcome = suite.check_bundle(bundle, recipe, part, ways, "cpu", step=_silent)
+    result = suite.check_bundle(bundle, recipe, part, targets, "cpu", step=_silent)
 
-    assert [str(way) for way in ways.present] == ["fp32 on cpu", "fp16 on cpu", "int8 on cpu-int8"]
-    assert [str(finding) for finding in outcome.failed] == []
-    stages = {finding.stage for finding in outcome.record.findings}
+    assert [str(target) for target in targets.present] == [
+        "fp32 on cpu",
+        "fp16 on cpu",
+        "int8 on cpu-int8",
+    ]
+    assert [str(finding) for finding in result.failed] == []
+    stages = {finding.stage for finding in result.record.findings}
     assert {"images end to end, int8 on cpu-int8", "searches, int8 on cpu-int8"} <= stages
-    rulings = {
-        ruling.activation: ruling
-        for ruling in outcome.record.rulings
-        if ruling.way == "int8 on cpu-int8"
+    compatibilities = {
+        compatibility.activation: compatibility
+        for compatibility in result.record.compatibilities
+        if compatibility.target == "int8 on cpu-int8"
     }
-    assert all(ruling.is_served for ruling in rulings.values())
-    assert (rulings["gelu"].may_share, rulings["quick_gelu"].may_share) == (True, False)
+    assert all(compatibility.is_served for compatibility in compatibilities.values())
+    assert (compatibilities["gelu"].may_share, compatibilities["quick_gelu"].may_share) == (
+        True,
+        False,
+    )
 
 
 def test_provider_computes_it(bundle: ModelBundle, tmp_path: Path, pictures: Path) -> None:
     """Asked for by name it passes its trial, and its vectors are near those of fp32, not equal."""
     home = tmp_path / "home"
-    found = select.select_providers(bundle, "cpu-int8", home=home, try_all=True)
+    found = select_providers(bundle, "cpu-int8", home=home, try_all=True)
     files = sorted(pictures.iterdir())
 
     eight = Encoder.open(bundle.folder, provider="cpu-int8", home=home)
@@ -134,7 +141,7 @@ def test_neighbours_change_no_vector(bundle: ModelBundle, pictures: Path) -> Non
     ]
 
     for others in vectors[1:]:
-        assert np.abs(others - vectors[0]).max() <= of_cpu("int8").batches
+        assert np.abs(others - vectors[0]).max() <= cpu_bounds("int8").batches
 
 
 def test_variable_leads_into_the_store(
@@ -180,7 +187,7 @@ def test_broken_quantization_leaves_no_bundle(
 
     monkeypatch.setattr(quantize, "quantize_tower", spoilt)
     monkeypatch.setattr("warmclip_export.exporter.PRECISIONS", ("fp32",))
-    recipe = resolve(written(tmp_path, "tiny", TINY_VIT), "random:5")
+    recipe = resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:5")
 
     with pytest.raises(ParityFailed, match=r"text int8, batch \d+: .*Without --precision int8"):
         export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent, int8=True)

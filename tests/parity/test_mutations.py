@@ -21,14 +21,14 @@ from warmclip.inference import resizing
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.text import Tokenizer
 from warmclip_export import exporter, onnx_file
-from warmclip_export.catalog import ModelRecipe, resolve
+from warmclip_export.catalog import ModelRecipe, resolve_model
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.corpus import Corpus
-from warmclip_export.parity.result import Outcome
-from warmclip_export.parity.targets import find_ways
+from warmclip_export.parity.result import Result
+from warmclip_export.parity.targets import find_targets
 from warmclip_export.reference import Reference
 
-STRAYED_ENDS = {
+FAILED_ENDS = {
     "images end to end, fp32 on cpu",
     "texts end to end, fp32 on cpu",
     "scores, fp32 on cpu",
@@ -45,11 +45,11 @@ class Patient:
     bundle: ModelBundle
     samples: Corpus
 
-    def measure(self, bundle: ModelBundle) -> Outcome:
+    def measure(self, bundle: ModelBundle) -> Result:
         """Run the suite on a smaller corpus."""
-        ways = find_ways(bundle, "cpu")
+        targets = find_targets(bundle, "cpu")
         return suite.check_bundle(
-            bundle, self.recipe, self.samples, ways, "cpu", step=lambda _what: None
+            bundle, self.recipe, self.samples, targets, "cpu", step=lambda _what: None
         )
 
 
@@ -58,7 +58,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
     """A tiny QuickGELU model in fp32, whose parameters have no value that hides an error."""
     folder = tmp_path_factory.mktemp("patient")
     config = written(folder, "tiny", {**TINY_VIT, "quick_gelu": True})
-    seeded = Reference.build(resolve(config, "random:7"), None).model.state_dict()
+    seeded = Reference.build(resolve_model(config, "random:7"), None).model.state_dict()
     generator = torch.Generator().manual_seed(7)
     for tensor in seeded.values():
         if tensor.ndim == 1:
@@ -66,12 +66,12 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
         elif tensor.ndim == 2 and tensor.is_floating_point():
             tensor.mul_(3.0)
     torch.save(seeded, folder / "tiny.pt")
-    recipe = resolve(config, str(folder / "tiny.pt"))
+    recipe = resolve_model(config, str(folder / "tiny.pt"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "PRECISIONS", ("fp32",))
         exported = exporter.export_model(recipe, folder / "m", force=False, step=lambda _what: None)
     files = tmp_path_factory.mktemp("corpus")
-    samples = corpus.gather(files, TINY_VIT["vision_cfg"]["image_size"]).every(9)
+    samples = corpus.build_corpus(files, TINY_VIT["vision_cfg"]["image_size"]).every(9)
     return Patient(recipe=recipe, bundle=exported.bundle, samples=samples)
 
 
@@ -85,7 +85,7 @@ def _exported_again(
 ) -> ModelBundle:
     """The bundle with one tower exported from a wrapper that computes something else."""
     reference = Reference.build(patient.recipe, patient.recipe.weights.path)
-    wrapper = exporter.wrappers(reference)[tower]
+    wrapper = exporter.build_wrappers(reference)[tower]
     spoil(wrapper)
     onehot = torch.zeros(2, 1, 77)
     onehot[:, :, 5] = 1.0
@@ -99,50 +99,53 @@ def _exported_again(
     return rewritten(patient.bundle, folder, files={path.name: path.read_bytes()})
 
 
-def _first_and_all(outcome: Outcome) -> tuple[str, set[str]]:
-    assert not outcome.passed
-    return outcome.failed[0].stage, {finding.stage for finding in outcome.failed}
+def _first_and_all(result: Result) -> tuple[str, set[str]]:
+    assert not result.passed
+    return result.failed[0].stage, {finding.stage for finding in result.failed}
 
 
 def test_right_bundle_passes(patient: Patient) -> None:
-    """The control: without an error every stage passes, and the ruling is yes and no."""
-    outcome = patient.measure(patient.bundle)
+    """The control: without an error every stage passes, and the compatibility is yes and no."""
+    result = patient.measure(patient.bundle)
 
-    assert [str(finding) for finding in outcome.failed] == []
-    rulings = {ruling.activation: ruling.may_share for ruling in outcome.record.rulings}
-    assert rulings == {"quick_gelu": True, "gelu": False}
+    assert [str(finding) for finding in result.failed] == []
+    compatibilities = {
+        compatibility.activation: compatibility.may_share
+        for compatibility in result.record.compatibilities
+    }
+    assert compatibilities == {"quick_gelu": True, "gelu": False}
 
 
 def test_wrong_mean(patient: Patient, tmp_path: Path) -> None:
     """ImageNet's mean in place of CLIP's: the pixels."""
     wrong = _wrong_recipe(patient.bundle, tmp_path / "m", mean=(0.485, 0.456, 0.406))
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "pixels"
-    assert strayed - STRAYED_ENDS == {"pixels"}
+    assert failed - FAILED_ENDS == {"pixels"}
 
 
 def test_bilinear(patient: Patient, tmp_path: Path) -> None:
     """Resized with the other filter: the crops."""
     wrong = _wrong_recipe(patient.bundle, tmp_path / "m", interpolation="bilinear")
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "crops"
-    assert strayed - STRAYED_ENDS == {"crops"}
+    assert failed - FAILED_ENDS == {"crops"}
 
 
 def test_crop_off_by_one(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Halves rounded down, as in most re-implementations: the crops, a quarter of which differ."""
     monkeypatch.setattr(resizing, "_centred", lambda side, target: (side - target) // 2)
 
-    outcome = patient.measure(patient.bundle)
+    result = patient.measure(patient.bundle)
 
-    first, strayed = _first_and_all(outcome)
+    first, failed = _first_and_all(result)
     assert first == "crops"
-    assert strayed - STRAYED_ENDS == {"crops"}
-    assert 0 < outcome.failed[0].figure < len(patient.samples.pictures) / 2
+    assert failed - FAILED_ENDS == {"crops"}
+    assert 0 < result.failed[0].figure < len(patient.samples.pictures) / 2
 
 
 def test_blue_and_red_swapped(patient: Patient, tmp_path: Path) -> None:
@@ -154,10 +157,10 @@ def test_blue_and_red_swapped(patient: Patient, tmp_path: Path) -> None:
     files = {"image.fp32.onnx": model.SerializeToString()}
     wrong = rewritten(patient.bundle, tmp_path / "m", files=files)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "image fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"image fp32 on cpu"}
+    assert failed - FAILED_ENDS == {"image fp32 on cpu"}
 
 
 def test_gelu_for_quick_gelu(patient: Patient, tmp_path: Path) -> None:
@@ -169,10 +172,10 @@ def test_gelu_for_quick_gelu(patient: Patient, tmp_path: Path) -> None:
 
     wrong = _exported_again(patient, tmp_path / "m", "text", spoil)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "text fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"text fp32 on cpu"}
+    assert failed - FAILED_ENDS == {"text fp32 on cpu"}
 
 
 def test_missing_end_of_text(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,12 +190,12 @@ def test_missing_end_of_text(patient: Patient, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Tokenizer, "encode", forgetful)
 
-    outcome = patient.measure(patient.bundle)
+    result = patient.measure(patient.bundle)
 
-    first, strayed = _first_and_all(outcome)
+    first, failed = _first_and_all(result)
     assert first == "tokens"
-    assert outcome.failed[0].figure == len(patient.samples.texts)
-    assert strayed - STRAYED_ENDS == {"tokens"}
+    assert result.failed[0].figure == len(patient.samples.texts)
+    assert failed - FAILED_ENDS == {"tokens"}
 
 
 def test_unscaled_query(patient: Patient, tmp_path: Path) -> None:
@@ -206,10 +209,10 @@ def test_unscaled_query(patient: Patient, tmp_path: Path) -> None:
 
     wrong = _exported_again(patient, tmp_path / "m", "image", spoil)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "image fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"image fp32 on cpu"}
+    assert failed - FAILED_ENDS == {"image fp32 on cpu"}
 
 
 def test_swapped_text_mask(patient: Patient, tmp_path: Path) -> None:
@@ -224,7 +227,7 @@ def test_swapped_text_mask(patient: Patient, tmp_path: Path) -> None:
 
     wrong = _exported_again(patient, tmp_path / "m", "text", spoil)
 
-    first, strayed = _first_and_all(patient.measure(wrong))
+    first, failed = _first_and_all(patient.measure(wrong))
 
     assert first == "text fp32 on cpu"
-    assert strayed - STRAYED_ENDS == {"text fp32 on cpu", "text fp32 on cpu, in batches"}
+    assert failed - FAILED_ENDS == {"text fp32 on cpu", "text fp32 on cpu, in batches"}

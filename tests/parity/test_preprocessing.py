@@ -15,7 +15,7 @@ from PIL import Image
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.bundle import ImageRecipe
-from warmclip.inference.image import crop, normalise
+from warmclip.inference.image import make_crop, normalise
 from warmclip.inference.resizing import resized_size
 from warmclip.settings import Limits
 
@@ -106,9 +106,9 @@ def test_crop_of_any_mode_and_size(
         expected = reference_crop(image, recipe)
     except (ValueError, OSError, TypeError):
         with pytest.raises(ImageUnreadable, match=f"mode {mode}"):
-            crop(image, recipe, LIMITS)
+            make_crop(image, recipe, LIMITS)
         return
-    np.testing.assert_array_equal(crop(image, recipe, LIMITS), expected)
+    np.testing.assert_array_equal(make_crop(image, recipe, LIMITS), expected)
     assert image.tobytes() == before
 
 
@@ -120,12 +120,12 @@ def test_each_mode_at_full_size(mode: str) -> None:
         image = picture(mode, *size, seed=1)
         if mode == "La" and size != (224, 224):
             with pytest.raises(ImageUnreadable, match="mode La"):
-                crop(image, recipe, LIMITS)
+                make_crop(image, recipe, LIMITS)
             with pytest.raises(ValueError, match="not supported"):
                 reference_crop(image, recipe)
         elif mode != "La":
             np.testing.assert_array_equal(
-                crop(image, recipe, LIMITS), reference_crop(image, recipe)
+                make_crop(image, recipe, LIMITS), reference_crop(image, recipe)
             )
 
 
@@ -135,7 +135,7 @@ def test_crop_of_slivers_and_panoramas(size: tuple[int, int], resize_mode: str) 
     """The crop has open_clip's bytes at extreme proportions, or both refuse."""
     recipe = a_recipe().model_copy(update={"resize_mode": resize_mode})
     image = picture("RGB", *size, seed=2)
-    np.testing.assert_array_equal(crop(image, recipe, LIMITS), reference_crop(image, recipe))
+    np.testing.assert_array_equal(make_crop(image, recipe, LIMITS), reference_crop(image, recipe))
 
 
 def test_sliver_that_rounds_to_nothing() -> None:
@@ -145,7 +145,7 @@ def test_sliver_that_rounds_to_nothing() -> None:
     with pytest.raises(ValueError, match="must be > 0"):
         reference_crop(image, recipe)
     with pytest.raises(ImageUnreadable, match="must be > 0"):
-        crop(image, recipe, LIMITS)
+        make_crop(image, recipe, LIMITS)
 
 
 def test_centre_at_every_side_length() -> None:
@@ -156,7 +156,7 @@ def test_centre_at_every_side_length() -> None:
         for plane in (ramp, ramp.T):
             image = Image.fromarray(np.ascontiguousarray(plane))
             np.testing.assert_array_equal(
-                crop(image, recipe, LIMITS), reference_crop(image, recipe), err_msg=str(side)
+                make_crop(image, recipe, LIMITS), reference_crop(image, recipe), err_msg=str(side)
             )
 
 
@@ -179,7 +179,7 @@ def test_pixels(seed: int, n: int) -> None:
     recipe = a_recipe(32)
     pictures = [picture("RGB", 40, 50, seed + index) for index in range(n)]
     transform = image_transform_v2(PreprocessCfg(size=32, mean=MEAN, std=STD), is_train=False)
-    ours = normalise([crop(image, recipe, LIMITS) for image in pictures], recipe)
+    ours = normalise([make_crop(image, recipe, LIMITS) for image in pictures], recipe)
     expected = (
         torch.stack([transform(image) for image in pictures]) if n else torch.empty(0, 3, 32, 32)
     )

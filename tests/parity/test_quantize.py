@@ -13,8 +13,8 @@ from warmclip.inference.arrays import Features, Vectors, unit_rows
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip_export.errors import ExportRefused
-from warmclip_export.parity.bounds import of_cpu
-from warmclip_export.quantize import Quantized, notes, quantize_tower
+from warmclip_export.parity.bounds import cpu_bounds
+from warmclip_export.quantize import Quantized, int8_notes, quantize_tower
 
 _WIDTH = 256
 _ROWS = 16
@@ -95,13 +95,13 @@ def test_layers_are_integers_and_the_projection_is_not(tmp_path: Path) -> None:
     found = quantize_tower(path, feeds, vectors, "image")
 
     made = _saved(found, tmp_path)
-    assert (found.layers, found.kept, notes({"image": found})) == (3, {}, [])
+    assert (found.layers, found.kept, int8_notes({"image": found})) == (3, {}, [])
     kinds = list(_types(found.model).values())
     assert (kinds.count("MatMulIntegerToFloat"), kinds.count("Gemm")) == (3, 1)
     assert _types(found.model)["project_Gemm"] == "Gemm"
     assert made.stat().st_size < 0.3 * path.stat().st_size
     cosines = (unit_rows(_run(made, feeds), 32) * vectors).sum(axis=1)
-    assert 1 - cosines.min() < (1 - of_cpu("int8").cosine) / 2
+    assert 1 - cosines.min() < (1 - cpu_bounds("int8").cosine) / 2
     assert cosines.min() < 1 - 1e-7  # it is not the float32 file under another name
     assert found.cosine == found.cosine_of_all == pytest.approx(cosines.min(), abs=1e-6)
 
@@ -128,8 +128,8 @@ def test_layer_that_cannot_bear_it_is_kept(place: int, tmp_path: Path) -> None:
     found = quantize_tower(path, feeds, vectors, "image")
 
     assert list(found.kept) == [f"layer_{place}"]
-    assert found.kept[f"layer_{place}"] < of_cpu("int8").cosine
-    assert found.cosine_of_all < of_cpu("int8").cosine < found.cosine
+    assert found.kept[f"layer_{place}"] < cpu_bounds("int8").cosine
+    assert found.cosine_of_all < cpu_bounds("int8").cosine < found.cosine
     types = _types(found.model)
     assert types[f"layer_{place}"] == "Gemm"
     assert sum(kind == "MatMulIntegerToFloat" for kind in types.values()) == 5
@@ -138,10 +138,10 @@ def test_layer_that_cannot_bear_it_is_kept(place: int, tmp_path: Path) -> None:
         for model in (onnx.load(path), found.model)
     )
     np.testing.assert_array_equal(numpy_helper.to_array(before), numpy_helper.to_array(after))
-    assert f"layer_{place}" in notes({"image": found})[0]
+    assert f"layer_{place}" in int8_notes({"image": found})[0]
     assert list(found.as_json()["kept_in_float32"]) == [f"layer_{place}"]
     cosines = (unit_rows(_run(_saved(found, tmp_path), feeds), 32) * vectors).sum(axis=1)
-    assert cosines.min() > of_cpu("int8").cosine
+    assert cosines.min() > cpu_bounds("int8").cosine
 
 
 def test_tower_that_cannot_bear_it_is_refused(tmp_path: Path) -> None:

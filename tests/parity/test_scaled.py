@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from warmclip import Encoder
-from warmclip_export.samples import PHOTOGRAPHS, photograph
+from warmclip_export.samples import PHOTOGRAPHS, load_photograph
 
 PIXELS = 4_000_000  # so many are over four times the demo model's side, and quickly made
 
 
 def as_photographed(where: tuple[str, str], kind: str) -> bytes:
     """A photograph of another size, with the grain of a sensor, as a file."""
-    small = photograph(*where).convert("RGB")
+    small = load_photograph(*where).convert("RGB")
     scale = (PIXELS / (small.width * small.height)) ** 0.5
     size = (round(small.width * scale), round(small.height * scale))
     large = np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.float32)

@@ -17,14 +17,14 @@ from tiny_models import rewritten
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip_export.__main__ import app
-from warmclip_export.catalog import resolve
+from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.input_stages import check_reference
-from warmclip_export.parity.reference_outputs import observe
-from warmclip_export.parity.result import Outcome, Record
-from warmclip_export.parity.targets import find_ways
+from warmclip_export.parity.reference_outputs import compute_outputs
+from warmclip_export.parity.result import Record, Result
+from warmclip_export.parity.targets import find_targets
 from warmclip_export.reference import Reference
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -41,24 +41,24 @@ MODES = {
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """The whole corpus, for the demo model's size."""
-    return corpus.gather(tmp_path_factory.mktemp("corpus"), 64)
+    return corpus.build_corpus(tmp_path_factory.mktemp("corpus"), 64)
 
 
-def _measure(bundle: ModelBundle, part: Corpus) -> Outcome:
-    recipe = resolve(MODEL, WEIGHTS)
-    ways = find_ways(bundle, "cpu")
-    return suite.check_bundle(bundle, recipe, part, ways, "cpu", step=lambda _what: None)
+def _measure(bundle: ModelBundle, part: Corpus) -> Result:
+    recipe = resolve_model(MODEL, WEIGHTS)
+    targets = find_targets(bundle, "cpu")
+    return suite.check_bundle(bundle, recipe, part, targets, "cpu", step=lambda _what: None)
 
 
 @pytest.fixture(scope="module")
-def outcome(samples: Corpus) -> Outcome:
+def result(samples: Corpus) -> Result:
     """What the suite finds of the committed bundle."""
     return _measure(ModelBundle.open(DEMO / "bundle"), samples.every(NTH))
 
 
 def test_corpus_is_large_and_varied(samples: Corpus) -> None:
     """At least 200 pictures of every mode, from 1 x 1 to panoramas; at least 300 texts."""
-    opened = [exhibit.open() for exhibit in samples.pictures]
+    opened = [entry.load() for entry in samples.pictures]
     sizes = {picture.size for picture in opened}
 
     assert len(opened) >= 200
@@ -67,24 +67,24 @@ def test_corpus_is_large_and_varied(samples: Corpus) -> None:
     assert {(1, 1), (4000, 60), (60, 4000)} <= sizes
     assert max(map(len, samples.texts)) > 5000
     assert {"", " ", "\ud800", "👩\u200d👩\u200d👧"} <= set(samples.texts)
-    names = Counter(exhibit.name for exhibit in samples.pictures)
+    names = Counter(entry.name for entry in samples.pictures)
     assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_corpus_is_the_same_every_time(samples: Corpus, tmp_path: Path) -> None:
     """Figures of two runs can be compared: the same pictures, to the byte, and the same texts."""
-    again = corpus.gather(tmp_path, 64)
+    again = corpus.build_corpus(tmp_path, 64)
 
     assert again.texts == samples.texts
     for first, second in zip(samples.pictures, again.pictures, strict=True):
         assert first.name == second.name
-        assert first.open().tobytes() == second.open().tobytes()
+        assert first.load().tobytes() == second.load().tobytes()
 
 
-def test_demo_bundle_passes_every_stage(outcome: Outcome) -> None:
+def test_demo_bundle_passes_every_stage(result: Result) -> None:
     """Inputs, both towers in both precisions, batches, runs, ends, scores, searches."""
-    assert [str(finding) for finding in outcome.failed] == []
-    assert list(dict.fromkeys(finding.stage for finding in outcome.record.findings)) == [
+    assert [str(finding) for finding in result.failed] == []
+    assert list(dict.fromkeys(finding.stage for finding in result.record.findings)) == [
         "tokens",
         "crops",
         "pixels",
@@ -113,27 +113,32 @@ def test_demo_bundle_passes_every_stage(outcome: Outcome) -> None:
     ]
 
 
-def test_ruling_tells_the_two_old_vectors_apart(outcome: Outcome) -> None:
+def test_compatibility_tells_the_two_old_vectors_apart(result: Result) -> None:
     """Vectors that torch made with the bundle's activation may be joined, the others not."""
-    ruled = {(ruling.way, ruling.activation): ruling.may_share for ruling in outcome.record.rulings}
-    other = [ruling for ruling in outcome.record.rulings if not ruling.is_own]
+    may_share = {
+        (compatibility.target, compatibility.activation): compatibility.may_share
+        for compatibility in result.record.compatibilities
+    }
+    other = [
+        compatibility for compatibility in result.record.compatibilities if not compatibility.is_own
+    ]
 
-    assert ruled == {
+    assert may_share == {
         ("fp32 on cpu", "gelu"): True,
         ("fp32 on cpu", "quick_gelu"): False,
         ("fp16 on cpu", "gelu"): True,
         ("fp16 on cpu", "quick_gelu"): False,
     }
-    assert all("force_quick_gelu=True" in ruling.made_by for ruling in other)
-    assert all("nearer" in ruling.reason for ruling in other)
+    assert all("force_quick_gelu=True" in compatibility.made_by for compatibility in other)
+    assert all("nearer" in compatibility.reason for compatibility in other)
 
 
-def test_every_row_is_in_the_report(outcome: Outcome) -> None:
+def test_every_row_is_in_the_report(result: Result) -> None:
     """Errors are kept for each picture and text, so that the worst can be shown."""
-    rows = {spread.stage: len(spread.differences) for spread in outcome.record.spreads}
+    rows = {spread.stage: len(spread.differences) for spread in result.record.spreads}
 
-    assert rows["images end to end, fp32 on cpu"] == len(outcome.pictures) == len(outcome.crops)
-    assert rows["text fp16 on cpu"] == len(outcome.texts)
+    assert rows["images end to end, fp32 on cpu"] == len(result.pictures) == len(result.crops)
+    assert rows["text fp16 on cpu"] == len(result.texts)
 
 
 def test_graph_that_yields_no_numbers_is_reported_with_all_other_stages(
@@ -148,17 +153,17 @@ def test_graph_that_yields_no_numbers_is_reported_with_all_other_stages(
     weight.CopyFrom(numpy_helper.from_array(spoilt, weight.name))
     wrong = rewritten(bundle, tmp_path / "m", files={"text.fp16.onnx": model.SerializeToString()})
 
-    outcome = _measure(wrong, samples.every(20))
+    result = _measure(wrong, samples.every(20))
 
-    assert {finding.stage for finding in outcome.failed} == {
+    assert {finding.stage for finding in result.failed} == {
         "text fp16 on cpu",
         "text fp16 emulated",
         "scores, fp16 on cpu",
         "searches, fp16 on cpu",
         "other activation, fp16 on cpu",
     }
-    assert all("unusable rows" in finding.note for finding in outcome.failed)
-    assert "text fp32 on cpu, 20 runs" in {it.stage for it in outcome.record.findings}
+    assert all("unusable rows" in finding.note for finding in result.failed)
+    assert "text fp32 on cpu, 20 runs" in {it.stage for it in result.record.findings}
 
 
 def test_graph_that_cannot_be_loaded_is_reported(samples: Corpus, tmp_path: Path) -> None:
@@ -166,11 +171,11 @@ def test_graph_that_cannot_be_loaded_is_reported(samples: Corpus, tmp_path: Path
     bundle = ModelBundle.open(DEMO / "bundle")
     wrong = rewritten(bundle, tmp_path / "m", files={"image.fp32.onnx": b"no graph"})
 
-    outcome = _measure(wrong, samples.every(20))
+    result = _measure(wrong, samples.every(20))
 
-    assert outcome.failed[0].stage == "image fp32 on cpu"
-    assert "cannot load" in outcome.failed[0].note
-    assert all(finding.stage.endswith("fp32 on cpu") for finding in outcome.failed)
+    assert result.failed[0].stage == "image fp32 on cpu"
+    assert "cannot load" in result.failed[0].note
+    assert all(finding.stage.endswith("fp32 on cpu") for finding in result.failed)
 
 
 def test_other_provider_is_measured_end_to_end(
@@ -180,26 +185,26 @@ def test_other_provider_is_measured_end_to_end(
     static = Provider(name="static", execution_provider="CPUExecutionProvider", buckets=(1, 8, 32))
     monkeypatch.setitem(PROVIDERS, "static", static)
 
-    outcome = _measure(ModelBundle.open(DEMO / "bundle"), samples.every(20))
+    result = _measure(ModelBundle.open(DEMO / "bundle"), samples.every(20))
 
-    of_static = [it for it in outcome.record.findings if it.stage.endswith("fp32 on static")]
-    runs = [it for it in outcome.record.findings if "static, 20 runs" in it.stage]
-    assert outcome.passed
+    of_static = [it for it in result.record.findings if it.stage.endswith("fp32 on static")]
+    runs = [it for it in result.record.findings if "static, 20 runs" in it.stage]
+    assert result.passed
     assert "images end to end, fp32 on static" in {finding.stage for finding in of_static}
     # Every bit is asked of the CPU alone.
     assert {finding.measure for finding in runs} == {"largest difference"}
 
 
 def test_reference_on_another_device_is_compared_with_itself(samples: Corpus) -> None:
-    """Where torch runs on MPS, how far it strays from itself is a stage, and comes first."""
-    recipe = resolve(MODEL, WEIGHTS)
+    """Where torch runs on MPS, how far it is from itself is a stage, and comes first."""
+    recipe = resolve_model(MODEL, WEIGHTS)
     reference = Reference.build(recipe, recipe.weights.path)
-    truth = observe(reference, samples.every(40))
-    truth.vectors["text"][0] *= -1.0
+    expected = compute_outputs(reference, samples.every(40))
+    expected.vectors["text"][0] *= -1.0
     reference.device = "mps"  # its name: there is none here
     record = Record()
 
-    check_reference(record, reference, truth)
+    check_reference(record, reference, expected)
 
     assert [finding.stage for finding in record.findings if not finding.passed] == [
         "open_clip on mps, text",
@@ -210,24 +215,24 @@ def test_reference_on_another_device_is_compared_with_itself(samples: Corpus) ->
 def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:
     """Checking a bundle against other weights is refused before any figure."""
     bundle = ModelBundle.open(DEMO / "bundle")
-    recipe = resolve(MODEL, "random:6")
+    recipe = resolve_model(MODEL, "random:6")
 
     with pytest.raises(ExportRefused, match="not the weights"):
         suite.check_bundle(
-            bundle, recipe, samples, find_ways(bundle, "cpu"), "cpu", step=lambda _what: None
+            bundle, recipe, samples, find_targets(bundle, "cpu"), "cpu", step=lambda _what: None
         )
 
 
 @pytest.fixture
 def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands below are about commands."""
-    whole = corpus.gather
+    whole = corpus.build_corpus
     monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
 
 
 @pytest.mark.usefixtures("small_corpus")
 def test_command_passes_and_writes_its_report(tmp_path: Path) -> None:
-    """Exit code 0, every figure and both rulings on stdout, a page and JSON in the folder."""
+    """Exit code 0, all figures and compatibilities on stdout, a page and JSON in the folder."""
     ran = CliRunner().invoke(
         app, ["parity", str(DEMO / "bundle"), *SOURCES, "--report", str(tmp_path / "report")]
     )
@@ -243,7 +248,7 @@ def test_command_passes_and_writes_its_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_corpus")
-def test_command_ends_with_1_where_a_stage_strays(tmp_path: Path) -> None:
+def test_command_ends_with_1_where_a_stage_fails(tmp_path: Path) -> None:
     """A bundle with another mean: JSON says which stage was first, and the page is written."""
     bundle = ModelBundle.open(DEMO / "bundle")
     image = bundle.manifest.image.model_copy(update={"mean": (0.5, 0.5, 0.5)})
@@ -260,9 +265,9 @@ def test_command_ends_with_1_where_a_stage_strays(tmp_path: Path) -> None:
     assert report["passed"] is False
     assert failed[0] == "pixels"
     # Not even where the graph alone was measured.
-    assert not any(ruling["may_share"] for ruling in report["rulings"])
+    assert not any(compatibility["may_share"] for compatibility in report["rulings"])
     assert report == json.loads((tmp_path / "r.json").read_text("utf-8"))
-    assert "strays from open_clip at <em>pixels</em>" in (tmp_path / "r.html").read_text("utf-8")
+    assert "differs from open_clip at <em>pixels</em>" in (tmp_path / "r.html").read_text("utf-8")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="here there is MPS")

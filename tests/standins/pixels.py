@@ -16,6 +16,7 @@ from warmclip.inference.decoding import ImageSource
 from warmclip.inference.encoder import Embedded
 from warmclip.inference.image import open_image
 from warmclip.inference.reading import LazyImage
+from warmclip.inference.selection.canary import Canary
 from warmclip.settings import Limits
 from warmclip.store.protocol import Space
 
@@ -40,8 +41,8 @@ class PixelEncoder:
         self.provider = "pixels"
         self.versions = {"pixels": "1"}
         self.embedded = 0
-        self.canary = ""  # what its vectors wait for
-        self.proven: set[str] = set()
+        self.canary: Canary | None = None  # that its vectors wait for
+        self.proven: set[Canary] = set()
         self._before_each = before_each
         self._seconds_each = seconds_each
         self._limits = limits or Limits()
@@ -85,9 +86,9 @@ class PixelEncoder:
             canary=self.canary,
         )
 
-    def is_proven(self, canary: str) -> bool:
+    def is_proven(self, canary: Canary | None) -> bool:
         """Whether the test has said so."""
-        return not canary or canary in self.proven
+        return canary is None or canary in self.proven
 
 
 def _vector(image: Image.Image) -> Vector:

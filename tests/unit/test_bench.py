@@ -7,7 +7,7 @@ from bench.embedding.contenders import LOADER, TORCH, WARM
 from bench.embedding.fixtures import captions
 from bench.embedding.flops import tower_shape
 from bench.embedding.results import Results
-from bench.embedding.targets import judge
+from bench.embedding.targets import evaluate_targets
 
 
 def _case(name: str) -> Case:
@@ -47,8 +47,8 @@ def test_contender_that_failed_later() -> None:
     assert results.failures() == {WARM: ["it ended"]}
 
 
-def test_aims_of_the_cases_that_ran() -> None:
-    """An aim is reached by its median, missed, or not measured; others are not spoken of."""
+def test_targets_of_the_cases_that_ran() -> None:
+    """A target is reached by its median, missed, or not measured; others are not spoken of."""
     folder = _case("large-folder")
     results = Results([folder])
     results.add_round(
@@ -58,7 +58,7 @@ def test_aims_of_the_cases_that_ran() -> None:
             (folder, LOADER, {"images/s": 17.0, CPU: 0.1}),
         ]
     )
-    reached = [(aim.words, aim.is_reached) for aim in judge(results, cores=2)]
+    reached = [(target.words, target.is_reached) for target in evaluate_targets(results, cores=2)]
     assert reached == [
         ("large photographs: warmclip to a loop with open_clip in torch", True),
         ("large photographs: warmclip to open_clip with a DataLoader", False),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from warmclip_export import catalog
-from warmclip_export.catalog import decide_activation, refusal, resolve
+from warmclip_export.catalog import decide_activation, resolve_model, unsupported_reason
 from warmclip_export.errors import ExportRefused
 
 TINY: dict[str, Any] = {
@@ -77,8 +77,8 @@ def test_activation_flag_is_no_part_of_the_architecture(tmp_path: Path) -> None:
     named = _written(tmp_path, "tiny-quickgelu.json", {**TINY, "quick_gelu": True})
     plain = _written(tmp_path, "tiny.json", TINY)
 
-    by_name = resolve(named, "random:0")
-    by_option = resolve(plain, "random:0", quick_gelu=True)
+    by_name = resolve_model(named, "random:0")
+    by_option = resolve_model(plain, "random:0", quick_gelu=True)
 
     assert by_name.activation.quick_gelu
     assert by_option.activation.quick_gelu
@@ -89,7 +89,7 @@ def test_wrapped_configuration_brings_its_preprocessing(tmp_path: Path) -> None:
     """open_clip_config.json, as Hugging Face has it, is read with its mean."""
     wrapped = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
 
-    recipe = resolve(_written(tmp_path, "open_clip_config.json", wrapped), "random:3")
+    recipe = resolve_model(_written(tmp_path, "open_clip_config.json", wrapped), "random:3")
 
     assert recipe.architecture == TINY
     assert recipe.preprocess["mean"] == [0.5, 0.5, 0.5]
@@ -122,12 +122,12 @@ def test_model_of_another_kind_is_refused_with_its_reason(
 ) -> None:
     """What cannot be re-expressed is refused before anything is built, saying why."""
     with pytest.raises(ExportRefused, match=reason):
-        resolve(_written(tmp_path, "other.json", config), "random:0")
+        resolve_model(_written(tmp_path, "other.json", config), "random:0")
 
 
 def test_plain_model_is_not_refused() -> None:
     """A configuration of CLIP kind has nothing against it."""
-    assert refusal(TINY) == ""
+    assert unsupported_reason(TINY) == ""
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"embed_dim": 3}'])
@@ -137,11 +137,11 @@ def test_file_that_is_no_configuration_is_refused(content: str, tmp_path: Path) 
     path.write_text(content, encoding="utf-8")
 
     with pytest.raises(ExportRefused, match=r"broken\.json"):
-        resolve(str(path), "random:0")
+        resolve_model(str(path), "random:0")
 
 
 @pytest.mark.parametrize("seed", ["", "-1", "one", "4294967296", "٣"])
 def test_seed_that_is_no_number_is_refused(seed: str, tmp_path: Path) -> None:
     """random:SEED takes whole numbers of 32 bits."""
     with pytest.raises(ExportRefused, match="whole number"):
-        resolve(_written(tmp_path, "tiny.json", TINY), f"random:{seed}")
+        resolve_model(_written(tmp_path, "tiny.json", TINY), f"random:{seed}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from warmclip_export.errors import ExportRefused
-from warmclip_export.writer import staged, write
+from warmclip_export.writer import staged_bundle, write_file
 
 FULL_DISK = """
 import resource, sys
@@ -27,13 +27,13 @@ except ExportRefused as exc:
 
 
 def _bundle(target: Path, content: bytes, *, force: bool = False) -> None:
-    with staged(target, force=force) as folder:
-        write(folder / "manifest.json", content)
+    with staged_bundle(target, force=force) as folder:
+        write_file(folder / "manifest.json", content)
 
 
 def _fail(target: Path, failure: type[BaseException]) -> None:
-    with staged(target, force=True) as folder:
-        write(folder / "manifest.json", b"new")
+    with staged_bundle(target, force=True) as folder:
+        write_file(folder / "manifest.json", b"new")
         raise failure
 
 
@@ -51,8 +51,8 @@ def test_finished_bundle_is_all_that_remains(tmp_path: Path) -> None:
 
 def test_target_is_absent_while_it_is_written(tmp_path: Path) -> None:
     """A reader never sees half a bundle."""
-    with staged(tmp_path / "m", force=False) as folder:
-        write(folder / "manifest.json", b"new")
+    with staged_bundle(tmp_path / "m", force=False) as folder:
+        write_file(folder / "manifest.json", b"new")
         assert not (tmp_path / "m").exists()
 
 

@@ -16,6 +16,7 @@ from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU
+from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden
 from warmclip.inference.selection.guard import Guard, GuardContext
 from warmclip.inference.selection.quarantine import Quarantine
@@ -25,12 +26,12 @@ LOADING = 1  # runs that loading takes: the golden rows
 
 
 @pytest.fixture
-def service(demo_bundle: Path, tmp_path: Path) -> GuardContext:
+def context(demo_bundle: Path, tmp_path: Path) -> GuardContext:
     """What "auto" gives its towers, with a canary every third batch."""
-    return make_service(demo_bundle, tmp_path)
+    return make_context(demo_bundle, tmp_path)
 
 
-def make_service(
+def make_context(
     bundle: Path, home: Path, *, canary_every: int = 3, is_insisted: bool = False
 ) -> GuardContext:
     """What the towers of one Encoder have in common."""
@@ -53,47 +54,47 @@ def pixels(n: int, seed: int = 0) -> dict[str, Pixels]:
     return {"pixel_values": noise.astype(np.float32)}
 
 
-def expected(service: GuardContext, feeds: dict[str, Pixels]) -> Vectors:
+def expected(context: GuardContext, feeds: dict[str, Pixels]) -> Vectors:
     """What the CPU makes of them."""
-    features = OnnxSession(service.bundle.graph("image", "fp32"), CPU).run(feeds)
-    return unit_rows(features, service.bundle.manifest.dim)
+    features = OnnxSession(context.bundle.graph("image", "fp32"), CPU).run(feeds)
+    return unit_rows(features, context.bundle.manifest.dim)
 
 
-def test_provider_that_is_right(service: GuardContext) -> None:
+def test_provider_that_is_right(context: GuardContext) -> None:
     """It computes every row, whether a canary rides along or not."""
-    guard = Guard("image", faulty("none"), service)
+    guard = Guard("image", faulty("none"), context)
     for n in (1, 5, 8, 2):
         checked = guard.run(pixels(n))
         assert checked.provider == "faulty-none"
-        np.testing.assert_allclose(checked.vectors, expected(service, pixels(n)), atol=1e-6)
-    assert service.quarantine.active() == {}
+        np.testing.assert_allclose(checked.vectors, expected(context, pixels(n)), atol=1e-6)
+    assert context.quarantine.active() == {}
 
 
 @pytest.mark.parametrize("fault", ["nan", "zeros", "wrong", "fail"])
-def test_wrong_from_the_start(service: GuardContext, fault: str) -> None:
+def test_wrong_from_the_start(context: GuardContext, fault: str) -> None:
     """It is left before it has computed anything for anybody."""
-    checked = Guard("image", faulty(fault), service).run(pixels(3))
+    checked = Guard("image", faulty(fault), context).run(pixels(3))
     assert checked.provider == "cpu"
-    np.testing.assert_allclose(checked.vectors, expected(service, pixels(3)), atol=1e-6)
-    assert list(service.quarantine.active()) == [f"faulty-{fault}"]
+    np.testing.assert_allclose(checked.vectors, expected(context, pixels(3)), atol=1e-6)
+    assert list(context.quarantine.active()) == [f"faulty-{fault}"]
 
 
 @pytest.mark.parametrize("fault", ["nannth", "failnth"])
 def test_batch_that_goes_wrong(
-    service: GuardContext,
+    context: GuardContext,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     fault: str,
 ) -> None:
     """NaN, or onnxruntime's own error, reaches nobody: the CPU computes the batch again."""
     monkeypatch.setenv("FAULTY_N", str(LOADING + 3))
-    guard = Guard("image", faulty(fault), service)
+    guard = Guard("image", faulty(fault), context)
     used = []
     with caplog.at_level(logging.ERROR):
         for seed in range(5):
             checked = guard.run(pixels(4, seed))
             used.append(checked.provider)
-            wanted = expected(service, pixels(4, seed))
+            wanted = expected(context, pixels(4, seed))
             np.testing.assert_allclose(checked.vectors, wanted, atol=1e-6)
     assert used == [f"faulty-{fault}"] * 2 + ["cpu"] * 3
     assert guard.provider == "cpu"
@@ -102,24 +103,24 @@ def test_batch_that_goes_wrong(
 
 
 def test_drift_is_caught_by_the_canary(
-    service: GuardContext, monkeypatch: pytest.MonkeyPatch
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong by 1 %, finite and of the right length: only a golden row can tell.
 
     What was computed since the last good canary can be told from what was proven by it.
     """
     monkeypatch.setenv("FAULTY_N", str(LOADING + 5))
-    guard = Guard("image", faulty("drift"), service)
+    guard = Guard("image", faulty("drift"), context)
     checked = [guard.run(pixels(4, seed)) for seed in range(8)]  # canaries ride on 0, 3, 6
     assert [it.provider for it in checked] == ["faulty-drift"] * 6 + ["cpu"] * 2
     proven = [guard.is_proven(it.canary) for it in checked]
     assert proven == [True, True, True, True, False, False, True, True]
-    wanted = expected(service, pixels(4, 6))
+    wanted = expected(context, pixels(4, 6))
     np.testing.assert_allclose(checked[6].vectors, wanted, atol=1e-6)
-    assert "cosine" in service.quarantine.active()["faulty-drift"].reason
+    assert "cosine" in context.quarantine.active()["faulty-drift"].reason
 
 
-def test_steady_provider_computes_nothing_but_its_rows(service: GuardContext) -> None:
+def test_steady_provider_computes_nothing_but_its_rows(context: GuardContext) -> None:
     """A picture that comes alone is one row, and waits for nothing."""
     rows = []
 
@@ -136,9 +137,9 @@ def test_steady_provider_computes_nothing_but_its_rows(service: GuardContext) ->
 
     for is_steady in (True, False):
         provider = replace(faulty("none"), is_steady=is_steady, around=Counted)
-        guard = Guard("image", provider, service)
+        guard = Guard("image", provider, context)
         rows.clear()
-        assert guard.run(pixels(1), is_last=True).canary == ""
+        assert guard.run(pixels(1), is_last=True).canary is None
         assert rows == [1 if is_steady else 2]
 
 
@@ -148,15 +149,15 @@ def test_altered_graph_is_no_fault_of_a_provider(demo_bundle: Path, tmp_path: Pa
     graph = bundle / "image.fp32.onnx"
     content = graph.read_bytes()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    service = make_service(bundle, tmp_path / "home")
+    context = make_context(bundle, tmp_path / "home")
     with pytest.raises(BundleError, match="was altered"):
-        Guard("image", faulty("none"), service)
-    assert service.quarantine.active() == {}
+        Guard("image", faulty("none"), context)
+    assert context.quarantine.active() == {}
 
 
-def test_unproven_until_the_next_canary(service: GuardContext) -> None:
+def test_unproven_until_the_next_canary(context: GuardContext) -> None:
     """A row waits for a canary that has a name, and another process never vouches for it."""
-    guard, other = (Guard("image", faulty("none"), service) for _ in range(2))
+    guard, other = (Guard("image", faulty("none"), context) for _ in range(2))
     guard.run(pixels(1))
     checked = guard.run(pixels(1))
     assert checked.canary
@@ -166,106 +167,133 @@ def test_unproven_until_the_next_canary(service: GuardContext) -> None:
     assert not other.is_proven(checked.canary)
 
 
-def test_last_batch_of_a_stream_proves_the_stream(service: GuardContext) -> None:
+@pytest.mark.parametrize(
+    ("text", "canary"),
+    [
+        ("", None),
+        ("0123456789abcdef-7", Canary(guard="0123456789abcdef", number=7)),
+        ("a-0", Canary(guard="a", number=0)),
+        ("somebody else's", Canary(guard="somebody else's", number=0)),
+        ("a-", Canary(guard="a-", number=0)),
+        ("a-\u0663", Canary(guard="a-\u0663", number=0)),
+        ("a-" + "9" * 5000, Canary(guard="a-" + "9" * 5000, number=0)),
+    ],
+)
+def test_canary_of_a_stored_point(text: str, canary: Canary | None) -> None:
+    """The text in a payload, whoever wrote it, is a canary or none; ours comes back as it was."""
+    assert Canary.parse(text) == canary
+    if canary is not None and not canary.guard.startswith("a-"):
+        assert Canary.parse(str(canary)) == canary
+
+
+def test_canary_of_another_program_is_never_proven(context: GuardContext) -> None:
+    """A point with a text that no guard wrote stays unverified, and raises nothing."""
+    guard = Guard("image", faulty("none"), context)
+    guard.run(pixels(1), is_last=True)
+    for text in ("somebody else's", "a-0", "-", "-0"):
+        assert not guard.is_proven(Canary.parse(text))
+
+
+def test_last_batch_of_a_stream_proves_the_stream(context: GuardContext) -> None:
     """Nothing is left waiting when the work is done."""
-    guard = Guard("image", faulty("none"), service)
+    guard = Guard("image", faulty("none"), context)
     checked = [guard.run(pixels(2)), guard.run(pixels(2)), guard.run(pixels(2), is_last=True)]
     assert all(guard.is_proven(it.canary) for it in checked)
 
 
 def test_canaries_switched_off(demo_bundle: Path, tmp_path: Path) -> None:
     """Nothing waits for what never comes."""
-    service = make_service(demo_bundle, tmp_path, canary_every=0)
-    guard = Guard("image", faulty("none"), service)
-    assert {guard.run(pixels(1), is_last=last).canary for last in (False, True)} == {""}
+    context = make_context(demo_bundle, tmp_path, canary_every=0)
+    guard = Guard("image", faulty("none"), context)
+    assert {guard.run(pixels(1), is_last=last).canary for last in (False, True)} == {None}
 
 
 def test_insisted_on(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for by name it is this provider or nothing: no silent change to the CPU."""
     monkeypatch.setenv("FAULTY_N", str(LOADING + 2))
-    service = make_service(demo_bundle, tmp_path, is_insisted=True)
-    guard = Guard("image", faulty("nannth"), service)
+    context = make_context(demo_bundle, tmp_path, is_insisted=True)
+    guard = Guard("image", faulty("nannth"), context)
     guard.run(pixels(4))
     for _ in range(2):
         with pytest.raises(ProviderUnavailable, match="doctor --retry-provider faulty-nannth"):
             guard.run(pixels(4))
     with pytest.raises(ProviderUnavailable, match="computes wrong"):
-        Guard("image", faulty("wrong"), make_service(demo_bundle, tmp_path, is_insisted=True))
+        Guard("image", faulty("wrong"), make_context(demo_bundle, tmp_path, is_insisted=True))
 
 
 def test_both_towers_leave_the_provider(
-    service: GuardContext, monkeypatch: pytest.MonkeyPatch
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What one tower has seen of a provider counts for the other."""
-    text = Guard("text", faulty("nannth"), service)
+    text = Guard("text", faulty("nannth"), context)
     monkeypatch.setenv("FAULTY_N", str(LOADING + 1))
-    Guard("image", faulty("nannth"), service).run(pixels(2))
+    Guard("image", faulty("nannth"), context).run(pixels(2))
     assert text.provider == "cpu"
 
 
-def test_input_is_to_blame(service: GuardContext) -> None:
+def test_input_is_to_blame(context: GuardContext) -> None:
     """What the CPU refuses as well is not held against the provider."""
-    guard = Guard("image", faulty("none"), service)
+    guard = Guard("image", faulty("none"), context)
     for _ in range(2):  # with a canary, and without
         with pytest.raises(BadVectors):
             guard.run({"pixel_values": np.full((1, 3, 64, 64), np.nan, np.float32)})
     assert guard.provider == "faulty-none"
-    assert service.quarantine.active() == {}
+    assert context.quarantine.active() == {}
 
 
 def test_strange_lengths_that_the_cpu_confirms(
-    service: GuardContext, monkeypatch: pytest.MonkeyPatch
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A picture unlike any golden one costs a second look, not the provider."""
     monkeypatch.setattr(Golden, "norm_range", lambda *_: (0.0, 1.0))
-    guard = Guard("image", faulty("none"), service)
+    guard = Guard("image", faulty("none"), context)
     checked = guard.run(pixels(2))
-    np.testing.assert_allclose(checked.vectors, expected(service, pixels(2)), atol=1e-6)
+    np.testing.assert_allclose(checked.vectors, expected(context, pixels(2)), atol=1e-6)
     assert guard.provider == "faulty-none"
-    assert service.quarantine.active() == {}
+    assert context.quarantine.active() == {}
 
 
 def test_strange_lengths_that_the_cpu_denies(
-    service: GuardContext, monkeypatch: pytest.MonkeyPatch
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lengths that only the provider has are its fault."""
     monkeypatch.setenv("FAULTY_N", str(LOADING + 2))
-    guard = Guard("image", faulty("drift"), service)
+    guard = Guard("image", faulty("drift"), context)
     guard.run(pixels(2))  # with the canary of the first batch
     monkeypatch.setattr(Golden, "norm_range", lambda *_: (0.0, 1.0))
     checked = guard.run(pixels(2))
-    np.testing.assert_allclose(checked.vectors, expected(service, pixels(2)), atol=1e-6)
-    assert "outside the golden" in service.quarantine.active()["faulty-drift"].reason
+    np.testing.assert_allclose(checked.vectors, expected(context, pixels(2)), atol=1e-6)
+    assert "outside the golden" in context.quarantine.active()["faulty-drift"].reason
 
 
-def texts(service: GuardContext, *words: str) -> Feeds:
+def texts(context: GuardContext, *words: str) -> Feeds:
     """Texts as a tower takes them."""
-    tokenizer = Tokenizer.open(service.bundle.tokenizer(), service.bundle.manifest.tokenizer)
+    tokenizer = Tokenizer.open(context.bundle.tokenizer(), context.bundle.manifest.tokenizer)
     ids, eot_onehot = tokenizer.encode(words)
     return {"input_ids": ids, "eot_onehot": eot_onehot}
 
 
-def test_canary_among_texts_of_other_lengths(service: GuardContext) -> None:
+def test_canary_among_texts_of_other_lengths(context: GuardContext) -> None:
     """Golden texts ride along, and every text keeps its own vector, however runs are cut."""
-    feeds = texts(service, *("star " * count for count in (1, 60, 3, 25, 90, 7)))
-    reference = Guard("text", CPU, service).run(feeds).vectors
-    guard = Guard("text", faulty("none"), replace(service, canary_every=1))
+    feeds = texts(context, *("star " * count for count in (1, 60, 3, 25, 90, 7)))
+    reference = Guard("text", CPU, context).run(feeds).vectors
+    guard = Guard("text", faulty("none"), replace(context, canary_every=1))
     for _ in range(3):  # another golden text each time
         checked = guard.run(feeds)
-        assert (checked.provider, checked.canary) == ("faulty-none", "")
+        assert (checked.provider, checked.canary) == ("faulty-none", None)
         np.testing.assert_allclose(checked.vectors, reference, atol=1e-6)
-    assert service.quarantine.active() == {}
+    assert context.quarantine.active() == {}
 
 
-def test_texts_computed_wrong(service: GuardContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_computed_wrong(context: GuardContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider that drifts is seen by its canary, whichever run of a batch carries it."""
     monkeypatch.setenv("FAULTY_N", "100")
-    guard = Guard("text", faulty("drift"), replace(service, canary_every=1))
-    feeds = texts(service, "a star", "star " * 50)
-    reference = Guard("text", CPU, service).run(feeds).vectors
+    guard = Guard("text", faulty("drift"), replace(context, canary_every=1))
+    feeds = texts(context, "a star", "star " * 50)
+    reference = Guard("text", CPU, context).run(feeds).vectors
     assert guard.run(feeds).provider == "faulty-drift"
     monkeypatch.setenv("FAULTY_N", "1")
     checked = guard.run(feeds)
     assert checked.provider == "cpu"
     np.testing.assert_allclose(checked.vectors, reference, atol=1e-6)
-    assert list(service.quarantine.active()) == ["faulty-drift"]
+    assert list(context.quarantine.active()) == ["faulty-drift"]

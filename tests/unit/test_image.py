@@ -20,10 +20,10 @@ from warmclip.errors import ImageUnreadable
 from warmclip.inference import image as image_module
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import (
-    crop,
-    decoded,
-    kept_memory,
+    keep_decoder_memory,
+    make_crop,
     normalise,
+    open_decoded,
     open_image,
 )
 from warmclip.inference.reading import read_descriptor, read_image_file
@@ -269,8 +269,8 @@ def test_hostile_bytes(rule: str) -> None:
     for turn in range(4000):
         data = mutated(seeds[turn % len(seeds)], rng)
         try:
-            with decoded(data, recipe, limits) as (picture, size):
-                crop(picture, recipe, limits, whole=size)
+            with open_decoded(data, recipe, limits) as (picture, size):
+                make_crop(picture, recipe, limits, whole=size)
             read += 1
         except ImageUnreadable as exc:
             reasons.append(str(exc))
@@ -309,11 +309,11 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
     large, small = encoded(noise(40, 40)), encoded(noise(10, 10))
 
     def decode(data: bytes) -> tuple[int, int]:
-        with decoded(data, a_recipe(), LIMITS) as (picture, _size):
+        with open_decoded(data, a_recipe(), LIMITS) as (picture, _size):
             return picture.size
 
     with ThreadPoolExecutor(2) as pool:
-        with decoded(large, a_recipe(), LIMITS):
+        with open_decoded(large, a_recipe(), LIMITS):
             waiting = pool.submit(decode, large)
             assert pool.submit(decode, small).result(30) == (10, 10)
             assert not waiting.done()
@@ -323,9 +323,9 @@ def test_large_pictures_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> 
 def test_memory_is_kept_while_it_is_used() -> None:
     """A second picture takes the memory of the first; in the end, all of it is given back."""
     data = encoded(noise(2500, 2500), "JPEG")
-    with kept_memory():
+    with keep_decoder_memory():
         open_image(data, LIMITS)
-        with kept_memory():
+        with keep_decoder_memory():
             before = POOL.get_stats()
             open_image(data, LIMITS)
         assert POOL.get_stats()["reused_blocks"] > before["reused_blocks"]
@@ -337,7 +337,7 @@ def test_memory_that_the_user_keeps() -> None:
     """Who told Pillow how much to keep is obeyed."""
     POOL.set_blocks_max(3)
     try:
-        with kept_memory():
+        with keep_decoder_memory():
             assert POOL.get_blocks_max() == 3
         assert POOL.get_blocks_max() == 3
     finally:
@@ -347,7 +347,7 @@ def test_memory_that_the_user_keeps() -> None:
 def test_small_pictures_are_decoded_side_by_side() -> None:
     """Only pictures that the caller opened take turns, and only for loading."""
     data = encoded(noise())
-    with ThreadPoolExecutor(1) as pool, decoded(data, a_recipe(), LIMITS):
+    with ThreadPoolExecutor(1) as pool, open_decoded(data, a_recipe(), LIMITS):
         assert pool.submit(lambda: open_image(data, LIMITS).size).result(30) == (31, 23)
 
 
@@ -380,7 +380,7 @@ def test_resized_size(mode: str, size: tuple[int, int], expected: tuple[int, int
 def test_centre(side: int, left: int) -> None:
     """The cut is torchvision's: half a pixel is rounded to even."""
     columns = np.broadcast_to(np.arange(side, dtype=np.uint8), (8, side))
-    cut = crop(Image.fromarray(np.ascontiguousarray(columns)), a_recipe(8), LIMITS)
+    cut = make_crop(Image.fromarray(np.ascontiguousarray(columns)), a_recipe(8), LIMITS)
     assert cut.shape == (8, 8, 3)
     assert cut[0, 0].tolist() == [left] * 3
 
@@ -392,32 +392,32 @@ def test_palette_picture() -> None:
     palette = {
         tuple(colour) for colour in np.asarray(image.convert("RGBA"))[..., :3].reshape(-1, 3)
     }
-    cut = crop(open_image(encoded(image), LIMITS), a_recipe(), LIMITS)
+    cut = make_crop(open_image(encoded(image), LIMITS), a_recipe(), LIMITS)
     assert {tuple(colour) for colour in cut.reshape(-1, 3)} <= palette
 
 
 def test_longest_is_padded_with_the_fill() -> None:
     """A picture that was fitted in whole is surrounded, the odd row below."""
     image = Image.new("RGB", (16, 10), (10, 20, 30))
-    cut = crop(image, a_recipe(8, resize_mode="longest", fill=7), LIMITS)
+    cut = make_crop(image, a_recipe(8, resize_mode="longest", fill=7), LIMITS)
     assert cut[:, 0].tolist() == [[7] * 3] + [[10, 20, 30]] * 5 + [[7] * 3] * 2
 
 
 def test_panorama_past_the_limit() -> None:
     """A picture that would grow past the limit is refused before it grows."""
     with pytest.raises(ImageUnreadable) as caught:
-        crop(Image.new("L", (1, 100_000)), a_recipe(224), LIMITS)
+        make_crop(Image.new("L", (1, 100_000)), a_recipe(224), LIMITS)
     assert str(caught.value) == (
         "would be 224 x 22,400,000 pixels after resizing, the limit is 16,384 a side "
         "(WARMCLIP_MAX_RESIZED_SIDE)"
     )
-    assert crop(Image.new("L", (1, 73)), a_recipe(224), LIMITS).shape == (224, 224, 3)
+    assert make_crop(Image.new("L", (1, 73)), a_recipe(224), LIMITS).shape == (224, 224, 3)
 
 
 def test_mode_that_cannot_become_rgb() -> None:
     """A mode that open_clip cannot take is refused by its name."""
     with pytest.raises(ImageUnreadable, match="of mode La cannot be made a crop"):
-        crop(Image.new("La", (20, 20)), a_recipe(), LIMITS)
+        make_crop(Image.new("La", (20, 20)), a_recipe(), LIMITS)
 
 
 def test_orientation() -> None:
@@ -429,7 +429,7 @@ def test_orientation() -> None:
     turned = upright.transpose(Image.Transpose.ROTATE_270)
     for rule, expected in (("ignore", upright), ("transpose", turned)):
         np.testing.assert_array_equal(
-            crop(image, a_recipe(exif=rule), LIMITS), crop(expected, a_recipe(), LIMITS)
+            make_crop(image, a_recipe(exif=rule), LIMITS), make_crop(expected, a_recipe(), LIMITS)
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures, rulings, searches and the page of the parity suite, as far as they need no torch."""
+"""Figures, compatibility, searches and the page of the parity suite: all that needs no torch."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from warmclip.inference.arrays import Vectors, unit_rows
 from warmclip.inference.providers import CPU, PROVIDERS, Provider
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import plots, report
-from warmclip_export.parity.bounds import find_bounds, of_cpu
-from warmclip_export.parity.comparison import BothTowers, Comparison, distance, queries
-from warmclip_export.parity.compatibility import Ruling
+from warmclip_export.parity.bounds import cpu_bounds, find_bounds
+from warmclip_export.parity.comparison import BothTowers, Comparison, mean_distance, select_queries
+from warmclip_export.parity.compatibility import Compatibility
 from warmclip_export.parity.finding import AT_LEAST, Finding, Measure
-from warmclip_export.parity.result import Outcome, Record, Spread, WrongCrop
-from warmclip_export.parity.retrieval import searches
+from warmclip_export.parity.result import Record, Result, Spread, WrongCrop
+from warmclip_export.parity.retrieval import open_searches
 
 NAN = float("nan")
 HOSTILE = '<script>alert("x")</script> \u202egnp.exe \x1b[31m \ud800 &amp;'
@@ -72,19 +72,21 @@ def test_bounds_are_strictest_between_cpu_and_cpu() -> None:
     elsewhere = find_bounds(other, "fp32", "cpu")
     against_mps = find_bounds(CPU, "fp32", "mps")
 
-    assert strict == of_cpu("fp32")
+    assert strict == cpu_bounds("fp32")
     assert (strict.difference, strict.cosine, strict.runs) == (1e-5, 0.99999, 0.0)
     assert strict.difference < elsewhere.difference == against_mps.difference
     assert against_mps.runs == 0  # our own runs on the CPU do not depend on torch's device
-    assert of_cpu("fp16").cosine == 0.999
+    assert cpu_bounds("fp16").cosine == 0.999
     int8 = PROVIDERS["cpu-int8"]
-    assert find_bounds(int8, "int8", "cpu") == find_bounds(int8, "int8", "mps") == of_cpu("int8")
+    assert (
+        find_bounds(int8, "int8", "cpu") == find_bounds(int8, "int8", "mps") == cpu_bounds("int8")
+    )
 
 
 def test_same_vectors_find_the_same() -> None:
     """A collection mixed of equal vectors answers as the one it was made of."""
     stored, asked = _rows(40, 16, 1), _rows(9, 16, 2)
-    with searches(stored, asked) as theirs:
+    with open_searches(stored, asked) as theirs:
         agreement = theirs.compare(stored, asked, 1e-6)
 
     assert (agreement.top1, agreement.top10, agreement.queries) == (1.0, 1.0, 9)
@@ -94,7 +96,7 @@ def test_same_vectors_find_the_same() -> None:
 def test_other_vectors_find_something_else() -> None:
     """The further off, the less agrees; unrelated vectors agree by chance only."""
     stored, asked = _rows(60, 16, 1), _rows(30, 16, 2)
-    with searches(stored, asked) as theirs:
+    with open_searches(stored, asked) as theirs:
         near = theirs.compare(_moved(stored, 0.02, 3), _moved(asked, 0.02, 4), 1e-6)
         far = theirs.compare(_rows(60, 16, 5), _rows(30, 16, 6), 1e-6)
 
@@ -109,7 +111,7 @@ def test_order_of_equals_means_nothing() -> None:
     """Points with one and the same vector may come in any order."""
     stored = np.repeat(_rows(4, 16, 1), 12, axis=0)
     asked = _rows(9, 16, 2)
-    with searches(stored, asked) as theirs:
+    with open_searches(stored, asked) as theirs:
         agreement = theirs.compare(_moved(stored, 1e-8, 3), asked, 1e-6)
 
     assert (agreement.top1, agreement.top10) == (1.0, 1.0)
@@ -120,8 +122,8 @@ def test_missing_vector_fails_every_comparison_and_raises_nothing() -> None:
     theirs: BothTowers = {"image": _rows(12, 16, 1), "text": _rows(8, 16, 2)}
     ours: BothTowers = {tower: rows.copy() for tower, rows in theirs.items()}
     ours["image"][3] = NAN
-    comparison = Comparison(stage="s", bounds=of_cpu("fp32"), note="one was refused")
-    with searches(theirs["image"], queries(theirs)) as found:
+    comparison = Comparison(stage="s", bounds=cpu_bounds("fp32"), note="one was refused")
+    with open_searches(theirs["image"], select_queries(theirs)) as found:
         findings = (
             *comparison.of_vectors(ours["image"], theirs["image"]),
             *comparison.of_scores(ours, theirs),
@@ -138,15 +140,15 @@ def test_distance_is_that_of_the_tower_that_is_further_off() -> None:
     ours: BothTowers = {"image": _rows(8, 16, 1), "text": _rows(8, 16, 2)}
     theirs: BothTowers = {"image": ours["image"], "text": _moved(ours["text"], 0.1, 3)}
 
-    assert distance(ours, ours) == 0.0
-    assert distance(ours, theirs) > 0.1
+    assert mean_distance(ours, ours) == 0.0
+    assert mean_distance(ours, theirs) > 0.1
     theirs["text"][0] = NAN
-    assert math.isnan(distance(ours, theirs))
+    assert math.isnan(mean_distance(ours, theirs))
 
 
-def _ruling(*, is_nearest: bool, figure: float = 1e-7) -> Ruling:
-    return Ruling(
-        way="fp32 on cpu",
+def _compatibility(*, is_nearest: bool, figure: float = 1e-7) -> Compatibility:
+    return Compatibility(
+        target="fp32 on cpu",
         is_served=True,
         activation="gelu",
         is_own=True,
@@ -156,26 +158,26 @@ def _ruling(*, is_nearest: bool, figure: float = 1e-7) -> Ruling:
     )
 
 
-def test_ruling_asks_for_figures_and_for_nearness() -> None:
+def test_compatibility_asks_for_figures_and_for_nearness() -> None:
     """Within every threshold, but nearer to the other activation: no, and it says why."""
-    assert _ruling(is_nearest=True).may_share
-    assert not _ruling(is_nearest=True, figure=1e-3).may_share
-    assert not _ruling(is_nearest=False).may_share
-    assert "nearer to those of the other" in _ruling(is_nearest=False).reason
-    assert str(_ruling(is_nearest=True)).endswith("(open_clip.create_model('m')): yes")
+    assert _compatibility(is_nearest=True).may_share
+    assert not _compatibility(is_nearest=True, figure=1e-3).may_share
+    assert not _compatibility(is_nearest=False).may_share
+    assert "nearer to those of the other" in _compatibility(is_nearest=False).reason
+    assert str(_compatibility(is_nearest=True)).endswith("(open_clip.create_model('m')): yes")
 
 
 def test_share_of_what_is_allowed() -> None:
     """Half the difference, half of what a cosine may lose, twice as near as is needed: half."""
-    assert report.used(_found("largest difference", 5e-6, 1e-5)) == pytest.approx(0.5)
-    assert report.used(_found("lowest cosine", 0.9995, 0.999)) == pytest.approx(0.5)
-    assert report.used(_found("times nearer", 20.0, 10.0)) == pytest.approx(0.5)
-    assert report.used(_found("top-1 agreement", 1.0, 1.0)) == 0.0
-    assert report.used(_found("top-1 agreement", 0.99, 1.0)) == math.inf
+    assert report.share_used(_found("largest difference", 5e-6, 1e-5)) == pytest.approx(0.5)
+    assert report.share_used(_found("lowest cosine", 0.9995, 0.999)) == pytest.approx(0.5)
+    assert report.share_used(_found("times nearer", 20.0, 10.0)) == pytest.approx(0.5)
+    assert report.share_used(_found("top-1 agreement", 1.0, 1.0)) == 0.0
+    assert report.share_used(_found("top-1 agreement", 0.99, 1.0)) == math.inf
 
 
-def _outcome(tmp_path: Path, *, differences: list[float]) -> Outcome:
-    """An outcome in which something strayed, and a text means harm."""
+def _result(tmp_path: Path, *, differences: list[float]) -> Result:
+    """A result in which a stage failed, and a text means harm."""
     crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     findings = [
         Finding(stage="tokens", measure="texts that differ", figure=1, threshold=0, note=HOSTILE),
@@ -187,7 +189,7 @@ def _outcome(tmp_path: Path, *, differences: list[float]) -> Outcome:
         Spread(tower="image", differences=np.array(differences), **spread),  # type: ignore[arg-type] # mixed
         Spread(tower="text", differences=np.array([0.0, NAN]), **spread),  # type: ignore[arg-type] # mixed
     ]
-    return Outcome(
+    return Result(
         bundle=str(tmp_path / "<b>"),
         fingerprint="ab" * 32,
         is_random=True,
@@ -199,7 +201,7 @@ def _outcome(tmp_path: Path, *, differences: list[float]) -> Outcome:
         versions={"open_clip_torch": "3.3.0"},
         record=Record(
             findings=findings,
-            rulings=[_ruling(is_nearest=True), _ruling(is_nearest=False)],
+            compatibilities=[_compatibility(is_nearest=True), _compatibility(is_nearest=False)],
             spreads=spreads,
             wrong_crops=[WrongCrop(name="w", ours=None, theirs=crops[0], note="is truncated")],
         ),
@@ -237,7 +239,7 @@ class _Page(HTMLParser):
 def test_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     """No script, no address; pictures are inside; every element is closed; texts stay texts."""
     page = _Page()
-    html = report.as_html(_outcome(tmp_path, differences=[1e-7, 2e-4, NAN]))
+    html = report.render_html(_result(tmp_path, differences=[1e-7, 2e-4, NAN]))
     page.feed(html)
 
     assert page.open == []
@@ -247,24 +249,24 @@ def test_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\(|@import|https?://", html)
     assert "viewport" in html
     assert "prefers-color-scheme: dark" in html
-    assert "alert(&quot;x&quot;)" in html
+    assert "alert(&#34;x&#34;)" in html
     assert "\x1b" not in html
     assert "\u202e" not in html
     html.encode("utf-8")  # a lone surrogate would have no place in the file
 
 
-def test_page_names_the_first_stage_that_strayed(tmp_path: Path) -> None:
-    """The headline is the culprit, and random weights are said."""
-    html = report.as_html(_outcome(tmp_path, differences=[1e-7, 2e-4, NAN]))
+def test_page_names_the_first_stage_that_failed(tmp_path: Path) -> None:
+    """The headline names the stage, and random weights are said."""
+    html = report.render_html(_result(tmp_path, differences=[1e-7, 2e-4, NAN]))
 
-    assert "it strays from open_clip at <em>tokens</em>" in html
+    assert "it differs from open_clip at <em>tokens</em>" in html
     assert "weights are random" in html
     assert "1 without a vector" in html
 
 
 def test_json_is_strict(tmp_path: Path) -> None:
     """NaN is null, bytes are ASCII, and the worst rows are named."""
-    text = report.as_json(_outcome(tmp_path, differences=[1e-7, 2e-4, NAN]))
+    text = report.render_json(_result(tmp_path, differences=[1e-7, 2e-4, NAN]))
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -280,9 +282,9 @@ def test_json_is_strict(tmp_path: Path) -> None:
 
 def test_files_go_where_they_were_asked_for(tmp_path: Path) -> None:
     """A folder gets parity.html; a name that ends in .html is the page; JSON lies beside it."""
-    page, data = report.places(tmp_path / "new" / "folder")
-    named = report.places(tmp_path / "today.html")
-    report.write(_outcome(tmp_path, differences=[0.0, 0.0, 0.0]), page, data)
+    page, data = report.report_paths(tmp_path / "new" / "folder")
+    named = report.report_paths(tmp_path / "today.html")
+    report.write_report(_result(tmp_path, differences=[0.0, 0.0, 0.0]), page, data)
 
     assert (page.name, data.name) == ("parity.html", "parity.json")
     assert [path.name for path in named] == ["today.html", "today.json"]
@@ -296,9 +298,9 @@ def test_place_that_cannot_be_written_is_refused_before_the_work(unprivileged: P
     locked.mkdir(mode=0o500)
 
     with pytest.raises(ExportRefused, match=r"--report .*file"):
-        report.places(unprivileged / "file")
+        report.report_paths(unprivileged / "file")
     with pytest.raises(ExportRefused, match="Permission denied"):
-        report.places(locked)
+        report.report_paths(locked)
 
 
 def test_histogram_tells_who_is_over_the_line() -> None:

@@ -14,7 +14,7 @@ from warmclip.inference import image as image_module
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.encoder import Embedded
-from warmclip.inference.image import Source, crop, decoded
+from warmclip.inference.image import Source, make_crop, open_decoded
 from warmclip.inference.resizing import Size
 from warmclip.settings import Limits
 
@@ -55,8 +55,8 @@ def turned(image: Image.Image) -> bytes:
 
 def made(source: Source, recipe: ImageRecipe) -> tuple[Crop, Size, Size]:
     """The crop, the size that was decoded, and the picture's own."""
-    with decoded(source, recipe, LIMITS) as (picture, own_size):
-        return crop(picture, recipe, LIMITS, whole=own_size), picture.size, own_size
+    with open_decoded(source, recipe, LIMITS) as (picture, own_size):
+        return make_crop(picture, recipe, LIMITS, whole=own_size), picture.size, own_size
 
 
 JPEGS = {
@@ -146,7 +146,7 @@ def test_truncated_jpeg() -> None:
 def test_turns_of_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is what is decoded: a progressive JPEG is held whole, others are not."""
     monkeypatch.setattr(image_module, "_LARGE_PIXELS", 640 * 480 - 1)
-    with ThreadPoolExecutor(1) as pool, decoded(JPEGS["baseline"], FULL, LIMITS):
+    with ThreadPoolExecutor(1) as pool, open_decoded(JPEGS["baseline"], FULL, LIMITS):
         assert pool.submit(made, JPEGS["baseline"], SCALED).result(30)
         waiting = pool.submit(made, JPEGS["progressive"], SCALED)
         with pytest.raises(TimeoutError):

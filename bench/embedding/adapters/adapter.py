@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.embedding.fixtures import Materials, collection
+from bench.embedding.fixtures import Fixtures, collection
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -19,7 +19,7 @@ class Skipped(Exception):
     """This contender cannot run here; the reason is a phrase for the table."""
 
 
-class Subject(Protocol):
+class Adapter(Protocol):
     """One way to embed. What it cannot do, it is not asked for."""
 
     def describe(self) -> dict[str, Any]:
@@ -59,27 +59,27 @@ class Subject(Protocol):
         ...
 
 
-class Peer:
+class PeerAdapter:
     """A program as one writes it in an afternoon, generous to itself.
 
     It checks nothing, and where warmclip writes a database, it stacks a matrix in memory and
     saves it; a search is one product with that matrix.
     """
 
-    def __init__(self, materials: Materials) -> None:
-        self.materials = materials
+    def __init__(self, fixtures: Fixtures) -> None:
+        self.fixtures = fixtures
         self._matrix: Array | None = None
 
     def describe(self) -> dict[str, Any]:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         raise NotImplementedError
 
     def pixels(self, pixels: Array) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         raise NotImplementedError
 
     def texts(self, texts: Sequence[str]) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         raise NotImplementedError
 
     def preprocess(self, path: str) -> Array:
@@ -95,21 +95,21 @@ class Peer:
         return np.concatenate(rows)
 
     def folder(self, paths: Sequence[str], target: Path) -> None:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         target.mkdir()
         np.save(target / "vectors.npy", self.embed(paths))
 
-    def vectors(self, paths: Sequence[str], target: Path) -> Array:  # noqa: ARG002 - see Subject
-        """See ``Subject``."""
+    def vectors(self, paths: Sequence[str], target: Path) -> Array:  # noqa: ARG002 - see Adapter
+        """See ``Adapter``."""
         stored: Array = np.load(target / "vectors.npy")
         return stored
 
     def prepare_search(self) -> None:
-        """See ``Subject``."""
-        self._matrix = collection(self.materials.points, self.materials.dim)
+        """See ``Adapter``."""
+        self._matrix = collection(self.fixtures.points, self.fixtures.dim)
 
     def query(self, text: str) -> None:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         assert self._matrix is not None  # noqa: S101 - the order of the calls
         scores = self._matrix @ self.texts([text])[0]
         best = np.argpartition(scores, -HITS)[-HITS:]

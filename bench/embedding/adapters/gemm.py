@@ -8,17 +8,17 @@ import numpy as np
 import torch
 
 from bench.embedding.adapters.adapter import Array, Skipped
-from bench.embedding.fixtures import Materials
+from bench.embedding.fixtures import Fixtures
 from bench.embedding.flops import TowerShape, tower_shape
 
 
 class Gemm:
     """float32 products with weights of their own for every layer, as a tower has them."""
 
-    def __init__(self, materials: Materials) -> None:
+    def __init__(self, fixtures: Fixtures) -> None:
         self._shapes: dict[str, TowerShape] = {}
         for tower in ("image", "text"):
-            shape = tower_shape(materials.architecture, tower)
+            shape = tower_shape(fixtures.architecture, tower)
             if shape is None:
                 raise Skipped("its towers are not all transformers, whose products are known")
             self._shapes[tower] = shape

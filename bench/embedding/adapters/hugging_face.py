@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.embedding.adapters.adapter import Array, Peer, unit
-from bench.embedding.fixtures import Materials
+from bench.embedding.adapters.adapter import Array, PeerAdapter, unit
+from bench.embedding.fixtures import Fixtures
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _IN_BLOCK = {
@@ -39,20 +39,20 @@ _OUTSIDE = {
 _PROJECTIONS = {"visual.proj": "visual_projection", "text_projection": "text_projection"}
 
 
-class Transformers(Peer):
+class Transformers(PeerAdapter):
     """As its documentation shows it: texts are padded to the longest of their batch."""
 
-    def __init__(self, materials: Materials) -> None:
-        super().__init__(materials)
-        self._model = load_model(materials)
-        self._tokenizer = load_tokenizer(materials)
-        side = materials.side_px
+    def __init__(self, fixtures: Fixtures) -> None:
+        super().__init__(fixtures)
+        self._model = load_model(fixtures)
+        self._tokenizer = load_tokenizer(fixtures)
+        side = fixtures.side_px
         self._processor = transformers.CLIPImageProcessor(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}
         )
 
     def describe(self) -> dict[str, Any]:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         return {
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -61,39 +61,39 @@ class Transformers(Peer):
 
     @torch.inference_mode()
     def pixels(self, pixels: Array) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         found = self._model.get_image_features(pixel_values=torch.from_numpy(pixels))
         return unit(found.pooler_output.numpy())
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return unit(self._model.get_text_features(**tokens).pooler_output.numpy())
 
     def preprocess(self, path: str) -> Array:
-        """See ``Peer``."""
+        """See ``PeerAdapter``."""
         made = self._processor(images=Image.open(path).convert("RGB"), return_tensors="np")
         pixels: Array = np.asarray(made["pixel_values"])[0]
         return pixels
 
 
-def load_model(materials: Materials) -> Any:
+def load_model(fixtures: Fixtures) -> Any:
     """The model of the same architecture with the same weights."""
-    architecture = materials.architecture
+    architecture = fixtures.architecture
     image, text = architecture["vision_cfg"], architecture["text_cfg"]
-    act = {"gelu": "gelu", "quick_gelu": "quick_gelu"}[materials.activation]
+    act = {"gelu": "gelu", "quick_gelu": "quick_gelu"}[fixtures.activation]
     config = transformers.CLIPConfig(
-        projection_dim=materials.dim,
+        projection_dim=fixtures.dim,
         vision_config={
             "hidden_size": image["width"],
             "intermediate_size": 4 * image["width"],
             "num_hidden_layers": image["layers"],
             "num_attention_heads": image["width"] // image.get("head_width", 64),
-            "image_size": materials.side_px,
+            "image_size": fixtures.side_px,
             "patch_size": image["patch_size"],
             "hidden_act": act,
-            "projection_dim": materials.dim,
+            "projection_dim": fixtures.dim,
         },
         text_config={
             "hidden_size": text["width"],
@@ -103,31 +103,29 @@ def load_model(materials: Materials) -> Any:
             "vocab_size": text["vocab_size"],
             "max_position_embeddings": text["context_length"],
             "hidden_act": act,
-            "projection_dim": materials.dim,
+            "projection_dim": fixtures.dim,
             "bos_token_id": text["vocab_size"] - 2,
             "eos_token_id": text["vocab_size"] - 1,
         },
     )
     model = transformers.CLIPModel(config)
-    missing, unknown = model.load_state_dict(
-        _renamed(load_file(materials.checkpoint)), strict=False
-    )
+    missing, unknown = model.load_state_dict(_renamed(load_file(fixtures.checkpoint)), strict=False)
     wrong = [*unknown, *(name for name in missing if not name.endswith("position_ids"))]
     if wrong:
         raise RuntimeError(f"this transformers names its weights otherwise: {wrong[:3]}")
     return model.eval()
 
 
-def load_tokenizer(materials: Materials) -> Any:
+def load_tokenizer(fixtures: Fixtures) -> Any:
     """Transformers' own tokenizer over the vocabulary of the bundle."""
-    file = json.loads((materials.bundle / "tokenizer.json").read_text(encoding="utf-8"))
+    file = json.loads((fixtures.bundle / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = file["model"]["vocab"]
     length = len(vocabulary)
     known = {word: number for word, number in vocabulary.items() if number < length - 2}
     return transformers.CLIPTokenizer(
         vocab=known | {_START: length - 2, _END: length - 1},
         merges=[tuple(pair) for pair in file["model"]["merges"]],
-        model_max_length=materials.architecture["text_cfg"].get("context_length", 77),
+        model_max_length=fixtures.architecture["text_cfg"].get("context_length", 77),
     )
 
 

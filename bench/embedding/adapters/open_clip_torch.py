@@ -10,42 +10,42 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from bench.embedding.adapters.adapter import BATCH, Array, Peer, Skipped
-from bench.embedding.fixtures import Materials
+from bench.embedding.adapters.adapter import BATCH, Array, PeerAdapter, Skipped
+from bench.embedding.fixtures import Fixtures
 
 _MODEL = "bench-model"
 
 
-def register(materials: Materials) -> str:
+def register(fixtures: Fixtures) -> str:
     """Let open_clip know the model by a name, which is returned."""
-    config = materials.architecture | {"quick_gelu": materials.activation == "quick_gelu"}
-    path = materials.folder / f"{_MODEL}.json"
+    config = fixtures.architecture | {"quick_gelu": fixtures.activation == "quick_gelu"}
+    path = fixtures.folder / f"{_MODEL}.json"
     if not path.exists():
         path.write_text(json.dumps(config), encoding="utf-8")
     open_clip.add_model_config(path)
     return _MODEL
 
 
-def load(materials: Materials) -> tuple[Any, Any]:
+def load(fixtures: Fixtures) -> tuple[Any, Any]:
     """The model and its transform."""
     model, _, transform = open_clip.create_model_and_transforms(
-        register(materials), pretrained=str(materials.checkpoint)
+        register(fixtures), pretrained=str(fixtures.checkpoint)
     )
     return model.eval(), transform
 
 
-class OpenClip(Peer):
+class OpenClip(PeerAdapter):
     """Both towers in float32.
 
     Args:
-        materials: the weights.
+        fixtures: the weights.
         compiled: whether through ``torch.compile``.
         loaders: processes that decode, of a DataLoader; 0: none.
     """
 
-    def __init__(self, materials: Materials, *, compiled: bool = False, loaders: int = 0) -> None:
-        super().__init__(materials)
-        self._model, self._transform = load(materials)
+    def __init__(self, fixtures: Fixtures, *, compiled: bool = False, loaders: int = 0) -> None:
+        super().__init__(fixtures)
+        self._model, self._transform = load(fixtures)
         self._tokenizer = open_clip.get_tokenizer(_MODEL)
         self._loaders = loaders
         self._encode_image = self._model.encode_image
@@ -55,14 +55,14 @@ class OpenClip(Peer):
             self._encode_image = torch.compile(self._encode_image, dynamic=True)
             self._encode_text = torch.compile(self._encode_text, dynamic=True)
             try:
-                self.pixels(np.zeros((2, 3, materials.side_px, materials.side_px), np.float32))
+                self.pixels(np.zeros((2, 3, fixtures.side_px, fixtures.side_px), np.float32))
             except Exception as exc:
                 lines = str(exc).strip().splitlines()
                 why = lines[0] if lines else type(exc).__name__
                 raise Skipped(f"torch.compile does not work here: {why[:120]}") from exc
 
     def describe(self) -> dict[str, Any]:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         return {
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -71,24 +71,24 @@ class OpenClip(Peer):
 
     @torch.inference_mode()
     def pixels(self, pixels: Array) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         vectors: Array = self._encode_image(torch.from_numpy(pixels), normalize=True).numpy()
         return vectors
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         ids = self._tokenizer(list(texts))
         vectors: Array = self._encode_text(ids, normalize=True).numpy()
         return vectors
 
     def preprocess(self, path: str) -> Array:
-        """See ``Peer``."""
+        """See ``PeerAdapter``."""
         pixels: Array = self._transform(Image.open(path)).numpy()
         return pixels
 
     def embed(self, paths: Sequence[str]) -> Array:
-        """See ``Peer``."""
+        """See ``PeerAdapter``."""
         if not self._loaders:
             return super().embed(paths)
         loader = DataLoader(

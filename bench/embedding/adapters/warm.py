@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from bench.embedding.adapters.adapter import HITS, Array, Skipped
-from bench.embedding.fixtures import Materials, collection
+from bench.embedding.fixtures import Fixtures, collection
 from warmclip import Encoder, Indexer
 from warmclip.activity import Unwatched
 from warmclip.errors import ImageUnreadable, WarmclipError
-from warmclip.inference import image as pictures
-from warmclip.inference.decoding import decode
+from warmclip.inference.decoding import decode_picture
+from warmclip.inference.image import normalise
 from warmclip.settings import DecodeRule, Settings
 from warmclip.store.protocol import Payload, Point, Space
 
@@ -24,20 +24,24 @@ class Warmclip:
     """An Encoder, and an Indexer into an embedded store.
 
     Args:
-        materials: the bundle.
+        fixtures: the bundle.
         provider: instead of the run's own.
         decode: how JPEGs are decoded.
     """
 
     def __init__(
-        self, materials: Materials, *, provider: str | None = None, decode: DecodeRule = "full"
+        self,
+        fixtures: Fixtures,
+        *,
+        provider: str | None = None,
+        decode: DecodeRule = "full",
     ) -> None:
-        self._materials = materials
-        self._home = materials.folder / "home"
+        self._fixtures = fixtures
+        self._home = fixtures.folder / "home"
         try:
             self._encoder = Encoder.open(
-                materials.bundle,
-                provider=provider or materials.provider,
+                fixtures.bundle,
+                provider=provider or fixtures.provider,
                 home=self._home,
                 decode=decode,
             )
@@ -46,11 +50,11 @@ class Warmclip:
         self._searched: Indexer | None = None
 
     def describe(self) -> dict[str, Any]:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         return {"providers": self._encoder.providers, **self._encoder.versions}
 
     def pixels(self, pixels: Array) -> Array:
-        """See ``Subject``; through the checks of every batch, in batches of the encoder's size."""
+        """See ``Adapter``; through the checks of every batch, in batches of the encoder's size."""
         # What encode_images does once a picture is decoded: there is no public name for a part.
         run = self._encoder._run
         batch = self._encoder._batch_size
@@ -62,16 +66,16 @@ class Warmclip:
         )
 
     def texts(self, texts: Sequence[str]) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         return self._encoder.encode_texts(texts)
 
     def preprocess(self, path: str) -> Array:
-        """See ``Subject``: what a decode thread does to a file, and its share of a batch."""
+        """See ``Adapter``: what a decode thread does to a file, and its share of a batch."""
         recipe, limits = self._encoder._recipe, self._encoder._limits
-        decoded = decode(path, recipe, limits, Unwatched())
+        decoded = decode_picture(path, recipe, limits, Unwatched())
         if isinstance(decoded, ImageUnreadable):
             raise decoded
-        row: Array = pictures.normalise(decoded.crop[None], recipe)[0]
+        row: Array = normalise(decoded.crop[None], recipe)[0]
         return row
 
     def embed(self, paths: Sequence[str]) -> Array:
@@ -79,7 +83,7 @@ class Warmclip:
         return self._encoder.encode_images(paths)
 
     def folder(self, paths: Sequence[str], target: Path) -> None:
-        """See ``Subject``: an index in a store of its own, files synced."""
+        """See ``Adapter``: an index in a store of its own, files synced."""
         # Here, since it brings Qdrant's client: a process that only embeds does not wait for it.
         from warmclip.store.open import open_store
 
@@ -90,7 +94,7 @@ class Warmclip:
             raise RuntimeError(f"{report.indexed} of {len(paths)} pictures were indexed")
 
     def vectors(self, paths: Sequence[str], target: Path) -> Array:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         from warmclip.store.open import open_store
 
         settings = self._settings(target)
@@ -100,26 +104,26 @@ class Warmclip:
         return np.array([found[path] for path in paths])
 
     def prepare_search(self) -> None:
-        """See ``Subject``: the embedded store, in this process."""
+        """See ``Adapter``: the embedded store, in this process."""
         from warmclip.store.qdrant import QdrantStore
 
-        settings = self._settings(self._materials.folder / f"points-{uuid.uuid4().hex}")
+        settings = self._settings(self._fixtures.folder / f"points-{uuid.uuid4().hex}")
         store = QdrantStore.embedded(settings.embedded_store)
         store.ensure_collection(
             _COLLECTION, Space(fingerprint=self._encoder.fingerprint, dim=self._encoder.dim)
         )
-        rows = collection(self._materials.points, self._encoder.dim)
+        rows = collection(self._fixtures.points, self._encoder.dim)
         store.upsert(_COLLECTION, [self._point(number, row) for number, row in enumerate(rows)])
         self._searched = Indexer.from_settings(self._encoder, store, settings)
 
     def query(self, text: str) -> None:
-        """See ``Subject``."""
+        """See ``Adapter``."""
         assert self._searched is not None  # noqa: S101 - the order of the calls
         self._searched.search(text, limit=HITS)
 
     def _settings(self, home: Path) -> Settings:
         home.mkdir(mode=0o700, exist_ok=True)
-        return Settings(home=home, bundle=self._materials.bundle, collection=_COLLECTION)
+        return Settings(home=home, bundle=self._fixtures.bundle, collection=_COLLECTION)
 
     def _point(self, number: int, vector: Array) -> Point:
         return Point(

@@ -42,7 +42,7 @@ _MARK = "disguised_cast_"
 _CAST_NAME = re.compile(rf"^{_MARK}\d+_")
 
 
-def read(path: Path) -> onnx.ModelProto:
+def read_graph(path: Path) -> onnx.ModelProto:
     """Load a graph file with its weights.
 
     Raises:
@@ -69,7 +69,7 @@ def pin_length(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Float32Graph:
     """A graph as onnxruntime's CPU is given it, and what was hidden from it.
 
     Attributes:
@@ -87,7 +87,7 @@ class Shown:
     given: dict[str, int]
 
 
-def disguise(model: onnx.ModelProto) -> Shown:
+def to_float32_graph(model: onnx.ModelProto) -> Float32Graph:
     """Write a graph in float32, its casts between float types hidden from the passes.
 
     Raises:
@@ -104,7 +104,7 @@ def disguise(model: onnx.ModelProto) -> Shown:
         content = wide.SerializeToString()
     except (EncodeError, ValueError) as exc:
         raise ExportRefused(f"the graph cannot be looked at in one piece: {exc}") from exc
-    return Shown(
+    return Float32Graph(
         content=content,
         batch_axes=names,
         fixed_batch=int(axes[0].dim_value) if axes and not names else None,
@@ -113,7 +113,7 @@ def disguise(model: onnx.ModelProto) -> Shown:
     )
 
 
-def operations(shown: Shown, batch: int) -> list[Operation]:
+def list_operations(shown: Float32Graph, batch: int) -> list[Operation]:
     """The operations that the provider is shown, in topological order.
 
     Args:
@@ -147,7 +147,7 @@ def _disguise_casts(model: onnx.ModelProto) -> dict[str, int]:
     return casts
 
 
-def _level_1(shown: Shown, batch: int) -> onnx.ModelProto:
+def _level_1(shown: Float32Graph, batch: int) -> onnx.ModelProto:
     """The graph after the basic passes, its large weights left out, its shapes inferred."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -195,15 +195,15 @@ def _operations(
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     values = {v.name: _value(v) for v in (*graph.value_info, *graph.output, *graph.input)}
     values |= {tensor.name: _constant(tensor) for tensor in graph.initializer}
-    _make_half(values, [name for name, dtype in given.items() if dtype == TensorProto.FLOAT16])
+    _mark_float16(values, [name for name, dtype in given.items() if dtype == TensorProto.FLOAT16])
     for node in graph.node:
         known = [values[name] for name in node.input if name in values]
         floats = [value for value in known if value.dtype in FLOATS]
         flowing = [value for value in floats if not value.is_constant] or floats
-        is_half = any(value.dtype == TensorProto.FLOAT16 for value in flowing)
-        made = casts.get(node.name, TensorProto.FLOAT16 if is_half else TensorProto.FLOAT)
-        _make_half(values, (name for name in node.input if is_half and name not in given))
-        _make_half(values, node.output if made == TensorProto.FLOAT16 else ())
+        is_float16 = any(value.dtype == TensorProto.FLOAT16 for value in flowing)
+        made = casts.get(node.name, TensorProto.FLOAT16 if is_float16 else TensorProto.FLOAT)
+        _mark_float16(values, (name for name in node.input if is_float16 and name not in given))
+        _mark_float16(values, node.output if made == TensorProto.FLOAT16 else ())
         is_cast = node.name in casts
         kind = "Cast" if is_cast else node.op_type
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -218,7 +218,7 @@ def _operations(
         )
 
 
-def _make_half(values: dict[str, Value], names: Iterable[str]) -> None:
+def _mark_float16(values: dict[str, Value], names: Iterable[str]) -> None:
     for name in names:
         if name in values and values[name].dtype == TensorProto.FLOAT:
             values[name] = replace(values[name], dtype=TensorProto.FLOAT16)

@@ -15,14 +15,14 @@ from onnx import TensorProto
 
 from warmclip_export.coreml.basic_passes import (
     COREML,
-    Shown,
-    disguise,
-    operations,
+    Float32Graph,
+    list_operations,
     pin_length,
-    read,
+    read_graph,
+    to_float32_graph,
 )
 from warmclip_export.coreml.node import Complaint, Operation, Value
-from warmclip_export.coreml.rules import judge
+from warmclip_export.coreml.rules import check_operation
 
 BATCHES = COREML.buckets
 LENGTH = 77
@@ -41,7 +41,7 @@ _INLINE_BYTES = 4  # of any other element: CoreML's integers have 32 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class LintFinding:
     """One node that CoreML does not take, or not exactly."""
 
     node: str
@@ -77,9 +77,9 @@ class Placement:
     nodes: int
     taken: int
     partitions: int
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
     inline_bytes: int
-    filed_bytes: int
+    weight_file_bytes: int
 
     @property
     def is_whole(self) -> bool:
@@ -95,7 +95,7 @@ class Placement:
             "taken": self.taken,
             "partitions": self.partitions,
             "inline_bytes": self.inline_bytes,
-            "weight_bytes": self.filed_bytes,
+            "weight_bytes": self.weight_file_bytes,
             "whole": self.is_whole,
             "findings": [finding.as_json() for finding in self.findings],
         }
@@ -117,7 +117,7 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" if n > 1 else name for name, n in sorted(counts.items()))
 
 
-def lint(
+def lint_graph(
     graph: Path, batches: Sequence[int] = BATCHES, length: int = LENGTH
 ) -> tuple[Placement, ...]:
     """Where the nodes of a graph file would run, for each batch size, all texts of one length.
@@ -127,19 +127,19 @@ def lint(
     Raises:
         ExportRefused: the file cannot be read, or onnxruntime cannot load it.
     """
-    shown = disguise(pin_length(read(graph), length))
+    shown = to_float32_graph(pin_length(read_graph(graph), length))
     fixed = [shown.fixed_batch] if shown.fixed_batch else None
-    return tuple(place(shown, batch) for batch in fixed or batches)
+    return tuple(place_nodes(shown, batch) for batch in fixed or batches)
 
 
-def place(shown: Shown, batch: int) -> Placement:
+def place_nodes(shown: Float32Graph, batch: int) -> Placement:
     """Where the nodes of a graph would run at one batch size.
 
     Raises:
         ExportRefused: onnxruntime cannot load it.
     """
-    nodes = operations(shown, batch)
-    complaints = [judge(node) for node in nodes]
+    nodes = list_operations(shown, batch)
+    complaints = [check_operation(node) for node in nodes]
     refused = {number for number, why in enumerate(complaints) if why and why.kind == "refused"}
     groups = partitions(nodes, refused)
     taken = [nodes[number] for group in groups for number in group]
@@ -150,12 +150,12 @@ def place(shown: Shown, batch: int) -> Placement:
         taken=len(taken),
         partitions=len(groups),
         findings=tuple(
-            Finding(node=node.name, operator=node.kind, complaint=why)
+            LintFinding(node=node.name, operator=node.kind, complaint=why)
             for node, why in zip(nodes, complaints, strict=True)
             if why
         ),
         inline_bytes=inline,
-        filed_bytes=filed,
+        weight_file_bytes=filed,
     )
 
 

@@ -13,9 +13,9 @@ from warmclip_export.coreml.lint import (
     BATCHES,
     LENGTH,
     MAX_INLINE_BYTES,
-    Finding,
+    LintFinding,
     Placement,
-    lint,
+    lint_graph,
 )
 from warmclip_export.errors import ExportRefused
 
@@ -26,7 +26,7 @@ Placements = Mapping[str, Sequence[Placement]]
 """What was found, by the graph's name."""
 
 
-def graphs_of(path: Path) -> dict[str, Path]:
+def find_graphs(path: Path) -> dict[str, Path]:
     """The graphs to look at, by name: one file, or those of a bundle that CoreML may be given.
 
     Raises:
@@ -46,7 +46,7 @@ def graphs_of(path: Path) -> dict[str, Path]:
     }
 
 
-def length_of(path: Path) -> int:
+def text_length(path: Path) -> int:
     """How long CoreML's texts are: as the bundle says, or of a plain file, as in CLIP.
 
     Raises:
@@ -55,7 +55,7 @@ def length_of(path: Path) -> int:
     return ModelBundle.open(path).manifest.tokenizer.context_length if path.is_dir() else LENGTH
 
 
-def lint_all(
+def lint_graphs(
     graphs: Mapping[str, Path], batches: Sequence[int] = BATCHES, length: int = LENGTH
 ) -> Placements:
     """Lint several graphs.
@@ -63,24 +63,24 @@ def lint_all(
     Raises:
         ExportRefused: one cannot be read.
     """
-    return {name: lint(graph, batches, length) for name, graph in graphs.items()}
+    return {name: lint_graph(graph, batches, length) for name, graph in graphs.items()}
 
 
-def as_json(found: Placements) -> dict[str, Any]:
+def placements_as_json(found: Placements) -> dict[str, Any]:
     """The findings as JSON."""
     return {
-        "whole": is_whole(found),
-        "notes": notes(found),
+        "whole": are_whole(found),
+        "notes": coreml_notes(found),
         "graphs": {name: [each.as_json() for each in of_graph] for name, of_graph in found.items()},
     }
 
 
-def is_whole(found: Placements) -> bool:
+def are_whole(found: Placements) -> bool:
     """Whether CoreML takes every graph whole at every batch size."""
     return all(placement.is_whole for of_graph in found.values() for placement in of_graph)
 
 
-def notes(found: Placements) -> list[str]:
+def coreml_notes(found: Placements) -> list[str]:
     """A sentence for each graph that CoreML would not take whole."""
     return [
         f"CoreML would not take {name} whole at batch {each.batch}: {each}; the CPU still runs it"
@@ -89,7 +89,7 @@ def notes(found: Placements) -> list[str]:
     ]
 
 
-def show(found: Placements, console: Console) -> None:
+def show_placements(found: Placements, console: Console) -> None:
     """Print a row for each graph and batch size, then each complaint once, with its remedy."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("graph")
@@ -102,7 +102,7 @@ def show(found: Placements, console: Console) -> None:
                 name,
                 *(str(n) for n in (each.batch, each.nodes, each.taken, each.partitions)),
                 f"{each.inline_bytes / 1e6:.2f}",
-                f"{each.filed_bytes / 1e6:.1f}",
+                f"{each.weight_file_bytes / 1e6:.1f}",
                 "whole" if each.is_whole else "in pieces" if each.partitions else "nothing",
             )
     console.print(table)
@@ -127,5 +127,5 @@ def _show_complaints(name: str, of_graph: Sequence[Placement], console: Console)
         console.print(f"           {nodes}{more}", style="dim")
 
 
-def _reason(finding: Finding) -> tuple[str, str, str]:
+def _reason(finding: LintFinding) -> tuple[str, str, str]:
     return finding.complaint.kind, finding.operator, finding.complaint.reason

@@ -112,7 +112,7 @@ _REMEDIES = {
 }
 
 
-def judge(operation: Operation) -> Complaint | None:
+def check_operation(operation: Operation) -> Complaint | None:
     """The first complaint about an operation; None if CoreML takes it and computes it right."""
     general = (_has_builder, _opset, _shapes, _element_types)
     for check in (*general, *CONDITIONS.get(operation.qualified, ()), _finite_constants):

@@ -36,48 +36,50 @@ MOVES = frozenset(
     )
 )
 _ROWS = 8  # of one run
-_DOMAIN = "half"
+_DOMAIN = "fp16"
 _SQUARES = " squares"  # of a layer norm, as a result of their own
 
 ROUNDED = "Round (x) => (y) { h = Cast<to = 10>(x) y = Cast<to = 1>(h) }"
 EXACT = "Round (x) => (y) { y = Identity(x) }"
 _NORM = """LayerNormalization <epsilon> (x, scale, bias) => (y, largest) {
     last = Constant<value_ints = [-1]>()
-    mean = ReduceMean(x, last)  mean_r = half.Round(mean)
-    away = Sub(x, mean_r)       away_r = half.Round(away)
-    square = Mul(away_r, away_r)  square_r = half.Round(square)
-    variance = ReduceMean(square_r, last)  variance_r = half.Round(variance)
+    mean = ReduceMean(x, last)  mean_r = fp16.Round(mean)
+    away = Sub(x, mean_r)       away_r = fp16.Round(away)
+    square = Mul(away_r, away_r)  square_r = fp16.Round(square)
+    variance = ReduceMean(square_r, last)  variance_r = fp16.Round(variance)
     e = Constant<value_float: float = @epsilon>()
-    above = Add(variance_r, e)  above_r = half.Round(above)
-    deviation = Sqrt(above_r)   deviation_r = half.Round(deviation)
-    unit = Div(away_r, deviation_r)  unit_r = half.Round(unit)
-    scaled = Mul(unit_r, scale) scaled_r = half.Round(scaled)
+    above = Add(variance_r, e)  above_r = fp16.Round(above)
+    deviation = Sqrt(above_r)   deviation_r = fp16.Round(deviation)
+    unit = Div(away_r, deviation_r)  unit_r = fp16.Round(unit)
+    scaled = Mul(unit_r, scale) scaled_r = fp16.Round(scaled)
     y = Add(scaled_r, bias)
-    largest = half.Reach(square)
+    largest = fp16.Largest(square)
 }"""
 _SOFTMAX = """Softmax <axis> (x) => (y) {
     one = Constant<value_ints = [1]>()
     a = Constant<value_int: int = @axis>()  along = Reshape(a, one)
     top = ReduceMax(x, along)
-    below = Sub(x, top)         below_r = half.Round(below)
-    power = Exp(below_r)        power_r = half.Round(power)
-    sum = ReduceSum(power_r, along)  sum_r = half.Round(sum)
+    below = Sub(x, top)         below_r = fp16.Round(below)
+    power = Exp(below_r)        power_r = fp16.Round(power)
+    sum = ReduceSum(power_r, along)  sum_r = fp16.Round(sum)
     y = Div(power_r, sum_r)
 }"""
-_REACH = "Reach (x) => (y) { a = Abs(x) y = ReduceMax<keepdims = 0>(a) }"
+_LARGEST = "Largest (x) => (y) { a = Abs(x) y = ReduceMax<keepdims = 0>(a) }"
 
 
-def emulate(graph: Path, feeds: Feeds) -> Features:
+def emulate_fp16(graph: Path, feeds: Feeds) -> Features:
     """The features that a float16 file gives where results are rounded, shape (n, dim)."""
     model = onnx.load(graph)
     halves = {name for name, dtype in value_types(model).items() if dtype == TensorProto.FLOAT16}
     widen(model)
-    observe(model, halves, ROUNDED)
-    features: Features = np.concatenate([run[0] for run in runs(model, ["features"], feeds)])
+    add_observers(model, halves, ROUNDED)
+    features: Features = np.concatenate([run[0] for run in run_rows(model, ["features"], feeds)])
     return features
 
 
-def observe(model: onnx.ModelProto, values: set[str], rounding: str) -> dict[str, tuple[str, str]]:
+def add_observers(
+    model: onnx.ModelProto, values: set[str], rounding: str
+) -> dict[str, tuple[str, str]]:
     """Round some values where they are made, in place, and add outputs that tell how far they go.
 
     Returns:
@@ -85,12 +87,12 @@ def observe(model: onnx.ModelProto, values: set[str], rounding: str) -> dict[str
     """
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     head = f'<opset_import: ["" : {opset}, "{_DOMAIN}" : 1], domain: "{_DOMAIN}">'
-    for text in (rounding, _REACH, _NORM, _SOFTMAX):
+    for text in (rounding, _LARGEST, _NORM, _SOFTMAX):
         model.functions.append(onnx.parser.parse_function(f"{head} {text}"))
     model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     graph = model.graph
     graph.initializer.append(helper.make_tensor("no_bias", TensorProto.FLOAT, [1], [0.0]))
-    reaches: dict[str, tuple[str, str]] = {}
+    observed: dict[str, tuple[str, str]] = {}
     nodes = list(graph.node)
     del graph.node[:]
     for original in nodes:
@@ -99,25 +101,25 @@ def observe(model: onnx.ModelProto, values: set[str], rounding: str) -> dict[str
         value = node.output[0]
         if node.op_type in MOVES or value not in values:
             continue
-        exact, reach = f"{value}_exact", f"{value}_reach"
+        exact, largest = f"{value}_exact", f"{value}_largest"
         node.output[0] = exact
         if _is_written_out(node):
             node.domain = _DOMAIN
         if node.domain == _DOMAIN and node.op_type == "LayerNormalization":
             node.input.extend(["no_bias"] * (3 - len(node.input)))
-            node.output.append(f"{reach}_{_SQUARES.strip()}")
-            reaches[node.output[1]] = value, _SQUARES
-        reaches[reach] = value, ""
+            node.output.append(f"{largest}_{_SQUARES.strip()}")
+            observed[node.output[1]] = value, _SQUARES
+        observed[largest] = value, ""
         graph.node.extend(
             [
                 helper.make_node("Round", [exact], [value], domain=_DOMAIN),
-                helper.make_node("Reach", [exact], [reach], domain=_DOMAIN),
+                helper.make_node("Largest", [exact], [largest], domain=_DOMAIN),
             ]
         )
     graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in reaches
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in observed
     )
-    return reaches
+    return observed
 
 
 def _is_written_out(node: onnx.NodeProto) -> bool:
@@ -137,7 +139,7 @@ def _is_written_out(node: onnx.NodeProto) -> bool:
     return True
 
 
-def runs(model: onnx.ModelProto, outputs: list[str], feeds: Feeds) -> Iterator[list[Any]]:
+def run_rows(model: onnx.ModelProto, outputs: list[str], feeds: Feeds) -> Iterator[list[Any]]:
     """Run a model over the rows of its inputs, a few at a time."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()

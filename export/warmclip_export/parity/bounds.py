@@ -1,4 +1,4 @@
-"""How far each way of computing may stray: every threshold, in one place, with its reason."""
+"""How far each provider and precision may be off: every threshold, with its reason."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ PIXEL_DIFFERENCE = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What is allowed between unit vectors computed in one way and the reference's.
+    """What is allowed between the unit vectors of one target and the reference's.
 
     Attributes:
         difference: largest, of any component of a vector.
@@ -77,7 +77,7 @@ _INT8 = Bounds(
 # float32 between the stored float16 numbers where it has no half-precision kernels; a cosine of
 # 0.999 is the least that is of use in a collection, and a difference of 1e-2 what goes with it.
 # That bound alone would take GELU for QuickGELU: on the demo model their cosine is 0.9992. So a
-# ruling asks as well which of the two is nearer.
+# compatibility asks as well which of the two is nearer.
 _CPU: dict[Precision, Bounds] = {
     "fp32": Bounds(
         difference=1e-5,
@@ -141,13 +141,13 @@ REFERENCE = _ELSEWHERE["fp32"]
 """Between open_clip on another device and itself on the CPU."""
 
 
-def of_cpu(precision: Precision) -> Bounds:
+def cpu_bounds(precision: Precision) -> Bounds:
     """The bounds of a graph on the CPU, against open_clip on the CPU."""
     return _CPU[precision]
 
 
 def find_bounds(provider: Provider, precision: Precision, device: str) -> Bounds:
-    """The bounds of one way of computing.
+    """The bounds of one target.
 
     Args:
         provider: where the graph runs.

@@ -1,7 +1,6 @@
 """Our vectors against one reference's: components, cosines, scores, searches, as findings.
 
-Everything is computed in float64, so that the judge is finer than the judged: in float32,
-1 - 6e-8 is the first number below 1.
+Everything is computed in float64: in float32, 1 - 6e-8 is the first number below 1.
 """
 
 import math
@@ -19,11 +18,11 @@ from warmclip_export.parity.retrieval import Agreement, Searches
 Figures = npt.NDArray[np.float64]
 BothTowers = dict[Tower, Vectors]
 
-# Each so many-th is a query.
+# Every second text and every fourth picture is a query.
 _TEXTS, _PICTURES = 2, 4
 
 
-def differences(ours: Vectors, theirs: Vectors) -> Figures:
+def largest_differences(ours: Vectors, theirs: Vectors) -> Figures:
     """Of each row, the largest difference of any component, shape (n,)."""
     return np.asarray(np.abs(ours.astype(np.float64) - theirs).max(axis=1))
 
@@ -35,7 +34,7 @@ def cosines(ours: Vectors, theirs: Vectors) -> Figures:
     return np.asarray((a * b).sum(axis=1) / lengths)
 
 
-def distance(ours: BothTowers, theirs: BothTowers) -> float:
+def mean_distance(ours: BothTowers, theirs: BothTowers) -> float:
     """The mean length of what lies between two vectors, of the tower that is further off.
 
     A tower may not depend on what the two references differ in: a ResNet has no GELU.
@@ -47,7 +46,7 @@ def distance(ours: BothTowers, theirs: BothTowers) -> float:
     return float(np.max(between))  # which, unlike max(), is NaN if one of them is
 
 
-def queries(vectors: BothTowers) -> Vectors:
+def select_queries(vectors: BothTowers) -> Vectors:
     """What is searched with: texts and pictures of every kind."""
     return np.concatenate([vectors["text"][::_TEXTS], vectors["image"][::_PICTURES]])
 
@@ -71,7 +70,7 @@ class Comparison:
         return (
             self._find(
                 "largest difference",
-                float(differences(ours, theirs).max()),
+                float(largest_differences(ours, theirs).max()),
                 self.bounds.difference,
             ),
             self._find("lowest cosine", float(cosines(ours, theirs).min()), self.bounds.cosine),
@@ -86,7 +85,7 @@ class Comparison:
         """Searches in a collection that is half ours, with our queries."""
         agreement = Agreement(queries=0, top1=math.nan, top10=math.nan, rank_correlation=math.nan)
         if all(np.isfinite(vectors).all() for vectors in ours.values()):
-            agreement = theirs.compare(ours["image"], queries(ours), self.bounds.tie)
+            agreement = theirs.compare(ours["image"], select_queries(ours), self.bounds.tie)
         return (
             self._find("top-1 agreement", agreement.top1, self.bounds.top1),
             self._find("top-10 overlap", agreement.top10, self.bounds.top10),

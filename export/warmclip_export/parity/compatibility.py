@@ -1,4 +1,4 @@
-"""May vectors computed in one way share a collection with vectors that open_clip made?"""
+"""Whether a bundle's vectors may share a collection with vectors that open_clip made."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,24 +7,24 @@ from warmclip_export.parity.finding import Finding
 
 Activation = Literal["gelu", "quick_gelu"]
 
-WORDS: dict[Activation, str] = {"gelu": "GELU", "quick_gelu": "QuickGELU"}
+ACTIVATION_NAMES: dict[Activation, str] = {"gelu": "GELU", "quick_gelu": "QuickGELU"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
-    """One way of computing against open_clip with one activation.
+class Compatibility:
+    """One target, a provider with a precision, compared with open_clip in one activation.
 
     Attributes:
-        way: such as "fp32 on cpu".
-        is_served: whether the runtime ever computes so; else its towers alone were measured.
-        activation: of open_clip.
+        target: such as "fp32 on cpu".
+        is_served: whether the runtime ever uses the target; else only its towers were measured.
+        activation: that open_clip computed with.
         is_own: whether it is the bundle's own activation too.
         made_by: the call of open_clip that makes such vectors; empty if there is none.
         findings: unit vectors, scores and searches against open_clip's.
         is_nearest: whether our vectors are nearer to these than to the other activation's.
     """
 
-    way: str
+    target: str
     is_served: bool
     activation: Activation
     is_own: bool
@@ -34,7 +34,7 @@ class Ruling:
 
     @property
     def may_share(self) -> bool:
-        """Yes or no."""
+        """Whether they may."""
         return self.is_nearest and all(finding.passed for finding in self.findings)
 
     @property
@@ -46,9 +46,9 @@ class Ruling:
         return "; ".join(failed)
 
     def as_json(self) -> dict[str, Any]:
-        """The ruling as it stands in the report."""
+        """As it stands in the report, where a target is called ``way``."""
         return {
-            "way": self.way,
+            "way": self.target,
             "served": self.is_served,
             "activation": self.activation,
             "made_by": self.made_by,
@@ -60,6 +60,6 @@ class Ruling:
     def __str__(self) -> str:
         of = f" ({self.made_by})" if self.made_by else ""
         return (
-            f"{self.way}: may share a collection with vectors that torch made with "
-            f"{WORDS[self.activation]}{of}: {'yes' if self.may_share else 'no'}"
+            f"{self.target}: may share a collection with vectors that torch made with "
+            f"{ACTIVATION_NAMES[self.activation]}{of}: {'yes' if self.may_share else 'no'}"
         )

@@ -1,7 +1,7 @@
 """What the suite compares on: over 200 pictures of every mode, size and extreme; over 300 texts.
 
-Most pictures are files, in a folder that the caller owns, so that decoding is compared as well;
-what no format holds is a picture in memory. The same corpus comes out every time.
+Most pictures are files, in a folder that the caller owns, so that decoding is compared as well.
+Modes that no file format holds stay in memory. The corpus is the same every time.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from warmclip_export import captions, drawing, samples, scenes
-from warmclip_export.parity.tricky_texts import CRAFTED
+from warmclip_export.parity.tricky_texts import TRICKY_TEXTS
 
 Named: TypeAlias = tuple[str, Image.Image]
 Planes: TypeAlias = npt.NDArray[np.uint8]
@@ -58,14 +58,14 @@ _HOSTILE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
+class CorpusPicture:
     """One picture, with a name for the report."""
 
     name: str
     source: Path | Image.Image
 
-    def open(self) -> Image.Image:
-        """The picture as Pillow opens it: what open_clip's users hand to its transform."""
+    def load(self) -> Image.Image:
+        """The picture as Pillow loads it: what open_clip's users hand to its transform."""
         if isinstance(self.source, Image.Image):
             return self.source
         with Image.open(self.source) as picture:
@@ -77,7 +77,7 @@ class Exhibit:
 class Corpus:
     """Pictures and texts to compare on."""
 
-    pictures: tuple[Exhibit, ...]
+    pictures: tuple[CorpusPicture, ...]
     texts: tuple[str, ...]
 
     def every(self, nth: int) -> "Corpus":
@@ -85,8 +85,8 @@ class Corpus:
         return Corpus(pictures=self.pictures[::nth], texts=self.texts[::nth])
 
 
-def gather(folder: Path, size_px: int) -> Corpus:
-    """Collect the corpus; files are written into ``folder`` and must stay while it is used.
+def build_corpus(folder: Path, size_px: int) -> Corpus:
+    """Make the corpus; files are written into ``folder`` and must stay while it is used.
 
     Args:
         folder: an empty one.
@@ -109,7 +109,7 @@ def gather(folder: Path, size_px: int) -> Corpus:
     pictures = []
     for number, (name, picture) in enumerate(named):
         if picture.mode not in pick:
-            pictures.append(Exhibit(name=f"{name}, in memory", source=picture))
+            pictures.append(CorpusPicture(name=f"{name}, in memory", source=picture))
             continue
         kind = next(pick[picture.mode])
         path = folder / f"{number:03}.{kind}"
@@ -117,14 +117,14 @@ def gather(folder: Path, size_px: int) -> Corpus:
             picture.save(path, quality=90)
         else:
             picture.save(path)
-        pictures.append(Exhibit(name=f"{name}, {kind}", source=path))
+        pictures.append(CorpusPicture(name=f"{name}, {kind}", source=path))
     return Corpus(pictures=tuple(pictures), texts=_texts())
 
 
 def _photographs() -> Iterator[Named]:
     more = (("skimage", f"data/{name}") for name in _MORE_PHOTOGRAPHS)
     for package, name in (*samples.PHOTOGRAPHS, *more):
-        yield Path(name).stem, samples.photograph(package, name)
+        yield Path(name).stem, samples.load_photograph(package, name)
 
 
 def _details(photographs: list[Named], rng: Random) -> Iterator[Named]:
@@ -138,8 +138,8 @@ def _details(photographs: list[Named], rng: Random) -> Iterator[Named]:
 
 def _scenes(rng: Random) -> Iterator[Named]:
     for scene in rng.sample(scenes.held_out(), _SCENES):
-        picture = drawing.draw(scenes.arrange(scene, rng), rng, rng.randint(40, 480))
-        yield captions.captions(scene)[0], picture
+        picture = drawing.draw_scene(scenes.arrange(scene, rng), rng, rng.randint(40, 480))
+        yield captions.fixed_captions(scene)[0], picture
 
 
 def _modes(photographs: list[Named]) -> Iterator[Named]:
@@ -222,7 +222,7 @@ def _texts() -> tuple[str, ...]:
     described = rng.sample(scenes.held_out(), 100)
     return (
         *samples.SENTENCES,
-        *(captions.caption(scene, rng).text for scene in described),
-        *CRAFTED,
-        *(samples.hostile(rng) for _ in range(_HOSTILE)),
+        *(captions.random_caption(scene, rng).text for scene in described),
+        *TRICKY_TEXTS,
+        *(samples.hostile_text(rng) for _ in range(_HOSTILE)),
     )

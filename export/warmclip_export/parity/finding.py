@@ -32,9 +32,14 @@ class Finding:
     note: str = ""
 
     @property
+    def more_is_better(self) -> bool:
+        """Whether the threshold is a lower bound."""
+        return self.measure in AT_LEAST
+
+    @property
     def passed(self) -> bool:
         """Whether the figure is within the threshold; NaN never is."""
-        if self.measure in AT_LEAST:
+        if self.more_is_better:
             return self.figure >= self.threshold
         return self.figure <= self.threshold
 
@@ -50,6 +55,6 @@ class Finding:
         }
 
     def __str__(self) -> str:
-        sign = "at least" if self.measure in AT_LEAST else "at most"
+        sign = "at least" if self.more_is_better else "at most"
         allowed = f"{self.measure} {self.figure:.7g}, allowed {sign} {self.threshold:g}"
         return f"{self.stage}: {allowed}" + (f" ({self.note})" if self.note else "")

@@ -1,7 +1,7 @@
 """The gate: each stage of a bundle against open_clip, with a figure and a threshold.
 
-A bundle exists only if every stage stayed within its threshold; the figures become its
-certificate. Stages go in the order of the data, so that the first that strays is the culprit.
+A bundle is written only if every stage is within its threshold; the figures become its
+certificate. Stages run in the order of the data, so the first that fails has the error.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from warmclip.errors import BadVectors
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop, Features, Vectors, unit_rows
 from warmclip.inference.bundle import ImageRecipe, Precision, Tower
+from warmclip.inference.image import make_crop, normalise
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
-from warmclip_export.fp16.emulation import emulate
-from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, of_cpu
+from warmclip_export.fp16.emulation import emulate_fp16
+from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, cpu_bounds
 from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.reference import Reference
 from warmclip_export.samples import Samples
@@ -74,11 +74,11 @@ class Gate:
     def check_pixels(self, recipe: ImageRecipe) -> Crop:
         """The runtime's crops are open_clip's to the byte; returns them, (n, S, S, 3)."""
         limits = Limits()
-        crops = np.stack([pictures.crop(each, recipe, limits) for each in self._samples.pictures])
+        crops = np.stack([make_crop(each, recipe, limits) for each in self._samples.pictures])
         theirs = [self._reference.crop(each) for each in self._samples.pictures]
         differ = sum(not np.array_equal(*pair) for pair in zip(crops, theirs, strict=True))
         self._record("crops", "crops that differ", differ, 0)
-        pixels = pictures.normalise(crops, recipe)
+        pixels = normalise(crops, recipe)
         figure = float(np.abs(pixels - self.feeds["image"]["pixel_values"]).max())
         self._record("pixels", "largest difference", figure, PIXEL_DIFFERENCE)
         return crops
@@ -101,7 +101,7 @@ class Gate:
             self._check_lengths(precision, graph, session)
         if precision == "fp16":
             # The CPU computed it in float32: this shows what an accelerator would lose.
-            features = emulate(graph, self.feeds[tower])
+            features = emulate_fp16(graph, self.feeds[tower])
             self._compare(f"{tower} fp16 emulated", tower, precision, features)
 
     def _check_lengths(self, precision: Precision, graph: Path, session: OnnxSession) -> None:
@@ -120,7 +120,7 @@ class Gate:
             vectors = unit_rows(features, self.dim)
         except BadVectors as exc:
             raise ParityFailed(f"{stage}: {exc}; no bundle was written") from exc
-        bounds = of_cpu(precision)
+        bounds = cpu_bounds(precision)
         if precision == "fp32":
             figure = float(np.abs(vectors - expected).max())
             self._record(stage, "largest difference", figure, bounds.difference)
@@ -132,7 +132,8 @@ class Gate:
         finding = Finding(stage=stage, measure=measure, figure=figure, threshold=threshold)
         if not finding.passed:
             raise ParityFailed(
-                f"the export strays from open_clip. {finding}. No bundle was written; "
+                f"the export differs from open_clip by more than is allowed. {finding}. "
+                "No bundle was written; "
                 "please report this with the model's name and `pip freeze`"
             )
         self.findings.append(finding)

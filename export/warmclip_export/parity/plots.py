@@ -1,10 +1,10 @@
 """Small pictures for the report, as SVG that takes its colours from the page."""
 
 import math
-from html import escape
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup, escape
 
 # One axis for every histogram, so that they can be compared: ten powers of ten.
 _LOW, _HIGH = -10, 0
@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _LEFT, _BASE = 460, 150, 8, 122
 _TRACK_LOW, _TRACK_HIGH = -4, 1
 
 
-def histogram(values: npt.NDArray[np.float64], threshold: float, label: str) -> str:
+def histogram(values: npt.NDArray[np.float64], threshold: float, label: str) -> Markup:
     """How often each size of error was met, on a logarithmic axis, with the threshold as a line.
 
     Args:
@@ -51,7 +51,7 @@ def histogram(values: npt.NDArray[np.float64], threshold: float, label: str) -> 
     return _svg(_WIDTH, _HEIGHT, label, marks)
 
 
-def track(used: float, label: str) -> str:
+def track(used: float, label: str) -> Markup:
     """How much of what is allowed was used: a dot on a logarithmic track, 1 where it ends.
 
     Args:
@@ -83,8 +83,8 @@ def _x(power: float) -> float:
     return _LEFT + (_WIDTH - 2 * _LEFT) * (power - _LOW) / (_HIGH - _LOW)
 
 
-def _svg(width: int, height: int, label: str, marks: list[str]) -> str:
-    return (
+def _svg(width: int, height: int, label: str, marks: list[str]) -> Markup:
+    return Markup(  # noqa: S704 - numbers and our own names; the label is escaped
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
         f"{''.join(marks)}</svg>"
     )

@@ -1,4 +1,4 @@
-"""What open_clip makes of the corpus: the truth that everything else is measured by."""
+"""What open_clip makes of the corpus; every target is compared with it."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Truth:
-    """One reference's tokens, pixels and unit vectors of the whole corpus.
+class ReferenceOutputs:
+    """The reference's tokens, pixels and unit vectors of the whole corpus.
 
     Attributes:
         crops: shape (pictures, S, S, 3).
@@ -39,21 +39,21 @@ class Truth:
     vectors: dict[Tower, Vectors]
 
 
-def observe(reference: Reference, corpus: Corpus) -> Truth:
+def compute_outputs(reference: Reference, corpus: Corpus) -> ReferenceOutputs:
     """Run open_clip over the corpus, from files and strings to unit vectors."""
-    opened = [exhibit.open() for exhibit in corpus.pictures]
+    opened = [entry.load() for entry in corpus.pictures]
     pixels = reference.pixels(opened)
     ids = reference.token_ids(corpus.texts)
-    return Truth(
+    return ReferenceOutputs(
         crops=np.stack([reference.crop(picture) for picture in opened]),
         pixels=pixels,
         ids=ids,
         eot_onehot=reference.eot_onehot(ids),
-        vectors=embed(reference, pixels, ids),
+        vectors=compute_vectors(reference, pixels, ids),
     )
 
 
-def embed(reference: Reference, pixels: Pixels, ids: TokenIds) -> dict[Tower, Vectors]:
+def compute_vectors(reference: Reference, pixels: Pixels, ids: TokenIds) -> dict[Tower, Vectors]:
     """open_clip's unit vectors of prepared pictures and texts."""
     image = [reference.image_features(pixels[at : at + BATCH]) for at in _starts(len(pixels))]
     text = [reference.text_features(ids[at : at + BATCH]) for at in _starts(len(ids))]

@@ -1,4 +1,4 @@
-"""What a run of the suite found: stages, rulings, and each row's error for the report."""
+"""What a run of the suite found: stages, compatibilities, and each row's error."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import Tower
-from warmclip_export.parity.compatibility import Ruling
+from warmclip_export.parity.compatibility import Compatibility
 from warmclip_export.parity.finding import Finding
 
 _WORST = 8
@@ -21,21 +21,21 @@ class Spread:
 
     Attributes:
         stage: as in its findings.
-        way: of computing.
-        tower: whose vectors.
+        target: the provider and precision, as a str.
+        tower: whose vectors they are.
         differences: of each, the largest of any component; NaN where there is no vector.
         threshold: for all of them.
     """
 
     stage: str
-    way: str
+    target: str
     tower: Tower
     differences: npt.NDArray[np.float64]  # (n,)
     threshold: float
 
     @property
     def worst(self) -> list[int]:
-        """The rows that stray most, the worst first; those without a vector before all."""
+        """The rows that are furthest off, the worst first; before them those without a vector."""
         order = np.argsort(np.where(np.isnan(self.differences), np.inf, self.differences))
         return [int(row) for row in order[::-1][:_WORST]]
 
@@ -75,20 +75,20 @@ class Record:
 
     Attributes:
         findings: in the order of the data: the first that failed is the culprit.
-        rulings: of each way, for both activations.
+        compatibilities: of each target, with both activations.
         spreads: of each stage that compares vectors.
         wrong_crops: crops that are not open_clip's.
     """
 
     findings: list[Finding] = field(default_factory=list)
-    rulings: list[Ruling] = field(default_factory=list)
+    compatibilities: list[Compatibility] = field(default_factory=list)
     spreads: list[Spread] = field(default_factory=list)
     wrong_crops: list[WrongCrop] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Everything that the suite found.
+class Result:
+    """All that the suite found.
 
     Attributes:
         bundle: the folder.
@@ -148,7 +148,7 @@ class Outcome:
             "activation": self.activation,
             "samples": {"image": len(self.pictures), "text": len(self.texts)},
             "stages": [finding.as_json() for finding in self.record.findings],
-            "rulings": [ruling.as_json() for ruling in self.record.rulings],
+            "rulings": [compatibility.as_json() for compatibility in self.record.compatibilities],
             "spreads": [spread.as_json(self.names(spread.tower)) for spread in self.record.spreads],
             "absent": dict(self.absent),
         }

@@ -47,7 +47,7 @@ class Searches:
         self._space = Space(fingerprint="0" * 64, dim=stored.shape[1])
         self._stored = stored
         self._queries = queries
-        # In float64, so that the judge is finer than the judged.
+        # In float64, so that rounding does not decide.
         self._scores = queries.astype(np.float64) @ stored.astype(np.float64).T
         self._expected = self._places("theirs", stored, queries)
 
@@ -95,7 +95,7 @@ class Searches:
 
 
 @contextmanager
-def searches(stored: Vectors, queries: Vectors) -> Iterator[Searches]:
+def open_searches(stored: Vectors, queries: Vectors) -> Iterator[Searches]:
     """Open an embedded Qdrant in a temporary folder and search open_clip's own vectors in it."""
     with (
         tempfile.TemporaryDirectory(prefix="warmclip-parity-") as folder,

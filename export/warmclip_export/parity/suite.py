@@ -1,8 +1,8 @@
 """The whole comparison of a bundle with open_clip: every stage, every provider, both activations.
 
-Unlike the gate of an export it stops at nothing that strays: each stage gets the reference's own
-input, so that one spoils none behind it, and all are reported. Only the stages called "end to
-end" run through the real Encoder and see what its users see.
+Unlike the gate of an export it goes on after a stage that fails: each stage gets the reference's
+own input, so that one error does not spread to the stages after it, and all are reported. Only the
+stages called "end to end" run the real Encoder, as users do.
 """
 
 import time
@@ -15,43 +15,47 @@ from typing import TypeAlias
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export.catalog import Activation, ModelRecipe
 from warmclip_export.errors import ExportRefused
-from warmclip_export.parity.comparison import BothTowers, queries
+from warmclip_export.parity.comparison import BothTowers, select_queries
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.input_stages import check_pixels, check_reference, check_tokens
-from warmclip_export.parity.reference_outputs import Truth, embed, observe
-from warmclip_export.parity.result import Outcome, Record
-from warmclip_export.parity.retrieval import searches
-from warmclip_export.parity.target_stages import RUNS, WayStages
-from warmclip_export.parity.targets import Ways
-from warmclip_export.reference import Device, Reference, describe
+from warmclip_export.parity.reference_outputs import (
+    ReferenceOutputs,
+    compute_outputs,
+    compute_vectors,
+)
+from warmclip_export.parity.result import Record, Result
+from warmclip_export.parity.retrieval import open_searches
+from warmclip_export.parity.target_stages import RUNS, TargetStages
+from warmclip_export.parity.targets import Targets
+from warmclip_export.reference import Device, Reference, describe_reference
 from warmclip_export.versions import made_with
-from warmclip_export.weights import fetch
+from warmclip_export.weights import fetch_checkpoint
 
 Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
 
 
-def steps(ways: Ways) -> int:
+def count_steps(targets: Targets) -> int:
     """How many steps ``check_bundle`` takes."""
-    return 7 + 4 * len(ways.present)
+    return 7 + 4 * len(targets.present)
 
 
 def check_bundle(
     bundle: ModelBundle,
     recipe: ModelRecipe,
     corpus: Corpus,
-    ways: Ways,
+    targets: Targets,
     device: Device,
     *,
     step: Step,
-) -> Outcome:
-    """Measure every stage; what strays is in the outcome, not raised.
+) -> Result:
+    """Measure every stage; a stage that fails is in the result, and raises nothing.
 
     Args:
         bundle: whose files are measured.
         recipe: the model it was made of.
         corpus: the pictures and texts.
-        ways: in which the bundle is computed.
+        targets: the providers and precisions that the bundle is computed with.
         device: where open_clip is computed.
         step: called before each step.
 
@@ -66,7 +70,7 @@ def check_bundle(
     step("verify the files")
     bundle.verify()
     step("fetch the weights")
-    checkpoint = fetch(recipe.weights)
+    checkpoint = fetch_checkpoint(recipe.weights)
     step("build open_clip's model")
     reference = Reference.build(recipe, checkpoint)
     if reference.tensors_sha256() != manifest.tensors_sha256:
@@ -76,41 +80,41 @@ def check_bundle(
         )
     step(f"run open_clip on {len(corpus.pictures)} pictures and {len(corpus.texts)} texts")
     reference.move(device)
-    truth = observe(reference, corpus)
+    expected = compute_outputs(reference, corpus)
     if device != "cpu":
-        check_reference(record, reference, truth)
+        check_reference(record, reference, expected)
     step("run open_clip with the other activation")
-    others = _with_other_activation(recipe, checkpoint, device, truth)
+    others = _with_other_activation(recipe, checkpoint, device, expected)
     step("check tokens and pixels")
-    check_tokens(record, bundle, corpus, truth)
-    check_pixels(record, bundle, corpus, truth)
+    check_tokens(record, bundle, corpus, expected)
+    check_pixels(record, bundle, corpus, expected)
     step("search open_clip's own vectors")
     with (
-        searches(truth.vectors["image"], queries(truth.vectors)) as own_searches,
-        searches(others["image"], queries(others)) as other_searches,
+        open_searches(expected.vectors["image"], select_queries(expected.vectors)) as own_searches,
+        open_searches(others["image"], select_queries(others)) as other_searches,
     ):
-        for way in ways.present:
-            stages = WayStages(record, bundle, corpus, truth, way)
-            step(f"{way}: both towers")
+        for target in targets.present:
+            stages = TargetStages(record, bundle, corpus, expected, target)
+            step(f"{target}: both towers")
             stages.check_towers()
             stages.check_emulated()
-            step(f"{way}: in other batches, and {RUNS} times over")
-            stages.check_steadiness()
-            step(f"{way}: from files and strings to vectors")
+            step(f"{target}: in other batches, and {RUNS} times over")
+            stages.check_repeatability()
+            step(f"{target}: from files and strings to vectors")
             stages.check_encoder()
-            step(f"{way}: searches")
-            stages.rule(recipe, own_searches, others, other_searches)
-    return Outcome(
+            step(f"{target}: searches")
+            stages.check_compatibility(recipe, own_searches, others, other_searches)
+    return Result(
         bundle=str(bundle.folder),
         fingerprint=manifest.fingerprint,
         is_random=manifest.is_random,
         activation=recipe.matches,
-        reference=describe(recipe, device),
+        reference=describe_reference(recipe, device),
         versions=made_with(),
         record=record,
-        absent=ways.absent,
-        pictures=tuple(exhibit.name for exhibit in corpus.pictures),
-        crops=truth.crops,
+        absent=targets.absent,
+        pictures=tuple(entry.name for entry in corpus.pictures),
+        crops=expected.crops,
         texts=corpus.texts,
         seconds=time.monotonic() - started,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,10 +122,10 @@ def check_bundle(
 
 
 def _with_other_activation(
-    recipe: ModelRecipe, checkpoint: Path | None, device: Device, truth: Truth
+    recipe: ModelRecipe, checkpoint: Path | None, device: Device, expected: ReferenceOutputs
 ) -> BothTowers:
     """The unit vectors of the same weights, computed with the activation that is not theirs."""
     activation = Activation(quick_gelu=not recipe.activation.quick_gelu)
     reference = Reference.build(replace(recipe, activation=activation), checkpoint)
     reference.move(device)
-    return embed(reference, truth.pixels, truth.ids)
+    return compute_vectors(reference, expected.pixels, expected.ids)

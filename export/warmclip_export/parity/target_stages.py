@@ -1,4 +1,4 @@
-"""The stages of one way of computing: towers, batches, runs, the encoder, scores, searches."""
+"""The stages of one target: towers, batches, runs, the encoder, scores, searches."""
 
 import math
 from collections.abc import Callable
@@ -14,17 +14,22 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.encoder import Encoder
 from warmclip.inference.ort.session import OnnxSession
 from warmclip_export.catalog import ModelRecipe
-from warmclip_export.fp16.emulation import emulate
-from warmclip_export.parity.comparison import BothTowers, Comparison, differences, distance
-from warmclip_export.parity.compatibility import Ruling
+from warmclip_export.fp16.emulation import emulate_fp16
+from warmclip_export.parity.comparison import (
+    BothTowers,
+    Comparison,
+    largest_differences,
+    mean_distance,
+)
+from warmclip_export.parity.compatibility import Compatibility
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.parity.gate import BATCHES, Feeds
 from warmclip_export.parity.input_stages import INPUTS
-from warmclip_export.parity.reference_outputs import BATCH, Truth
+from warmclip_export.parity.reference_outputs import BATCH, ReferenceOutputs
 from warmclip_export.parity.result import Record, Spread
 from warmclip_export.parity.retrieval import Searches
-from warmclip_export.parity.targets import Way
+from warmclip_export.parity.targets import Target
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Which rows of the corpus, in which order."""
@@ -36,22 +41,27 @@ _REPEATED = 8  # rows that are computed again and again
 _NO_DISTANCE = 1e-12
 
 
-class WayStages:
-    """Measures one way of computing into a record."""
+class TargetStages:
+    """Measures one target and adds what it finds to a record."""
 
     def __init__(
-        self, record: Record, bundle: ModelBundle, corpus: Corpus, truth: Truth, way: Way
+        self,
+        record: Record,
+        bundle: ModelBundle,
+        corpus: Corpus,
+        expected: ReferenceOutputs,
+        target: Target,
     ) -> None:
         self._record = record
         self._bundle = bundle
         self._corpus = corpus
-        self._truth = truth
-        self._way = way
+        self._expected = expected
+        self._target = target
         self._feeds: dict[Tower, Feeds] = {
-            "image": {"pixel_values": truth.pixels},
-            "text": {"input_ids": truth.ids, "eot_onehot": truth.eot_onehot},
+            "image": {"pixel_values": expected.pixels},
+            "text": {"input_ids": expected.ids, "eot_onehot": expected.eot_onehot},
         }
-        self._towers: BothTowers = {tower: _missing(truth, tower) for tower in _TOWERS}
+        self._towers: BothTowers = {tower: _missing(expected, tower) for tower in _TOWERS}
         self._ends: BothTowers = {}
         self._notes: dict[Tower, str] = {}
 
@@ -59,54 +69,58 @@ class WayStages:
         """Each graph, fed with open_clip's own pixels and tokens."""
         for tower in _TOWERS:
             try:
-                everything = np.arange(len(self._truth.vectors[tower]))
+                everything = np.arange(len(self._expected.vectors[tower]))
                 self._towers[tower] = self._embed(self._load(tower), tower, everything, BATCH)
             except WarmclipError as exc:
                 self._notes[tower] = str(exc)
-            self._compare(f"{tower} {self._way}", tower, self._towers[tower])
+            self._compare(f"{tower} {self._target}", tower, self._towers[tower])
 
     def check_emulated(self) -> None:
         """float16 with every result rounded, where the CPU computed it in float32."""
-        if self._way.precision != "fp16" or not self._way.provider.is_reference:
+        if self._target.precision != "fp16" or not self._target.provider.is_reference:
             return
         for tower in _TOWERS:
-            theirs = self._truth.vectors[tower]
+            theirs = self._expected.vectors[tower]
             rows = _spread_out(len(theirs), _REBATCHED)
             ours, note = np.full_like(theirs[rows], np.nan), ""
             try:
                 graph = self._bundle.graph(tower, "fp16")
                 feeds = {name: array[rows] for name, array in self._feeds[tower].items()}
-                ours = unit_rows(emulate(graph, feeds), self._bundle.manifest.dim)
+                ours = unit_rows(emulate_fp16(graph, feeds), self._bundle.manifest.dim)
             except WarmclipError as exc:
                 note = str(exc)
             comparison = Comparison(
-                stage=f"{tower} fp16 emulated", bounds=self._way.bounds, note=note
+                stage=f"{tower} fp16 emulated", bounds=self._target.bounds, note=note
             )
             self._record.findings += comparison.of_vectors(ours, theirs[rows])
 
-    def check_steadiness(self) -> None:
+    def check_repeatability(self) -> None:
         """A vector depends neither on its batch nor on its neighbours, nor on the run."""
-        bounds = self._way.bounds
+        bounds = self._target.bounds
         for tower in _TOWERS:
             if tower in self._notes:
                 continue  # there is nothing to repeat, and it was said why
-            batches = f"{tower} {self._way}, in batches"
-            self._steady(batches, "largest difference", bounds.batches, self._over_batches, tower)
-            runs = f"{tower} {self._way}, {RUNS} runs"
+            batches = f"{tower} {self._target}, in batches"
+            self._add_finding(
+                batches, "largest difference", bounds.batches, self._difference_over_batches, tower
+            )
+            runs = f"{tower} {self._target}, {RUNS} runs"
             if bounds.runs == 0:
-                self._steady(runs, "runs that differ", 0, self._unlike_runs, tower)
+                self._add_finding(runs, "runs that differ", 0, self._count_different_runs, tower)
             else:
-                self._steady(runs, "largest difference", bounds.runs, self._over_runs, tower)
+                self._add_finding(
+                    runs, "largest difference", bounds.runs, self._difference_over_runs, tower
+                )
 
     def check_encoder(self) -> None:
         """From files and strings to unit vectors; where the runtime never computes so, towers."""
-        if not self._way.is_served:
+        if not self._target.is_served:
             self._ends = self._towers
             return
         self._notes.clear()
-        self._ends = {tower: _missing(self._truth, tower) for tower in _TOWERS}
+        self._ends = {tower: _missing(self._expected, tower) for tower in _TOWERS}
         try:
-            name = self._way.provider.name
+            name = self._target.provider.name
             encoder = Encoder.open(self._bundle.folder, provider=name, batch_size=BATCH)
             self._encode_pictures(encoder)
             self._ends["text"] = encoder.encode_texts(self._corpus.texts)
@@ -114,12 +128,14 @@ class WayStages:
             if used != {name}:
                 raise ProviderUnavailable(f"asked for {name}, the encoder used {', '.join(used)}")
         except WarmclipError as exc:
-            self._ends = {tower: _missing(self._truth, tower) for tower in _TOWERS}
+            self._ends = {tower: _missing(self._expected, tower) for tower in _TOWERS}
             self._notes = dict.fromkeys(_TOWERS, str(exc))
         for tower in _TOWERS:
-            self._compare(f"{tower}s end to end, {self._way}", tower, self._ends[tower])
+            self._compare(f"{tower}s end to end, {self._target}", tower, self._ends[tower])
 
-    def rule(self, recipe: ModelRecipe, own: Searches, others: BothTowers, other: Searches) -> None:
+    def check_compatibility(
+        self, recipe: ModelRecipe, own: Searches, others: BothTowers, other: Searches
+    ) -> None:
         """Scores, searches, and whether a collection may be shared, with either activation.
 
         Args:
@@ -129,50 +145,48 @@ class WayStages:
             other: searches among those.
         """
         quick = recipe.activation.quick_gelu
-        near = self._judge(self._truth.vectors, own)
-        far = self._judge(others, other)
+        near = self._compare_all(self._expected.vectors, own)
+        far = self._compare_all(others, other)
         self._record.findings += near.scores_and_searches
-        own_distance = distance(self._ends, self._truth.vectors)
-        times_nearer = distance(self._ends, others) / max(own_distance, _NO_DISTANCE)
+        own_distance = mean_distance(self._ends, self._expected.vectors)
+        times_nearer = mean_distance(self._ends, others) / max(own_distance, _NO_DISTANCE)
         self._record.findings.append(
             Finding(
-                stage=f"other activation, {self._way}",
+                stage=f"other activation, {self._target}",
                 measure="times nearer",
                 figure=times_nearer,
-                threshold=self._way.bounds.times_nearer,
+                threshold=self._target.bounds.times_nearer,
                 note=self._note,
             )
         )
-        # A graph that is right makes no right vectors of wrong pixels.
-        strayed_inputs = [
-            it for it in self._record.findings if it.stage in INPUTS and not it.passed
-        ]
-        for is_own, verdict in ((True, near), (False, far)):
+        # A right graph makes wrong vectors of wrong pixels.
+        failed_inputs = [it for it in self._record.findings if it.stage in INPUTS and not it.passed]
+        for is_own, comparisons in ((True, near), (False, far)):
             with_quick = quick is is_own
-            self._record.rulings.append(
-                Ruling(
-                    way=str(self._way),
-                    is_served=self._way.is_served,
+            self._record.compatibilities.append(
+                Compatibility(
+                    target=str(self._target),
+                    is_served=self._target.is_served,
                     activation="quick_gelu" if with_quick else "gelu",
                     is_own=is_own,
                     made_by=recipe.call(quick_gelu=with_quick),
-                    findings=(*strayed_inputs, *verdict.all),
+                    findings=(*failed_inputs, *comparisons.all),
                     is_nearest=times_nearer > 1 if is_own else times_nearer < 1,
                 )
             )
 
-    def _judge(self, theirs: BothTowers, searches: Searches) -> "_Verdict":
-        """All that speaks for or against sharing a collection with these vectors."""
-        ours, bounds, note = self._ends, self._way.bounds, self._note
+    def _compare_all(self, theirs: BothTowers, searches: Searches) -> "_Comparisons":
+        """Compare our vectors, scores and searches with those of a reference."""
+        ours, bounds, note = self._ends, self._target.bounds, self._note
         vectors = [
             Comparison(stage=f"{tower} vectors", bounds=bounds, note=note).of_vectors(
                 ours[tower], theirs[tower]
             )
             for tower in _TOWERS
         ]
-        scores = Comparison(stage=f"scores, {self._way}", bounds=bounds, note=note)
-        found = Comparison(stage=f"searches, {self._way}", bounds=bounds, note=note)
-        return _Verdict(
+        scores = Comparison(stage=f"scores, {self._target}", bounds=bounds, note=note)
+        found = Comparison(stage=f"searches, {self._target}", bounds=bounds, note=note)
+        return _Comparisons(
             vectors=(*vectors[0], *vectors[1]),
             scores_and_searches=(
                 *scores.of_scores(ours, theirs),
@@ -184,7 +198,7 @@ class WayStages:
     def _note(self) -> str:
         return "; ".join(dict.fromkeys(self._notes.values()))
 
-    def _steady(
+    def _add_finding(
         self,
         stage: str,
         measure: Measure,
@@ -201,7 +215,7 @@ class WayStages:
             Finding(stage=stage, measure=measure, figure=figure, threshold=threshold, note=note)
         )
 
-    def _over_batches(self, tower: Tower) -> float:
+    def _difference_over_batches(self, tower: Tower) -> float:
         """The largest difference when rows run in other batch sizes among other neighbours."""
         expected = self._towers[tower]
         rows = _spread_out(len(expected), _REBATCHED)
@@ -209,19 +223,21 @@ class WayStages:
         session = self._load(tower)
         orders = [rng.permutation(rows) for _ in BATCHES]
         return max(
-            float(differences(self._embed(session, tower, order, size), expected[order]).max())
+            float(
+                largest_differences(self._embed(session, tower, order, size), expected[order]).max()
+            )
             for order, size in zip(orders, BATCHES, strict=True)
         )
 
-    def _unlike_runs(self, tower: Tower) -> float:
+    def _count_different_runs(self, tower: Tower) -> float:
         """How many runs of one batch are not the first, bit for bit."""
         runs = self._runs(tower)
         return sum(run.tobytes() != runs[0].tobytes() for run in runs)
 
-    def _over_runs(self, tower: Tower) -> float:
+    def _difference_over_runs(self, tower: Tower) -> float:
         """The largest difference between the runs of one batch."""
         runs = self._runs(tower)
-        return max(float(differences(run, runs[0]).max()) for run in runs)
+        return max(float(largest_differences(run, runs[0]).max()) for run in runs)
 
     def _runs(self, tower: Tower) -> list[Vectors]:
         """The same batch again and again, half of the times in a session loaded anew."""
@@ -234,7 +250,7 @@ class WayStages:
 
     def _encode_pictures(self, encoder: Encoder) -> None:
         refused = []
-        items = ((row, exhibit.source) for row, exhibit in enumerate(self._corpus.pictures))
+        items = ((row, entry.source) for row, entry in enumerate(self._corpus.pictures))
         for row, result in encoder.encode_each(items):
             if isinstance(result, ImageUnreadable):
                 refused.append(f"{self._corpus.pictures[row].name}: {result}")
@@ -245,8 +261,8 @@ class WayStages:
 
     def _load(self, tower: Tower) -> OnnxSession:
         return OnnxSession(
-            self._bundle.graph(tower, self._way.precision),
-            self._way.provider,
+            self._bundle.graph(tower, self._target.precision),
+            self._target.provider,
             length=self._bundle.manifest.tokenizer.context_length,
         )
 
@@ -260,22 +276,22 @@ class WayStages:
         return unit_rows(np.concatenate(parts), self._bundle.manifest.dim)
 
     def _compare(self, stage: str, tower: Tower, ours: Vectors) -> None:
-        theirs, bounds = self._truth.vectors[tower], self._way.bounds
+        theirs, bounds = self._expected.vectors[tower], self._target.bounds
         comparison = Comparison(stage=stage, bounds=bounds, note=self._notes.get(tower, ""))
         self._record.findings += comparison.of_vectors(ours, theirs)
         self._record.spreads.append(
             Spread(
                 stage=stage,
-                way=str(self._way),
+                target=str(self._target),
                 tower=tower,
-                differences=differences(ours, theirs),
+                differences=largest_differences(ours, theirs),
                 threshold=bounds.difference,
             )
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Verdict:
+class _Comparisons:
     vectors: tuple[Finding, ...]
     scores_and_searches: tuple[Finding, ...]
 
@@ -284,8 +300,8 @@ class _Verdict:
         return (*self.vectors, *self.scores_and_searches)
 
 
-def _missing(truth: Truth, tower: Tower) -> Vectors:
-    return np.full_like(truth.vectors[tower], np.nan)
+def _missing(expected: ReferenceOutputs, tower: Tower) -> Vectors:
+    return np.full_like(expected.vectors[tower], np.nan)
 
 
 def _spread_out(n: int, wanted: int) -> Rows:

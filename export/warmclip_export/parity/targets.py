@@ -1,4 +1,4 @@
-"""The ways in which a bundle can be computed on this machine: providers and precisions."""
+"""What a bundle can be computed with on this machine: providers and precisions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from warmclip_export.parity.bounds import Bounds, find_bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Target:
     """One provider with one precision."""
 
     provider: Provider
@@ -20,7 +20,7 @@ class Way:
 
     @property
     def is_served(self) -> bool:
-        """Whether the runtime computes so, or only the suite does."""
+        """Whether the runtime uses this precision on the provider, or only the suite does."""
         return self.precision == self.provider.precision
 
     def __str__(self) -> str:
@@ -28,14 +28,14 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
-    """Those to measure, and why the others are not."""
+class Targets:
+    """The targets to measure, and why the others are not measured."""
 
-    present: tuple[Way, ...]
+    present: tuple[Target, ...]
     absent: Mapping[str, str]  # name of a provider -> reason
 
 
-def find_ways(bundle: ModelBundle, device: str) -> Ways:
+def find_targets(bundle: ModelBundle, device: str) -> Targets:
     """Every provider of this onnxruntime with its precision; the CPU with all that it alone has.
 
     Args:
@@ -44,9 +44,9 @@ def find_ways(bundle: ModelBundle, device: str) -> Ways:
     """
     graphs = bundle.manifest.graphs
     has = [precision for precision in graphs["image"] if precision in graphs["text"]]
-    present: list[Way] = []
+    present: list[Target] = []
     absent: dict[str, str] = {}
-    # The reference first: what strays there strays everywhere.
+    # The reference first: what is wrong there is wrong everywhere.
     for name in sorted(PROVIDERS, key=lambda name: not PROVIDERS[name].is_reference):
         try:
             provider = find_provider(name)
@@ -59,8 +59,8 @@ def find_ways(bundle: ModelBundle, device: str) -> Ways:
                 absent[name] = f"the bundle has no {precision} of both towers, which {name} needs"
             else:
                 bounds = find_bounds(provider, precision, device)
-                present.append(Way(provider=provider, precision=precision, bounds=bounds))
-    return Ways(present=tuple(present), absent=absent)
+                present.append(Target(provider=provider, precision=precision, bounds=bounds))
+    return Targets(present=tuple(present), absent=absent)
 
 
 def _measured(reference: Provider, has: Sequence[Precision]) -> list[Precision]:

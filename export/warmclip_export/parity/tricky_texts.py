@@ -41,5 +41,5 @@ _LONG = (
     "x " * 74 + "the last word",
 )
 
-CRAFTED = (*_EMPTY, *_MARKS, *_EMOJI, *_WORDS, *_LANGUAGES, *_LONG)
-"""A hundred and more of them."""
+TRICKY_TEXTS = (*_EMPTY, *_MARKS, *_EMOJI, *_WORDS, *_LANGUAGES, *_LONG)
+"""More than a hundred texts."""

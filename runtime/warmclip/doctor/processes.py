@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from warmclip.signals import signal_name
+from warmclip.children import signal_name
 
 Kind = Literal["main", "fork", "exec", "horse", "serve"]  # serve: what a horse itself is started as
 KINDS: tuple[Kind, ...] = ("main", "fork", "exec", "horse", "serve")

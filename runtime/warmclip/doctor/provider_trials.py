@@ -10,7 +10,7 @@ from pathlib import Path
 from warmclip.doctor import processes
 from warmclip.doctor.processes import Subject, announce
 from warmclip.inference.bundle import ModelBundle
-from warmclip.inference.selection import select
+from warmclip.inference.selection.provider_selection import read_selection, select_providers
 
 _TO_END_A_TRIAL_S = 30.0  # beyond its own deadline
 
@@ -35,9 +35,11 @@ def main() -> None:
 
     def select_for(bundle: ModelBundle) -> dict[str, object]:
         if options.only_look:
-            found = select.read(bundle, options.choice, home=options.home, threads=options.threads)
+            found = read_selection(
+                bundle, options.choice, home=options.home, threads=options.threads
+            )
         else:
-            found = select.select_providers(
+            found = select_providers(
                 bundle,
                 options.choice,
                 home=options.home,

@@ -16,6 +16,7 @@ from warmclip.indexing.files import read_picture
 from warmclip.indexing.scan import Content, FileScan, ScannedFile, sha256
 from warmclip.inference.arrays import Vectors
 from warmclip.inference.reading import LazyImage
+from warmclip.inference.selection.canary import Canary
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 from warmclip.store.protocol import Payload, Point, VectorStore
@@ -53,7 +54,7 @@ class ImageEncoder(Protocol):
         """What it computes with."""
         ...
 
-    def is_proven(self, canary: str) -> bool:
+    def is_proven(self, canary: Canary | None) -> bool:
         """See ``Encoder.is_proven``."""
         ...
 
@@ -205,7 +206,7 @@ class Sync:
         self._unproven += [point for point in marked if point.payload.canary]
 
     def _without_old_canary(self, point: Point) -> Point:
-        if not point.payload.canary or not self._encoder.is_proven(point.payload.canary):
+        if not point.payload.canary or not self._is_proven(point):
             return point
         return replace(point, payload=replace(point.payload, canary=""))
 
@@ -214,9 +215,12 @@ class Sync:
 
         What is left waits for a canary that failed: those points stay suspect.
         """
-        proven = [it for it in self._unproven if self._encoder.is_proven(it.payload.canary)]
+        proven = [point for point in self._unproven if self._is_proven(point)]
         self._store.mark_verified(self._collection, proven)
         self._unproven = []
+
+    def _is_proven(self, point: Point) -> bool:
+        return self._encoder.is_proven(Canary.parse(point.payload.canary))
 
     def _point(self, content: Content, embedded: "Embedded") -> Point:
         return Point(
@@ -233,7 +237,7 @@ class Sync:
                 provider=embedded.provider,
                 versions=self._encoder.versions,
                 indexed_at=_now(),
-                canary=embedded.canary,
+                canary=str(embedded.canary or ""),
             ),
         )
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from warmclip.inference import image as pictures
 from warmclip.inference.encoder import Encoder
+from warmclip.inference.image import make_crop, open_image
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 
@@ -88,12 +88,12 @@ def measure(settings: Settings, *, rounds: int = 7, progress: Progress | None = 
 def _work(encoder: Encoder, settings: Settings) -> dict[tuple[str, int], Callable[[], object]]:
     recipe = encoder.bundle.manifest.image
     jpeg = _jpeg()
-    crop = pictures.crop(pictures.open_image(jpeg, settings.limits), recipe, settings.limits)
+    crop = make_crop(open_image(jpeg, settings.limits), recipe, settings.limits)
     square = Image.fromarray(crop)
     numbers = itertools.count()
     work: dict[tuple[str, int], Callable[[], object]] = {
-        ("decode and crop a 1 MP JPEG", 1): lambda: pictures.crop(
-            pictures.open_image(jpeg, settings.limits), recipe, settings.limits
+        ("decode and crop a 1 MP JPEG", 1): lambda: make_crop(
+            open_image(jpeg, settings.limits), recipe, settings.limits
         ),
     }
     for batch in _BATCHES:

@@ -64,7 +64,7 @@ class TokenizerRecipe(_Record):
 
 
 class Weights(_Record):
-    """Where the numbers come from. ``random`` weights compute, and mean nothing."""
+    """Where the numbers come from. Vectors of ``random`` weights carry no meaning."""
 
     source: Literal["tag", "file", "random"]
     name: str  # the tag, the file's name, or the seed
@@ -113,7 +113,7 @@ class Manifest(_Record):
 
     @property
     def is_random(self) -> bool:
-        """Whether the weights were drawn by lot, so that vectors carry no meaning."""
+        """Whether the weights are random numbers, so that vectors carry no meaning."""
         return self.weights.source == "random"
 
     @classmethod
@@ -185,7 +185,7 @@ class ModelBundle:
         return bundle
 
     def files(self) -> list[FileRecord]:
-        """Every file that the manifest vouches for."""
+        """Every file whose digest the manifest has."""
         manifest = self.manifest
         graphs = [record for tower in manifest.graphs.values() for record in tower.values()]
         return [*graphs, manifest.tokenizer.file, manifest.golden, manifest.certificate]

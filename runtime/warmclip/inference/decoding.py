@@ -12,9 +12,9 @@ from PIL import Image
 
 from warmclip.activity import Activity
 from warmclip.errors import ImageUnreadable
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe
+from warmclip.inference.image import keep_decoder_memory, make_crop, open_decoded
 from warmclip.inference.machine import usable_cores
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
@@ -49,7 +49,7 @@ def decode_each(
     Small pictures pass a large one, which may take a hundred times as long. At most ``ahead``
     items are taken before their result is; none, if the activity wants one thing at a time.
     """
-    decode_one = partial(decode, recipe=recipe, limits=limits, activity=activity)
+    decode_one = partial(decode_picture, recipe=recipe, limits=limits, activity=activity)
     if activity.one_at_a_time:
         for key, source in items:
             yield key, decode_one(source)
@@ -59,7 +59,7 @@ def decode_each(
         min(_MOST_THREADS, usable_cores()), thread_name_prefix="warmclip-decode"
     )
     try:
-        with pictures.kept_memory():
+        with keep_decoder_memory():
             for key, source in items:
                 under_way[pool.submit(decode_one, source)] = key
                 if len(under_way) >= ahead:
@@ -79,18 +79,18 @@ def _take_ready(
         yield under_way.pop(future), future.result()
 
 
-def decode(
+def decode_picture(
     source: ImageSource, recipe: ImageRecipe, limits: Limits, activity: Activity
 ) -> Decoded | ImageUnreadable:
     """Decode and crop one picture; why it cannot be is the answer, not an exception."""
     try:
         with (
             activity.during("decode", _name(source)),
-            pictures.decoded(
+            open_decoded(
                 source.read() if isinstance(source, LazyImage) else source, recipe, limits
             ) as (picture, size),
         ):
-            crop = pictures.crop(picture, recipe, limits, whole=size)
+            crop = make_crop(picture, recipe, limits, whole=size)
             return Decoded(crop=crop, width_px=size[0], height_px=size[1])
     except ImageUnreadable as exc:
         return exc

@@ -15,10 +15,10 @@ from PIL import Image
 
 from warmclip.activity import Activity, Unwatched
 from warmclip.errors import ImagesUnreadable, ImageUnreadable
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.image import normalise
 from warmclip.inference.machine import return_freed_memory
 from warmclip.inference.ort.fork import refuse_fork
 from warmclip.inference.ort.loading import onnxruntime_version
@@ -26,10 +26,11 @@ from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.text_lengths import text_lengths
 from warmclip.inference.providers import AUTO, PROVIDERS
 from warmclip.inference.recent_texts import RecentTexts
+from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden
 from warmclip.inference.selection.guard import Checked, Guard, GuardContext
+from warmclip.inference.selection.provider_selection import TOWERS, select_providers
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.inference.selection.select import TOWERS, select_providers
 from warmclip.inference.text import Tokenizer
 from warmclip.progress import Progress
 from warmclip.settings import DecodeRule, ExifRule, Limits, Settings
@@ -47,7 +48,7 @@ class Embedded:
     width_px: int
     height_px: int
     provider: str
-    canary: str = ""  # the check that the vector still waits for, see ``Encoder.is_proven``
+    canary: Canary | None = None  # that the vector still waits for, see ``Encoder.is_proven``
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -122,7 +123,7 @@ class Encoder:
         self._activity = activity or Unwatched()
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self.verdict = select_providers(
+        self.selection = select_providers(
             bundle,
             settings.provider,
             home=settings.home,
@@ -130,7 +131,7 @@ class Encoder:
             deadline_s=settings.trial_s,
             progress=progress,
         )
-        self._service = GuardContext(
+        self._context = GuardContext(
             bundle=bundle,
             golden=Golden(bundle),
             quarantine=Quarantine(settings.home),
@@ -196,22 +197,24 @@ class Encoder:
         """What each tower computes on now: the trial's choice, or the CPU after a failure."""
         return {
             tower: self._towers[tower].provider if tower in self._towers else name
-            for tower, name in self.verdict.chosen.items()
+            for tower, name in self.selection.chosen.items()
         }
 
-    def is_proven(self, canary: str) -> bool:
+    def is_proven(self, canary: Canary | None) -> bool:
         """Whether vectors with this ``Embedded.canary`` have been proven by a good canary since.
 
         Those of another process never are: it may have died before its canary.
         """
-        return not canary or ("image" in self._towers and self._towers["image"].is_proven(canary))
+        if canary is None:
+            return True
+        return "image" in self._towers and self._towers["image"].is_proven(canary)
 
     def warm(self) -> None:
         """Load both towers and run each once, so that the first job does not wait for it.
 
         On the CPU both at once. An accelerator may kill the process, and then one of them did it.
         """
-        is_calm = all(PROVIDERS[name].is_steady for name in self.verdict.chosen.values())
+        is_calm = all(PROVIDERS[name].is_steady for name in self.selection.chosen.values())
         at_once = is_calm and not self._activity.one_at_a_time
         with ThreadPoolExecutor(2 if at_once else 1, thread_name_prefix="warmclip-warm") as pool:
             # Pictures first: their tower takes longest, and a tokenizer holds all other Python up.
@@ -314,7 +317,7 @@ class Encoder:
         crops = [decoded.crop for _, decoded in window if isinstance(decoded, Decoded)]
         vectors: Iterator[Vector] = iter(())
         if crops:
-            pixels = pictures.normalise(np.stack(crops), self._recipe)
+            pixels = normalise(np.stack(crops), self._recipe)
             checked = self._run("image", {"pixel_values": pixels}, is_last=is_last)
             vectors = iter(checked.vectors)
         elif is_last and "image" in self._towers:
@@ -347,8 +350,8 @@ class Encoder:
     def _open_tower(self, tower: Tower) -> Guard:
         with self._tower_locks[tower]:
             if tower not in self._towers:
-                provider = PROVIDERS[self.verdict.chosen[tower]]
-                self._towers[tower] = Guard(tower, provider, self._service)
+                provider = PROVIDERS[self.selection.chosen[tower]]
+                self._towers[tower] = Guard(tower, provider, self._context)
             return self._towers[tower]
 
     def _refuse_fork(self) -> None:

@@ -87,7 +87,7 @@ def open_image(source: Source, limits: Limits) -> Image.Image:
 
 
 @contextmanager
-def kept_memory() -> Iterator[None]:
+def keep_decoder_memory() -> Iterator[None]:
     """Have Pillow use its blocks of memory again, from picture to picture, and free them at last.
 
     Fresh memory costs a page fault every few kB, in all an eighth of a large photograph's time.
@@ -109,7 +109,7 @@ def kept_memory() -> Iterator[None]:
 
 
 @contextmanager
-def decoded(
+def open_decoded(
     source: Source, recipe: ImageRecipe, limits: Limits
 ) -> Iterator[tuple[Image.Image, Size]]:
     """A picture to make a crop of by the recipe, for as long as it is needed, and its own size.
@@ -159,7 +159,7 @@ def _identify_source(source: Source, limits: Limits) -> Image.Image:
     return image
 
 
-def crop(
+def make_crop(
     image: Image.Image, recipe: ImageRecipe, limits: Limits, *, whole: Size | None = None
 ) -> Crop:
     """Resize, cut out the centre and convert to RGB, shape (size, size, 3), uint8.
@@ -168,7 +168,7 @@ def crop(
         image: the picture.
         recipe: how to make the crop.
         limits: bounds on what is accepted.
-        whole: the picture's own size, if its decoder left less of it (see ``decoded``).
+        whole: the picture's own size, if its decoder left less of it (see ``open_decoded``).
 
     Raises:
         ImageUnreadable: the resized picture would pass ``limits.resized_side_px``, or Pillow

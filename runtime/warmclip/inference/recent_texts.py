@@ -1,4 +1,4 @@
-"""The vectors of the texts that were asked for last: people search for the same words again."""
+"""A cache of the vectors of texts: people search for the same words again."""
 
 import threading
 from collections import OrderedDict

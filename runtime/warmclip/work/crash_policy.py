@@ -15,9 +15,9 @@ from typing import Any
 from rq.exceptions import DeserializationError
 from rq.job import Job
 
+from warmclip.children import signal_name
 from warmclip.errors import SettingsError
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.signals import signal_name
 from warmclip.work.allowlist import FUNCTIONS, job_name
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles

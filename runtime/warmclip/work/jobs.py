@@ -247,7 +247,7 @@ def verdict() -> dict[str, Any]:
         ``fingerprint``, ``dim``; ``versions``, ``machine``, ``hostname``, ``pid`` of this worker.
     """
     context = current_context()
-    found, now = context.encoder.verdict, context.encoder.providers
+    found, now = context.encoder.selection, context.encoder.providers
     quarantined = Quarantine(context.settings.home).active()
     return _space(context) | {
         "asked": found.asked,

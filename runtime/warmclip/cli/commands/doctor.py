@@ -55,11 +55,11 @@ def _release_provider(terminal: Terminal, settings: Settings, name: str) -> None
     """Clear a provider's quarantine and its former trials."""
     from warmclip.inference.providers import check_choice
     from warmclip.inference.selection.quarantine import Quarantine
-    from warmclip.inference.selection.select import forget
+    from warmclip.inference.selection.trial_store import forget_trials
 
     check_choice(name)
     wanted = None if name == AUTO else name
     cleared = Quarantine(settings.home).clear(wanted)
-    forgotten = forget(settings.home, wanted)
+    forgotten = forget_trials(settings.home, wanted)
     was = f"{', '.join(cleared)} out of quarantine" if cleared else "none was in quarantine"
     terminal.note(f"{name}: {was}; {forgotten} former trials forgotten")

@@ -1,4 +1,4 @@
-"""What a folder held when it was made, so that whoever uses it sees what became of it since."""
+"""Checksums of a folder's files: written once it is made, verified each time it is used."""
 
 import hashlib
 import json
@@ -9,15 +9,15 @@ from warmclip.fsutil import replace_file
 
 
 class ChecksumMismatch(Exception):
-    """A file is not what it was when the folder was sealed."""
+    """A file is not what it was when the checksums were written."""
 
 
 def write_checksums(folder: Path, mark: str) -> None:
-    """Write down every file of a folder, once all of it is on the disk.
+    """Write the length, time and digest of every file, once all of them are on the disk.
 
     Args:
         folder: without folders in it.
-        mark: the name of the file to write it into.
+        mark: the name of the file that they are written into.
     """
     files = {}
     for path in sorted(folder.iterdir()):
@@ -34,11 +34,11 @@ def write_checksums(folder: Path, mark: str) -> None:
 def verify_checksums(folder: Path, mark: str) -> None:
     """Check that every file is as it was.
 
-    Length and time of the last change tell it for the price of a look: whatever writes into a file
-    changes the time. Only if that has changed, as when a home is copied, is the content read.
+    Length and time of the last change are compared first: whatever writes into a file changes the
+    time. The content is read only if the time has changed, as it has when a home is copied.
 
     Raises:
-        ChecksumMismatch: naming the file, or why what was written down cannot be read.
+        ChecksumMismatch: naming the file, or why the checksums cannot be read.
     """
     try:
         files = json.loads((folder / mark).read_text())

@@ -1,4 +1,4 @@
-"""What becomes of a model in a forked child: it is refused at once, and never torn down."""
+"""A model in a forked child: using it is refused at once, and it is never destroyed there."""
 
 import ctypes
 import os

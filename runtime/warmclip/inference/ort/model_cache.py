@@ -49,7 +49,7 @@ class ModelCache:
         load: Callable[[Path], T],
         broken: tuple[type[Exception], ...] = (RuntimeError, OSError),
         *,
-        is_sealed: bool = False,
+        is_immutable: bool = False,
         patience_s: float | None = None,
     ) -> T:
         """Load from the folder of an identity, which ``load`` fills if it is empty.
@@ -59,7 +59,7 @@ class ModelCache:
             load: given the folder; what it raises passes through if it raises it twice.
             broken: what it raises of an entry that is broken, and may raise of a model that cannot
                 be loaded: only a build from nothing tells. Anything else passes at once.
-            is_sealed: whether the files are never written again, so that an altered one is broken.
+            is_immutable: whether the files never change, so that an altered one is broken.
             patience_s: how long another process may be at the entry; None: as long as it lives.
 
         Raises:
@@ -75,24 +75,24 @@ class ModelCache:
         failures: tuple[type[Exception], ...] = (*broken, ChecksumMismatch)
         with file_lock(self._lock(key), patience_s=patience_s):
             if not (entry / COMPLETE).exists():
-                return self._build(entry, load, is_sealed=is_sealed)
+                return self._build(entry, load, is_immutable=is_immutable)
             try:
-                if is_sealed:
+                if is_immutable:
                     verify_checksums(entry, COMPLETE)
                 loaded = load(entry)
             except failures as exc:
                 log.warning("the compiled model in %s is broken, building it again: %s", entry, exc)
-                return self._build(entry, load, is_sealed=is_sealed)
+                return self._build(entry, load, is_immutable=is_immutable)
             (entry / COMPLETE).touch()
             return loaded
 
-    def _build(self, entry: Path, load: Callable[[Path], T], *, is_sealed: bool) -> T:
+    def _build(self, entry: Path, load: Callable[[Path], T], *, is_immutable: bool) -> T:
         self._sweep(spare=entry)
         shutil.rmtree(entry, ignore_errors=True)
         entry.mkdir(mode=0o700)
         try:
             loaded = load(entry)
-            if is_sealed:
+            if is_immutable:
                 write_checksums(entry, COMPLETE)
         except BaseException:
             shutil.rmtree(entry, ignore_errors=True)

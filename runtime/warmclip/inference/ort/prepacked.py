@@ -49,7 +49,7 @@ def graph_in(folder: Path) -> Path:
 
 
 def require_space(folder: Path, graph: Path) -> None:
-    """See that what is prepared of a graph leaves others some room.
+    """Check that the disk has room for a prepared graph.
 
     Raises:
         OSError: the disk is nearly full.

@@ -203,11 +203,11 @@ class OnnxSession:
                 prepacked.identity_of(self._digest, self.provider, onnxruntime_build(), size),
                 lambda folder: self._load_prepared(size, folder),
                 (*foreign_errors(), BadVectors),
-                is_sealed=True,
+                is_immutable=True,
                 patience_s=_PATIENCE_S,
             )
         except failures as exc:
-            _tell_once(str(exc))
+            _warn_once(str(exc))
             return None
 
     def _load_plain(self, size: int, more_options: dict[str, str]) -> Any:
@@ -293,6 +293,6 @@ def _run(session: Any, feeds: Inputs) -> Features:
 
 
 @cache
-def _tell_once(why: str) -> None:
-    """Both towers of a process fail for one reason."""
+def _warn_once(why: str) -> None:
+    """Log a reason once, as both towers of a process fail for the same."""
     log.warning("this process packs the model's weights for itself: %s", why)

@@ -1,1 +1,1 @@
-"""Which provider may compute each tower, and whether it goes on doing so."""
+"""Which provider may compute each tower, and the checks while it does."""

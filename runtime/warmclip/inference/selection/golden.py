@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from warmclip.errors import BadVectors
-from warmclip.inference import image as pictures
 from warmclip.inference.arrays import Features, Inputs, unit_rows
 from warmclip.inference.bundle import ModelBundle, Precision, Tower
+from warmclip.inference.image import normalise
 from warmclip.inference.providers import Provider
 from warmclip.inference.text import one_hot
 
@@ -32,8 +32,8 @@ class Tolerance:
 
 
 # fp32 differs by rounding alone: 1e-7 where we measured it, so that an error of 1 % in each value
-# (cosine 0.99995) is told apart. fp16 keeps 11 bits, through all layers. int8 keeps
-# 7 or 8: cosine 0.998 and lengths within 0.4 % at worst, so that only a coarse error is told apart.
+# (cosine 0.99995) is noticed. fp16 keeps 11 bits, through all layers. int8 keeps 7 or 8: cosine
+# 0.998 and lengths within 0.4 % at worst, so that only a coarse error is noticed.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(cosine=0.99999, norm=1e-3),
     "fp16": Tolerance(cosine=0.999, norm=3e-2),
@@ -84,7 +84,7 @@ class Golden:
         ids = self._arrays["input_ids"]
         recipe = self._bundle.manifest.image
         return {
-            "image": {"pixel_values": pictures.normalise(self._arrays["crops"], recipe)},
+            "image": {"pixel_values": normalise(self._arrays["crops"], recipe)},
             "text": {
                 "input_ids": ids,
                 "eot_onehot": one_hot(self._arrays["eot"], ids.shape[1]),

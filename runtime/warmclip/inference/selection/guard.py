@@ -1,4 +1,4 @@
-"""One tower in service: every batch is checked, and a provider that fails once is left."""
+"""One tower in use: every batch is checked, and a provider that fails once is not used again."""
 
 import logging
 import threading
@@ -16,6 +16,7 @@ from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.model_cache import ModelCache, sweep_temporaries
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU, Provider
+from warmclip.inference.selection.canary import Canary
 from warmclip.inference.selection.golden import Feeds, Golden, tolerance
 from warmclip.inference.selection.quarantine import HOURS, Quarantine
 
@@ -39,11 +40,11 @@ class GuardContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """Unit vectors, shape (n, dim), and what vouches for them."""
+    """Unit vectors, shape (n, dim), and what has checked them."""
 
     vectors: Vectors
     provider: str
-    canary: str = ""  # the check that they still wait for; empty: none
+    canary: Canary | None = None  # that they still wait for
 
 
 class _CanaryFailed(Exception):
@@ -66,11 +67,11 @@ class Guard:
     provider is steady. A provider that fails is quarantined, the batch is computed again on the
     CPU, and the CPU goes on.
 
-    A row is proven by the next good canary. Until then it carries that canary's name, so that
-    whoever stores it can tell what is proven from what is not, even after a crash.
+    A row is proven by the next good canary. Until then it carries that canary, so that whoever
+    stores it can tell what is proven from what is not, even after a crash.
     """
 
-    def __init__(self, tower: Tower, provider: Provider, service: GuardContext) -> None:
+    def __init__(self, tower: Tower, provider: Provider, context: GuardContext) -> None:
         """Load the tower.
 
         Raises:
@@ -79,13 +80,13 @@ class Guard:
         """
         self._tower = tower
         self._provider = provider
-        self._service = service
-        self._canary_every = 0 if provider.is_steady else service.canary_every
+        self._context = context
+        self._canary_every = 0 if provider.is_steady else context.canary_every
         self._lock = threading.Lock()
         self._reference: OnnxSession | None = None
-        self._run_id = uuid.uuid4().hex[:16]
+        self._id = uuid.uuid4().hex[:16]
         self._batches = 0
-        self._epoch = 0  # canaries that were good
+        self._good_canaries = 0
         self._has_unproven = False
         self._session = self._load()
 
@@ -119,7 +120,7 @@ class Guard:
             self._distrust(str(exc))
             return self.run(feeds)
         except _OutOfRange as exc:
-            return self._settle(feeds, exc, is_proven=carries)
+            return self._compare_with_cpu(feeds, exc, is_proven=carries)
         except (BadVectors, ProviderUnavailable) as exc:
             # First on the CPU: if the input is to blame, it raises there as well.
             checked = self._checked_on(self._open_reference(), feeds)
@@ -128,7 +129,7 @@ class Guard:
         return Checked(
             vectors=vectors,
             provider=session.provider.name,
-            canary=self._label(is_proven=carries),
+            canary=self._next_canary(after_good_one=carries),
         )
 
     def prove(self) -> None:
@@ -142,26 +143,27 @@ class Guard:
             return
         row = self._canary_row()
         try:
-            self._inspect(session.run(self._service.golden.feeds(self._tower, row)), row)
+            self._inspect(session.run(self._context.golden.feeds(self._tower, row)), row)
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
         else:
-            self._label(is_proven=True)
+            self._next_canary(after_good_one=True)
 
-    def is_proven(self, canary: str) -> bool:
-        """Whether rows with this canary are proven; those of another Guard never are."""
-        run_id, _, epoch = canary.partition("-")
-        return not canary or (run_id == self._run_id and int(epoch) < self._epoch)
+    def is_proven(self, canary: Canary | None) -> bool:
+        """Whether rows that waited for this canary are proven; those of another Guard never are."""
+        if canary is None:
+            return True
+        return canary.guard == self._id and canary.number < self._good_canaries
 
     def _active(self) -> OnnxSession:
-        if self._session.provider.name in self._service.distrusted:
+        if self._session.provider.name in self._context.distrusted:
             self._refuse_if_insisted()
             self._session = self._open_reference()
         return self._session
 
     def _load(self) -> OnnxSession:
         """The provider's session, once it has reproduced the golden vectors; else the CPU's."""
-        if self._provider.name in self._service.distrusted:
+        if self._provider.name in self._context.distrusted:
             self._refuse_if_insisted()
             return self._open_reference()
         if self._provider.is_reference:
@@ -170,8 +172,8 @@ class Guard:
             sweep_temporaries()
         try:
             session = self._open_session(self._provider)
-            rows = np.arange(self._service.golden.rows(self._tower))
-            self._inspect(session.run(self._service.golden.feeds(self._tower, rows)), rows)
+            rows = np.arange(self._context.golden.rows(self._tower))
+            self._inspect(session.run(self._context.golden.feeds(self._tower, rows)), rows)
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
             return self._open_reference()
@@ -182,7 +184,7 @@ class Guard:
             return self._check(session.run(feeds))
         # In front, so that it shares the batch of the first rows however the session cuts it up.
         row = self._canary_row()
-        canary = self._service.golden.feeds(self._tower, row)
+        canary = self._context.golden.feeds(self._tower, row)
         features = session.run(
             {name: np.concatenate([canary[name], array]) for name, array in feeds.items()}
         )
@@ -192,7 +194,7 @@ class Guard:
 
     def _inspect(self, features: Features, rows: npt.NDArray[np.intp]) -> None:
         try:
-            comparison = self._service.golden.compare(self._tower, features, rows)
+            comparison = self._context.golden.compare(self._tower, features, rows)
         except BadVectors as exc:
             raise _CanaryFailed(f"of golden {self._tower}s, {exc}") from exc
         fault = comparison.fault(tolerance(self._provider))
@@ -200,8 +202,8 @@ class Guard:
             raise _CanaryFailed(f"it computes wrong {self._tower} vectors: {fault}")
 
     def _check(self, features: Features) -> Vectors:
-        vectors = unit_rows(features, self._service.bundle.manifest.dim)
-        low, high = self._service.golden.norm_range(self._tower)
+        vectors = unit_rows(features, self._context.bundle.manifest.dim)
+        low, high = self._context.golden.norm_range(self._tower)
         norms = np.linalg.norm(features, axis=1)
         strange = norms[(norms < low) | (norms > high)]
         if strange.size:
@@ -212,35 +214,35 @@ class Guard:
             )
         return vectors
 
-    def _settle(self, feeds: Feeds, strange: _OutOfRange, *, is_proven: bool) -> Checked:
-        """Strange lengths are the provider's fault only if the CPU disagrees."""
+    def _compare_with_cpu(self, feeds: Feeds, strange: _OutOfRange, *, is_proven: bool) -> Checked:
+        """Return the CPU's vectors; the provider is at fault only if its own differ from them."""
         checked = self._checked_on(self._open_reference(), feeds)
         cosines = np.sum(strange.vectors * checked.vectors, axis=1)
         if not np.min(cosines) >= tolerance(self._provider).cosine:
             self._distrust(f"it computes {strange}")
         elif is_proven:  # its canary was good
-            self._label(is_proven=True)
+            self._next_canary(after_good_one=True)
         return checked
 
     def _checked_on(self, session: OnnxSession, feeds: Feeds) -> Checked:
-        vectors = unit_rows(session.run(feeds), self._service.bundle.manifest.dim)
+        vectors = unit_rows(session.run(feeds), self._context.bundle.manifest.dim)
         return Checked(vectors=vectors, provider=session.provider.name)
 
-    def _label(self, *, is_proven: bool) -> str:
-        """The name of the canary that rows computed until now wait for."""
+    def _next_canary(self, *, after_good_one: bool) -> Canary | None:
+        """The canary that rows computed until now wait for; None if a good one has just come."""
         if self._canary_every == 0:
-            return ""
+            return None
         with self._lock:
-            if is_proven:
-                self._epoch += 1
+            if after_good_one:
+                self._good_canaries += 1
                 self._has_unproven = False
-                return ""
+                return None
             self._has_unproven = True
-            return f"{self._run_id}-{self._epoch}"
+            return Canary(guard=self._id, number=self._good_canaries)
 
     def _canary_row(self) -> npt.NDArray[np.intp]:
         """Another row each time."""
-        return np.array([self._epoch % self._service.golden.rows(self._tower)])
+        return np.array([self._good_canaries % self._context.golden.rows(self._tower)])
 
     def _distrust(self, reason: str) -> None:
         """Quarantine the provider; from here on the CPU computes, or nobody.
@@ -250,8 +252,8 @@ class Guard:
         """
         name = self._provider.name
         with self._lock:
-            is_news = name not in self._service.distrusted
-            self._service.distrusted[name] = reason
+            is_news = name not in self._context.distrusted
+            self._context.distrusted[name] = reason
         if is_news:
             self._quarantine(name, reason)
             log.error(
@@ -261,23 +263,23 @@ class Guard:
                 HOURS,
                 reason,
                 "It was asked for by name, so nothing goes on"
-                if self._service.is_insisted
+                if self._context.is_insisted
                 else "The CPU goes on",
             )
         self._refuse_if_insisted()
 
     def _quarantine(self, name: str, reason: str) -> None:
         try:
-            self._service.quarantine.add(name, reason)
+            self._context.quarantine.add(name, reason)
         except (OSError, SettingsError) as exc:  # this process leaves it all the same
             log.warning("cannot tell other processes that %s failed: %s", name, exc)
 
     def _refuse_if_insisted(self) -> None:
-        if self._service.is_insisted:
+        if self._context.is_insisted:
             name = self._provider.name
             raise ProviderUnavailable(
                 f"provider {name!r} was asked for by name and failed: "
-                f"{self._service.distrusted[name]}. Use WARMCLIP_PROVIDER=cpu, or try again: "
+                f"{self._context.distrusted[name]}. Use WARMCLIP_PROVIDER=cpu, or try again: "
                 f"warmclip doctor --retry-provider {name}"
             )
 
@@ -288,16 +290,16 @@ class Guard:
             return self._reference
 
     def _open_session(self, provider: Provider) -> OnnxSession:
-        service, tower, precision = self._service, self._tower, provider.precision
-        record = service.bundle.graph_record(tower, precision)
+        context, tower, precision = self._context, self._tower, provider.precision
+        record = context.bundle.graph_record(tower, precision)
         return OnnxSession(
-            service.bundle.folder / record.file,
+            context.bundle.folder / record.file,
             provider,
-            threads=service.threads,
-            length=service.bundle.manifest.tokenizer.context_length,
+            threads=context.threads,
+            length=context.bundle.manifest.tokenizer.context_length,
             digest=record.sha256,
-            cache=service.cache,
-            verify=partial(service.bundle.graph, tower, precision),
-            check=partial(service.golden.check, tower, precision),
-            activity=service.activity,
+            cache=context.cache,
+            verify=partial(context.bundle.graph, tower, precision),
+            check=partial(context.golden.check, tower, precision),
+            activity=context.activity,
         )

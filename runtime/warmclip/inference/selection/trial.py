@@ -171,7 +171,7 @@ def _rate(session: OnnxSession, golden: Golden, tower: Tower, batch: int) -> flo
 
 
 def _leave_with_parent() -> None:
-    """End when nobody waits for the answer any more."""
+    """End this process when its stdin ends, as nobody waits for the answer any more."""
     while sys.stdin.buffer.read(1):
         pass
     os._exit(1)

@@ -1,38 +1,28 @@
-"""Which provider each tower uses on this machine, and why: the trials, kept and compared.
+"""Which provider each tower uses on this machine, and why.
 
-``select_providers`` tries what was not tried yet; ``read`` only looks.
-Both return a ``ProviderSelection``, whose
-``to_dict`` is what `warmclip doctor` shows. A trial counts for one bundle, one definition of the
-provider, one build of onnxruntime, one build of the operating system and one chip; it is kept in
-``<home>/verdicts`` and shared by all processes. ``forget`` lets a provider be tried again.
+``select_providers`` tries what was not tried yet; ``read_selection`` tries nothing. Both return a
+``ProviderSelection``, whose ``to_dict`` is what `warmclip doctor` shows.
 """
 
-import hashlib
-import importlib.metadata
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from warmclip.errors import BundleError, ProviderUnavailable
-from warmclip.fsutil import file_lock, private_folder, replace_file
+from warmclip.fsutil import file_lock, private_folder
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.machine import chip, os_build
-from warmclip.inference.ort.loading import candidates, onnxruntime_build
+from warmclip.inference.ort.loading import candidates
 from warmclip.inference.providers import PROVIDERS, Provider
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.inference.selection.trial import Trial
-from warmclip.inference.selection.trial_process import run_trial
+from warmclip.inference.selection.trial_store import TrialStore, trials_folder
 from warmclip.progress import Progress
-
-log = logging.getLogger(__name__)
 
 DEADLINE_S = 300.0
 TOWERS: tuple[Tower, ...] = get_args(Tower)
 
-_FOLDER = "verdicts"
 # What a provider must be faster by than the CPU: timings are noisy, and every provider but the
 # reference costs canaries, memory and trust.
 _WORTH_IT = 1.1
@@ -60,7 +50,7 @@ class ProviderSelection:
     passed_over: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as JSON can carry it."""
+        """The selection as JSON can carry it."""
         return asdict(self)
 
 
@@ -94,74 +84,62 @@ def select_providers(
             quarantine, or failed.
         BundleError: not even the CPU reproduces the golden vectors.
     """
-    field = _Candidates.of(bundle, choice, home)
-    if not field.needs_trial and not try_all:
-        return field.without_trial()
+    eligible = _EligibleProviders.find(bundle, choice, home)
+    if not eligible.needs_trial and not try_all:
+        return eligible.select_without_trial()
     private_folder(home, private=False)
-    trials = _Trials(bundle, private_folder(home / _FOLDER, private=False), threads)
-    done, total = 0, len(TOWERS) * len(field.eligible)
+    private_folder(trials_folder(home), private=False)
+    trials = TrialStore(bundle, home, threads)
+    done, total = 0, len(TOWERS) * len(eligible.providers)
 
     def tell(stage: str) -> None:
         if progress is not None:
             progress(done, total, stage)
 
     found = []
-    for provider in field.eligible:
+    for provider in eligible.providers:
         for tower in TOWERS:
-            trial = trials.read(provider, tower)
+            trial = trials.find_trial(provider, tower)
             if trial is None:
-                stage = f"trying {provider.name} on {tower}s"
-                waiting = lambda stage=stage: tell(stage)  # noqa: E731 - a thunk for this round
+                waiting = partial(tell, f"trying {provider.name} on {tower}s")
                 with file_lock(trials.lock, waiting=waiting):
-                    trial = trials.read(provider, tower) or trials.run(
-                        provider, tower, home, deadline_s, waiting
+                    trial = trials.find_trial(provider, tower) or trials.run_trial(
+                        provider, tower, deadline_s, waiting
                     )
             found.append(trial)
             done += 1
-    return field.judge(found)
+    return eligible.select(found)
 
 
-def read(
+def read_selection(
     bundle: ModelBundle, choice: str, *, home: Path, threads: int = 0
 ) -> ProviderSelection | None:
-    """The verdict as far as it is known, without trying anything; None if a trial is missing.
+    """The selection by the trials that are kept, without a new one; None if a trial is missing.
 
     Raises:
         SettingsError, ProviderUnavailable, BundleError: as ``select_providers``.
     """
-    field = _Candidates.of(bundle, choice, home)
-    trials = _Trials(bundle, home / _FOLDER, threads)
-    found = [trials.read(provider, tower) for provider in field.eligible for tower in TOWERS]
+    eligible = _EligibleProviders.find(bundle, choice, home)
+    trials = TrialStore(bundle, home, threads)
+    found = [
+        trials.find_trial(provider, tower) for provider in eligible.providers for tower in TOWERS
+    ]
     known = [trial for trial in found if trial is not None]
     if len(known) == len(found):
-        return field.judge(known)
-    return None if field.needs_trial else field.without_trial()
-
-
-def forget(home: Path, name: str | None = None) -> int:
-    """Let a provider, a family, or every provider be tried again; returns the trials forgotten.
-
-    One in quarantine is not tried before ``Quarantine.clear`` as well.
-    """
-    forgotten = 0
-    for file in sorted((home / _FOLDER).glob("*.json")):
-        provider = file.name.partition("@")[0]
-        if name is None or name in (provider, provider.partition("-")[0]):
-            file.unlink(missing_ok=True)
-            forgotten += 1
-    return forgotten
+        return eligible.select(known)
+    return None if eligible.needs_trial else eligible.select_without_trial()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidates:
-    """Who competes."""
+class _EligibleProviders:
+    """The providers that a choice may come down to, and those that it cannot."""
 
     asked: str
-    eligible: tuple[Provider, ...]
+    providers: tuple[Provider, ...]
     passed_over: dict[str, str]
 
     @classmethod
-    def of(cls, bundle: ModelBundle, choice: str, home: Path) -> "_Candidates":
+    def find(cls, bundle: ModelBundle, choice: str, home: Path) -> "_EligibleProviders":
         found = candidates(choice)
         eligible, passed_over = [], dict(found.absent)
         quarantine = Quarantine(home)
@@ -175,24 +153,24 @@ class _Candidates:
             raise ProviderUnavailable(
                 "; ".join(passed_over[provider.name] for provider in found.here)
             )
-        return cls(asked=choice, eligible=tuple(eligible), passed_over=passed_over)
+        return cls(asked=choice, providers=tuple(eligible), passed_over=passed_over)
 
     @property
     def needs_trial(self) -> bool:
-        return len(self.eligible) > 1
+        return len(self.providers) > 1
 
-    def without_trial(self) -> ProviderSelection:
-        (only,) = self.eligible
+    def select_without_trial(self) -> ProviderSelection:
+        (only,) = self.providers
         by_name = self.asked == only.name
         why = "asked for by name" if by_name else "there is no other provider here: no trial"
-        return self._verdict(dict.fromkeys(TOWERS, (only.name, why)), ())
+        return self._selection(dict.fromkeys(TOWERS, (only.name, why)), ())
 
-    def judge(self, trials: Sequence[Trial]) -> ProviderSelection:
+    def select(self, trials: Sequence[Trial]) -> ProviderSelection:
         chosen = {
             tower: self._choose(tower, [trial for trial in trials if trial.tower == tower])
             for tower in TOWERS
         }
-        return self._verdict(chosen, trials)
+        return self._selection(chosen, trials)
 
     def _choose(self, tower: Tower, trials: Sequence[Trial]) -> tuple[str, str]:
         batch = _DECIDING_BATCH[tower]
@@ -222,7 +200,7 @@ class _Candidates:
         others += [f"{trial.provider} {trial.reason}" for trial in trials if not trial.passed]
         return best, f"{passed[best]:.0f} {unit} at batch {batch}; {'; '.join(others)}"
 
-    def _verdict(
+    def _selection(
         self, chosen: dict[Tower, tuple[str, str]], trials: Sequence[Trial]
     ) -> ProviderSelection:
         return ProviderSelection(
@@ -232,64 +210,6 @@ class _Candidates:
             trials=tuple(trials),
             passed_over=self.passed_over,
         )
-
-
-class _Trials:
-    """What was tried before, by what decides the outcome."""
-
-    def __init__(self, bundle: ModelBundle, folder: Path, threads: int) -> None:
-        self._bundle = bundle
-        self._folder = folder
-        self._threads = threads
-        self.lock = folder / ".lock"
-
-    def read(self, provider: Provider, tower: Tower) -> Trial | None:
-        file = self._file(provider, tower)
-        try:
-            return Trial.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
-            log.warning("%s cannot be read, trying the provider again: %r", file, exc)
-            return None
-
-    def run(
-        self, provider: Provider, tower: Tower, home: Path, deadline_s: float, waiting: Any
-    ) -> Trial:
-        trial = run_trial(
-            self._bundle,
-            provider,
-            tower,
-            home=home,
-            threads=self._threads,
-            deadline_s=deadline_s,
-            waiting=waiting,
-        )
-        if not trial.passed:
-            log.warning("%s is not used on %ss: %s", provider.name, tower, trial.reason)
-        if trial.passed or not provider.is_reference:
-            try:
-                replace_file(self._file(provider, tower), json.dumps(trial.to_dict(), indent=2))
-            except OSError as exc:
-                log.warning("the trial of %s is not kept: %s", provider.name, exc)
-        return trial
-
-    def _file(self, provider: Provider, tower: Tower) -> Path:
-        manifest = self._bundle.manifest
-        graph = manifest.graphs.get(tower, {}).get(provider.precision)
-        identity = {
-            "warmclip": importlib.metadata.version("warmclip"),
-            "fingerprint": manifest.fingerprint,
-            "graph": graph.sha256 if graph is not None else None,
-            "golden": manifest.golden.sha256,
-            "provider": provider.identity(),
-            "threads": self._threads,
-            "onnxruntime": onnxruntime_build(),
-            "os": os_build(),
-            "chip": chip(),
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return self._folder / f"{provider.name}@{tower}@{digest[:24]}.json"
 
 
 def _obstacle(provider: Provider, bundle: ModelBundle, quarantine: Quarantine) -> str | None:

@@ -1,8 +1,8 @@
-"""Train the bundled demo model: a small CLIP that understands the drawings of `scenes`.
+"""Train the demo model: a small CLIP of the drawings of `warmclip_export.scenes`.
 
-`python -m warmclip_export.train_demo --out models/demo` draws every picture itself, needs no
-network, and writes the checkpoint, its open_clip configuration and a record of the training. The
-same command on the same machine and versions gives the same figure: seeds and threads are fixed.
+`make train-demo` runs it. It draws every picture itself, needs no network, and writes the
+checkpoint, its open_clip configuration and a record of the training. The same command on the same
+machine and versions gives the same figure: seeds and threads are fixed.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All that decides the outcome of a training.
+    """All that decides the result of a training.
 
     Attributes:
         seed: Of weights, scenes, drawings and captions.
@@ -114,11 +114,11 @@ class HeldOutScore:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures (n, 3, S, S), tokens (n, 77), and which caption is true of which picture (n, n)."""
+    """Pictures (n, 3, S, S), tokens (n, 77), and which caption fits which picture (n, n)."""
 
     pixels: Tensor
     tokens: Tensor
-    truth: Tensor
+    fits: Tensor
 
 
 class Batches(Dataset[Batch]):
@@ -145,14 +145,14 @@ class Batches(Dataset[Batch]):
             chosen = rng.sample(scenes.training(), self._plan.batch_size)
         drawn = [scenes.arrange(combination, rng) for combination in chosen]
         pixels = [
-            self._preprocess(drawing.draw(scene, rng, rng.choice((128, 192, 256))))
+            self._preprocess(drawing.draw_scene(scene, rng, rng.choice((128, 192, 256))))
             for scene in drawn
         ]
-        described = [captions.caption(scene, rng) for scene in drawn]
+        described = [captions.random_caption(scene, rng) for scene in drawn]
         return Batch(
             torch.stack(pixels),
             open_clip.tokenize([caption.text for caption in described]),
-            _truth(described, drawn),
+            _fits(described, drawn),
         )
 
 
@@ -215,18 +215,18 @@ def evaluate(model: CLIP, preprocess: Preprocess, seed: int) -> HeldOutScore:
     """Match every held-out scene with its caption among all of them."""
     rng = Random(f"{seed}/held-out")  # noqa: S311  # pictures, not secrets
     drawn = [scenes.arrange(combination, rng) for combination in scenes.held_out()]
-    pixels = [preprocess(drawing.draw(scene, rng, EVALUATION_SIDE_PX)) for scene in drawn]
+    pixels = [preprocess(drawing.draw_scene(scene, rng, EVALUATION_SIDE_PX)) for scene in drawn]
     images: Tensor = model.encode_image(torch.stack(pixels), normalize=True)
 
     def match(sentences: Sequence[str]) -> Tensor:
         texts: Tensor = model.encode_text(open_clip.tokenize(sentences), normalize=True)
         return texts @ images.T
 
-    similarity = match([captions.captions(scene)[0] for scene in drawn])
+    similarity = match([captions.fixed_captions(scene)[0] for scene in drawn])
     own = torch.arange(len(drawn))
     queries = [captions.short_caption(scene) for scene in drawn]
     nearest = match([query.text for query in queries]).argmax(dim=1)
-    found = _truth(queries, drawn)[own, nearest]
+    found = _fits(queries, drawn)[own, nearest]
     return HeldOutScore(
         scenes=len(drawn),
         text_to_image_top1=int((similarity.argmax(dim=1) == own).sum()) / len(drawn),
@@ -238,8 +238,8 @@ def evaluate(model: CLIP, preprocess: Preprocess, seed: int) -> HeldOutScore:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, write, load back, evaluate; 1 if the model is not good enough to ship."""
     plan = Plan()
-    parser = argparse.ArgumentParser(prog="train_demo", description="Train warmclip's demo model.")
-    parser.add_argument("--out", type=Path, default=Path("models/demo"), help="folder to write")
+    parser = argparse.ArgumentParser(prog="train.py", description="Train warmclip's demo model.")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write")
     parser.add_argument("--seed", type=int, default=plan.seed)
     options = parser.parse_args(arguments)
     plan = replace(plan, seed=options.seed)
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _truth(described: Sequence[Caption], drawn: Sequence[Scene]) -> Tensor:
+def _fits(described: Sequence[Caption], drawn: Sequence[Scene]) -> Tensor:
     """Mark every picture a caption is true of: "a red circle" may fit several in a batch."""
     return torch.tensor(
         [
@@ -329,9 +329,9 @@ def _loss(model: CLIP, batch: Batch) -> Tensor:
     images = model.encode_image(batch.pixels, normalize=True)
     texts = _encode_text(model, batch.tokens)
     logits = model.logit_scale.exp() * texts @ images.T
-    truth = batch.truth.float()
-    to_images = functional.cross_entropy(logits, truth / truth.sum(dim=1, keepdim=True))
-    to_texts = functional.cross_entropy(logits.T, truth.T / truth.T.sum(dim=1, keepdim=True))
+    fits = batch.fits.float()
+    to_images = functional.cross_entropy(logits, fits / fits.sum(dim=1, keepdim=True))
+    to_texts = functional.cross_entropy(logits.T, fits.T / fits.T.sum(dim=1, keepdim=True))
     return (to_images + to_texts) / 2
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from warmclip.inference.bundle import Tower
 from warmclip_export.element_types import value_types
-from warmclip_export.fp16.emulation import EXACT, MOVES, Feeds, observe, runs
+from warmclip_export.fp16.emulation import EXACT, MOVES, Feeds, add_observers, run_rows
 
 MAX = float(np.finfo(np.float16).max)
 # Half of it: the samples are few, and other pictures reach further.
@@ -22,7 +22,7 @@ EVERYTHING = ""  # as a part: the whole tower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
+class ValueRange:
     """How far one result of one node went.
 
     Attributes:
@@ -43,7 +43,7 @@ class Reach:
         return MAX / self.largest if self.largest else float("inf")
 
 
-def measure(graph: Path, feeds: Feeds, parts: Iterable[str]) -> tuple[Reach, ...]:
+def measure_ranges(graph: Path, feeds: Feeds, parts: Iterable[str]) -> tuple[ValueRange, ...]:
     """How far every result of a float32 file goes on the samples.
 
     Args:
@@ -57,67 +57,69 @@ def measure(graph: Path, feeds: Feeds, parts: Iterable[str]) -> tuple[Reach, ...
     makers = {name: (node.name, node.op_type) for node in model.graph.node for name in node.output}
     users = _users(model.graph)
     values = {name for name, dtype in value_types(model).items() if dtype == TensorProto.FLOAT}
-    outputs = observe(model, values - _masked(model.graph, users), EXACT)
-    largest = np.max(list(runs(model, list(outputs), feeds)), axis=0)
+    outputs = add_observers(model, values - _masked(model.graph, users), EXACT)
+    largest = np.max(list(run_rows(model, list(outputs), feeds)), axis=0)
     found = []
-    for (value, suffix), reach in zip(outputs.values(), largest, strict=True):
+    for (value, suffix), value_range in zip(outputs.values(), largest, strict=True):
         name, kind = makers[value]
         others = () if suffix else (part_of.get(user, "") for user in users[value])
         found.append(
-            Reach(
+            ValueRange(
                 node=name + suffix,
                 kind=kind + suffix,
                 part=_common([part_of[name], *others]),
-                largest=float(reach),
+                largest=float(value_range),
             )
         )
     return tuple(found)
 
 
-def overflowing(reaches: Iterable[Reach]) -> tuple[str, ...]:
+def overflowing_parts(value_ranges: Iterable[ValueRange]) -> tuple[str, ...]:
     """The parts that must go on computing in float32, outermost only; maybe `EVERYTHING`."""
-    parts = sorted({reach.part for reach in reaches if not reach.largest <= LIMIT})
+    parts = sorted(
+        {value_range.part for value_range in value_ranges if not value_range.largest <= LIMIT}
+    )
     return tuple(
         part for n, part in enumerate(parts) if not any(_holds(other, part) for other in parts[:n])
     )
 
 
-def summary(reaches: Sequence[Reach]) -> dict[str, Any]:
+def ranges_as_json(value_ranges: Sequence[ValueRange]) -> dict[str, Any]:
     """The reaches as the certificate has them, largest values rounded to four digits."""
-    tightest = max(reaches, key=lambda reach: reach.largest)
+    tightest = max(value_ranges, key=lambda value_range: value_range.largest)
     kinds: dict[str, float] = defaultdict(float)
     blocks: dict[str, float] = defaultdict(float)
-    for reach in reaches:
-        kinds[reach.kind] = max(kinds[reach.kind], _rounded(reach.largest))
-        block = ".".join(reach.part.split(".")[:2]) or "between parts"
-        blocks[block] = max(blocks[block], _rounded(reach.largest))
+    for value_range in value_ranges:
+        kinds[value_range.kind] = max(kinds[value_range.kind], _rounded(value_range.largest))
+        block = ".".join(value_range.part.split(".")[:2]) or "between parts"
+        blocks[block] = max(blocks[block], _rounded(value_range.largest))
     return {
         "tightest": tightest.node,
         "largest": _rounded(tightest.largest),
         "headroom": _rounded(tightest.headroom),
         "kinds": dict(sorted(kinds.items())),
         "blocks": dict(blocks),
-        "kept_in_float32": [part or "everything" for part in overflowing(reaches)],
+        "kept_in_float32": [part or "everything" for part in overflowing_parts(value_ranges)],
     }
 
 
-def notes(reaches: Mapping[Tower, Sequence[Reach]]) -> list[str]:
+def fp16_notes(value_ranges: Mapping[Tower, Sequence[ValueRange]]) -> list[str]:
     """A sentence for each tower that does not compute in float16 alone."""
     told = []
-    for tower, of_tower in reaches.items():
-        kept = overflowing(of_tower)
+    for tower, of_tower in value_ranges.items():
+        kept = overflowing_parts(of_tower)
         if EVERYTHING in kept:
-            told.append(f"the {tower} tower has no float16 file: {_farthest(of_tower)}")
+            told.append(f"the {tower} tower has no float16 file: {_largest_of(of_tower)}")
         elif kept:
             told.append(
                 f"in the {tower} tower's float16 file {', '.join(kept)} stay float32: "
-                f"{_farthest(of_tower)}"
+                f"{_largest_of(of_tower)}"
             )
     return told
 
 
-def _farthest(reaches: Sequence[Reach]) -> str:
-    tightest = max(reaches, key=lambda reach: reach.largest)
+def _largest_of(value_ranges: Sequence[ValueRange]) -> str:
+    tightest = max(value_ranges, key=lambda value_range: value_range.largest)
     return f"{tightest.node} reaches {tightest.largest:.4g}, and float16 ends at {MAX:.0f}"
 
 
