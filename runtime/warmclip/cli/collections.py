@@ -86,7 +86,7 @@ def audit(
 
     missing: a file without a point. stale: its content has changed. orphan: a point without a
     file. moved: an orphan whose content lies elsewhere. suspect: no good check has followed. Those
-    count; duplicate (the same bytes twice) and touched (the same bytes, another time) do not.
+    count; identical (the same bytes twice) and touched (the same bytes, another time) do not.
     """
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
@@ -105,9 +105,9 @@ def audit(
             except NotStored as exc:
                 raise NotStored(f"{exc}{_taken_for_a_path(chosen)}") from exc
             if repair and (report.orphans or report.files_to_index):
-                from warmclip.indexing.repair import repair as repair_findings
+                from warmclip.indexing.repair import repair_collection
 
-                report = repair_findings(
+                report = repair_collection(
                     store,
                     report,
                     _indexing(terminal, settings, store, queue=queue),
@@ -180,7 +180,7 @@ def _draw_groups(
         terminal.note(f"the sheet has the first {len(drawn)} of {len(report.groups)} groups")
     rows = [
         SheetSection(
-            heading=f"{len(group.hits)} pictures; exact copies of the first: {group.exact}",
+            heading=f"{len(group.hits)} pictures; the same bytes as the first: {group.identical}",
             hits=group.hits[:_COLUMNS],
         )
         for group in drawn
@@ -254,7 +254,7 @@ def _look(
 
     if not paths:
         return AuditReport(
-            collection=settings.collection, suspects=find_unverified(store, settings.collection)
+            collection=settings.collection, unverified=find_unverified(store, settings.collection)
         )
     model = _fingerprint(settings, insist=bundle is not None)
     with terminal.progress("") as progress:

@@ -126,7 +126,7 @@ class Terminal:
             return
         if report.paths:
             self._differences(report)
-        suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.suspects}
+        suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.unverified}
         if not suspects and not report.paths:
             self._answers.print(f"no vector in {report.collection!r} is suspect")
         elif suspects and report.repaired is None:
@@ -160,13 +160,12 @@ class Terminal:
                 for it in report.orphans
             },
             "moved": {it.path: f"was {it.before.path}" for it in report.moved},
-            "suspect": {it.path: it.provider for it in report.suspects},
-            "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.strangers},
+            "suspect": {it.path: it.provider for it in report.unverified},
+            "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.foreign},
             "unreadable": report.unreadable,
             "touched": dict.fromkeys(report.touched, "another time, the same bytes"),
-            "duplicate": {
-                it.paths[0]: f"the same bytes: {', '.join(it.paths[1:])}"
-                for it in report.duplicates
+            "identical": {
+                it.paths[0]: f"the same bytes: {', '.join(it.paths[1:])}" for it in report.identical
             },
         }
         self._answers.print(
@@ -200,7 +199,7 @@ class Terminal:
             self._answers.print(Text(f"group {number}, the largest picture first", style="bold"))
             for hit in group.hits[:_MOST_LISTED]:
                 it = hit.payload
-                same = "same bytes" if hit is not group.hits[0] and group.is_exact(hit) else ""
+                same = "same bytes" if hit is not group.hits[0] and group.is_identical(hit) else ""
                 size = f"{it.width_px}x{it.height_px}, {it.size_bytes} bytes"
                 path = printable(shortened(it.path))
                 self._answers.print(f"  {hit.score:.4f}  {size:28}  {same:10}  {path}")

@@ -273,9 +273,9 @@ def check_sheet(file: Path | None) -> None:
 
 def save_sheet(file: Path, settings: Settings, rows: "list[SheetSection]", *, columns: int) -> None:
     """Draw a contact sheet into a file."""
-    from warmclip.indexing.contact_sheet import contact_sheet
+    from warmclip.indexing.contact_sheet import draw_contact_sheet
 
-    sheet = contact_sheet(rows, columns=columns, roots=settings.roots, limits=settings.limits)
+    sheet = draw_contact_sheet(rows, columns=columns, roots=settings.roots, limits=settings.limits)
     try:
         sheet.save(file, "PNG")
     except OSError as exc:

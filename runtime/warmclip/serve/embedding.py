@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from warmclip.indexing.folders import find_place
+from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem
 from warmclip.serve.search import in_base64
@@ -106,7 +106,7 @@ def router(services: AppContext) -> APIRouter:
         Nothing of it is kept. What is named must lie inside the roots.
         """
         if isinstance(source, Named):
-            find_place(source.path, services.settings, services.roots)
+            require_roots(services.roots).resolve(source.path)
             answer = services.workers.ask("embed_image", path=source.path)
         else:
             answer = services.workers.ask("embed_image", data=in_base64(source))

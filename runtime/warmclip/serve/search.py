@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette import datastructures
 
-from warmclip.indexing.folders import find_place
+from warmclip.errors import JobRefused
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, shown
 from warmclip.serve.sessions import CollectionName
@@ -95,9 +95,10 @@ class SearchView(BaseModel):
 
 
 def _only(folder: str | None, since: date | None, until: date | None) -> Filter:
-    if since is not None and until is not None and since > until:
-        raise Problem(422, f"since={since} is after until={until}: no picture is of that time")
-    return Filter(folder=folder, since=since, until=until)
+    try:
+        return Filter(folder=folder, since=since, until=until)
+    except JobRefused as exc:
+        raise Problem(422, str(exc)) from exc
 
 
 def _of_query(
@@ -126,8 +127,8 @@ def router(services: AppContext) -> APIRouter:
 
     def look(collection: str | None, offset: int, only: Filter, **question: Any) -> SearchView:
         name = collection or services.settings.collection
-        if only.folder is not None and services.roots:  # workers, which may have others, check too
-            find_place(only.folder, services.settings, services.roots)
+        if only.folder is not None:  # workers may have other roots, and check it by theirs
+            services.roots.resolve(only.folder)
         question |= only.to_dict()
         answer = services.workers.ask("search", collection=name, offset=offset, **question)
         hits = [_hit(hit, name) for hit in answer["hits"]]

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from warmclip.errors import SettingsError
-from warmclip.indexing.files import canonical_roots
+from warmclip.indexing.roots import Roots
 from warmclip.serve import DEFAULT_RATE
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
@@ -63,7 +63,7 @@ def run_server(
         foreman, streams = SessionScheduler(connection, settings), Streams()
         services = AppContext(
             settings=settings,
-            roots=canonical_roots(settings.roots),
+            roots=Roots(settings.roots),
             ledger=SessionCommands(connection),
             foreman=foreman,
             workers=WorkerClient(partial(call, connection)),

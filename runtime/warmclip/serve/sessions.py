@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from warmclip.indexing.folders import find_folder
+from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, shown
 from warmclip.work.producer import chunk_size
@@ -177,7 +177,7 @@ def router(services: AppContext) -> APIRouter:
         The answer comes at once; `Location` is where to follow the session. While a session is at
         this folder, posting it again joins that one.
         """
-        folder = find_folder(order.training_directory, services.settings, services.roots)
+        folder = require_roots(services.roots).resolve_folder(order.training_directory)
         if len(ledger.open_sessions()) >= _MOST_OPEN:
             raise Problem(
                 429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"

@@ -34,6 +34,17 @@ class Filter:
     since: date | None = None  # on this day or later
     until: date | None = None  # on this day or earlier
 
+    def __post_init__(self) -> None:
+        """Refuse a span that ends before it begins.
+
+        Raises:
+            JobRefused: naming both days.
+        """
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise JobRefused(
+                f"since={self.since} is after until={self.until}: no picture is of that time"
+            )
+
     @property
     def first_ns(self) -> int | None:
         """The first nanosecond of the span, as ``mtime_ns`` counts; None: from the beginning."""
@@ -59,10 +70,7 @@ class Filter:
         Raises:
             JobRefused: a day that is none, or an end before the beginning.
         """
-        first, last = _day("since", since), _day("until", until)
-        if first is not None and last is not None and first > last:
-            raise JobRefused(f"since={since} is after until={until}: no picture is of that time")
-        return cls(folder=folder, since=first, until=last)
+        return cls(folder=folder, since=_day("since", since), until=_day("until", until))
 
 
 EVERYTHING = Filter()

@@ -14,18 +14,18 @@ import os
 import platform
 import socket
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
-from warmclip.indexing.files import is_inside, read_picture
+from warmclip.indexing.files import locate_file, read_picture
+from warmclip.indexing.roots import is_absolute
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.settings import Root, Settings, check_collection
+from warmclip.settings import Settings, check_collection
 from warmclip.store.filter import Filter
 from warmclip.work.horse.context import JobContext, current_context
 
@@ -39,13 +39,15 @@ _LARGEST_SIDE_PX = 1_024
 def index_images(paths: list[str], collection: str) -> dict[str, Any]:
     """Bring a collection up to date with these files, and return an IndexReport as a dict.
 
+    A path outside the roots is skipped with that reason.
+
     Raises:
-        JobRefused: a path is outside the roots, or there are too many.
+        JobRefused: a path is not an absolute one without "..", or there are too many.
         SpaceMismatch: the collection holds vectors of another model.
         StoreError: the store failed.
     """
     here = current_context()
-    check_paths(paths, here.settings, here.roots)
+    check_paths(paths, here.settings)
     indexer = here.indexer(check_collection(collection))
     return indexer.index_files(paths, progress=here.progress).to_dict()
 
@@ -55,13 +57,14 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
 
     Returns:
         ``vectors``: path -> unit vector, a list of ``dim`` numbers; ``unreadable``: path ->
-        reason; ``fingerprint`` of the embedding space; ``dim``.
+        reason, such as that it is outside the roots; ``fingerprint`` of the embedding space;
+        ``dim``.
 
     Raises:
-        JobRefused: a path is outside the roots, or there are too many.
+        JobRefused: a path is not an absolute one without "..", or there are too many.
     """
     here = current_context()
-    check_paths(paths, here.settings, here.roots)
+    check_paths(paths, here.settings)
     vectors, unreadable = {}, {}
     items = ((path, LazyImage(path, partial(_read, path, here))) for path in dict.fromkeys(paths))
     for path, result in here.encoder.encode_each(items):
@@ -110,8 +113,7 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
         case str(), None:
             name, source = "the picture that was sent", _decoded(data)
         case None, str():
-            check_paths([path], here.settings, here.roots)
-            name, source = repr(path), LazyImage(path, partial(_read, path, here))
+            name, source = repr(path), _named_image(path, here)
         case _:
             raise JobRefused("embed exactly one of data and path")
     ((_, result),) = here.encoder.encode_each([(0, source)])
@@ -168,16 +170,14 @@ def search(
     indexer = here.indexer(check_collection(collection))
     most = _most(limit, offset)
     if folder is not None:
-        _require_roots(here.settings, here.roots)
+        _require_roots(here.settings)
     only = Filter.of(folder, since, until)
     match text, image, data, like:
         case str(), None, None, None:
             hits = indexer.search(text, limit=most, only=only)
         case None, str(), None, None:
-            check_paths([image], here.settings, here.roots)
-            source = LazyImage(image, partial(_read, image, here))
             try:
-                hits = indexer.search(image=source, limit=most, only=only)
+                hits = indexer.search(image=_named_image(image, here), limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
         case None, None, str(), None:
@@ -217,9 +217,9 @@ def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
         raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
     path = _stored(here, check_collection(collection), id).payload.path
     # As for a job that names it: the store may be shared with workers that have other roots.
-    check_paths([path], here.settings, here.roots)
+    image = _named_image(path, here)
     try:
-        jpeg = draw_thumbnail(_read(path, here), side_px, here.settings.limits)
+        jpeg = draw_thumbnail(image.read(), side_px, here.settings.limits)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
@@ -280,34 +280,40 @@ def check_items(items: Any, what: str, settings: Settings) -> None:
         )
 
 
-def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
-    """Refuse a job that names a file outside the roots, before any file is opened.
+def check_paths(paths: Any, settings: Settings) -> None:
+    """Refuse a job whose paths nobody could mean, before any file is looked at.
 
-    What a path really leads to is checked again when the file is open; a picture that turns out
-    to be elsewhere is then skipped by itself.
+    Whether a path lies in the roots is found out when it is its turn: one that does not is
+    skipped, and its neighbours are not.
 
     Args:
         paths: what the job names.
-        settings: whose Redis and bounds to go by.
-        roots: from ``canonical_roots``.
+        settings: whose Redis, roots and bounds to go by.
 
     Raises:
-        JobRefused: naming the path and WARMCLIP_ROOTS.
+        JobRefused: naming the path.
     """
     check_items(paths, "paths", settings)
-    _require_roots(settings, roots)
+    _require_roots(settings)
     for path in paths:
         if not _is_plain(path):
             raise JobRefused(f"{path!r} is not an absolute path without '..'")
-        # As written, or as it is: a link in a root that leads out costs itself, not its neighbours.
-        spellings = (os.path.normpath(path), os.path.realpath(path))
-        if roots and not any(is_inside(each, (*settings.roots, *roots)) for each in spellings):
-            listed = ", ".join(str(root.folder) for root in roots)
-            raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
 
 
-def _require_roots(settings: Settings, roots: Sequence[Root]) -> None:
-    if not roots and settings.redis_url is not None:
+def _named_image(path: str, here: JobContext) -> LazyImage:
+    """The one picture that a job names.
+
+    Raises:
+        JobRefused: it is outside the roots, or as ``check_paths``.
+    """
+    check_paths([path], here.settings)
+    if not here.roots.allow(os.path.realpath(path)):
+        raise JobRefused(f"{path!r} is outside the roots {here.roots} (WARMCLIP_ROOTS)")
+    return LazyImage(path, partial(_read, path, here))
+
+
+def _require_roots(settings: Settings) -> None:
+    if not settings.roots and settings.redis_url is not None:
         raise JobRefused(
             "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
             "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
@@ -315,12 +321,8 @@ def _require_roots(settings: Settings, roots: Sequence[Root]) -> None:
 
 
 def _is_plain(path: str) -> bool:
-    """Absolute, without a NUL, without "..", which could ask what lies outside; a file's name."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    return Path(path).is_absolute() and "\0" not in path and ".." not in Path(path).parts
+    """Whether it is an absolute path without "..", which could ask what lies outside."""
+    return is_absolute(path) and ".." not in Path(path).parts
 
 
 def _most(limit: Any, offset: Any) -> int:
@@ -352,7 +354,7 @@ def _stored(here: JobContext, collection: str, id_: Any, *, with_vector: bool = 
 
 
 def _read(path: str, here: JobContext) -> bytes:
-    return read_picture(path, here.roots, here.settings.limits)[1]
+    return read_picture(locate_file(path, here.roots), here.roots, here.settings.limits)[1]
 
 
 def _space(here: JobContext) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import uuid
 from pathlib import Path
 
 from warmclip.errors import FolderUnreadable, JobRefused
-from warmclip.indexing.files import Walk, canonical_roots
-from warmclip.indexing.folders import find_folder
+from warmclip.indexing.roots import Roots, require_roots
+from warmclip.indexing.walk import Walk
 from warmclip.settings import Settings
 from warmclip.work.producer import chunk_size
 from warmclip.work.sessions.scan_results import ScanResults
@@ -44,9 +44,7 @@ class Scanner:
     def _search(self, session: Session) -> None:
         try:
             # Again: links and roots may have changed since somebody asked for it.
-            folder = find_folder(
-                session.directory, self._settings, canonical_roots(self._settings.roots)
-            )
+            folder = require_roots(Roots(self._settings.roots)).resolve_folder(session.directory)
         except (FolderUnreadable, JobRefused) as exc:
             self._books.note_failure(session.id, str(exc))
             return
