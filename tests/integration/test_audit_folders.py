@@ -19,7 +19,7 @@ from warmclip.errors import PruneRefused
 from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.audit_report import AuditReport
 from warmclip.indexing.indexer import Indexer
-from warmclip.indexing.repair import repair
+from warmclip.indexing.repair import repair_collection
 from warmclip.inference.selection.canary import Canary
 from warmclip.settings import Root, Settings
 from warmclip.store.qdrant import QdrantStore
@@ -62,7 +62,7 @@ def look(store: QdrantStore, *paths: Path) -> AuditReport:
 
 def mend(store: QdrantStore, indexer: Indexer, report: AuditReport) -> AuditReport:
     """One repair, in this process."""
-    return repair(store, report, indexer.index_files)
+    return repair_collection(store, report, indexer.index_files)
 
 
 def disorder(photos: Path) -> dict[str, set[str]]:
@@ -152,7 +152,7 @@ def test_duplicates_are_no_fault(store: QdrantStore, photos: Path) -> None:
     shutil.copyfile(photos / "a" / "00.png", copy)
     Indexer(PixelEncoder(), store).index([photos])
     report = look(store, photos)
-    assert [it.paths for it in report.duplicates] == [(str(photos / "a" / "00.png"), str(copy))]
+    assert [it.paths for it in report.identical] == [(str(photos / "a" / "00.png"), str(copy))]
     assert report.exit_code == 0
 
 
@@ -171,7 +171,7 @@ def test_unmounted_disk(store: QdrantStore, photos: Path, accident: str) -> None
         mend(store, indexer, report)
     assert len(list(store.scroll("images"))) == 30
     if accident == "half":
-        repair(store, report, indexer.index_files, yes=True)
+        repair_collection(store, report, indexer.index_files, yes=True)
         assert len(list(store.scroll("images"))) == 16
 
 
@@ -183,7 +183,7 @@ def test_small_disk_that_is_not_mounted(store: QdrantStore, photos: Path) -> Non
     (photos / "c" / "one.png").unlink()
     report = look(store, photos / "c")
     with pytest.raises(PruneRefused, match="holds no pictures at all"):
-        repair(store, report, indexer.index_files, yes=True)
+        repair_collection(store, report, indexer.index_files, yes=True)
     assert len(list(store.scroll("images"))) == 31
     mend(store, indexer, look(store, photos))  # seen from above, it is one picture that is gone
     assert len(list(store.scroll("images"))) == 30
@@ -247,7 +247,9 @@ def test_file_that_cannot_be_read_after_a_root_was_named(store: QdrantStore, pho
     Indexer(PixelEncoder(), store, roots=roots).index([photos], prune=True, yes=True)
     assert len(list(store.scroll("images"))) == 30
     report = audit_folders(store, "images", [photos], roots=roots)
-    repair(store, report, Indexer(PixelEncoder(), store, roots=roots).index_files, roots=roots)
+    repair_collection(
+        store, report, Indexer(PixelEncoder(), store, roots=roots).index_files, roots=roots
+    )
     assert len(list(store.scroll("images"))) == 30
 
 
@@ -265,8 +267,8 @@ def test_suspects_and_strangers(store: QdrantStore, photos: Path) -> None:
     live = f"images__{encoder.fingerprint}"
     store.upsert(live, [replace(odd, payload=replace(odd.payload, fingerprint="f" * 64))])
     report = look(store, photos / "a" / "00.png", photos / "b")
-    assert [Path(it.path).name for it in report.suspects] == ["00.png"]
-    assert [Path(it.path).name for it in report.strangers] == ["20.png"]
+    assert [Path(it.path).name for it in report.unverified] == ["00.png"]
+    assert [Path(it.path).name for it in report.foreign] == ["20.png"]
     assert report.faults == 2
     mend(store, indexer, report)
     assert look(store, photos / "a" / "00.png", photos / "b").exit_code == 0

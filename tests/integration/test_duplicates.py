@@ -105,7 +105,7 @@ def test_exact_copies(store: QdrantStore) -> None:
     )
     (group,) = find_duplicates(store, "images", threshold=1).groups
     assert [hit.payload.path for hit in group.hits] == ["/a.png", "/b.png"]
-    assert group.exact == 1
+    assert group.identical == 1
 
 
 def test_only_below_paths(store: QdrantStore) -> None:

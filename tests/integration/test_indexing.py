@@ -1,5 +1,6 @@
 """Folders into a store and out again."""
 
+import hashlib
 import json
 import os
 import signal
@@ -250,13 +251,52 @@ def test_one_picture_by_two_paths(
 
 
 def test_file_replaced_while_indexing(store: QdrantStore, photos: Path) -> None:
-    """No vector is stored under another content's digest: it is named, and the next run has it."""
+    """The vector, the digest and the time that are stored are those of the bytes that were read,
+    and the next run has the new ones.
+    """
     path = draw(photos / "a.png", 1)
+    former, encoder = path.read_bytes(), PixelEncoder()
     indexer = Indexer(PixelEncoder(before_each=lambda: draw(path, 2)), store)
+    assert indexer.index([photos]).indexed == 1
+    (point,) = stored(store).values()
+    assert point.payload.sha256 == hashlib.sha256(former).hexdigest()
+    np.testing.assert_allclose(vector_of(point), encoder.encode_images([former])[0], atol=1e-6)
+    assert Indexer(encoder, store).index([photos]).indexed == 1
+    (point,) = stored(store).values()
+    np.testing.assert_allclose(vector_of(point), encoder.encode_images([path])[0], atol=1e-6)
+
+
+def test_each_file_is_read_once(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One open for each new file, and its bytes pass once; what is unchanged is not opened."""
+    sizes = [path.stat().st_size for path in draw_many(photos, 20)]
+    (photos / "copy.png").write_bytes((photos / "0000.png").read_bytes())
+    opened: list[str] = []
+    read_bytes = 0
+    real_open, real_read = os.open, os.read
+
+    def counting_open(path: str, *more: int) -> int:
+        opened.append(os.fspath(path))
+        return real_open(path, *more)
+
+    def counting_read(descriptor: int, size: int) -> bytes:
+        nonlocal read_bytes
+        data = real_read(descriptor, size)
+        read_bytes += len(data)
+        return data
+
+    monkeypatch.setattr("warmclip.inference.reading.os.open", counting_open)
+    monkeypatch.setattr("warmclip.inference.reading.os.read", counting_read)
+    indexer = Indexer(PixelEncoder(), store)
     report = indexer.index([photos])
-    assert report.indexed == 0
-    assert "changed" in report.skipped[str(path)]
-    assert Indexer(PixelEncoder(), store).index([photos]).indexed == 1
+    assert (report.indexed, report.reused) == (20, 1)
+    pictures = [path for path in opened if path.endswith(".png")]
+    assert sorted(pictures) == sorted(map(os.path.realpath, photos.iterdir()))
+    assert read_bytes == sum(sizes) + sizes[0]
+    opened.clear()
+    assert indexer.index([photos]).unchanged == 21
+    assert not [path for path in opened if path.endswith(".png")]
 
 
 def test_another_model(store: QdrantStore, photos: Path) -> None:

@@ -12,10 +12,9 @@ from PIL import Image
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.arrays import Vector, Vectors
-from warmclip.inference.decoding import ImageSource
+from warmclip.inference.decoding import ImageSource, read_source
 from warmclip.inference.encoder import Embedded
 from warmclip.inference.image import open_image
-from warmclip.inference.reading import LazyImage
 from warmclip.inference.selection.canary import Canary
 from warmclip.settings import Limits
 from warmclip.store.protocol import Space
@@ -77,7 +76,7 @@ class PixelEncoder:
                 yield key, embedded
 
     def _embed(self, source: ImageSource) -> Embedded:
-        image = open_image(source.read() if isinstance(source, LazyImage) else source, self._limits)
+        image = open_image(read_source(source), self._limits)
         return Embedded(
             vector=_vector(image),
             width_px=image.width,

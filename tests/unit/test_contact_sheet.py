@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
-from warmclip.indexing.contact_sheet import SheetSection, contact_sheet, readable, shorten
+from warmclip.indexing.contact_sheet import SheetSection, draw_contact_sheet, readable_name, shorten
 from warmclip.settings import Root
 from warmclip.store.protocol import Hit, Payload
 
@@ -44,14 +44,14 @@ def colours(sheet: Image.Image) -> set[tuple[int, ...]]:
 def test_pictures_found(tmp_path: Path) -> None:
     """Each is on the sheet, in its own colour."""
     hits = [hit(draw(tmp_path / f"{name}.png", name)) for name in ("red", "lime", "blue")]
-    shown = colours(contact_sheet([SheetSection(heading="colours", hits=hits)]))
+    shown = colours(draw_contact_sheet([SheetSection(heading="colours", hits=hits)]))
     assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= shown
 
 
 def test_several_searches(tmp_path: Path) -> None:
     """They are stacked: the first one's pictures lie above the second one's."""
     red, blue = draw(tmp_path / "r.png", "red"), draw(tmp_path / "b.png", "blue")
-    sheet = contact_sheet(
+    sheet = draw_contact_sheet(
         [
             SheetSection(heading="warm", hits=[hit(red)] * 3),
             SheetSection(heading="cold", hits=[hit(blue)]),
@@ -76,9 +76,9 @@ def test_picture_that_is_gone(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     search = SheetSection(heading="x", hits=[hit(tmp_path / "gone.png"), hit(broken), kept])
-    sheet = contact_sheet([search])
+    sheet = draw_contact_sheet([search])
     assert (255, 0, 0) in colours(sheet)
-    empty = contact_sheet([SheetSection(heading="x", hits=[hit(tmp_path / "gone.png")] * 3)])
+    empty = draw_contact_sheet([SheetSection(heading="x", hits=[hit(tmp_path / "gone.png")] * 3)])
     assert sheet.size == empty.size
 
 
@@ -87,7 +87,7 @@ def test_picture_outside_the_roots(tmp_path: Path) -> None:
     search = SheetSection(heading="x", hits=[hit(draw(tmp_path / "a.png", "red"))])
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    sheet = contact_sheet([search], roots=[Root(name="", folder=elsewhere)])
+    sheet = draw_contact_sheet([search], roots=[Root(name="", folder=elsewhere)])
     assert (255, 0, 0) not in colours(sheet)
 
 
@@ -96,13 +96,13 @@ def test_picture_of_any_mode(tmp_path: Path, mode: str) -> None:
     """It is drawn without a warning or an error."""
     path = tmp_path / "a.tiff"
     Image.new(mode, (50, 40)).save(path)
-    assert contact_sheet([SheetSection(heading=mode, hits=[hit(path)])]).mode == "RGB"
+    assert draw_contact_sheet([SheetSection(heading=mode, hits=[hit(path)])]).mode == "RGB"
 
 
 def test_nothing_found() -> None:
     """There is a sheet all the same, for no hits and for no searches."""
-    assert contact_sheet([SheetSection(heading="x", hits=[])]).height > 0
-    assert contact_sheet([]).height > 0
+    assert draw_contact_sheet([SheetSection(heading="x", hits=[])]).height > 0
+    assert draw_contact_sheet([]).height > 0
 
 
 def test_long_name() -> None:
@@ -118,6 +118,6 @@ def test_long_name() -> None:
 def test_name_that_cannot_be_printed() -> None:
     """Bytes that are no text, and control characters, become a mark."""
     assert (
-        readable(os.fsdecode(b"/x/caf\xe9\n.jpg"))
+        readable_name(os.fsdecode(b"/x/caf\xe9\n.jpg"))
         == "caf\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.jpg"
     )

@@ -2,14 +2,10 @@
 
 import os
 from datetime import date
-from pathlib import Path
 
 import pytest
 
-from warmclip.errors import FolderUnreadable, JobRefused, SearchRefused
-from warmclip.indexing.files import canonical_roots
-from warmclip.indexing.folders import resolve_path
-from warmclip.settings import Root
+from warmclip.errors import SearchRefused
 from warmclip.store.filter import Filter
 from warmclip.store.folder_keys import keys_above
 
@@ -54,51 +50,3 @@ def test_keys_of_the_folders_above_a_file() -> None:
     strange, escaped = keys_above(os.fsdecode(b"/\xe9/c.jpg"))[0], keys_above("/\\xe9/c.jpg")[0]
     assert strange != escaped
     assert strange.isascii()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A root with a folder, and links: to that folder, and out of the root."""
-    (tmp_path / "photos" / "trip").mkdir(parents=True)
-    (tmp_path / "photos-2").mkdir()
-    (tmp_path / "photos" / "short").symlink_to("trip")
-    (tmp_path / "photos" / "out").symlink_to(tmp_path / "photos-2")
-    (tmp_path / "alias").symlink_to(tmp_path / "photos")
-    return tmp_path / "photos"
-
-
-@pytest.mark.parametrize(
-    ("path", "real"),
-    [
-        ("{root}", "{root}"),
-        ("{root}/", "{root}"),
-        ("{root}/trip/", "{root}/trip"),
-        ("{root}/./trip/../trip", "{root}/trip"),
-        ("{root}/short", "{root}/trip"),
-        ("{root}/gone/deep", "{root}/gone/deep"),
-    ],
-)
-def test_folder_in_the_roots(root: Path, path: str, real: str) -> None:
-    """However it is spelt, it is the place where its pictures are; it may be gone."""
-    for written in (root, root.with_name("alias")):
-        roots = [Root(name="p", folder=written)]
-        found = resolve_path(path.format(root=written), roots, canonical_roots(roots))
-        assert found == real.format(root=root.resolve())
-
-
-@pytest.mark.parametrize(
-    "path", ["/", "{root}-2", "{root}/out", "{root}/..", "/nowhere", "{root}x"]
-)
-def test_folder_outside_the_roots(root: Path, path: str) -> None:
-    """It is refused, whether it exists or not."""
-    roots = [Root(name="", folder=root)]
-    with pytest.raises(JobRefused, match="outside the roots"):
-        resolve_path(path.format(root=root), roots, canonical_roots(roots))
-
-
-@pytest.mark.parametrize("path", ["", "trip", "/a\0b", "/\ud800", 7, None])
-def test_what_is_no_folder(root: Path, path: object) -> None:
-    """The message names it."""
-    roots = [Root(name="", folder=root)]
-    with pytest.raises(FolderUnreadable, match="no absolute path"):
-        resolve_path(path, roots, canonical_roots(roots))  # type: ignore[arg-type]  # a job may hold anything

@@ -28,9 +28,11 @@ def save_sheet(
     Raises:
         SettingsError: the file cannot be written.
     """
-    from warmclip.indexing.contact_sheet import contact_sheet
+    from warmclip.indexing.contact_sheet import draw_contact_sheet
 
-    sheet = contact_sheet(sections, columns=columns, roots=settings.roots, limits=settings.limits)
+    sheet = draw_contact_sheet(
+        sections, columns=columns, roots=settings.roots, limits=settings.limits
+    )
     try:
         sheet.save(file, "PNG")
     except OSError as exc:

@@ -68,8 +68,9 @@ class Client:
                 paths, under their WARMCLIP_ROOTS; the others are sent, up to 10 MiB.
 
         Raises:
-            ImageUnreadable: it is no picture, or larger than the limits allow.
-            JobRefused: through the queue, the path is outside the workers' roots.
+            ImageUnreadable: it is no picture, larger than the limits allow, or, through the queue,
+                outside the workers' roots.
+            JobRefused: through the queue, the workers have no roots, so that they open no files.
             QueueUnreachable: as ``embed_text``.
         """
         try:

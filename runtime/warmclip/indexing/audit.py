@@ -1,7 +1,7 @@
-"""Files compared with a collection, which is only read.
+"""Compares files with a collection, and writes nothing.
 
-Points are streamed, files looked up by the chunk. Held are the files' paths, as for indexing, 48
-bytes for each file, and what is found.
+Points are streamed, files are looked up by the chunk. In memory are the files' paths, 48 bytes for
+each file besides, and what is found.
 """
 
 import os
@@ -13,23 +13,20 @@ from pathlib import Path
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.audit_report import (
     AuditReport,
-    Duplicate,
     ForeignPoint,
+    IdenticalFiles,
     Missing,
     Moved,
     Orphan,
     Stale,
     Unverified,
-    unverified,
+    describe_unverified,
 )
-from warmclip.indexing.files import (
-    Scope,
-    canonical_roots,
-    find_images,
-    is_gone,
-)
+from warmclip.indexing.files import is_gone
 from warmclip.indexing.pruning import is_orphan
-from warmclip.indexing.scan import Content, SeenFiles, digest_files, is_as_stored
+from warmclip.indexing.roots import Roots, Scope
+from warmclip.indexing.scan import FileContent, LocatedFile, SeenFiles, is_as_stored, read_files
+from warmclip.indexing.walk import find_images
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 from warmclip.store.protocol import Point, VectorStore
@@ -64,10 +61,8 @@ def audit_folders(
     Raises:
         StoreError: there is no such collection, or the store failed.
     """
-    comparison = _Audit(
-        store, collection, paths, canonical_roots(roots), limits or Limits(), model, progress
-    )
-    return comparison.run()
+    audit = _Audit(store, collection, paths, Roots(roots), limits or Limits(), model, progress)
+    return audit.make_report()
 
 
 class _Audit:
@@ -76,7 +71,7 @@ class _Audit:
         store: VectorStore,
         collection: str,
         paths: Sequence[str | Path],
-        roots: Sequence[Root],
+        roots: Roots,
         limits: Limits,
         model: str,
         progress: Progress | None,
@@ -91,88 +86,89 @@ class _Audit:
         self._scope = Scope(self._paths)
         self._points = 0
         self._orphans: dict[str, Orphan] = {}  # by id
-        self._places = SeenFiles(roots)
-        self._digests: Counter[bytes] = Counter()  # of files that are stored as they are
-        self._missing: dict[str, Missing] = {}
-        self._homeless: defaultdict[str, list[str]] = defaultdict(list)  # digest -> missing files
+        self._seen = SeenFiles(roots)
+        self._stored: Counter[bytes] = Counter()  # digests of files that are stored as they are
+        self._missing: dict[str, Missing] = {}  # by path
+        self._missing_with: defaultdict[str, list[str]] = defaultdict(list)  # digest -> paths
         self._stale: dict[str, Stale] = {}  # by id
-        self._suspects: list[Unverified] = []
-        self._strangers: list[ForeignPoint] = []
+        self._unverified: list[Unverified] = []
+        self._foreign: list[ForeignPoint] = []
         self._touched: list[str] = []
         self._unreadable: dict[str, str] = {}
 
-    def run(self) -> AuditReport:
+    def make_report(self) -> AuditReport:
         generations = self._store.list_generations(self._collection)
-        self._look_at_points(generations[0].points)
+        self._find_orphans(generations[0].points)
         found = find_images(self._paths)
         self._unreadable |= found.problems
-        self._look_at_files(found.files, generations[0].fingerprint)
-        moved = self._pair()
+        self._compare_files(found.files, generations[0].fingerprint)
+        moved = self._pair_moved()
         return AuditReport(
             collection=self._collection,
             paths=self._paths,
-            files=len(self._places),
+            files=len(self._seen),
             points=self._points,
             missing=tuple(self._missing.values()),
             stale=tuple(self._stale.values()),
-            orphans=self._described_orphans(),
+            orphans=self._describe_orphans(),
             moved=moved,
-            suspects=tuple(self._suspects),
-            strangers=tuple(self._strangers),
+            unverified=tuple(self._unverified),
+            foreign=tuple(self._foreign),
             unreadable=self._unreadable,
             touched=tuple(self._touched),
-            duplicates=tuple(self._duplicates()),
+            identical=tuple(self._find_identical()),
             generations=generations,
             model=self._model,
         )
 
-    def _look_at_points(self, total: int) -> None:
+    def _find_orphans(self, total: int) -> None:
         for point in self._store.scroll(self._collection):
             self._points += 1
             if self._points % _TOLD_EVERY == 0:
                 self._tell(self._points, max(total, self._points), "points")
             if point.payload.path in self._scope and is_orphan(point, self._roots):
-                self._orphans[point.id] = _orphan(point)
+                self._orphans[point.id] = _describe_orphan(point)
 
-    def _look_at_files(self, files: Sequence[str], fingerprint: str) -> None:
-        sizes = {orphan.size_bytes for orphan in self._orphans.values()}
+    def _compare_files(self, files: Sequence[str], fingerprint: str) -> None:
+        orphan_sizes = {orphan.size_bytes for orphan in self._orphans.values()}
         for start in range(0, len(files), _CHUNK):
             chunk = files[start : start + _CHUNK]
             self._tell(start, len(files), "files")
-            places, unreadable, _ = self._places.find(chunk)
+            new, unreadable, _ = self._seen.locate_new(chunk)
             self._unreadable |= unreadable
-            stored = {it.id: it for it in self._store.scroll(self._collection, ids=places)}
-            unsure = []
-            for id_, (path, location) in places.items():
+            stored = {it.id: it for it in self._store.scroll(self._collection, ids=new)}
+            to_read = []  # to know what became of them
+            for id_, file in new.items():
                 point = stored.get(id_)
                 if point is None:
-                    self._missing[path] = Missing(path=path, size_bytes=location.size_bytes)
-                    if location.size_bytes in sizes:
-                        unsure.append(path)
+                    size_bytes = file.location.size_bytes
+                    self._missing[file.path] = Missing(path=file.path, size_bytes=size_bytes)
+                    if size_bytes in orphan_sizes:  # it may have been moved
+                        to_read.append(file)
                 elif point.payload.fingerprint != fingerprint:
                     theirs = point.payload.fingerprint
-                    self._strangers.append(ForeignPoint(path=path, id=id_, fingerprint=theirs))
-                elif is_as_stored(location, point):
-                    self._keep(point)
+                    self._foreign.append(ForeignPoint(path=file.path, id=id_, fingerprint=theirs))
+                elif is_as_stored(file.location, point):
+                    self._note_stored(point)
                 else:
-                    unsure.append(path)
-            for path, content in digest_files(unsure, self._roots, self._limits):
-                self._judge(path, content, stored)
+                    to_read.append(file)
+            for ready in read_files(to_read, self._roots, self._limits):
+                for file, content in ready:
+                    self._compare_content(file, content, stored)
 
-    def _judge(
-        self, path: str, content: Content | ImageUnreadable, stored: dict[str, Point]
+    def _compare_content(
+        self, file: LocatedFile, content: FileContent | ImageUnreadable, stored: dict[str, Point]
     ) -> None:
-        """What became of a file that had to be read."""
         if isinstance(content, ImageUnreadable):
-            self._missing.pop(path, None)
-            self._unreadable[path] = str(content)
+            self._missing.pop(file.path, None)
+            self._unreadable[file.path] = str(content)
             return
         point = stored.get(content.location.id)
         if point is None:
-            self._homeless[content.sha256].append(path)
+            self._missing_with[content.sha256].append(file.path)
         elif point.payload.sha256 != content.sha256:
             self._stale[point.id] = Stale(
-                path=path,
+                path=file.path,
                 id=point.id,
                 size_bytes=content.location.size_bytes,
                 stored_bytes=point.payload.size_bytes,
@@ -180,54 +176,54 @@ class _Audit:
             )
         else:
             if not point.payload.canary:
-                self._touched.append(path)
-            self._keep(point)
+                self._touched.append(file.path)
+            self._note_stored(point)
 
-    def _keep(self, point: Point) -> None:
-        """A point that its file agrees with."""
-        self._digests[bytes.fromhex(point.payload.sha256)] += 1
+    def _note_stored(self, point: Point) -> None:
+        """Note a point whose file has the content that it was made of."""
+        self._stored[bytes.fromhex(point.payload.sha256)] += 1
         if point.payload.canary:
-            self._suspects.append(unverified(point))
+            self._unverified.append(describe_unverified(point))
 
-    def _pair(self) -> tuple[Moved, ...]:
-        """Orphans and missing files of one content, one to one."""
+    def _pair_moved(self) -> tuple[Moved, ...]:
+        """Pair orphans and missing files of the same content, one to one."""
         moved = []
         for orphan in list(self._orphans.values()):
-            if paths := self._homeless.get(orphan.sha256):
+            if paths := self._missing_with.get(orphan.sha256):
                 path = paths.pop(0)
                 del self._missing[path]
                 del self._orphans[orphan.id]
                 moved.append(Moved(before=orphan, path=path))
         return tuple(moved)
 
-    def _described_orphans(self) -> tuple[Orphan, ...]:
-        """The orphans that are left, with the place where their content is stored besides."""
+    def _describe_orphans(self) -> tuple[Orphan, ...]:
+        """The orphans that are left, each with another place where its content is stored."""
         elsewhere = {}
         digests = {orphan.sha256 for orphan in self._orphans.values()}
         for point in self._store.scroll(self._collection, sha256=digests):
-            taken = point.id in self._orphans or point.id in self._stale
-            if not taken and not is_gone(point.payload.path):
+            is_taken = point.id in self._orphans or point.id in self._stale
+            if not is_taken and not is_gone(point.payload.path):
                 elsewhere[point.payload.sha256] = point.payload.path
         return tuple(
             replace(it, elsewhere=elsewhere.get(it.sha256, ""))
             for it in sorted(self._orphans.values(), key=lambda it: it.path)
         )
 
-    def _duplicates(self) -> Iterator[Duplicate]:
-        repeated = [digest.hex() for digest, count in self._digests.items() if count > 1]
+    def _find_identical(self) -> Iterator[IdenticalFiles]:
+        repeated = [digest.hex() for digest, count in self._stored.items() if count > 1]
         paths = defaultdict(list)
         for point in self._store.scroll(self._collection, sha256=repeated):
-            if point.id in self._places and point.id not in self._stale:
+            if point.id in self._seen and point.id not in self._stale:
                 paths[point.payload.sha256].append(point.payload.path)
         for digest, some in sorted(paths.items(), key=lambda it: min(it[1])):
-            yield Duplicate(sha256=digest, paths=tuple(sorted(some)))
+            yield IdenticalFiles(sha256=digest, paths=tuple(sorted(some)))
 
     def _tell(self, done: int, total: int, stage: str) -> None:
         if self._progress is not None:
             self._progress(done, total, stage)
 
 
-def _orphan(point: Point) -> Orphan:
+def _describe_orphan(point: Point) -> Orphan:
     return Orphan(
         path=point.payload.path,
         id=point.id,

@@ -1,9 +1,10 @@
-"""What an audit finds: where a collection and the files that it is of differ.
+"""The report of an audit: where a collection differs from the files that it was made of.
 
-A provider other than the CPU is checked by canaries, golden rows that ride along. A point is
-stored with the name of the canary that it waits for, which is taken away when that one was good.
-So a point that still has it was computed after the last good canary of a provider that failed, or
-of a process that died; or a moment ago, by a worker that is running: it is suspect.
+A provider other than the CPU is checked by canaries: golden rows that are computed with a batch. A
+point is stored with the name of the canary that it waits for, which is removed when that canary was
+good. So a point that still has it was computed after the last good canary of a provider that
+failed, or of a process that died; or a moment ago, by a worker that is running. It is unverified,
+which users and JSON call suspect.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from warmclip.store.protocol import Generation, Point, VectorStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unverified:
-    """A picture whose vector is not proven."""
+    """A point whose vector no good canary has followed."""
 
     path: str
     id: str
@@ -73,8 +74,8 @@ class ForeignPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Duplicate:
-    """One content, stored for several files."""
+class IdenticalFiles:
+    """Several stored files that hold the same bytes."""
 
     sha256: str
     paths: tuple[str, ...]
@@ -85,31 +86,31 @@ class AuditReport:
     """What an audit found, and what became of it. Each picture is in one category of faults."""
 
     collection: str
-    paths: tuple[str, ...] = ()  # what was compared; none: only suspects were looked for
+    paths: tuple[str, ...] = ()  # what was compared; none: only unverified points were looked for
     files: int = 0
     points: int = 0  # in the whole collection
     missing: tuple[Missing, ...] = ()
     stale: tuple[Stale, ...] = ()
     orphans: tuple[Orphan, ...] = ()
     moved: tuple[Moved, ...] = ()
-    suspects: tuple[Unverified, ...] = ()
-    strangers: tuple[ForeignPoint, ...] = ()
+    unverified: tuple[Unverified, ...] = ()
+    foreign: tuple[ForeignPoint, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)  # path -> reason
     touched: tuple[str, ...] = ()  # the same bytes with another time: no fault
-    duplicates: tuple[Duplicate, ...] = ()  # no fault
+    identical: tuple[IdenticalFiles, ...] = ()  # no fault
     generations: tuple[Generation, ...] = ()
     model: str = ""  # the fingerprint of the model here, where there is one
     repaired: IndexReport | None = None  # None: it was only listed
 
     @property
     def files_to_index(self) -> tuple[str, ...]:
-        """The files that indexing makes good; of moved ones the vector is there already."""
+        """The files that a repair indexes; of moved ones the vector is there already."""
         return (
             *(it.path for it in self.missing),
             *(it.path for it in self.stale),
             *(it.path for it in self.moved),
-            *(it.path for it in self.suspects),
-            *(it.path for it in self.strangers),
+            *(it.path for it in self.unverified),
+            *(it.path for it in self.foreign),
             *self.touched,
         )
 
@@ -123,8 +124,8 @@ class AuditReport:
     @property
     def faults(self) -> int:
         """How many pictures are not as they should be."""
-        categories = (self.missing, self.stale, self.orphans, self.moved, self.suspects)
-        return sum(map(len, categories)) + len(self.strangers) + len(self.unreadable)
+        categories = (self.missing, self.stale, self.orphans, self.moved, self.unverified)
+        return sum(map(len, categories)) + len(self.foreign) + len(self.unreadable)
 
     @property
     def exit_code(self) -> int:
@@ -135,12 +136,15 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can carry it."""
-        listed = {
-            name: [asdict(it) for it in getattr(self, name)]
-            for name in (
-                *("missing", "stale", "orphans", "moved", "suspects", "strangers"),
-                *("duplicates", "generations"),
-            )
+        listed: dict[str, tuple[Any, ...]] = {
+            "missing": self.missing,
+            "stale": self.stale,
+            "orphans": self.orphans,
+            "moved": self.moved,
+            "suspects": self.unverified,
+            "strangers": self.foreign,
+            "duplicates": self.identical,
+            "generations": self.generations,
         }
         return {
             "collection": self.collection,
@@ -148,7 +152,7 @@ class AuditReport:
             "files": self.files,
             "points": self.points,
             "faults": self.faults,
-            **listed,
+            **{name: [asdict(it) for it in records] for name, records in listed.items()},
             "unreadable": self.unreadable,
             "touched": list(self.touched),
             "model": self.model,
@@ -157,7 +161,7 @@ class AuditReport:
         }
 
 
-def unverified(point: Point) -> Unverified:
+def describe_unverified(point: Point) -> Unverified:
     """The record of a point that waits for a canary."""
     return Unverified(
         path=point.payload.path,
@@ -169,10 +173,10 @@ def unverified(point: Point) -> Unverified:
 
 
 def find_unverified(store: VectorStore, collection: str) -> tuple[Unverified, ...]:
-    """The pictures of a collection whose vectors are not proven, by path.
+    """The unverified points of a collection, by path.
 
     Raises:
         StoreError: there is no such collection, or the store failed.
     """
-    found = map(unverified, store.scroll(collection, unverified=True))
+    found = map(describe_unverified, store.scroll(collection, unverified=True))
     return tuple(sorted(found, key=lambda it: it.path))

@@ -1,4 +1,4 @@
-"""A contact sheet: what searches found, as one picture for people."""
+"""Contact sheets: what searches found, drawn into one picture."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from warmclip.errors import ImageUnreadable
-from warmclip.indexing.files import canonical_roots, read_picture
+from warmclip.indexing.files import locate_file, read_picture
+from warmclip.indexing.roots import Roots
 from warmclip.inference.image import UNDECODABLE, open_image
 from warmclip.settings import Limits, Root
 from warmclip.store.protocol import Hit
@@ -48,7 +49,7 @@ class SheetSection:
     hits: Sequence[Hit]
 
 
-def contact_sheet(
+def draw_contact_sheet(
     searches: Sequence[SheetSection],
     *,
     columns: int = 5,
@@ -57,15 +58,15 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw thumbnails with their scores and names, one block per search, RGB.
 
-    A picture that can no longer be read leaves a cell that says why. Orientation tags are obeyed:
-    this is for eyes, not for vectors.
+    A picture that can no longer be read leaves a cell that says why. Orientation tags are obeyed,
+    which the embedding may ignore.
     """
     if columns < 1:
         raise ValueError(f"columns={columns}: a sheet has at least one")
     width = 2 * _MARGIN_PX + columns * (_CELL_PX + _GAP_PX) - _GAP_PX
     height = 2 * _MARGIN_PX - _GAP_PX + sum(_height(search, columns) for search in searches)
     sheet = Image.new("RGB", (width, max(height, 2 * _MARGIN_PX)), _PAPER)
-    pen = _Pen(sheet, canonical_roots(roots), limits or Limits())
+    pen = _Pen(sheet, Roots(roots), limits or Limits())
     top = _MARGIN_PX
     for search in searches:
         pen.draw_heading(search.heading, top, width - 2 * _MARGIN_PX)
@@ -87,7 +88,7 @@ def shorten(text: str, font: Font, width_px: int) -> str:
     return _elided(text, kept)
 
 
-def readable(path: str) -> str:
+def readable_name(path: str) -> str:
     """A file's name as it can be drawn or printed, whatever its bytes are."""
     name = os.fsencode(path).rpartition(b"/")[2].decode("utf-8", "replace")
     return "".join(
@@ -96,7 +97,7 @@ def readable(path: str) -> str:
 
 
 class _Pen:
-    def __init__(self, sheet: Image.Image, roots: Sequence[Root], limits: Limits) -> None:
+    def __init__(self, sheet: Image.Image, roots: Roots, limits: Limits) -> None:
         self._sheet = sheet
         self._draw = ImageDraw.Draw(sheet)
         self._roots = roots
@@ -123,7 +124,7 @@ class _Pen:
             x = left + (right - left - thumbnail.width) // 2
             y = top + (bottom - top - thumbnail.height) // 2
             self._sheet.paste(thumbnail, (x, y), thumbnail)
-        name = shorten(readable(hit.payload.path), self._small, right - left)
+        name = shorten(readable_name(hit.payload.path), self._small, right - left)
         self._draw.text((left, bottom + 6), f"{hit.score:.3f}", fill=_INK, font=self._middle)
         self._draw.text((left, bottom + 28), name, fill=_FAINT, font=self._small)
 
@@ -140,7 +141,7 @@ class _Pen:
 
     def _thumbnail(self, path: str) -> Image.Image:
         """The picture, at most a cell large; RGBA, so that what it lets through shows the panel."""
-        _, content = read_picture(path, self._roots, self._limits)
+        _, content = read_picture(locate_file(path, self._roots), self._roots, self._limits)
         picture = open_image(content, self._limits)
         try:
             picture = ImageOps.exif_transpose(picture)

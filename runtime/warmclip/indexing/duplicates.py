@@ -1,9 +1,9 @@
-"""Pictures that nearly are one picture, by their stored vectors.
+"""Finds duplicates: pictures whose stored vectors are nearly the same.
 
 A group is a picture and those near to it: each is as near to the first as the threshold says, so
 there are no chains, in which the ends may have nothing in common. The first is the largest of
-them, by pixels, then by bytes. Vectors are compared in blocks; no list of pairs is made, however
-many there are.
+them, by pixels, then by bytes. A member that has the first's bytes is identical, which users and
+JSON call exact. Vectors are compared in blocks; no list of pairs is made, however many there are.
 """
 
 import uuid
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmclip.errors import SettingsError
-from warmclip.indexing.files import Scope
+from warmclip.indexing.roots import Scope
 from warmclip.inference.arrays import Vectors
 from warmclip.progress import Progress
 from warmclip.store.protocol import Hit, Point, VectorStore
@@ -38,22 +38,24 @@ class Group:
     hits: tuple[Hit, ...]
 
     @property
-    def exact(self) -> int:
-        """How many are the first's bytes again."""
-        return sum(map(self.is_exact, self.hits[1:]))
+    def identical(self) -> int:
+        """How many besides the first have its bytes."""
+        return sum(map(self.is_identical, self.hits[1:]))
 
-    def is_exact(self, hit: Hit) -> bool:
-        """Whether a picture is the first's bytes."""
+    def is_identical(self, hit: Hit) -> bool:
+        """Whether a picture has the first's bytes."""
         return hit.payload.sha256 == self.hits[0].payload.sha256
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON can carry it."""
-        return {"pictures": [hit.to_dict() | {"exact": self.is_exact(hit)} for hit in self.hits]}
+        return {
+            "pictures": [hit.to_dict() | {"exact": self.is_identical(hit)} for hit in self.hits]
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicatesReport:
-    """The groups of one collection, the largest first; who is near to none is in none."""
+    """The groups of one collection, the largest first; a picture near to none is in none."""
 
     collection: str
     threshold: float
@@ -92,7 +94,7 @@ def find_duplicates(
         StoreError: there is no such collection, or the store failed.
     """
     table = _Table(store, collection, Scope(paths) if paths else None, progress)
-    leaders, scores = _group(table.vectors, table.ranks, threshold, progress)
+    leaders, scores = _assign_leaders(table.vectors, table.ranks, threshold, progress)
     members: dict[int, list[tuple[int, float]]] = {}
     for row, content in enumerate(table.contents.tolist()):
         members.setdefault(int(leaders[content]), []).append((row, float(scores[content])))
@@ -100,7 +102,7 @@ def find_duplicates(
     wanted = (table.id(row) for rows in several.values() for row, _ in rows)
     points = {point.id: point for point in store.scroll(collection, ids=wanted)}
     groups = [
-        _described(points, table.digests[leader], rows, table) for leader, rows in several.items()
+        _make_group(points, table.digests[leader], rows, table) for leader, rows in several.items()
     ]
     groups = [group for group in groups if len(group.hits) > 1]  # some may be gone meanwhile
     groups.sort(key=lambda it: (-len(it.hits), it.hits[0].payload.path))
@@ -142,7 +144,7 @@ class _Table:
             digest = bytes.fromhex(payload.sha256)
             if digest not in known:
                 if len(known) == len(vectors):
-                    vectors = _grown(vectors, point.vector.size, total)
+                    vectors = _enlarge(vectors, point.vector.size, total)
                 vectors[len(known)] = point.vector
                 sizes.append((payload.width_px * payload.height_px, payload.size_bytes))
                 known[digest] = len(known)
@@ -160,7 +162,7 @@ class _Table:
         return str(uuid.UUID(bytes=self._ids[16 * row : 16 * row + 16]))
 
 
-def _grown(vectors: Vectors, dim: int, total: int) -> Vectors:
+def _enlarge(vectors: Vectors, dim: int, total: int) -> Vectors:
     """Room for twice as many vectors, within the bound."""
     most = MOST_BYTES // (4 * dim)
     if len(vectors) >= most:
@@ -174,10 +176,10 @@ def _grown(vectors: Vectors, dim: int, total: int) -> Vectors:
     return grown
 
 
-def _group(
+def _assign_leaders(
     vectors: Vectors, ranks: Indices, threshold: float, progress: Progress | None
 ) -> tuple[Indices, npt.NDArray[np.float32]]:
-    """Give each vector to the first in rank that it is near to, and that is not itself given away.
+    """Assign each vector to the first in rank that it is near to and that is a leader itself.
 
     Returns:
         Each vector's leader, perhaps itself, and its cosine with it.
@@ -191,7 +193,7 @@ def _group(
             progress(start, count, "comparing")
         block = ranks[start : start + _BLOCK]
         block = block[leaders[block] < 0]
-        chosen = _lead(vectors, block, leaders, scores, least)
+        chosen = _assign_in_block(vectors, block, leaders, scores, least)
         rest = ranks[start + _BLOCK :]
         for column in range(0, len(rest), _COLUMNS):
             some = rest[column : column + _COLUMNS]
@@ -207,14 +209,14 @@ def _group(
     return leaders, np.minimum(scores, 1)
 
 
-def _lead(
+def _assign_in_block(
     vectors: Vectors,
     block: Indices,
     leaders: Indices,
     scores: npt.NDArray[np.float32],
     least: float,
 ) -> Indices:
-    """Settle a block by itself; returns those of it that lead."""
+    """Assign the vectors of a block among themselves; returns the block's leaders."""
     cosines = vectors[block] @ vectors[block].T
     chosen = []
     for row, index in enumerate(block):
@@ -228,7 +230,7 @@ def _lead(
     return np.asarray(chosen, np.intp)
 
 
-def _described(
+def _make_group(
     points: Mapping[str, Point], first: str, rows: Sequence[tuple[int, float]], table: _Table
 ) -> Group:
     hits = [

@@ -1,4 +1,4 @@
-"""Pictures into a collection, and answers out of it."""
+"""Pictures brought into a collection, and found in it."""
 
 import os
 import time
@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from warmclip.errors import PruneRefused
-from warmclip.indexing.files import Scope, canonical_roots, find_images
-from warmclip.indexing.folders import resolve_path
-from warmclip.indexing.pruning import MOST_LOST, check_folder, check_loss, forget, is_orphan
+from warmclip.indexing.pruning import (
+    MOST_LOST,
+    check_folder,
+    check_loss,
+    delete_orphans,
+    is_orphan,
+)
 from warmclip.indexing.report import IndexReport
+from warmclip.indexing.roots import Roots, Scope
 from warmclip.indexing.sync import ImageEncoder, Sync
+from warmclip.indexing.walk import find_images
 from warmclip.inference.arrays import Vector
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root, Settings
@@ -43,8 +49,7 @@ class Indexer:
         self._encoder = encoder
         self._store = store
         self._space = Space(fingerprint=encoder.fingerprint, dim=encoder.dim)
-        self._named_roots = tuple(roots)
-        self._roots = canonical_roots(roots)
+        self._roots = Roots(roots)
         self._limits = limits or Limits()
 
     @classmethod
@@ -90,14 +95,15 @@ class Indexer:
             progress(0, 0, "finding")
         named = [os.fspath(path) for path in paths]
         self._store.ensure_collection(self.collection, self._space)
-        doomed = self._find_gone(named, yes=yes) if prune else []
+        orphans = self._find_orphans(named, yes=yes) if prune else []
         found = find_images(named)
-        indexed = self._bring_in(found.files, progress)
-        pruned = forget(self._store, self.collection, doomed, self._roots).deleted
+        report = self._sync_files(found.files, progress)
+        if orphans:
+            pruned = delete_orphans(self._store, self.collection, orphans, self._roots).deleted
+            report = replace(report, pruned=pruned)
         return replace(
-            indexed,
-            skipped=found.problems | indexed.skipped,
-            pruned=pruned,
+            report,
+            skipped=found.problems | report.skipped,
             ignored=found.ignored,
             seconds=time.monotonic() - started,
         )
@@ -112,7 +118,7 @@ class Indexer:
             SpaceMismatch, StoreError: as ``index``.
         """
         self._store.ensure_collection(self.collection, self._space)
-        return self._bring_in(files, progress)
+        return self._sync_files(files, progress)
 
     def search(
         self,
@@ -140,8 +146,7 @@ class Indexer:
             TypeError: not exactly one of text, image and vector is given.
         """
         if only.folder is not None:
-            folder = resolve_path(only.folder, self._named_roots, self._roots)
-            only = replace(only, folder=folder)
+            only = replace(only, folder=self._roots.resolve(only.folder))
         match text, image, vector:
             case str(), None, None:
                 vector = self._encoder.encode_texts([text])[0]
@@ -175,8 +180,8 @@ class Indexer:
             progress(0, 0, "finding")
         paths = sorted(point.payload.path for point in self._store.scroll(self.collection))
         staged = self._store.create_collection(self.collection, self._space)
-        sync = self._sync(staged, progress)
-        sync.run(paths)
+        sync = self._make_sync(staged, progress)
+        sync.sync_files(paths)
         if not yes and len(sync.skipped) > MOST_LOST * len(paths):
             path, reason = next(iter(sync.skipped.items()))
             raise PruneRefused(
@@ -187,16 +192,16 @@ class Indexer:
         former = self._store.switch_alias(self.collection, self._space)
         if drop and former is not None:
             self._store.delete_collection(former)
-        return self._report(sync, started)
+        return self._make_report(sync, started)
 
-    def _bring_in(self, files: Sequence[str], progress: Progress | None) -> IndexReport:
-        """Files into a collection that is there."""
+    def _sync_files(self, files: Sequence[str], progress: Progress | None) -> IndexReport:
+        """Bring a collection that is there up to date with files."""
         started = time.monotonic()
-        sync = self._sync(self.collection, progress)
-        sync.run(files)
-        return self._report(sync, started)
+        sync = self._make_sync(self.collection, progress)
+        sync.sync_files(files)
+        return self._make_report(sync, started)
 
-    def _report(self, sync: Sync, started: float) -> IndexReport:
+    def _make_report(self, sync: Sync, started: float) -> IndexReport:
         return IndexReport(
             collection=self.collection,
             indexed=sync.indexed,
@@ -206,7 +211,7 @@ class Indexer:
             seconds=time.monotonic() - started,
         )
 
-    def _sync(self, collection: str, progress: Progress | None) -> Sync:
+    def _make_sync(self, collection: str, progress: Progress | None) -> Sync:
         return Sync(
             self._encoder,
             self._store,
@@ -216,17 +221,17 @@ class Indexer:
             progress=progress,
         )
 
-    def _find_gone(self, paths: Sequence[str], *, yes: bool) -> list[str]:
+    def _find_orphans(self, paths: Sequence[str], *, yes: bool) -> list[str]:
         """The ids of the points below these folders that stand for no file any more."""
         for path in paths:
             check_folder(path)
         scope = Scope(paths)
         total = 0
-        gone: dict[str, str] = {}  # id -> path
+        orphans: dict[str, str] = {}  # id -> path
         for point in self._store.scroll(self.collection):
             total += 1
             if point.payload.path in scope and is_orphan(point, self._roots):
-                gone[point.id] = point.payload.path
+                orphans[point.id] = point.payload.path
         if not yes:
-            check_loss(self.collection, list(gone.values()), total)
-        return list(gone)
+            check_loss(self.collection, list(orphans.values()), total)
+        return list(orphans)

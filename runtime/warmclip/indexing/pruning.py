@@ -1,38 +1,39 @@
-"""Which points stand for no file any more, and when so many of them are not believed."""
+"""Orphans: points whose file is gone. What looks like an unmounted disk is not believed."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmclip.errors import ImageUnreadable, PruneRefused
-from warmclip.indexing.files import Walk, is_gone, locate, point_id
-from warmclip.settings import Root
+from warmclip.indexing.files import is_gone, locate_file
+from warmclip.indexing.roots import Roots
+from warmclip.indexing.walk import Walk
 from warmclip.store.protocol import Point, VectorStore
 
 MOST_LOST = 0.2  # of a collection; more looks like an unmounted disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forgotten:
+class DeletedOrphans:
     """What became of orphans."""
 
     deleted: int
     kept: frozenset[str]  # ids of those whose file is there, but not stored as it is named now
 
 
-def is_orphan(point: Point, roots: Sequence[Root]) -> bool:
+def is_orphan(point: Point, roots: Roots) -> bool:
     """Whether a point's file is gone, or has another id since the roots were named otherwise.
 
     Args:
         point: of any collection.
-        roots: from ``canonical_roots``.
+        roots: what ids are made by.
     """
     path = point.payload.path
-    return is_gone(path) or point.id != point_id(path, roots)
+    return is_gone(path) or point.id != roots.point_id(path)
 
 
 def check_folder(path: str) -> None:
-    """Refuse a path that may not be compared with a collection, to forget what is gone.
+    """Refuse a path that may not be compared with a collection, to delete what is gone.
 
     Raises:
         PruneRefused: it is missing or holds no pictures, as the place of an unmounted disk does.
@@ -67,14 +68,14 @@ def check_loss(collection: str, gone: Sequence[str], total: int) -> None:
         )
 
 
-def forget(
+def delete_orphans(
     store: VectorStore,
     collection: str,
     ids: Collection[str],
-    roots: Sequence[Root],
+    roots: Roots,
     *,
-    now_at: Mapping[str, str] | None = None,
-) -> Forgotten:
+    moved_to: Mapping[str, str] | None = None,
+) -> DeletedOrphans:
     """Delete those of the points that still are orphans, and whose vector nobody needs.
 
     Where a file is there under another id, or at another place, its vector is needed until the
@@ -84,29 +85,29 @@ def forget(
         store: where the collection is.
         collection: its name.
         ids: of the points.
-        roots: from ``canonical_roots``.
-        now_at: id -> the place to which its file was moved.
+        roots: what ids are made by.
+        moved_to: id -> the path to which its file was moved.
     """
     if not ids:
-        return Forgotten(deleted=0, kept=frozenset())
+        return DeletedOrphans(deleted=0, kept=frozenset())
     orphans = [it for it in store.scroll(collection, ids=ids) if is_orphan(it, roots)]
-    heirs = {}  # id -> the id that its file has now; None: none that could be stored
+    new_ids = {}  # id -> the id that its file has now; None: none that could be stored
     for point in orphans:
-        place = (now_at or {}).get(point.id)
-        if place is not None:
-            heirs[point.id] = _id_of(place, roots)
+        path = (moved_to or {}).get(point.id)
+        if path is not None:
+            new_ids[point.id] = _id_of(path, roots)
         elif not is_gone(point.payload.path):
-            heirs[point.id] = point_id(point.payload.path, roots)
-    wanted = {heir for heir in heirs.values() if heir is not None}
+            new_ids[point.id] = roots.point_id(point.payload.path)
+    wanted = {id_ for id_ in new_ids.values() if id_ is not None}
     stored = {point.id for point in store.scroll(collection, ids=wanted)}
-    kept = frozenset(id_ for id_, heir in heirs.items() if heir not in stored)
-    doomed = [point for point in orphans if point.id not in kept]
-    changed = store.delete_unchanged(collection, doomed)
-    return Forgotten(deleted=len(doomed) - len(changed), kept=kept | changed)
+    kept = frozenset(id_ for id_, new_id in new_ids.items() if new_id not in stored)
+    to_delete = [point for point in orphans if point.id not in kept]
+    changed = store.delete_unchanged(collection, to_delete) if to_delete else frozenset()
+    return DeletedOrphans(deleted=len(to_delete) - len(changed), kept=kept | changed)
 
 
-def _id_of(path: str, roots: Sequence[Root]) -> str | None:
+def _id_of(path: str, roots: Roots) -> str | None:
     try:
-        return locate(path, roots).id
+        return locate_file(path, roots).id
     except ImageUnreadable:
         return None

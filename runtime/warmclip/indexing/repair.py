@@ -1,6 +1,6 @@
-"""An audit's findings made good: what is to be indexed is, then orphans are forgotten.
+"""Repairs what an audit found: files are indexed, then orphans are deleted.
 
-A run that was killed is completed by the next audit and repair: an orphan goes only after the
+A run that was killed is completed by the next audit and repair: an orphan is deleted only after the
 file that it was moved to is stored.
 """
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from warmclip.indexing.audit_report import AuditReport
-from warmclip.indexing.files import Scope, canonical_roots
-from warmclip.indexing.pruning import check_folder, check_loss, forget
+from warmclip.indexing.pruning import check_folder, check_loss, delete_orphans
 from warmclip.indexing.report import IndexReport
+from warmclip.indexing.roots import Roots, Scope
 from warmclip.settings import Root
 from warmclip.store.protocol import VectorStore
 
@@ -20,7 +20,7 @@ _KEPT = (
 )
 
 
-def repair(
+def repair_collection(
     store: VectorStore,
     report: AuditReport,
     index_files: Callable[[Sequence[str]], IndexReport],
@@ -28,14 +28,14 @@ def repair(
     roots: Sequence[Root] = (),
     yes: bool = False,
 ) -> AuditReport:
-    """Index the files that an audit named, forget its orphans, and nothing else.
+    """Index the files that an audit named, delete its orphans, and nothing else.
 
     Args:
         store: where the collection is.
-        report: from ``compare`` or ``find_suspects``.
+        report: from ``audit_folders``, or one that has unverified pictures only.
         index_files: brings files into the collection, here or by workers.
         roots: as for the audit.
-        yes: forget even more than a fifth of the collection.
+        yes: delete even more than a fifth of the collection.
 
     Raises:
         PruneRefused: before anything was written: what is gone looks like an unmounted disk.
@@ -47,17 +47,17 @@ def repair(
     done = index_files(files) if files else IndexReport(collection=report.collection)
     paths = {it.id: it.path for it in report.orphans}
     paths |= {it.before.id: it.path for it in report.moved}
-    forgotten = forget(
+    orphans = delete_orphans(
         store,
         report.collection,
         paths,
-        canonical_roots(roots),
-        now_at={it.before.id: it.path for it in report.moved},
+        Roots(roots),
+        moved_to={it.before.id: it.path for it in report.moved},
     )
-    kept = {paths[id_]: _KEPT for id_ in forgotten.kept}
+    kept = {paths[id_]: _KEPT for id_ in orphans.kept}
     return replace(
         report,
-        repaired=replace(done, pruned=forgotten.deleted, skipped=kept | done.skipped),
+        repaired=replace(done, pruned=orphans.deleted, skipped=kept | done.skipped),
     )
 
 

@@ -1,47 +1,61 @@
-"""What files hold, and which of them a collection has as they are now."""
+"""Which files a collection does not have as they are now, and what those hold."""
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 from warmclip.errors import ImageUnreadable
-from warmclip.indexing.files import Location, locate, read_picture
+from warmclip.indexing.files import Location, locate_file, read_picture
+from warmclip.indexing.roots import Roots, real_folder
 from warmclip.inference.machine import usable_cores
-from warmclip.settings import Limits, Root
+from warmclip.inference.prefetch import prefetch
+from warmclip.settings import Limits
 from warmclip.store.protocol import Point, VectorStore
 
 _MOST_READ_THREADS = 4
+_READ_AHEAD = 64  # files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """One file's place, and what it holds."""
+class LocatedFile:
+    """A file by the path that it was found by, and where it really is."""
 
-    path: str  # as it was found, for the report
+    path: str  # for the report
+    location: Location
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """What a file holds, and its place and state as it was read."""
+
     location: Location
     sha256: str
+    data: bytes
 
 
 @dataclass(slots=True, kw_only=True)
-class ScannedFile:
-    """Some files, of which it is known now what they hold."""
+class ScannedChunk:
+    """Some files, compared with a collection."""
 
-    contents: list[Content] = field(default_factory=list)  # that are not stored as they are now
+    changed: list[LocatedFile] = field(default_factory=list)  # that are not stored as they are now
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
     unchanged: int = 0
     repeated: int = 0  # other paths to files that were seen before
 
 
 class SeenFiles:
-    """Where files are; each counts once, by whatever paths it is found.
+    """Locates files; each counts once, by whatever paths it is found.
 
     Of those that were seen, 16 bytes are held for each: their ids.
     """
 
-    def __init__(self, roots: Sequence[Root]) -> None:
-        self._roots = roots
+    def __init__(self, roots: Roots) -> None:
+        # A folder's files come one after the other.
+        self._locate = partial(
+            locate_file, roots=roots, real_folder=lru_cache(maxsize=16)(real_folder)
+        )
         self._seen: set[bytes] = set()
 
     def __len__(self) -> int:
@@ -50,21 +64,21 @@ class SeenFiles:
     def __contains__(self, id_: str) -> bool:
         return uuid.UUID(id_).bytes in self._seen
 
-    def find(
-        self, files: Sequence[str]
-    ) -> tuple[dict[str, tuple[str, Location]], dict[str, str], int]:
+    def locate_new(
+        self, paths: Sequence[str]
+    ) -> tuple[dict[str, LocatedFile], dict[str, str], int]:
         """Locate some files.
 
         Returns:
-            Point id -> (path, location), for files not seen before; path -> reason, for those
-            that cannot be opened; and how many had been seen before.
+            Point id -> file, for those not seen before; path -> reason, for those that are no
+            file to be read; and how many had been seen before.
         """
-        places: dict[str, tuple[str, Location]] = {}
+        new: dict[str, LocatedFile] = {}
         unreadable = {}
         repeated = 0
-        for path in files:
+        for path in paths:
             try:
-                location = locate(path, self._roots)
+                location = self._locate(path)
             except ImageUnreadable as exc:
                 unreadable[path] = str(exc)
                 continue
@@ -72,64 +86,43 @@ class SeenFiles:
                 repeated += 1
             else:
                 self._seen.add(uuid.UUID(location.id).bytes)
-                places[location.id] = path, location
-        return places, unreadable, repeated
+                new[location.id] = LocatedFile(path=path, location=location)
+        return new, unreadable, repeated
 
 
 class FileScan:
-    """Looks at files, a chunk at a time; it writes nothing."""
+    """Compares files with one collection, a chunk at a time; nothing is read or written."""
 
     def __init__(
-        self,
-        store: VectorStore,
-        collection: str,
-        *,
-        fingerprint: str,
-        roots: Sequence[Root],
-        limits: Limits,
+        self, store: VectorStore, collection: str, *, fingerprint: str, roots: Roots
     ) -> None:
         self._store = store
         self._collection = collection
         self._fingerprint = fingerprint
-        self._roots = roots
-        self._limits = limits
-        self._places = SeenFiles(roots)
+        self._seen = SeenFiles(roots)
 
     def is_usable(self, point: Point) -> bool:
         """Whether a stored vector may stay, and be reused.
 
         A name may be switched to another space while we work: its vectors are none of ours. A
-        vector that still waits for a canary is suspect: its process may have died before it.
+        vector that still waits for a canary is unverified: its process may have died before it.
         """
         payload = point.payload
         return payload.fingerprint == self._fingerprint and not payload.canary
 
-    def look(self, files: Sequence[str]) -> ScannedFile:
-        """Find out what these files hold, and which of them are stored as they are now."""
-        chunk = ScannedFile()
-        places, unreadable, repeated = self._places.find(files)
-        chunk.skipped |= unreadable
-        chunk.repeated = repeated
-        changed = self._changed(places)
-        chunk.unchanged = len(places) - len(changed)
-        self._digest(changed, chunk)
-        return chunk
-
-    def _changed(self, places: dict[str, tuple[str, Location]]) -> list[str]:
-        """The paths of files that the collection does not have as they are now."""
-        changed = dict(places)
-        for point in self._store.scroll(self._collection, ids=places):
-            _, location = places[point.id]
-            if self.is_usable(point) and is_as_stored(location, point):
+    def scan_chunk(self, paths: Sequence[str]) -> ScannedChunk:
+        """Find out which of these files are stored as they are now."""
+        new, skipped, repeated = self._seen.locate_new(paths)
+        changed = dict(new)
+        for point in self._store.scroll(self._collection, ids=new):
+            if self.is_usable(point) and is_as_stored(new[point.id].location, point):
                 del changed[point.id]
-        return [path for path, _ in changed.values()]
-
-    def _digest(self, paths: list[str], chunk: ScannedFile) -> None:
-        for path, result in digest_files(paths, self._roots, self._limits):
-            if isinstance(result, Content):
-                chunk.contents.append(result)
-            else:
-                chunk.skipped[path] = str(result)
+        return ScannedChunk(
+            changed=list(changed.values()),
+            skipped=skipped,
+            unchanged=len(new) - len(changed),
+            repeated=repeated,
+        )
 
 
 def is_as_stored(location: Location, point: Point) -> bool:
@@ -138,31 +131,26 @@ def is_as_stored(location: Location, point: Point) -> bool:
     return (location.size_bytes, location.mtime_ns) == (payload.size_bytes, payload.mtime_ns)
 
 
-def digest_files(
-    paths: Sequence[str], roots: Sequence[Root], limits: Limits
-) -> Iterator[tuple[str, Content | ImageUnreadable]]:
-    """What some files hold, in their order; read by several threads.
+def read_files(
+    files: Sequence[LocatedFile], roots: Roots, limits: Limits
+) -> Generator[list[tuple[LocatedFile, FileContent | ImageUnreadable]], None, None]:
+    """Read files on several threads, each once, and yield those that have become ready.
 
-    Args:
-        paths: one chunk of them.
-        roots: from ``canonical_roots``.
-        limits: see ``read_picture``.
+    What was read waits in memory only within the bounds of ``prefetch``.
     """
-    threads = min(_MOST_READ_THREADS, 2 * usable_cores())
-    with ThreadPoolExecutor(threads, thread_name_prefix="warmclip-digest") as pool:
-        yield from zip(
-            paths, pool.map(lambda path: _digest_one(path, roots, limits), paths), strict=True
-        )
+    return prefetch(
+        partial(_read_one, roots=roots, limits=limits),
+        zip(files, files, strict=True),
+        threads=min(_MOST_READ_THREADS, 2 * usable_cores()),
+        ahead=_READ_AHEAD,
+        size_of=lambda file: file.location.size_bytes,
+        name="warmclip-read",
+    )
 
 
-def _digest_one(path: str, roots: Sequence[Root], limits: Limits) -> Content | ImageUnreadable:
+def _read_one(file: LocatedFile, roots: Roots, limits: Limits) -> FileContent | ImageUnreadable:
     try:
-        location, picture = read_picture(path, roots, limits)
+        location, data = read_picture(file.location, roots, limits)
     except ImageUnreadable as exc:
         return exc
-    return Content(path=path, location=location, sha256=sha256(picture))
-
-
-def sha256(content: bytes) -> str:
-    """The digest that stands for a content."""
-    return hashlib.sha256(content).hexdigest()
+    return FileContent(location=location, sha256=hashlib.sha256(data).hexdigest(), data=data)

@@ -1,24 +1,25 @@
 """Files into one collection, chunk by chunk, so that it has them as they are now.
 
-Three things go on at once: the next chunk's files are looked at, this chunk's pictures are
-embedded, and the last batch of vectors is written.
+Several things go on at once: the next chunk's files are compared with the collection, this chunk's
+are read, decoded and embedded, and the last batch of points is written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from warmclip.errors import ImageUnreadable
-from warmclip.indexing.files import read_picture
-from warmclip.indexing.scan import Content, FileScan, ScannedFile, sha256
+from warmclip.indexing.files import Location
+from warmclip.indexing.roots import Roots
+from warmclip.indexing.scan import FileContent, FileScan, LocatedFile, ScannedChunk, read_files
 from warmclip.inference.arrays import Vectors
-from warmclip.inference.reading import LazyImage
+from warmclip.inference.reading import NamedImage
 from warmclip.inference.selection.canary import Canary
 from warmclip.progress import Progress
-from warmclip.settings import Limits, Root
+from warmclip.settings import Limits
 from warmclip.store.protocol import Payload, Point, VectorStore
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
@@ -27,8 +28,8 @@ if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
 
 K = TypeVar("K")
 
-_CHUNK = 256  # pictures looked up together
-_WRITE_BATCH = 64  # pictures embedded before they are written: a kill can cost two of these
+_CHUNK = 256  # files looked up together
+_WRITE_BATCH = 64  # points in one write: a kill can cost two of these
 
 
 class ImageEncoder(Protocol):
@@ -73,11 +74,21 @@ class ImageEncoder(Protocol):
         ...
 
 
+@dataclass(slots=True, kw_only=True)
+class _Content:
+    """What is known of one content, in the course of a chunk."""
+
+    waiting: list[LocatedFile] = field(default_factory=list)  # files that hold it, until it is
+    point: Point | None = None  # embedded
+    reason: str = ""  # or refused
+
+
 class Sync:
     """Brings a collection up to date with some files; its counts say what became of each.
 
     Nothing is matched by position: vectors belong to a content's digest, points to a file's
-    place. At most one batch of pictures is in memory, whatever the number of files.
+    place. A file is read once: the bytes whose digest is stored are those that are decoded. They
+    wait in memory within the bounds of ``prefetch``, whatever the number of files.
     """
 
     def __init__(
@@ -86,7 +97,7 @@ class Sync:
         store: VectorStore,
         collection: str,
         *,
-        roots: Sequence[Root],
+        roots: Roots,
         limits: Limits,
         progress: Progress | None,
     ) -> None:
@@ -100,92 +111,99 @@ class Sync:
         self._roots = roots
         self._limits = limits
         self._progress = progress
-        self._survey = FileScan(
-            store, collection, fingerprint=encoder.fingerprint, roots=roots, limits=limits
-        )
-        self._unproven: list[Point] = []
-        self._beside = ThreadPoolExecutor(2, thread_name_prefix="warmclip-sync")  # look and write
-        self._writing: Future[None] | None = None
-        self._unwritten = 0
+        self._scan = FileScan(store, collection, fingerprint=encoder.fingerprint, roots=roots)
+        self._beside = ThreadPoolExecutor(2, thread_name_prefix="warmclip-sync")  # scan and write
+        self._batch: list[Point] = []  # the next to be written
+        self._writing: Future[int] | None = None
+        self._unverified: list[Point] = []  # that were written waiting for a canary
         self._done = 0
         self._total = 0
 
-    def run(self, files: Sequence[str]) -> None:
-        """Bring these files in, by path; once in a Sync's life. Two paths to a file count once."""
-        self._total = len(files)
+    def sync_files(self, paths: Sequence[str]) -> None:
+        """Bring these files in; once in a Sync's life. Two paths to a file count once."""
+        self._total = len(paths)
         self._advance(0)
-        chunks = (files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK))
+        chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
         with self._beside:
-            surveys = (self._beside.submit(self._survey.look, chunk) for chunk in chunks)
-            following = next(surveys, None)
+            scans = (self._beside.submit(self._scan.scan_chunk, chunk) for chunk in chunks)
+            following = next(scans, None)
             while following is not None:
                 chunk = following.result()
-                following = next(surveys, None)
-                self._bring_in(chunk)
-                self._prove()
+                following = next(scans, None)
+                self._sync_chunk(chunk)
+                self._mark_verified()
 
-    def _bring_in(self, chunk: ScannedFile) -> None:
+    def _sync_chunk(self, chunk: ScannedChunk) -> None:
         self.unchanged += chunk.unchanged
         self._advance(chunk.unchanged + chunk.repeated)
         for path, reason in chunk.skipped.items():
             self._skip(path, reason)
-        donors = self._donors({content.sha256 for content in chunk.contents})
-        fresh: dict[str, Content] = {}
-        copies = []
-        for content in chunk.contents:
-            if content.sha256 in donors or content.sha256 in fresh:
-                copies.append(content)
-            else:
-                fresh[content.sha256] = content
-        donors |= self._embed(fresh)
-        points: list[Point] = []
-        for content in copies:
-            if content.sha256 in donors:
-                points.append(_copy(donors[content.sha256], content))
-            else:
-                self._skip(content.path, self.skipped[fresh[content.sha256].path])
-        self._upsert(points)
-        self.reused += len(points)
-        self._advance(len(points))
-
-    def _donors(self, digests: set[str]) -> dict[str, Point]:
-        """Digest -> a stored point with that content."""
-        stored = self._store.scroll(self._collection, sha256=digests, with_vectors=True)
-        return {point.payload.sha256: point for point in stored if self._survey.is_usable(point)}
-
-    def _embed(self, fresh: dict[str, Content]) -> dict[str, Point]:
-        """Embed and store contents, by digest; unreadable ones are skipped."""
-        points: dict[str, Point] = {}
-        unwritten: list[Point] = []
-        # Read a second time, when it is its turn: a chunk's files may not fit in memory.
-        items = (
-            (digest, LazyImage(content.location.path, partial(self._reread, content)))
-            for digest, content in fresh.items()
-        )
-        for digest, result in self._encoder.encode_each(items):
+        contents: dict[str, _Content] = {}  # by digest
+        for digest, result in self._encoder.encode_each(self._read_new(chunk.changed, contents)):
+            content = contents[digest]
+            first, *copies = content.waiting
+            content.waiting = []
             if isinstance(result, ImageUnreadable):
-                self._skip(fresh[digest].path, str(result))
-                continue
-            points[digest] = self._point(fresh[digest], result)
-            unwritten.append(points[digest])
-            if len(unwritten) == _WRITE_BATCH:
-                self._begin_writing(unwritten)
-                unwritten = []
-        self._begin_writing(unwritten)
+                content.reason = str(result)
+                self._skip(first.path, content.reason)
+            else:
+                content.point = self._make_point(digest, first, result)
+                self.indexed += 1
+                self._write(content.point)
+            for file in copies:
+                self._settle(file, content)
+        self._begin_writing()
         self._end_writing()
-        return points
 
-    def _reread(self, content: Content) -> bytes:
-        location, picture = read_picture(content.path, self._roots, self._limits)
-        if location != content.location or sha256(picture) != content.sha256:
-            raise ImageUnreadable("was changed while it was being indexed; run again")
-        return picture
+    def _read_new(
+        self, files: Sequence[LocatedFile], contents: dict[str, _Content]
+    ) -> Iterator[tuple[str, NamedImage]]:
+        """Read files, settle those whose content is known, and yield each new content once."""
+        with closing(read_files(files, self._roots, self._limits)) as reading:
+            for ready in reading:
+                digests = {read.sha256 for _, read in ready if isinstance(read, FileContent)}
+                self._find_stored(digests - contents.keys(), contents)
+                for file, read in ready:
+                    if isinstance(read, ImageUnreadable):
+                        self._skip(file.path, str(read))
+                        continue
+                    file = replace(file, location=read.location)  # noqa: PLW2901 - as it was read
+                    content = contents.get(read.sha256)
+                    if content is None:
+                        contents[read.sha256] = _Content(waiting=[file])
+                        yield read.sha256, NamedImage(file.location.path, read.data)
+                    elif content.waiting:
+                        content.waiting.append(file)
+                    else:
+                        self._settle(file, content)
 
-    def _begin_writing(self, points: list[Point]) -> None:
-        """Write these while the next are embedded; of two batches, the first is waited for."""
+    def _find_stored(self, digests: set[str], contents: dict[str, _Content]) -> None:
+        """Note those of the contents whose vector the collection has."""
+        if not digests:
+            return
+        for point in self._store.scroll(self._collection, sha256=digests, with_vectors=True):
+            if self._scan.is_usable(point):
+                contents[point.payload.sha256] = _Content(point=point)
+
+    def _settle(self, file: LocatedFile, content: _Content) -> None:
+        """Store or skip a file as one that has the same content was."""
+        if content.point is None:
+            self._skip(file.path, content.reason)
+        else:
+            self.reused += 1
+            self._write(_copy(content.point, file.location))
+
+    def _write(self, point: Point) -> None:
+        self._batch.append(point)
+        if len(self._batch) == _WRITE_BATCH:
+            self._begin_writing()
+
+    def _begin_writing(self) -> None:
+        """Write a batch while the next is embedded; of two batches, the first is waited for."""
         self._end_writing()
-        self._writing = self._beside.submit(self._upsert, points)
-        self._unwritten = len(points)
+        if self._batch:
+            self._writing = self._beside.submit(self._upsert, self._batch)
+            self._batch = []
 
     def _end_writing(self) -> None:
         """Wait until all is written that has begun to be.
@@ -194,43 +212,43 @@ class Sync:
             StoreError: it failed.
         """
         if self._writing is not None:
-            self._writing.result()
+            self._advance(self._writing.result())
             self._writing = None
-            self.indexed += self._unwritten
-            self._advance(self._unwritten)
 
-    def _upsert(self, points: list[Point]) -> None:
+    def _upsert(self, points: list[Point]) -> int:
         """Write points, with their canaries only as long as they wait for them."""
         marked = [self._without_old_canary(point) for point in points]
         self._store.upsert(self._collection, marked)
-        self._unproven += [point for point in marked if point.payload.canary]
+        self._unverified += [point for point in marked if point.payload.canary]
+        return len(marked)
 
     def _without_old_canary(self, point: Point) -> Point:
         if not point.payload.canary or not self._is_proven(point):
             return point
         return replace(point, payload=replace(point.payload, canary=""))
 
-    def _prove(self) -> None:
+    def _mark_verified(self) -> None:
         """Take the canary from what has been proven since it was written.
 
-        What is left waits for a canary that failed: those points stay suspect.
+        What is left waits for a canary that failed: those points stay unverified.
         """
-        proven = [point for point in self._unproven if self._is_proven(point)]
-        self._store.mark_verified(self._collection, proven)
-        self._unproven = []
+        proven = [point for point in self._unverified if self._is_proven(point)]
+        if proven:
+            self._store.mark_verified(self._collection, proven)
+        self._unverified = []
 
     def _is_proven(self, point: Point) -> bool:
         return self._encoder.is_proven(Canary.parse(point.payload.canary))
 
-    def _point(self, content: Content, embedded: "Embedded") -> Point:
+    def _make_point(self, digest: str, file: LocatedFile, embedded: "Embedded") -> Point:
         return Point(
-            id=content.location.id,
+            id=file.location.id,
             vector=embedded.vector,
             payload=Payload(
-                path=content.location.path,
-                sha256=content.sha256,
-                size_bytes=content.location.size_bytes,
-                mtime_ns=content.location.mtime_ns,
+                path=file.location.path,
+                sha256=digest,
+                size_bytes=file.location.size_bytes,
+                mtime_ns=file.location.mtime_ns,
                 width_px=embedded.width_px,
                 height_px=embedded.height_px,
                 fingerprint=self._encoder.fingerprint,
@@ -251,16 +269,16 @@ class Sync:
             self._progress(self._done, self._total, "indexing")
 
 
-def _copy(donor: Point, content: Content) -> Point:
+def _copy(point: Point, location: Location) -> Point:
     """A point for another place of the same content; what made the vector stays told."""
     payload = replace(
-        donor.payload,
-        path=content.location.path,
-        size_bytes=content.location.size_bytes,
-        mtime_ns=content.location.mtime_ns,
+        point.payload,
+        path=location.path,
+        size_bytes=location.size_bytes,
+        mtime_ns=location.mtime_ns,
         indexed_at=_now(),
     )
-    return Point(id=content.location.id, vector=donor.vector, payload=payload)
+    return Point(id=location.id, vector=point.vector, payload=payload)
 
 
 def _now() -> str:

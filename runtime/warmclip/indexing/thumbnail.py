@@ -1,4 +1,4 @@
-"""A picture drawn small, for people."""
+"""Thumbnails: pictures drawn small, for people to look at."""
 
 from io import BytesIO
 
@@ -15,8 +15,8 @@ _PAPER = (255, 255, 255)
 def draw_thumbnail(data: bytes, side_px: int, limits: Limits) -> bytes:
     """A picture as a JPEG whose longer side has at most so many pixels, never enlarged.
 
-    Its orientation tag is obeyed, and what is transparent becomes white: this is for eyes, not for
-    vectors. Nothing but the pixels is taken over: no place, no camera, no profile.
+    The orientation tag is obeyed, which the embedding may ignore, and what is transparent becomes
+    white. No metadata is copied: no place, no camera, no profile.
 
     Raises:
         ImageUnreadable: it is no whole picture, or larger than the limits.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,14 @@ from warmclip.activity import Activity
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe
-from warmclip.inference.image import keep_decoder_memory, make_crop, open_decoded
+from warmclip.inference.image import Source, keep_decoder_memory, make_crop, open_decoded
 from warmclip.inference.machine import usable_cores
-from warmclip.inference.reading import LazyImage
+from warmclip.inference.prefetch import prefetch
+from warmclip.inference.reading import LazyImage, NamedImage
 from warmclip.settings import Limits
 
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | LazyImage
-"""A file's path, its bytes, a picture, or one whose bytes are read when they are needed."""
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | NamedImage | LazyImage
+"""A file's path, its bytes, a picture, bytes with a name, or such as are read when it is due."""
 
 K = TypeVar("K")
 
@@ -54,29 +55,17 @@ def decode_each(
         for key, source in items:
             yield key, decode_one(source)
         return
-    under_way: dict[Future[Decoded | ImageUnreadable], K] = {}
-    pool = ThreadPoolExecutor(
-        min(_MOST_THREADS, usable_cores()), thread_name_prefix="warmclip-decode"
+    decoding = prefetch(
+        decode_one,
+        items,
+        threads=min(_MOST_THREADS, usable_cores()),
+        ahead=ahead,
+        size_of=_bytes_of,
+        name="warmclip-decode",
     )
-    try:
-        with keep_decoder_memory():
-            for key, source in items:
-                under_way[pool.submit(decode_one, source)] = key
-                if len(under_way) >= ahead:
-                    yield from _take_ready(under_way)
-            while under_way:
-                yield from _take_ready(under_way)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _take_ready(
-    under_way: "dict[Future[Decoded | ImageUnreadable], K]",
-) -> Iterator[tuple[K, Decoded | ImageUnreadable]]:
-    """Wait for one at least, and yield all that are ready, in the order of their items."""
-    wait(under_way, return_when=FIRST_COMPLETED)
-    for future in [it for it in under_way if it.done()]:
-        yield under_way.pop(future), future.result()
+    with keep_decoder_memory(), closing(decoding):
+        for ready in decoding:
+            yield from ready
 
 
 def decode_picture(
@@ -85,10 +74,8 @@ def decode_picture(
     """Decode and crop one picture; why it cannot be is the answer, not an exception."""
     try:
         with (
-            activity.during("decode", _name(source)),
-            open_decoded(
-                source.read() if isinstance(source, LazyImage) else source, recipe, limits
-            ) as (picture, size),
+            activity.during("decode", _name_of(source)),
+            open_decoded(read_source(source), recipe, limits) as (picture, size),
         ):
             crop = make_crop(picture, recipe, limits, whole=size)
             return Decoded(crop=crop, width_px=size[0], height_px=size[1])
@@ -96,11 +83,37 @@ def decode_picture(
         return exc
 
 
-def _name(source: ImageSource) -> str:
+def _name_of(source: ImageSource) -> str:
     match source:
-        case LazyImage():
+        case NamedImage() | LazyImage():
             return source.name
         case str() | Path():
             return os.fspath(source)
         case _:
             return ""
+
+
+def read_source(source: ImageSource) -> Source:
+    """What there is to decode, read if it was not yet.
+
+    Raises:
+        ImageUnreadable: it cannot be read.
+    """
+    match source:
+        case NamedImage():
+            return source.data
+        case LazyImage():
+            return source.read()
+        case _:
+            return source
+
+
+def _bytes_of(source: ImageSource) -> int:
+    """How much memory a picture takes while it waits for a thread, as far as that is known."""
+    match source:
+        case NamedImage():
+            return len(source.data)
+        case bytes():
+            return len(source)
+        case _:
+            return 0

@@ -1,4 +1,4 @@
-"""Safe reading of files that somebody named: nothing waits, nothing is larger than allowed."""
+"""Files that somebody named, read safely: nothing waits, nothing is larger than allowed."""
 
 import errno
 import os
@@ -11,6 +11,19 @@ from warmclip.errors import ImageUnreadable
 from warmclip.settings import Limits
 
 _CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """A picture's bytes.
+
+    Attributes:
+        name: what it is called in messages, such as its path.
+        data: the file's bytes.
+    """
+
+    name: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +61,17 @@ def open_file(path: str | Path) -> int:
     try:
         # Without O_NONBLOCK a FIFO would hold us here until somebody writes to it.
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as exc:
-        if exc.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # Linux and macOS refuse a socket so
-            raise ImageUnreadable("is a socket, not a regular file") from exc
-        raise ImageUnreadable(f"cannot be opened: {exc.strerror}") from exc
-    except ValueError as exc:  # a NUL, or a character that no file name has
-        raise ImageUnreadable("cannot be opened: no file has such a name") from exc
+    except (OSError, ValueError) as exc:
+        raise ImageUnreadable(reason_not_opened(exc)) from exc
+
+
+def reason_not_opened(exc: OSError | ValueError) -> str:
+    """Why a file cannot be opened, or looked at, as a report says it."""
+    if isinstance(exc, ValueError):  # a NUL, or a character that no file name has
+        return "cannot be opened: no file has such a name"
+    if exc.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # Linux and macOS refuse a socket so
+        return "is a socket, not a regular file"
+    return f"cannot be opened: {exc.strerror}"
 
 
 def read_descriptor(descriptor: int, limits: Limits) -> bytes:
@@ -67,7 +85,7 @@ def read_descriptor(descriptor: int, limits: Limits) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageUnreadable(f"is {_kind(status.st_mode)}, not a regular file")
+            raise ImageUnreadable(f"is {kind_of(status.st_mode)}, not a regular file")
         check_bytes(status.st_size, limits)
         while chunk := os.read(descriptor, _CHUNK_BYTES):
             chunks.append(chunk)
@@ -91,7 +109,8 @@ def check_bytes(size_bytes: int, limits: Limits) -> None:
         )
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """What kind of thing a file system's entry is, by its mode."""
     kinds = (
         (stat.S_ISDIR, "a directory"),
         (stat.S_ISFIFO, "a named pipe"),

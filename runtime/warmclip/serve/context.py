@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from warmclip.indexing.roots import Roots
 from warmclip.serve.problems import Problem
 from warmclip.serve.streams import Streams
-from warmclip.settings import Root, Settings
+from warmclip.settings import Settings
 from warmclip.work.sessions.commands import SessionCommands
 from warmclip.work.sessions.scheduler import SessionScheduler
 from warmclip.work.status import QueueStatus
@@ -60,7 +61,7 @@ class AppContext:
     """Settings, and the connections to sessions and workers."""
 
     settings: Settings
-    roots: tuple[Root, ...]  # canonical
+    roots: Roots
     sessions: SessionCommands
     scheduler: SessionScheduler
     workers: WorkerClient

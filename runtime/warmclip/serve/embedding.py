@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from warmclip.indexing.folders import find_place
+from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem
 from warmclip.serve.search import read_base64
@@ -111,7 +111,7 @@ def make_router(context: AppContext) -> APIRouter:
         Nothing of it is kept. A picture that is named must lie inside the roots.
         """
         if isinstance(picture, EmbedImageRequest):
-            find_place(picture.path, context.settings, context.roots)
+            require_roots(context.roots).resolve(picture.path)
             answer = context.workers.call("embed_image", path=picture.path)
         else:
             answer = context.workers.call("embed_image", data=read_base64(picture))

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette import datastructures
 
-from warmclip.indexing.folders import find_place
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.sessions import CollectionName
@@ -115,8 +114,8 @@ def make_router(context: AppContext) -> APIRouter:
         collection: str | None, offset: int, only: Filter, **question: Any
     ) -> SearchResponse:
         name = collection or context.settings.collection
-        if only.folder is not None and context.roots:  # workers check again: their roots may differ
-            find_place(only.folder, context.settings, context.roots)
+        if only.folder is not None:  # workers may have other roots, and check it by theirs
+            context.roots.resolve(only.folder)
         question |= only.to_dict()
         answer = context.workers.call("search", collection=name, offset=offset, **question)
         return SearchResponse(

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from warmclip.errors import SettingsError
-from warmclip.indexing.files import canonical_roots
+from warmclip.indexing.roots import Roots
 from warmclip.serve import DEFAULT_RATE
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
@@ -63,7 +63,7 @@ def run_server(
         scheduler, streams = SessionScheduler(connection, settings), Streams()
         context = AppContext(
             settings=settings,
-            roots=canonical_roots(settings.roots),
+            roots=Roots(settings.roots),
             sessions=SessionCommands(connection),
             scheduler=scheduler,
             workers=WorkerClient(partial(call, connection)),

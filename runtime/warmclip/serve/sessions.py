@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from warmclip.indexing.folders import find_folder
+from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.work.producer import chunk_size
@@ -177,7 +177,7 @@ def make_router(context: AppContext) -> APIRouter:
         The answer comes at once; `Location` is the path of the session. While a session is at
         this folder, posting the folder again joins that session.
         """
-        folder = find_folder(request.training_directory, context.settings, context.roots)
+        folder = require_roots(context.roots).resolve_folder(request.training_directory)
         if len(commands.open_sessions()) >= _MOST_OPEN:
             raise Problem(
                 429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"

@@ -38,6 +38,11 @@ class Filter:
     until: date | None = None  # on this day or earlier
 
     def __post_init__(self) -> None:
+        """Refuse a span that ends before it begins.
+
+        Raises:
+            SearchRefused: naming both days.
+        """
         if self.since is not None and self.until is not None and self.since > self.until:
             raise SearchRefused(
                 f"since={self.since} is after until={self.until}: no picture is of that time"

@@ -14,18 +14,18 @@ import os
 import platform
 import socket
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
-from warmclip.indexing.files import is_inside, read_picture
+from warmclip.indexing.files import locate_file, read_picture
+from warmclip.indexing.roots import is_absolute
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.settings import Root, Settings, check_collection
+from warmclip.settings import Settings, check_collection
 from warmclip.store.filter import Filter, count_hits
 from warmclip.work.horse.context import JobContext, current_context
 
@@ -38,13 +38,15 @@ _LARGEST_SIDE_PX = 1_024
 def index_images(paths: list[str], collection: str) -> dict[str, Any]:
     """Bring a collection up to date with these files, and return an IndexReport as a dict.
 
+    A path outside the roots is skipped with that reason.
+
     Raises:
-        JobRefused: a path is outside the roots, or there are too many.
+        JobRefused: a path is not an absolute one without "..", or there are too many.
         SpaceMismatch: the collection holds vectors of another model.
         StoreError: the store failed.
     """
     context = current_context()
-    check_paths(paths, context.settings, context.roots)
+    check_paths(paths, context.settings)
     indexer = context.indexer(check_collection(collection))
     return indexer.index_files(paths, progress=context.progress).to_dict()
 
@@ -54,13 +56,14 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
 
     Returns:
         ``vectors``: path -> unit vector, a list of ``dim`` numbers; ``unreadable``: path ->
-        reason; ``fingerprint`` of the embedding space; ``dim``.
+        reason, such as that it is outside the roots; ``fingerprint`` of the embedding space;
+        ``dim``.
 
     Raises:
-        JobRefused: a path is outside the roots, or there are too many.
+        JobRefused: a path is not an absolute one without "..", or there are too many.
     """
     context = current_context()
-    check_paths(paths, context.settings, context.roots)
+    check_paths(paths, context.settings)
     vectors, unreadable = {}, {}
     items = (
         (path, LazyImage(path, partial(_read, path, context))) for path in dict.fromkeys(paths)
@@ -111,8 +114,7 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
         case str(), None:
             name, source = "the picture that was sent", _decoded(data)
         case None, str():
-            check_paths([path], context.settings, context.roots)
-            name, source = repr(path), LazyImage(path, partial(_read, path, context))
+            name, source = repr(path), _named_image(path, context)
         case _:
             raise JobRefused("embed exactly one of data and path")
     ((_, result),) = context.encoder.encode_each([(0, source)])
@@ -170,16 +172,14 @@ def search(
     indexer = context.indexer(check_collection(collection))
     most = count_hits(limit, offset)
     if folder is not None:
-        _require_roots(context.settings, context.roots)
+        _require_roots(context.settings)
     only = Filter.of(folder, since, until)
     match text, image, data, like:
         case str(), None, None, None:
             hits = indexer.search(text, limit=most, only=only)
         case None, str(), None, None:
-            check_paths([image], context.settings, context.roots)
-            source = LazyImage(image, partial(_read, image, context))
             try:
-                hits = indexer.search(image=source, limit=most, only=only)
+                hits = indexer.search(image=_named_image(image, context), limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
         case None, None, str(), None:
@@ -219,9 +219,9 @@ def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
         raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
     path = _stored(context, check_collection(collection), id).payload.path
     # As for a job that names it: the store may be shared with workers that have other roots.
-    check_paths([path], context.settings, context.roots)
+    image = _named_image(path, context)
     try:
-        jpeg = draw_thumbnail(_read(path, context), side_px, context.settings.limits)
+        jpeg = draw_thumbnail(image.read(), side_px, context.settings.limits)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
@@ -282,34 +282,40 @@ def check_items(items: Any, what: str, settings: Settings) -> None:
         )
 
 
-def check_paths(paths: Any, settings: Settings, roots: Sequence[Root]) -> None:
-    """Refuse a job that names a file outside the roots, before any file is opened.
+def check_paths(paths: Any, settings: Settings) -> None:
+    """Refuse a job whose paths nobody could mean, before any file is looked at.
 
-    What a path really leads to is checked again when the file is open; a picture that turns out
-    to be elsewhere is then skipped by itself.
+    Whether a path lies in the roots is found out when it is its turn: one that does not is
+    skipped, and its neighbours are not.
 
     Args:
         paths: what the job names.
-        settings: whose Redis and bounds to go by.
-        roots: from ``canonical_roots``.
+        settings: whose Redis, roots and bounds to go by.
 
     Raises:
-        JobRefused: naming the path and WARMCLIP_ROOTS.
+        JobRefused: naming the path.
     """
     check_items(paths, "paths", settings)
-    _require_roots(settings, roots)
+    _require_roots(settings)
     for path in paths:
         if not _is_plain(path):
             raise JobRefused(f"{path!r} is not an absolute path without '..'")
-        # As written, or as it is: a link in a root that leads out costs itself, not its neighbours.
-        spellings = (os.path.normpath(path), os.path.realpath(path))
-        if roots and not any(is_inside(each, (*settings.roots, *roots)) for each in spellings):
-            listed = ", ".join(str(root.folder) for root in roots)
-            raise JobRefused(f"{path!r} is outside the roots {listed} (WARMCLIP_ROOTS)")
 
 
-def _require_roots(settings: Settings, roots: Sequence[Root]) -> None:
-    if not roots and settings.redis_url is not None:
+def _named_image(path: str, context: JobContext) -> LazyImage:
+    """The one picture that a job names.
+
+    Raises:
+        JobRefused: it is outside the roots, or as ``check_paths``.
+    """
+    check_paths([path], context.settings)
+    if not context.roots.allow(os.path.realpath(path)):
+        raise JobRefused(f"{path!r} is outside the roots {context.roots} (WARMCLIP_ROOTS)")
+    return LazyImage(path, partial(_read, path, context))
+
+
+def _require_roots(settings: Settings) -> None:
+    if not settings.roots and settings.redis_url is not None:
         raise JobRefused(
             "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
             "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
@@ -317,12 +323,8 @@ def _require_roots(settings: Settings, roots: Sequence[Root]) -> None:
 
 
 def _is_plain(path: str) -> bool:
-    """Absolute, without a NUL, without "..", which could ask what lies outside; a file's name."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    return Path(path).is_absolute() and "\0" not in path and ".." not in Path(path).parts
+    """Whether it is an absolute path without "..", which could ask what lies outside."""
+    return is_absolute(path) and ".." not in Path(path).parts
 
 
 def _decoded(data: Any) -> bytes:
@@ -345,7 +347,7 @@ def _stored(
 
 
 def _read(path: str, context: JobContext) -> bytes:
-    return read_picture(path, context.roots, context.settings.limits)[1]
+    return read_picture(locate_file(path, context.roots), context.roots, context.settings.limits)[1]
 
 
 def _space(context: JobContext) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def submit_index(
         collection: where the vectors go.
         chunk: pictures in one job.
     """
-    from warmclip.indexing.files import find_images
+    from warmclip.indexing.walk import find_images
 
     collection = collection or settings.collection
     found = find_images(paths)

@@ -77,7 +77,7 @@ def audit(
 
     missing: a file without a point. stale: its content has changed. orphan: a point without a
     file. moved: an orphan whose content lies elsewhere. suspect: no good check has followed. Those
-    count; duplicate (the same bytes twice) and touched (the same bytes, another time) do not.
+    count; identical (the same bytes twice) and touched (the same bytes, another time) do not.
     """
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
@@ -95,9 +95,9 @@ def audit(
             except NotStored as exc:
                 raise NotStored(f"{exc}{hint_at_path(chosen)}") from exc
             if repair and (report.orphans or report.files_to_index):
-                from warmclip.indexing.repair import repair as repair_findings
+                from warmclip.indexing.repair import repair_collection
 
-                report = repair_findings(
+                report = repair_collection(
                     store,
                     report,
                     _make_index_files(terminal, settings, store, queue=queue),
@@ -147,7 +147,7 @@ def _audit(
 
     if not paths:
         return AuditReport(
-            collection=settings.collection, suspects=find_unverified(store, settings.collection)
+            collection=settings.collection, unverified=find_unverified(store, settings.collection)
         )
     model = _fingerprint(settings, insist=bundle is not None)
     with terminal.progress("") as progress:
@@ -207,7 +207,7 @@ def show_audit_report(terminal: Terminal, report: "AuditReport") -> None:
         return
     if report.paths:
         _show_differences(terminal, report)
-    suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.suspects}
+    suspects = {it.path: f"{it.provider}, {it.indexed_at}" for it in report.unverified}
     if not suspects and not report.paths:
         terminal.print(f"no vector in {report.collection!r} is suspect")
     elif suspects and report.repaired is None:
@@ -242,12 +242,12 @@ def _show_differences(terminal: Terminal, report: "AuditReport") -> None:
             for it in report.orphans
         },
         "moved": {it.path: f"was {it.before.path}" for it in report.moved},
-        "suspect": {it.path: it.provider for it in report.suspects},
-        "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.strangers},
+        "suspect": {it.path: it.provider for it in report.unverified},
+        "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.foreign},
         "unreadable": report.unreadable,
         "touched": dict.fromkeys(report.touched, "another time, the same bytes"),
-        "duplicate": {
-            it.paths[0]: f"the same bytes: {', '.join(it.paths[1:])}" for it in report.duplicates
+        "identical": {
+            it.paths[0]: f"the same bytes: {', '.join(it.paths[1:])}" for it in report.identical
         },
     }
     terminal.print(

@@ -82,7 +82,7 @@ def _draw_groups(
         terminal.note(f"the sheet has the first {len(drawn)} of {len(report.groups)} groups")
     sections = [
         SheetSection(
-            heading=f"{len(group.hits)} pictures; exact copies of the first: {group.exact}",
+            heading=f"{len(group.hits)} pictures; the same bytes as the first: {group.identical}",
             hits=group.hits[:_COLUMNS],
         )
         for group in drawn
@@ -104,7 +104,7 @@ def show_duplicates_report(terminal: Terminal, report: "DuplicatesReport") -> No
         terminal.print(Text(f"group {number}, the largest picture first", style="bold"))
         for hit in group.hits[:MOST_LISTED]:
             it = hit.payload
-            same = "same bytes" if hit is not group.hits[0] and group.is_exact(hit) else ""
+            same = "same bytes" if hit is not group.hits[0] and group.is_identical(hit) else ""
             size = f"{it.width_px}x{it.height_px}, {it.size_bytes} bytes"
             path = printable(shorten_path(it.path))
             terminal.print(f"  {hit.score:.4f}  {size:28}  {same:10}  {path}")

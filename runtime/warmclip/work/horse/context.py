@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from warmclip.activity import Activity, Unwatched
 from warmclip.errors import ForkedSessionError, JobRefused
-from warmclip.indexing.files import canonical_roots
+from warmclip.indexing.roots import Roots
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 
@@ -28,7 +28,7 @@ class JobContext:
 
     Attributes:
         settings: the worker's.
-        roots: of the settings, their folders' real paths.
+        roots: of the settings.
         encoder: loaded, and run once.
         progress: told how far a job is.
         pid: the process that this belongs to.
@@ -38,7 +38,7 @@ class JobContext:
         self, settings: Settings, encoder: "Encoder", progress: Progress, store_owner: int | None
     ) -> None:
         self.settings = settings
-        self.roots = canonical_roots(settings.roots)
+        self.roots = Roots(settings.roots)
         self.encoder = encoder
         self.progress = progress
         self.pid = os.getpid()

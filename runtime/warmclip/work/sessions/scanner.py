@@ -11,8 +11,8 @@ from typing import Any
 from redis.client import Pipeline
 
 from warmclip.errors import FolderUnreadable, JobRefused
-from warmclip.indexing.files import Walk, canonical_roots
-from warmclip.indexing.folders import find_folder
+from warmclip.indexing.roots import Roots, require_roots
+from warmclip.indexing.walk import Walk
 from warmclip.settings import Settings
 from warmclip.work.producer import chunk_size
 from warmclip.work.queues import text_of
@@ -143,9 +143,7 @@ class Scanner:
     def _scan(self, session: Session) -> None:
         try:
             # Again: links and roots may have changed since the session was started.
-            folder = find_folder(
-                session.directory, self._settings, canonical_roots(self._settings.roots)
-            )
+            folder = require_roots(Roots(self._settings.roots)).resolve_folder(session.directory)
         except (FolderUnreadable, JobRefused) as exc:
             self._results.fail_session(session.id, str(exc))
             return

@@ -1,0 +1,121 @@
+"""Which pictures there are in files, folders and patterns."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Some of these Pillow may not read (HEIC, for one): better reported with a reason than passed by.
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe"),
+    *(".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif"),
+    *(".tiff", ".webp"),
+)
+
+_MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFiles:
+    """What some paths led to."""
+
+    files: tuple[str, ...]  # in the order named; inside a folder, sorted
+    problems: dict[str, str]  # path -> why nothing could be found there
+    ignored: int  # names in searched folders that are hidden, or no pictures by their suffix
+
+
+def find_images(paths: Iterable[str | Path]) -> FoundFiles:
+    """Find pictures in files, folders and patterns.
+
+    A file is taken whatever its name is. A folder is searched to any depth for names with an
+    image suffix; hidden names are passed by (macOS keeps ``._photo.jpg`` beside ``photo.jpg``),
+    and links to folders are not followed, so that there are no loops. A path that does not exist
+    but has ``*``, ``?`` or ``[`` in it means what the shell would have made of it.
+    """
+    search = _Search()
+    for path in paths:
+        search.add(os.fspath(path))
+    return FoundFiles(files=tuple(search.files), problems=search.problems, ignored=search.ignored)
+
+
+class _Search:
+    def __init__(self) -> None:
+        self.files: dict[str, None] = {}  # a set that keeps its order
+        self.problems: dict[str, str] = {}
+        self.ignored = 0
+
+    def add(self, path: str) -> None:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
+            # ValueError: a NUL inside the name.
+            is_pattern = isinstance(exc, OSError) and not _MAGIC.isdisjoint(path)
+            if is_pattern:
+                self._add_pattern(path)
+            else:
+                self.problems[path] = "no such file or folder"
+        except OSError as exc:
+            self.problems[path] = f"cannot be reached: {exc.strerror}"
+        else:
+            self._add_existing(path)
+
+    def _add_pattern(self, path: str) -> None:
+        # Path.glob takes no absolute pattern.
+        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - as above
+        for match in matches:
+            self._add_existing(match)
+        if not matches:
+            self.problems[path] = "no file matches this pattern"
+
+    def _add_existing(self, path: str) -> None:
+        if _is_folder(path):
+            walk = Walk(path)
+            self.files |= dict.fromkeys(walk)
+            self.problems |= walk.problems
+            self.ignored += walk.ignored
+        else:
+            self.files[path] = None
+
+
+class Walk:
+    """The pictures of one folder, to any depth, as ``find_images`` finds them.
+
+    Attributes:
+        problems: folder -> why it could not be read, as far as the walk has come.
+        ignored: names so far that are hidden, or no pictures by their suffix.
+    """
+
+    def __init__(self, top: str) -> None:
+        self._top = top
+        self.problems: dict[str, str] = {}
+        self.ignored = 0
+
+    def __iter__(self) -> Iterator[str]:
+        folders = [self._top]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    inside = sorted(entries, key=lambda entry: entry.name)
+            except OSError as exc:
+                self.problems[folder] = f"the folder cannot be read: {exc.strerror}"
+                continue
+            deeper = []
+            for entry in inside:
+                if entry.name.startswith("."):
+                    self.ignored += 1
+                elif entry.is_dir(follow_symlinks=False):
+                    deeper.append(entry.path)
+                elif entry.is_symlink() and _is_folder(entry.path):
+                    self.ignored += 1
+                elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    yield entry.path
+                else:
+                    self.ignored += 1
+            folders.extend(reversed(deeper))
+
+
+def _is_folder(path: str) -> bool:
+    # Path.is_dir raises for a link that leads into a closed folder.
+    return os.path.isdir(path)  # noqa: PTH112 - as above

@@ -1,0 +1,65 @@
+"""A function run ahead on threads: order, bounds, and an early end."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from warmclip.inference import prefetch as module
+from warmclip.inference.prefetch import prefetch
+
+
+@pytest.mark.parametrize(("size", "ahead", "most"), [(1, 4, 4), (40, 100, 3), (1000, 100, 1)])
+def test_bounds(monkeypatch: pytest.MonkeyPatch, size: int, ahead: int, most: int) -> None:
+    """Items are taken as far as their number and their bytes may be; one is taken in any case."""
+    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 100)
+    taken = 0
+
+    def items() -> Iterator[tuple[int, int]]:
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield number, number
+
+    yielded = 0
+    results = prefetch(
+        lambda it: -it, items(), threads=2, ahead=ahead, size_of=lambda _: size, name="test"
+    )
+    for ready in results:
+        assert 0 < taken - yielded <= most
+        assert all(result == -key for key, result in ready)
+        yielded += len(ready)
+    assert yielded == 20
+
+
+def test_quick_item_passes_a_slow_one() -> None:
+    """What is ready comes first, each with its own key."""
+    second_came = threading.Event()
+
+    def run(item: str) -> str:
+        if item == "slow":
+            assert second_came.wait(30)
+        return item.upper()
+
+    items = [("a", "slow"), ("b", "quick")]
+    results = prefetch(run, items, threads=2, ahead=4, size_of=len, name="test")
+    assert next(results) == [("b", "QUICK")]
+    second_came.set()
+    assert list(results) == [[("a", "SLOW")]]
+
+
+def test_early_end() -> None:
+    """What was not begun is not begun any more, and no thread is left."""
+    begun: list[int] = []
+    results = prefetch(
+        begun.append,
+        ((number, number) for number in range(1000)),
+        threads=2,
+        ahead=10,
+        size_of=lambda _: 0,
+        name="test-early-end",
+    )
+    next(results)
+    results.close()
+    assert len(begun) <= 10
+    assert not [it for it in threading.enumerate() if it.name.startswith("test-early-end")]

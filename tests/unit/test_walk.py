@@ -1,0 +1,93 @@
+"""Finding pictures in files, folders and patterns."""
+
+from pathlib import Path
+
+from warmclip.indexing.walk import find_images
+
+
+def put(path: Path, content: bytes = b"picture") -> Path:
+    """Write a file, making its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_folder(tmp_path: Path) -> None:
+    """It is searched to any depth, in sorted order, for names with an image suffix."""
+    expected = [
+        put(tmp_path / name)
+        for name in ("B.JPG", "z.webp", "a/2.png", "a/deep/er/x.tiff", "b/1.gif")
+    ]
+    for name in ("notes.txt", "a/.hidden.jpg", "a/._2.png", "clip.mp4", "noext"):
+        put(tmp_path / name)
+    found = find_images([tmp_path])
+    assert found.files == tuple(str(path) for path in expected)
+    assert found.ignored == 5
+    assert found.problems == {}
+
+
+def test_hidden_folder(tmp_path: Path) -> None:
+    """It is not entered, but it may be named."""
+    inside = put(tmp_path / ".cache" / "a.png")
+    assert find_images([tmp_path]).files == ()
+    assert find_images([tmp_path / ".cache"]).files == (str(inside),)
+
+
+def test_named_file(tmp_path: Path) -> None:
+    """It is taken whatever its name is."""
+    path = put(tmp_path / ".scan.dat")
+    assert find_images([path]).files == (str(path),)
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    """It is told, and the others are found nevertheless."""
+    there = put(tmp_path / "there.png")
+    found = find_images([tmp_path / "gone", there, "nul\0.png"])
+    assert found.files == (str(there),)
+    assert set(found.problems) == {str(tmp_path / "gone"), "nul\0.png"}
+
+
+def test_path_named_twice(tmp_path: Path) -> None:
+    """It is found once."""
+    path = put(tmp_path / "a.png")
+    assert find_images([path, path, tmp_path]).files == (str(path),)
+
+
+def test_pattern(tmp_path: Path) -> None:
+    """It means what the shell would have made of it, "**" included."""
+    for name in ("1.png", "2.png", "3.txt", "sub/4.png", "sub/deep/5.png"):
+        put(tmp_path / name)
+    found = find_images([f"{tmp_path}/?.png", f"{tmp_path}/**/5.png", f"{tmp_path}/*.bmp"])
+    assert [Path(path).name for path in found.files] == ["1.png", "2.png", "5.png"]
+    assert found.problems == {f"{tmp_path}/*.bmp": "no file matches this pattern"}
+
+
+def test_name_that_looks_like_a_pattern(tmp_path: Path) -> None:
+    """An existing file is taken by its name."""
+    path = put(tmp_path / "photo[1].jpg")
+    put(tmp_path / "photo1.jpg")
+    assert find_images([path]).files == (str(path),)
+
+
+def test_links(tmp_path: Path) -> None:
+    """Links to files are taken; links to folders are not followed, so that a loop ends."""
+    put(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").symlink_to("a.png")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path)
+    (tmp_path / "in" / "folder.jpg").symlink_to(tmp_path)
+    found = find_images([tmp_path])
+    assert [Path(path).name for path in found.files] == ["a.png", "b.png"]
+    assert found.ignored == 2
+
+
+def test_unreadable_folder(unprivileged: Path) -> None:
+    """It is told with its reason; its neighbours are found."""
+    closed = put(unprivileged / "closed" / "a.png").parent
+    put(unprivileged / "open" / "b.png")
+    closed.chmod(0)
+    try:
+        found = find_images([unprivileged])
+    finally:
+        closed.chmod(0o700)
+    assert [Path(path).name for path in found.files] == ["b.png"]
+    assert "Permission denied" in found.problems[str(closed)]
