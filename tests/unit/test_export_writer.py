@@ -14,13 +14,13 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from warmclip_export.errors import ExportRefused
-from warmclip_export.writer import staged, write
+from warmclip_export.writer import staged_bundle, write_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
-    with staged(Path(sys.argv[1]), force=True) as folder:
-        write(folder / "small", b"x")
-        write(folder / "large", b"x" * 2_000_000)
-        write(folder / "manifest.json", b"new")
+    with staged_bundle(Path(sys.argv[1]), force=True) as folder:
+        write_file(folder / "small", b"x")
+        write_file(folder / "large", b"x" * 2_000_000)
+        write_file(folder / "manifest.json", b"new")
 except ExportRefused as exc:
     print(exc)
 """

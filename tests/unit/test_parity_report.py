@@ -184,7 +184,7 @@ def _result(tmp_path: Path, *, differences: list[float]) -> Result:
         _found("largest difference", NAN, 1e-5, "no vectors"),
         *(_found(measure, 0.5, 0.4) for measure in sorted(AT_LEAST)),
     ]
-    spread = {"stage": "ends, fp32 on cpu", "way": "fp32 on cpu", "threshold": 1e-5}
+    spread = {"stage": "ends, fp32 on cpu", "target": "fp32 on cpu", "threshold": 1e-5}
     spreads = [
         Spread(tower="image", differences=np.array(differences), **spread),  # type: ignore[arg-type] # mixed
         Spread(tower="text", differences=np.array([0.0, NAN]), **spread),  # type: ignore[arg-type] # mixed
