@@ -94,8 +94,8 @@ class Health:
         return Check(ok=state == "ok", detail=detail)
 
     def _sessions(self) -> Check:
-        alive = self._services.foreman.is_alive
-        return Check(ok=alive, detail="looked after" if alive else "their thread died: restart")
+        trouble = self._services.foreman.trouble()
+        return Check(ok=trouble is None, detail=trouble or "looked after")
 
 
 def router(services: AppContext) -> APIRouter:

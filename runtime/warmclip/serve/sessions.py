@@ -167,7 +167,7 @@ def router(services: AppContext) -> APIRouter:
     def change(id_: str, turn: Callable[[str], Session]) -> SessionView:
         find(id_)
         session = turn(id_)
-        services.foreman.reconcile(session)
+        services.foreman.wake()
         return SessionView.of(session)
 
     @routes.post("", status_code=202)
