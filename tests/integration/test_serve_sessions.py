@@ -25,15 +25,14 @@ from running import (
 )
 from serving import SESSIONS, Served, draw, running_server
 from standins.redis_server import redis_server
-from warmclip.indexing.report import IndexReport
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
 from warmclip.work.producer import DEFAULT_CHUNK
 from warmclip.work.queues import open_queue
 from warmclip.work.sessions.commands import SessionCommands
-from warmclip.work.sessions.progress import ChunkOutcome, SessionProgress
-from warmclip.work.sessions.scanner import ScanResults
+from warmclip.work.sessions.leases import ScanLeases
+from warmclip.work.sessions.scanner import Scan, ScanResults
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -142,7 +141,7 @@ def turn_twice(served: Served, turn: str, state: str, queue: Queue, *, left: int
     for _ in range(2):
         answer = served.client.post(turn)
         assert (answer.status_code, answer.json()["state"]) == (200, state)
-        assert queue.count == left
+        eventually(lambda: queue.count == left)
 
 
 def test_pause_and_resume(place: Place, connection: Redis) -> None:
@@ -173,7 +172,7 @@ def test_cancel(place: Place, connection: Redis) -> None:
         session = served.begin(place.folder)
         eventually(lambda: queue.count == JOBS)
         turn_twice(served, f"{session}/cancel", "cancelled", queue, left=0)
-        assert list(connection.scan_iter("rq:job:session-*")) == []
+        eventually(lambda: not list(connection.scan_iter("rq:job:session-*")))
         for turn in ("pause", "resume", "retry"):
             assert served.client.post(f"{session}/{turn}").status_code == 409
         again = served.begin(place.folder)
@@ -247,9 +246,10 @@ def test_server_dies_before_pictures_were_found(place: Place, connection: Redis)
     """The next one finds them: what the first had found so far does not count twice."""
     draw(place.folder, 100)
     session, _ = SessionCommands(connection).start(str(place.folder), "images")
-    results = ScanResults(connection)
-    assert results.acquire_lease(session.id, "of a server that was killed")
-    results.add_chunk(session.id, "attempt", 0, [str(place.folder / "00000.png")])
+    killed = ScanLeases(connection)
+    killed.beat()
+    assert killed.acquire(session.id)
+    ScanResults(connection, killed).add_chunk(session.id, Scan(), [str(place.folder / "00000.png")])
     where = f"{SESSIONS}/{session.id}"
     with (
         running_server(place.environment) as served,
@@ -370,43 +370,6 @@ def test_redis_is_restarted(place: Place, tmp_path: Path) -> None:
                         worker.connection, "search", {"collection": "images", "text": "a"}
                     )
                     assert len(answer["hits"]) == 10
-
-
-def test_outcome_that_is_told_twice(connection: Redis) -> None:
-    """Two schedulers that read the same job's report record it once."""
-    session, _ = SessionCommands(connection).start("/pictures", "images")
-    results, progress = ScanResults(connection), SessionProgress(connection)
-    results.add_chunk(session.id, "attempt", 0, ["/pictures/a.png", "/pictures/b.png"])
-    results.complete_scan(
-        session.id, "attempt", chunks=1, images=2, ignored=0, unreadable=[("/pictures/x", "no")]
-    )
-    report = IndexReport(collection="images", indexed=1, skipped={"/pictures/b.png": "is empty"})
-    outcome = ChunkOutcome(number=0, report=report, waited_s=1.0)
-    threads = [
-        threading.Thread(target=progress.record_outcomes, args=(session.id, [outcome]))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seen = progress.get(session.id)
-    assert seen is not None
-    assert (seen.indexed, seen.skipped, seen.done) == (1, 1, 2)
-    assert progress.skipped(session.id, 0, 10) == [("/pictures/b.png", "is empty")]
-    assert progress.unreadable_folders(session.id, 0, 10) == [("/pictures/x", "no")]
-
-
-def test_two_scanners(connection: Redis) -> None:
-    """The pictures of the first that has found all count, and the other's do not."""
-    session, _ = SessionCommands(connection).start("/pictures", "images")
-    results = ScanResults(connection)
-    for attempt, names in (("slow", ["/pictures/a.png"]), ("fast", ["/pictures/b.png"])):
-        results.add_chunk(session.id, attempt, 0, names)
-    for attempt in ("fast", "slow", "fast"):
-        results.complete_scan(session.id, attempt, chunks=1, images=1, ignored=0, unreadable=[])
-    assert results.chunk_paths(session.id, [0]) == {0: ("/pictures/b.png",)}
-    assert not list(connection.scan_iter("*:found:*"))
 
 
 def test_record_that_is_none(place: Place, connection: Redis) -> None:

@@ -96,13 +96,8 @@ class HealthMonitor:
         return HealthCheck(ok=state == "ok", detail=detail)
 
     def _sessions(self) -> HealthCheck:
-        alive = self._context.scheduler.is_alive
-        return HealthCheck(
-            ok=alive,
-            detail="their scheduler runs"
-            if alive
-            else "the thread of their scheduler died: restart",
-        )
+        trouble = self._context.scheduler.trouble()
+        return HealthCheck(ok=trouble is None, detail=trouble or "their scheduler runs")
 
 
 def make_router(context: AppContext) -> APIRouter:

@@ -167,7 +167,7 @@ def make_router(context: AppContext) -> APIRouter:
     def run_command(id_: str, command: Callable[[str], Session]) -> SessionResponse:
         find(id_)
         session = command(id_)
-        context.scheduler.reconcile(session)
+        context.scheduler.wake()
         return SessionResponse.from_session(session)
 
     @router.post("", status_code=202)

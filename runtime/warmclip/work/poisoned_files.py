@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from redis import Redis
+from redis.client import Pipeline
 
 from warmclip.errors import SettingsError
 from warmclip.settings import check_collection
@@ -86,10 +87,10 @@ class PoisonedFiles:
             if isinstance(field, bytes) and file is not None
         }
 
-    def remove(self, paths: Iterable[str]) -> None:
-        """Forget them: they are decoded again when a job names them."""
+    def remove(self, paths: Iterable[str], pipeline: Pipeline | None = None) -> None:
+        """Forget them, in this transaction or now: a job that names them decodes them again."""
         if fields := [_field(path) for path in paths]:
-            self._connection.hdel(_KEY, *fields)
+            (self._connection if pipeline is None else pipeline).hdel(_KEY, *fields)
 
     def refresh(self) -> None:
         """Look again, at the next question, what there is."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from rq.job import JobStatus, Retry
@@ -16,7 +17,7 @@ from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, job_name
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.queues import FailureReason, fetch_jobs, open_queue, read_states
+from warmclip.work.queues import UNDER_WAY, FailureReason, fetch_jobs, open_queue, read_states
 from warmclip.work.worker_watch import WorkerWatch
 
 DEFAULT_CHUNK = 32  # images in one job: a second or two of work, which a question waits for
@@ -26,7 +27,6 @@ _RESULT_TTL_S = 24 * 3600
 _FAILURE_TTL_S = 7 * 24 * 3600
 _POLL_S = 0.1
 _LOOK_AHEAD = 256  # jobs whose state is read in one round: queues run in order
-_WAITING = (JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +181,7 @@ def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tup
     fresh = dict(chunks)
     for id_, job in fetch_jobs(queue.connection, chunks).items():
         status = job.get_status(refresh=False)
-        if status in _WAITING and (status != JobStatus.QUEUED or id_ in listed):
+        if status in UNDER_WAY and (status != JobStatus.QUEUED or id_ in listed):
             del fresh[id_]
         else:
             job.delete()
@@ -210,17 +210,45 @@ def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]
 
 def jobs_over(queue: Queue, ids: Sequence[str]) -> list[str]:
     """Those of the jobs that will not run any more."""
-    waiting = {status.value.encode() for status in _WAITING}
     states = read_states(queue, ids)
-    return [id_ for id_, state in zip(ids, states, strict=True) if state not in waiting]
+    return [id_ for id_, state in zip(ids, states, strict=True) if state not in UNDER_WAY]
 
 
 def report_of(collection: str, paths: Sequence[str], job: AllowedJob | None) -> IndexReport:
     """What became of a job's pictures; those of one that failed, or is gone, count as skipped."""
     result = job.latest_result() if job is not None else None
-    if result is not None and isinstance(result.return_value, dict):
-        return IndexReport.from_dict(result.return_value)
-    gone = "it is gone from Redis"
-    reason = gone if result is None else str(FailureReason.of(result.exc_string))
+    if result is not None and result.exc_string is not None:
+        reason = str(FailureReason.of(result.exc_string))
+    elif result is not None:
+        report = _parse_report(collection, paths, result.return_value)
+        if report is not None:
+            return report
+        reason = "its result in Redis is no report of these pictures"
+    elif job is not None:
+        reason = f"it was {job.get_status(refresh=False)}, and left no result"
+    else:
+        reason = "it is gone from Redis"
     skipped = dict.fromkeys(paths, f"its job failed: {reason}")
     return IndexReport(collection=collection, skipped=skipped)
+
+
+def _parse_report(collection: str, paths: Sequence[str], raw: Any) -> IndexReport | None:
+    """A job's report; None for what nobody could have found out about these pictures."""
+    if not isinstance(raw, dict):
+        return None
+    counts = [raw.get(name, 0) for name in ("indexed", "reused", "unchanged")]
+    skipped = raw.get("skipped", {})
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    if not isinstance(skipped, dict) or not all(isinstance(it, str) for it in skipped.values()):
+        return None
+    if paths and sum(counts) + len(skipped) > len(paths):
+        return None
+    indexed, reused, unchanged = counts
+    return IndexReport(
+        collection=collection,
+        indexed=indexed,
+        reused=reused,
+        unchanged=unchanged,
+        skipped=skipped,
+    )

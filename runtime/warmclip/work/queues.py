@@ -1,15 +1,33 @@
 """Queues and jobs as warmclip's workers read them: in JSON, with allow-listed functions only."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from redis import Redis
+from redis.client import Pipeline
+from rq.executions import ExecutionRegistry
+from rq.job import JobStatus
 from rq.queue import Queue
+from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from warmclip.work.allowlist import AllowedJob
 
+log = logging.getLogger(__name__)
+
 _AT_ONCE = 256  # jobs that are asked for in one request
+_MOST_WARNINGS = 256  # that are remembered
+
+UNDER_WAY = frozenset(
+    status.value
+    for status in (
+        *(JobStatus.CREATED, JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED),
+        *(JobStatus.DEFERRED, JobStatus.RATE_LIMITED, JobStatus.READY_TO_ENQUEUE),
+    )
+)
+"""The states of a job that may still run."""
 
 
 def open_queue(connection: Redis, name: str = "default") -> Queue:
@@ -31,15 +49,39 @@ def fetch_jobs(connection: Redis, ids: Iterable[str]) -> dict[str, AllowedJob]:
     return {job.id: job for job in found if isinstance(job, AllowedJob)}
 
 
-def read_states(queue: Queue, ids: Sequence[str]) -> list[bytes | None]:
-    """What the jobs' own records say of their state; None for one that is gone."""
-    states: list[bytes | None] = []
+def read_states(queue: Queue, ids: Sequence[str]) -> list[str | None]:
+    """What the jobs' own records say of their state; None for one that is gone, or is none."""
+    states: list[str | None] = []
     for start in range(0, len(ids), _AT_ONCE):
         with queue.connection.pipeline(transaction=False) as pipeline:
             for id_ in ids[start : start + _AT_ONCE]:
                 pipeline.hget(AllowedJob.key_for(id_), "status")
-            states += pipeline.execute()
+            answers = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not is_wrong_type(answer):
+                raise answer
+            states.append(text_of(answer) if isinstance(answer, bytes | str) else None)
     return states
+
+
+def forget_job(pipeline: Pipeline, queue: Queue, id_: str) -> None:
+    """Remove a job that is in no queue and not running, and all that RQ keeps of it."""
+    for registry in (queue.finished_job_registry, queue.failed_job_registry):
+        registry.remove(id_, pipeline=pipeline)
+    results = Result.get_key(id_)  # type: ignore[no-untyped-call]  # rq's is not annotated
+    executions = ExecutionRegistry(id_, queue.connection).key
+    pipeline.delete(AllowedJob.key_for(id_), results, executions)
+
+
+def is_wrong_type(exc: Exception) -> bool:
+    """Whether a key holds what is not ours, as opposed to a Redis that refuses the command."""
+    return "WRONGTYPE" in str(exc) or "is not an integer" in str(exc)
+
+
+@lru_cache(maxsize=_MOST_WARNINGS)
+def warn_once(message: str) -> None:
+    """Log what is met again and again, once."""
+    log.warning(message)
 
 
 def text_of(value: bytes | str) -> str:

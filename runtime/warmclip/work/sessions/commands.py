@@ -1,9 +1,12 @@
-"""What people may ask of a session: start, pause, resume, cancel, retry."""
+"""What people may ask of a session: start, pause, resume, cancel, retry.
+
+A command changes the record and nothing else. The scheduler then brings the queue in line with it.
+"""
 
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.client import Pipeline
@@ -14,36 +17,44 @@ from warmclip.work.queues import text_of
 from warmclip.work.sessions.session import Session, utc_now
 from warmclip.work.sessions.store import (
     ALL,
+    KEPT_PARTS,
     OPEN,
-    PARTS,
     SessionStore,
     encode_chunk,
     folder_key,
     parse_pair,
+    read_chunks,
+    read_queued,
     read_session,
     session_key,
 )
 
 
 class SessionCommands(SessionStore):
-    """Changes a session's record. The scheduler then brings the queue in line with it."""
+    """Changes a session's record as people want it."""
 
     def start(self, directory: str, collection: str) -> tuple[Session, bool]:
-        """Begin a session, or join the one that is at this folder already.
+        """Start a session, or join the one that is at this folder already.
+
+        A session that is joined searches the folder once more, for what was added since.
 
         Returns the session, and whether it was there before.
         """
-        active = folder_key(directory, collection)
-        id_ = uuid.uuid4().hex
+        folder = folder_key(directory, collection)
+        new = uuid.uuid4().hex
 
         def write(pipe: Pipeline) -> tuple[str, bool]:
-            there = text_of(pipe.get(active) or b"")
-            if there and (session := read_session(pipe, there)) and not session.is_over:
-                return there, True
+            there = text_of(pipe.get(folder) or b"")
+            if there:
+                pipe.watch(session_key(there))  # type: ignore[no-untyped-call]  # redis-py's
+            session = read_session(pipe, there) if there else None
             pipe.multi()
-            pipe.set(active, id_)
+            if session is not None and not session.is_over:
+                pipe.hincrby(session_key(there), "rescans_asked", 1)
+                return there, True
+            pipe.set(folder, new)
             pipe.hset(
-                session_key(id_),
+                session_key(new),
                 mapping={
                     "state": "finding",
                     "directory": json.dumps(directory),
@@ -52,20 +63,28 @@ class SessionCommands(SessionStore):
                     "samples": "[]",
                 },
             )
-            pipe.zadd(ALL, {id_: time.time()})
-            pipe.sadd(OPEN, id_)
-            return id_, False
+            pipe.zadd(ALL, {new: time.time()})
+            pipe.sadd(OPEN, new)
+            return new, False
 
-        found, joined = self.transact(write, active)
-        return self._require(found), joined
+        id_, joined = self.transact(write, folder)
+        return self._require(id_), joined
 
     def pause(self, id_: str) -> Session:
-        """Take back what waits in the queue; what runs is finished.
+        """Have what waits in the queue taken back; what runs is finished.
 
         Raises:
             SessionOver: there is nothing to be paused any more.
         """
-        return self._change_state(id_, "paused")
+
+        def write(pipe: Pipeline) -> None:
+            session = self._open_session(pipe, id_, "paused")
+            pipe.multi()
+            if session is not None:
+                _change(pipe, session, {"state": "paused"})
+
+        self.transact(write, session_key(id_))
+        return self._require(id_)
 
     def resume(self, id_: str) -> Session:
         """Go on after a pause.
@@ -73,7 +92,17 @@ class SessionCommands(SessionStore):
         Raises:
             SessionOver: there is nothing to go on with.
         """
-        return self._change_state(id_, "running")
+
+        def write(pipe: Pipeline) -> None:
+            session = self._open_session(pipe, id_, "running")
+            pipe.multi()
+            if session is not None:
+                state = "finding" if session.images is None else "running"
+                if session.state != state:
+                    _change(pipe, session, {"state": state})
+
+        self.transact(write, session_key(id_))
+        return self._require(id_)
 
     def cancel(self, id_: str) -> Session:
         """Give the rest up; what runs is finished, and what was stored stays.
@@ -81,7 +110,26 @@ class SessionCommands(SessionStore):
         Raises:
             SessionOver: it has ended already, in another way.
         """
-        return self._change_state(id_, "cancelled")
+
+        def write(pipe: Pipeline) -> None:
+            session = self._open_session(pipe, id_, "cancelled")
+            if session is None:
+                pipe.multi()
+                return
+            folder = folder_key(session.directory, session.collection)
+            pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
+            holder = text_of(pipe.get(folder) or b"")
+            chunks = read_chunks(pipe, id_, read_queued(pipe, id_))
+            pipe.multi()
+            _change(pipe, session, {"state": "cancelled", "ended_at": utc_now()})
+            # What has a job is kept until it is known what becomes of that.
+            pipe.unlink(session_key(id_, "pending"), session_key(id_, "chunks"))
+            _add_chunks(pipe, id_, chunks)
+            if holder == id_:
+                pipe.delete(folder)
+
+        self.transact(write, session_key(id_))
+        return self._require(id_)
 
     def retry(self, id_: str, size: int) -> Session:
         """Queue the pictures again that were skipped, those that had been set aside as well.
@@ -98,63 +146,46 @@ class SessionCommands(SessionStore):
         def write(pipe: Pipeline) -> None:
             session = read_session(pipe, id_)
             if session is None:
+                pipe.multi()
                 return
             if session.state == "cancelled":
                 raise SessionOver(f"session {id_} was cancelled: post its folder again")
-            active = folder_key(session.directory, session.collection)
-            other = text_of(pipe.get(active) or b"")
-            if session.is_over and other not in ("", id_) and _is_on(pipe, other):
+            folder = folder_key(session.directory, session.collection)
+            pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
+            other = text_of(pipe.get(folder) or b"")
+            if session.is_over and other not in ("", id_) and _is_open(pipe, other):
                 raise SessionOver(f"session {other} is at the same folder: wait for it")
-            paths = [parse_pair(entry)[0] for entry in pipe.lrange(skipped, 0, -1)]
-            # First: a worker that has the job at once must not refuse them.
-            PoisonedFiles(self.connection).remove(paths)
+            entries = [parse_pair(entry) for entry in pipe.lrange(skipped, 0, -1)]
+            paths = [entry[0] for entry in entries if entry is not None]
             pipe.multi()
             if not paths and session.state != "failed":
                 return
+            PoisonedFiles(self.connection).remove(paths, pipe)
             if session.is_over:
-                pipe.set(active, id_)
+                pipe.set(folder, id_)
                 pipe.sadd(OPEN, id_)
-                for part in PARTS:
+                for part in KEPT_PARTS:
                     pipe.persist(session_key(id_, part))
                 pipe.hdel(session_key(id_), "ended_at", "error")
-            state = session.state if session.state == "paused" else "running"
-            pipe.hset(
-                session_key(id_),
-                mapping={
-                    "state": state if session.images is not None else "finding",
-                    "samples": "[]",
-                    "skipped": 0,
-                },
-            )
+            parts = [paths[start : start + size] for start in range(0, len(paths), size)]
+            fields: dict[str, Any] = {"skipped": 0, "chunks": session.chunks + len(parts)}
+            if session.state != "paused":
+                fields["state"] = "finding" if session.images is None else "running"
+            _change(pipe, session, fields)
             pipe.delete(skipped)
-            _add_chunks(pipe, session, paths, size)
+            _add_chunks(pipe, id_, dict(enumerate(parts, session.chunks)))
 
         self.transact(write, session_key(id_), skipped)
         return self._require(id_)
 
-    def _change_state(self, id_: str, wanted: str) -> Session:
-        def write(pipe: Pipeline) -> None:
-            session = read_session(pipe, id_)
-            queued = session.queued if session is not None else 0
-            pipe.multi()
-            if session is None or session.state == wanted:
-                return
-            if session.is_over:
-                raise SessionOver(f"session {id_} is {session.state}: post its folder again")
-            fields: dict[Any, Any] = {"state": wanted}
-            if wanted == "running" and session.images is None:
-                if session.state == "finding":
-                    return
-                fields["state"] = "finding"
-            if wanted == "cancelled":
-                fields |= {"ended_at": utc_now(), "queued": session.chunks}
-                pipe.zremrangebyscore(session_key(id_, "pending"), queued, "+inf")
-                pipe.delete(folder_key(session.directory, session.collection))
-            fields |= {"unsettled": uuid.uuid4().hex, "samples": "[]"}
-            pipe.hset(session_key(id_), mapping=fields)
-
-        self.transact(write, session_key(id_))
-        return self._require(id_)
+    def _open_session(self, pipe: Pipeline, id_: str, wanted: str) -> Session | None:
+        """A session whose state may be changed; None if it is gone, or in that state already."""
+        session = read_session(pipe, id_)
+        if session is None or session.state == wanted:
+            return None
+        if session.is_over:
+            raise SessionOver(f"session {id_} is {session.state}: post its folder again")
+        return session
 
     def _require(self, id_: str) -> Session:
         session = self.get(id_)
@@ -163,15 +194,20 @@ class SessionCommands(SessionStore):
         return session
 
 
-def _is_on(pipe: Pipeline, id_: str) -> bool:
+def _is_open(pipe: Pipeline, id_: str) -> bool:
     session = read_session(pipe, id_)
     return session is not None and not session.is_over
 
 
-def _add_chunks(pipe: Pipeline, session: Session, paths: Sequence[str], size: int) -> None:
-    """More chunks, after the others."""
-    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-    for number, part in enumerate(parts, session.chunks):
-        pipe.hset(session_key(session.id, "chunks"), str(number), encode_chunk(part))
-        pipe.zadd(session_key(session.id, "pending"), {str(number): number})
-    pipe.hset(session_key(session.id), "chunks", session.chunks + len(parts))
+def _change(pipe: Pipeline, session: Session, fields: Mapping[str, Any]) -> None:
+    """Change a record for good: steps that were planned before do nothing any more."""
+    changed: dict[Any, Any] = {"revision": session.revision + 1, "samples": "[]"}
+    pipe.hset(session_key(session.id), mapping=changed | dict(fields))
+
+
+def _add_chunks(pipe: Pipeline, id_: str, chunks: Mapping[int, Sequence[str]]) -> None:
+    """Chunks that are to be queued, by number."""
+    if chunks:
+        encoded: dict[Any, Any] = {str(n): encode_chunk(paths) for n, paths in chunks.items()}
+        pipe.hset(session_key(id_, "chunks"), mapping=encoded)
+        pipe.zadd(session_key(id_, "pending"), {str(number): number for number in chunks})

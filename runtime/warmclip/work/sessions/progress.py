@@ -1,26 +1,42 @@
-"""What the scheduler records of a session: which chunks were queued, and their outcomes."""
+"""One step of a session: outcomes are recorded, jobs are taken back, jobs are queued."""
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from redis import Redis
 from redis.client import Pipeline
+from rq.job import JobStatus
 
 from warmclip.indexing.report import IndexReport
 from warmclip.work.counters import increment
-from warmclip.work.sessions.session import Session, utc_now
+from warmclip.work.producer import index_job
+from warmclip.work.queues import (
+    UNDER_WAY,
+    forget_job,
+    open_queue,
+    read_states,
+    text_of,
+    warn_once,
+)
+from warmclip.work.sessions.session import Session, add_sample, utc_now
 from warmclip.work.sessions.store import (
     SessionStore,
     close_session,
+    folder_key,
+    parse_numbers,
     parse_pair,
     read_chunks,
+    read_queued,
     read_session,
     session_key,
 )
 
-_FRESH_S = 2.0  # between two samples of the rate
-_SAMPLES = 10
+_RESULT_TTL_S = 7 * 24 * 3600  # there may be no scheduler for a while
+
+_QUEUED = JobStatus.QUEUED.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,128 +45,266 @@ class ChunkOutcome:
 
     number: int
     report: IndexReport
-    waited_s: float | None
+    waited_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """What is to be done for a session, by the numbers of its chunks."""
+
+    ended: tuple[int, ...] = ()  # their jobs will not run any more
+    take_back: tuple[int, ...] = ()  # their jobs wait, and shall not
+    relist: tuple[int, ...] = ()  # their jobs wait: those in no list are queued again
+    room: int = 0  # for so many more jobs
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to be done."""
+        return self == StepPlan()
+
+
+def plan_step(
+    session: Session,
+    states: Mapping[int, str | None],
+    *,
+    pending: int,
+    most: int,
+    is_stalled: bool = False,
+) -> StepPlan:
+    """Decide on the next step of a session.
+
+    Args:
+        session: its record.
+        states: chunk -> the state of its job in RQ, None for one that is gone.
+        pending: how many chunks have no outcome, those with a job among them.
+        most: jobs that the session may have in RQ.
+        is_stalled: nothing has ended for a while.
+    """
+    ended = tuple(number for number, state in states.items() if state not in UNDER_WAY)
+    waiting = tuple(number for number, state in states.items() if state == _QUEUED)
+    if session.state != "running":
+        return StepPlan(ended=ended, take_back=waiting)
+    room = max(0, most - (len(states) - len(ended))) if pending > len(states) else 0
+    return StepPlan(ended=ended, relist=waiting if is_stalled else (), room=room)
 
 
 class SessionProgress(SessionStore):
-    """Changes a session's record as its jobs are queued and end."""
+    """Carries out what was planned for a session.
 
-    def queue_next(self, id_: str, most: int, enqueue: Callable[..., None]) -> int:
-        """Queue the next chunks and move the mark beyond them, in one step.
+    A step is one transaction. It does nothing if the record's revision is not the one that the
+    step was planned on, so that of two schedulers, or of a scheduler and somebody who pauses the
+    session, one comes first and the other plans again.
+    """
+
+    def __init__(self, connection: Redis) -> None:
+        super().__init__(connection)
+        self.queue = open_queue(connection)
+
+    def read_states(self, session: Session) -> dict[int, str | None]:
+        """The states of a session's jobs in RQ, by chunk; None for a job that is gone."""
+        numbers = read_queued(self.connection, session.id)
+        ids = [job_of(session.id, number) for number in numbers]
+        return dict(zip(numbers, read_states(self.queue, ids), strict=True))
+
+    def count_pending(self, session: Session) -> int:
+        """How many chunks have no outcome yet."""
+        return int(self.connection.zcard(session_key(session.id, "pending")))
+
+    def take_step(
+        self, session: Session, plan: StepPlan, outcomes: Sequence[ChunkOutcome] = ()
+    ) -> bool:
+        """Carry out a plan in one transaction.
 
         Args:
-            id_: of the session.
-            most: chunks at once.
-            enqueue: adds jobs to a pipeline: called with it, the session and chunk -> paths.
+            session: as it was when the plan was made.
+            plan: from ``plan_step``.
+            outcomes: of the chunks that have ended.
 
         Returns:
-            How many were queued; 0 if there are none left, or the session does not run.
+            False if nothing was done: the session, or RQ's lists, changed meanwhile.
         """
+        key, between = session_key(session.id), self.queue.intermediate_queue.key
+        # A worker takes a job by moving it to this list: a job that is not there, while it does
+        # not change, is in nobody's hands.
+        watched = [key, between] if plan.take_back or plan.relist else [key]
 
-        def write(pipe: Pipeline) -> int:
-            session = read_session(pipe, id_)
-            if session is None or session.state != "running":
+        def write(pipe: Pipeline) -> bool:
+            now = read_session(pipe, session.id)
+            if now is None or now.revision != session.revision:
                 pipe.multi()
-                return 0
-            numbers = range(session.queued, min(session.queued + most, session.chunks))
-            chunks = read_chunks(pipe, id_, numbers)
+                return False
+            taken = self._find_idle(pipe, session.id, plan)
+            gone = {*taken, *(it.number for it in outcomes)}
+            chunks, strays = self._choose_next(pipe, session.id, plan.room, gone)
             pipe.multi()
+            for number in taken:
+                pipe.lrem(self.queue.key, 0, job_of(session.id, number))
+            for number in gone:
+                forget_job(pipe, self.queue, job_of(session.id, number))
+            if gone:
+                pipe.srem(session_key(session.id, "queued"), *map(str, gone))
+            over = [it.number for it in outcomes]
+            if now.state == "cancelled":
+                over += taken
+            if over:
+                pipe.hdel(session_key(session.id, "chunks"), *map(str, over))
+            if over or strays:
+                pipe.zrem(session_key(session.id, "pending"), *map(str, over), *strays)
+            if outcomes:
+                _record(pipe, now, outcomes)
             if chunks:
-                enqueue(pipe, session, chunks)
-            if numbers:
-                pipe.hset(session_key(id_), "queued", numbers.stop)
-            return len(numbers)
+                self._enqueue(pipe, now, chunks)
+            if not (gone or strays or chunks):
+                return False
+            pipe.hincrby(key, "revision", 1)
+            return True
 
-        return self.transact(write, session_key(id_))
+        is_done, has_changed = self.try_transact(write, *watched)
+        return is_done and has_changed
 
-    def record_outcomes(self, id_: str, outcomes: Sequence[ChunkOutcome]) -> None:
-        """Record what became of some chunks; one that is recorded already is passed by."""
-        pending, key = session_key(id_, "pending"), session_key(id_)
+    def finish_if_done(self, session: Session) -> bool:
+        """End a session of which nothing is left to be done; whether it has ended."""
+        id_, folder = session.id, folder_key(session.directory, session.collection)
+
+        def write(pipe: Pipeline) -> bool:
+            now = read_session(pipe, id_)
+            left = pipe.zcard(session_key(id_, "pending")) or read_queued(pipe, id_)
+            holder = text_of(pipe.get(folder) or b"")
+            skipped = [pipe.lindex(session_key(id_, "skipped"), place) for place in (0, -1)]
+            pipe.multi()
+            if now is None or left or now.revision != session.revision:
+                return False
+            if now.state in ("running", "paused") and now.is_complete:
+                fields: dict[Any, Any] = {"state": "finished", "ended_at": utc_now()}
+                fields["revision"] = now.revision + 1
+                pipe.hset(session_key(id_), mapping=fields)
+                if (why := _why_nothing(now, skipped)) is not None:
+                    pipe.hset(session_key(id_), "error", json.dumps(why))
+            elif now.state != "cancelled":
+                return False
+            close_session(pipe, now, holder)
+            return True
+
+        return all(self.try_transact(write, session_key(id_), folder))
+
+    def fail(self, id_: str, error: str) -> None:
+        """End a session of which nothing can come."""
 
         def write(pipe: Pipeline) -> None:
             session = read_session(pipe, id_)
-            scores = pipe.zmscore(pending, [str(it.number) for it in outcomes])
-            fresh = [it for it, score in zip(outcomes, scores, strict=True) if score is not None]
-            pipe.multi()
-            if session is None or not fresh:
+            if session is None or session.is_over:
+                pipe.multi()
                 return
-            pipe.zrem(pending, *(str(it.number) for it in fresh))
-            report = sum((it.report for it in fresh), IndexReport(collection=session.collection))
-            counts = {
-                "indexed": report.indexed,
-                "unchanged": report.unchanged,
-                "reused": report.reused,
-                "skipped": len(report.skipped),
-            }
-            for name, more in counts.items():
-                if more:
-                    pipe.hincrby(key, name, more)
-                    increment(pipe, name, more)
-            waits = [it.waited_s for it in fresh if it.waited_s is not None]
-            increment(pipe, "jobs", len(waits))
-            increment(pipe, "waited_ms", round(1000 * sum(waits)))
-            if report.skipped:
-                pipe.rpush(session_key(id_, "skipped"), *map(json.dumps, report.skipped.items()))
-            samples = _sampled(session, session.done + sum(counts.values()))
-            pipe.hset(key, "samples", json.dumps(samples))
-
-        self.transact(write, key, pending)
-
-    def drop_chunks(self, id_: str, numbers: Sequence[int]) -> None:
-        """Nothing will become of these chunks of a session that was cancelled."""
-        if numbers:
-            self.connection.zrem(session_key(id_, "pending"), *map(str, numbers))
-
-    def mark_reconciled(self, id_: str, token: str) -> None:
-        """The queue reflects the state that was set with this token."""
-
-        def write(pipe: Pipeline) -> None:
-            session = read_session(pipe, id_)
+            folder = folder_key(session.directory, session.collection)
+            pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
+            holder = text_of(pipe.get(folder) or b"")
             pipe.multi()
-            if session is not None and session.unsettled == token:
-                pipe.hdel(session_key(id_), "unsettled")
+            fields: dict[Any, Any] = {"state": "failed", "error": json.dumps(error)}
+            fields |= {"ended_at": utc_now(), "revision": session.revision + 1}
+            pipe.hset(session_key(id_), mapping=fields)
+            close_session(pipe, session, holder)
 
         self.transact(write, session_key(id_))
 
-    def finish_if_done(self, id_: str) -> None:
-        """End a session of which nothing is left to be done."""
+    def upgrade(self, session: Session) -> None:
+        """Bring a record of warmclip 0.1 into today's form.
+
+        It told by one number which chunks have jobs: all without an outcome below it. Of a session
+        that was paused, these were in RQ as well, but in no list.
+        """
+        key = session_key(session.id)
 
         def write(pipe: Pipeline) -> None:
-            session = read_session(pipe, id_)
-            left = pipe.zcard(session_key(id_, "pending"))
-            skipped = [pipe.lindex(session_key(id_, "skipped"), place) for place in (0, -1)]
+            now = read_session(pipe, session.id)
+            below = 0 if now is None else now.queued or 0
+            pending = pipe.zrangebyscore(session_key(session.id, "pending"), "-inf", f"({below}")
+            numbers, _ = parse_numbers(pending)
             pipe.multi()
-            if session is None or left:
+            if now is None or now.queued is None:
                 return
-            is_done = session.images is not None and session.queued == session.chunks
-            match session.state:
-                case "running" | "paused" if is_done:
-                    pipe.hset(
-                        session_key(id_), mapping={"state": "finished", "ended_at": utc_now()}
-                    )
-                    if (why := _why_nothing(session, skipped)) is not None:
-                        pipe.hset(session_key(id_), "error", json.dumps(why))
-                case "cancelled":
-                    pass
-                case _:
-                    return
-            close_session(pipe, session)
+            if numbers:
+                pipe.sadd(session_key(session.id, "queued"), *map(str, numbers))
+            pipe.hdel(key, "queued", "unsettled")
+            pipe.hincrby(key, "revision", 1)
 
-        self.transact(write, session_key(id_), session_key(id_, "pending"))
+        self.transact(write, key)
+
+    def _find_idle(self, pipe: Pipeline, id_: str, plan: StepPlan) -> list[int]:
+        """Of the jobs that are to be taken back or listed again, those that nobody has."""
+        numbers = [*plan.take_back, *plan.relist]
+        if not numbers:
+            return []
+        ids = [job_of(id_, number) for number in numbers]
+        listed = {text_of(entry) for entry in pipe.lrange(self.queue.intermediate_queue.key, 0, -1)}
+        if plan.relist:
+            listed |= {text_of(entry) for entry in pipe.lrange(self.queue.key, 0, -1)}
+        states = read_states(self.queue, ids)
+        return [
+            number
+            for number, job, state in zip(numbers, ids, states, strict=True)
+            if job not in listed and state == _QUEUED
+        ]
+
+    def _choose_next(
+        self, pipe: Pipeline, id_: str, room: int, gone: Collection[int]
+    ) -> tuple[dict[int, tuple[str, ...]], list[Any]]:
+        """The chunks that are queued next, and what is no chunk and stands among them."""
+        if not room:
+            return {}, []
+        queued = {*read_queued(pipe, id_), *gone}
+        pending = session_key(id_, "pending")
+        numbers, strays = parse_numbers(pipe.zrange(pending, 0, room + len(queued) - 1))
+        wanted = [number for number in numbers if number not in queued][:room]
+        chunks = read_chunks(pipe, id_, wanted)
+        if lost := [number for number in wanted if number not in chunks]:
+            warn_once(f"session {id_}: the pictures of {len(lost)} jobs are gone from Redis")
+        return chunks, [*strays, *map(str, lost)]
+
+    def _enqueue(
+        self, pipe: Pipeline, session: Session, chunks: Mapping[int, Sequence[str]]
+    ) -> None:
+        datas = (
+            index_job(
+                job_of(session.id, number), session.collection, paths, result_ttl_s=_RESULT_TTL_S
+            )
+            for number, paths in chunks.items()
+        )
+        self.queue.enqueue_many(datas, pipeline=pipe)
+        pipe.sadd(session_key(session.id, "queued"), *map(str, chunks))
 
 
-def _sampled(session: Session, done: int) -> list[tuple[float, int]]:
-    """The rate's samples and one more; if that comes soon after the last, instead of it."""
-    at = time.time()
-    samples = list(session.samples)
-    if len(samples) > 1 and at - samples[-2][0] < _FRESH_S:
-        samples.pop()
-    return [*samples[-_SAMPLES + 1 :], (at, done)]
+def job_of(session: str, number: int) -> str:
+    """The job of one chunk of a session."""
+    return f"session-{session}-{number}"
+
+
+def _record(pipe: Pipeline, session: Session, outcomes: Sequence[ChunkOutcome]) -> None:
+    """Add outcomes to a session's counts, and to those of all sessions."""
+    key = session_key(session.id)
+    report = sum((it.report for it in outcomes), IndexReport(collection=session.collection))
+    counts = {
+        "indexed": report.indexed,
+        "unchanged": report.unchanged,
+        "reused": report.reused,
+        "skipped": len(report.skipped),
+    }
+    for name, more in counts.items():
+        if more:
+            pipe.hincrby(key, name, more)
+            increment(pipe, name, more)
+    waits = [it.waited_s for it in outcomes if it.waited_s is not None]
+    increment(pipe, "jobs", len(waits))
+    increment(pipe, "waited_ms", round(1000 * sum(waits)))
+    if report.skipped:
+        pipe.rpush(session_key(session.id, "skipped"), *map(json.dumps, report.skipped.items()))
+    samples = add_sample(session.samples, time.time(), session.done + sum(counts.values()))
+    pipe.hset(key, "samples", json.dumps(samples))
 
 
 def _why_nothing(session: Session, skipped: Sequence[bytes | str | None]) -> str | None:
     """The reason, if nothing was stored at all, and the first and the last fail for the same."""
     if not session.skipped or session.skipped != session.images:
         return None
-    reasons = {parse_pair(entry)[1] for entry in skipped if entry is not None}
+    pairs = [parse_pair(entry) for entry in skipped if entry is not None]
+    reasons = {pair[1] for pair in pairs if pair is not None}
     return f"nothing was stored: {reasons.pop()}" if len(reasons) == 1 else None

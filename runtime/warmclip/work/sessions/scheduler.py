@@ -1,35 +1,40 @@
-"""Queues the jobs of sessions, and records their outcomes."""
+"""Brings RQ's queue in line with the records of sessions, and the records with what has ended."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from redis import Redis
-from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq.job import JobStatus
-from rq.queue import Queue
 
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.producer import index_job, jobs_over, report_of
-from warmclip.work.queues import fetch_jobs, open_queue, read_states
-from warmclip.work.sessions.progress import ChunkOutcome, SessionProgress
-from warmclip.work.sessions.scanner import Scanner, ScanResults
+from warmclip.work.producer import report_of
+from warmclip.work.queues import fetch_jobs, is_wrong_type, warn_once
+from warmclip.work.sessions.leases import BEAT_EVERY_S, ScanLeases
+from warmclip.work.sessions.progress import (
+    ChunkOutcome,
+    SessionProgress,
+    job_of,
+    plan_step,
+)
+from warmclip.work.sessions.scanner import Scanner
 from warmclip.work.sessions.session import Session
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.3
-_AT_ONCE = 128  # chunks that are queued, or looked at, in one step
-_STALLED_S = 20.0  # without an outcome, the queue is compared with the record
+_MOST_JOBS = 96  # that running sessions have in RQ, all together
+_LEAST_JOBS = 8  # that each of them may have
+_STALLED_S = 20.0  # without an outcome, lost jobs are looked for
 _JOIN_S = 5.0
-_RESULT_TTL_S = 7 * 24 * 3600  # there may be no scheduler for a while
+_LONGEST_PASS_S = 60.0
+_LONGEST_SCAN_S = 600.0  # without a picture
 
 
 class SessionScheduler:
-    """Two threads: one searches folders, one queues jobs and follows them.
+    """Three threads: one searches folders, one queues jobs and follows them, one beats.
 
     Several schedulers may run. All that they know is in Redis: when the last of them is gone,
     workers go on with what is queued, and the next scheduler goes on from the records.
@@ -37,20 +42,26 @@ class SessionScheduler:
 
     def __init__(self, connection: Redis, settings: Settings) -> None:
         self._progress = SessionProgress(connection)
-        self._queue = open_queue(connection)
-        self._scanner = Scanner(ScanResults(connection), settings)
+        self._leases = ScanLeases(connection)
+        self._scanner = Scanner(connection, self._leases, settings)
         self._moved: dict[str, float] = {}  # session -> when it last came further
+        self._passed_at = time.monotonic()
         self._stop = threading.Event()
+        self._changed = threading.Event()
         self._threads = [
-            threading.Thread(target=self._repeat, args=(each,), name=name, daemon=True)
-            for name, each in (
-                ("session-scanner", self._scanner.scan_all),
-                ("session-scheduler", self.advance_all),
+            threading.Thread(target=self._repeat, args=arguments, name=name, daemon=True)
+            for name, *arguments in (
+                ("session-leases", self._leases.beat, BEAT_EVERY_S),
+                ("session-scanner", self._scanner.scan_all, _TICK_S),
+                ("session-scheduler", self.advance_all, _TICK_S, self._changed),
             )
         ]
 
     def start(self) -> None:
         """Begin."""
+        self._leases.beat()  # before anything is leased
+        for session in self._progress.open_sessions():
+            self._upgrade(session)
         for thread in self._threads:
             thread.start()
 
@@ -58,144 +69,124 @@ class SessionScheduler:
         """End, after the step that is being done."""
         self._scanner.stopped = True
         self._stop.set()
+        self._changed.set()
         for thread in self._threads:
             thread.join(_JOIN_S)
+        try:
+            self._leases.leave()
+        except RedisError as exc:  # it is taken for dead a little later
+            log.info("Redis does not learn that this server ends: %s", exc)
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether both threads run."""
-        return all(thread.is_alive() for thread in self._threads)
+    def wake(self) -> None:
+        """A record has changed: bring the queue in line with it now, not at the next tick."""
+        self._changed.set()
+
+    def trouble(self) -> str | None:
+        """What keeps sessions from being looked after, in a sentence; None if nothing does."""
+        if dead := [thread.name for thread in self._threads if not thread.is_alive()]:
+            return f"the thread {dead[0]!r} has ended: restart the server"
+        now = time.monotonic()
+        if (passed_s := now - self._passed_at) > _LONGEST_PASS_S:
+            return f"the jobs of sessions were last looked at {passed_s:.0f} s ago: see the log"
+        if (found_s := now - self._scanner.moved_at) > _LONGEST_SCAN_S:
+            return f"the search of a folder has found nothing for {found_s:.0f} s: is a disk away?"
+        return None
 
     def advance_all(self) -> None:
         """Do the next step of every session."""
         sessions = self._progress.open_sessions()
         self._moved = {each.id: self._moved[each.id] for each in sessions if each.id in self._moved}
+        running = sum(session.state == "running" for session in sessions)
+        most = max(_LEAST_JOBS, _MOST_JOBS // max(1, running))
         for session in sessions:
             try:
-                self.advance_session(session)
-            except RedisError:
+                if self.advance_session(session, most):
+                    self._moved[session.id] = time.monotonic()
+                    self._changed.set()  # there may be more to do
+            except RedisError as exc:
+                if not is_wrong_type(exc):
+                    raise
+                self._give_up(session, exc)
+            except Exception as exc:  # a bug: the others go on
+                warn_once(f"session {session.id} could not be advanced: {exc!r}")
+        self._passed_at = time.monotonic()
+
+    def advance_session(self, session: Session, most: int = _MOST_JOBS) -> bool:
+        """Do the next step of one session; whether something was done.
+
+        Args:
+            session: as it was read.
+            most: jobs that it may have in RQ.
+        """
+        if session.queued is not None:
+            self._upgrade(session)
+            return True
+        states = self._progress.read_states(session)
+        pending = self._progress.count_pending(session)
+        if not states and not pending:
+            return self._progress.finish_if_done(session)
+        # A session that is new to this scheduler counts as stalled: the last scheduler may have
+        # died between two steps.
+        moved_at = self._moved.setdefault(session.id, float("-inf"))
+        is_stalled = time.monotonic() - moved_at > _STALLED_S
+        if is_stalled:
+            self._moved[session.id] = time.monotonic()
+        plan = plan_step(session, states, pending=pending, most=most, is_stalled=is_stalled)
+        if plan.is_empty:
+            return False
+        outcomes = self._read_outcomes(session, plan.ended)
+        return self._progress.take_step(session, plan, outcomes)
+
+    def _give_up(self, session: Session, exc: RedisError) -> None:
+        """End a session whose record is damaged: it would run for ever."""
+        reason = f"its record in Redis holds what is not warmclip's: {exc}"
+        try:
+            self._progress.fail(session.id, reason)
+        except RedisError as again:
+            if not is_wrong_type(again):
                 raise
-            except Exception:  # a bug, or records that are not ours: the others go on
-                log.exception("session %s could not be advanced", session.id)
+            warn_once(f"session {session.id} cannot be ended: {reason}")
 
-    def reconcile(self, session: Session) -> None:
-        """Let the queue reflect a change of state now, and not only at the next look."""
-        reconcile(self._queue, self._progress, session)
+    def _upgrade(self, session: Session) -> None:
+        """Convert the record of an older version."""
+        if session.queued is not None:
+            log.info("session %s was begun by warmclip 0.1: its record is converted", session.id)
+            self._progress.upgrade(session)
 
-    def advance_session(self, session: Session) -> None:
-        """Do the next step of one session."""
-        if session.unsettled or self._is_stalled(session.id):
-            self.reconcile(session)
-            self._moved[session.id] = time.monotonic()
-        came_further = self._progress.queue_next(session.id, _AT_ONCE, self._enqueue)
-        if came_further or self._record(session):
-            self._moved[session.id] = time.monotonic()
-        self._progress.finish_if_done(session.id)
-
-    def _repeat(self, step: Callable[[], None]) -> None:
+    def _repeat(
+        self, step: Callable[[], None], every_s: float, wake: threading.Event | None = None
+    ) -> None:
+        """Do a step again and again, whatever it meets, and at once when somebody wakes it."""
+        is_waiting = False
         while not self._stop.is_set():
+            if wake is not None:
+                wake.clear()
+            pause_s = every_s
             try:
                 step()
+                is_waiting = False
             except RedisError as exc:
-                log.warning("sessions wait for Redis: %s", exc)
-                self._stop.wait(1.0)
+                if not is_waiting:
+                    log.warning("sessions wait for Redis: %s", exc)
+                is_waiting, pause_s = True, 1.0
             except Exception:  # a bug: it is told, and the thread lives
                 log.exception("sessions could not be looked after")
-                self._stop.wait(5.0)
-            self._stop.wait(_TICK_S)
+                pause_s = 5.0
+            (wake or self._stop).wait(pause_s)
 
-    def _is_stalled(self, id_: str) -> bool:
-        """Whether nothing came further for a while; so it counts when this scheduler is new."""
-        return time.monotonic() - self._moved.get(id_, float("-inf")) > _STALLED_S
-
-    def _enqueue(
-        self, pipe: Pipeline, session: Session, chunks: Mapping[int, Sequence[str]]
-    ) -> None:
-        datas = (
-            index_job(
-                job_of(session.id, number), session.collection, paths, result_ttl_s=_RESULT_TTL_S
-            )
-            for number, paths in chunks.items()
-        )
-        self._queue.enqueue_many(datas, pipeline=pipe)
-
-    def _record(self, session: Session) -> bool:
-        """Record the outcomes of jobs that are over; whether there were any."""
-        pending = self._progress.pending_chunks(session.id, _AT_ONCE)
-        numbers = {job_of(session.id, n): n for n in pending if n < session.queued}
-        over = jobs_over(self._queue, list(numbers))
-        if not over:
-            return False
-        jobs = fetch_jobs(self._queue.connection, over)
-        paths = self._progress.chunk_paths(session.id, (numbers[id_] for id_ in over))
-        outcomes = [
+    def _read_outcomes(self, session: Session, numbers: Sequence[int]) -> list[ChunkOutcome]:
+        """What became of chunks whose jobs have ended."""
+        ids = {job_of(session.id, number): number for number in numbers}
+        jobs = fetch_jobs(self._progress.queue.connection, ids)
+        paths = self._progress.chunk_paths(session.id, numbers)
+        return [
             ChunkOutcome(
-                number=numbers[id_],
-                report=report_of(session.collection, paths.get(numbers[id_], ()), jobs.get(id_)),
+                number=number,
+                report=report_of(session.collection, paths.get(number, ()), jobs.get(id_)),
                 waited_s=_waited_s(jobs.get(id_)),
             )
-            for id_ in over
+            for id_, number in ids.items()
         ]
-        self._progress.record_outcomes(session.id, outcomes)
-        return True
-
-
-def job_of(session: str, number: int) -> str:
-    """The job of one chunk of a session."""
-    return f"session-{session}-{number}"
-
-
-def reconcile(queue: Queue, progress: SessionProgress, session: Session) -> None:
-    """Let the queue hold a session's jobs if it runs, and none that waits if it does not."""
-    numbers = progress.pending_chunks(session.id, session.chunks or 1)
-    ids = {job_of(session.id, n): n for n in numbers if n < session.queued or session.is_over}
-    if session.state == "running":
-        _list_again(queue, list(ids))
-    elif session.state in ("paused", "cancelled"):
-        _take_back(queue, list(ids))
-        if session.state == "cancelled":
-            _delete(queue, progress, session.id, ids)
-    if session.unsettled:
-        progress.mark_reconciled(session.id, session.unsettled)
-
-
-def _take_back(queue: Queue, ids: Sequence[str]) -> None:
-    for start in range(0, len(ids), _AT_ONCE):
-        with queue.connection.pipeline(transaction=False) as pipe:
-            for id_ in ids[start : start + _AT_ONCE]:
-                pipe.lrem(queue.key, 1, id_)
-            pipe.execute()
-
-
-def _delete(queue: Queue, progress: SessionProgress, session: str, ids: Mapping[str, int]) -> None:
-    """Forget the jobs that nobody has begun with, and will not."""
-    doomed = _unlisted(queue, list(ids))
-    for start in range(0, len(doomed), _AT_ONCE):
-        some = doomed[start : start + _AT_ONCE]
-        queue.connection.delete(*map(AllowedJob.key_for, some))
-        progress.drop_chunks(session, [ids[id_] for id_ in some])
-
-
-def _list_again(queue: Queue, ids: Sequence[str]) -> None:
-    """Put back what was taken back, or lost."""
-    for id_ in _unlisted(queue, ids):
-        with queue.connection.pipeline() as pipe:
-            pipe.lrem(queue.key, 0, id_)  # another scheduler may be doing the same
-            queue.push_job_id(id_, pipeline=pipe)
-            pipe.execute()
-
-
-def _unlisted(queue: Queue, ids: Sequence[str]) -> list[str]:
-    """The jobs that are queued by their own records, and lie in no list."""
-    # The states are read last: a job that a worker takes meanwhile has another one by then.
-    listed = {*queue.job_ids, *queue.intermediate_queue.get_job_ids()}
-    states = read_states(queue, ids)
-    waiting = JobStatus.QUEUED.value.encode()
-    return [
-        id_
-        for id_, state in zip(ids, states, strict=True)
-        if state == waiting and id_ not in listed
-    ]
 
 
 def _waited_s(job: AllowedJob | None) -> float | None:

@@ -1,0 +1,208 @@
+"""What sessions decide, by tables: the next step, the rate, which records and reports are ours."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmclip.work.producer import report_of
+from warmclip.work.sessions.progress import StepPlan, plan_step
+from warmclip.work.sessions.scanner import KnownFiles
+from warmclip.work.sessions.session import Session, State, add_sample, rate_at
+
+RECORD = {
+    b"state": b"running",
+    b"directory": b'"/pictures"',
+    b"collection": b"images",
+    b"created_at": b"2026-11-25T18:00:00+00:00",
+    b"samples": b"[]",
+    b"images": b"10",
+    b"revision": b"7",
+}
+
+
+def session(state: State = "running", **fields: Any) -> Session:
+    """One with a folder."""
+    return Session(
+        id="s", state=state, directory="/pictures", collection="images", created_at="", **fields
+    )
+
+
+ALL = {1: "started", 2: "queued", 3: "finished", 4: "failed", 5: None, 6: "scheduled"}
+OVER = (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("state", "states", "pending", "is_stalled", "plan"),
+    [
+        ("running", {}, 9, False, StepPlan(room=4)),
+        ("running", {1: "queued", 2: "started"}, 9, False, StepPlan(room=2)),
+        ("running", {1: "queued", 2: "queued"}, 2, False, StepPlan()),
+        ("running", {1: "queued", 2: "started"}, 2, True, StepPlan(relist=(1,))),
+        ("running", dict.fromkeys(range(9), "queued"), 20, False, StepPlan()),
+        ("running", ALL, 9, False, StepPlan(ended=OVER, room=1)),
+        ("running", {1: "stopped", 2: "canceled"}, 2, False, StepPlan(ended=(1, 2))),
+        ("running", {1: "of somebody else"}, 1, False, StepPlan(ended=(1,))),
+        ("paused", ALL, 9, False, StepPlan(ended=OVER, take_back=(2,))),
+        ("paused", {1: "started"}, 9, True, StepPlan()),
+        ("paused", {}, 9, True, StepPlan()),
+        ("cancelled", ALL, 6, False, StepPlan(ended=OVER, take_back=(2,))),
+        ("cancelled", {1: "rate_limited", 2: "deferred"}, 2, False, StepPlan()),
+        ("finding", {}, 0, True, StepPlan()),
+    ],
+)
+def test_next_step(
+    state: State,
+    states: dict[int, str | None],
+    pending: int,
+    is_stalled: bool,
+    plan: StepPlan,
+) -> None:
+    """It follows from the record and from what RQ knows, at most four jobs at once."""
+    planned = plan_step(session(state), states, pending=pending, most=4, is_stalled=is_stalled)
+    assert planned == plan
+
+
+@pytest.mark.parametrize(
+    ("fields", "needs_scan", "is_complete"),
+    [
+        ({"state": "finding"}, True, False),
+        ({"state": "finding", "rescans_asked": 3}, True, False),
+        ({"images": 1}, False, True),
+        ({"images": 1, "rescans_asked": 2, "rescans_done": 1}, True, False),
+        ({"images": 1, "rescans_asked": 2, "rescans_done": 2}, False, True),
+        ({"state": "paused", "images": 1, "rescans_asked": 1}, False, False),
+        ({"state": "finished", "images": 1, "rescans_asked": 1}, False, False),
+    ],
+)
+def test_when_a_folder_is_searched(
+    fields: dict[str, Any], needs_scan: bool, is_complete: bool
+) -> None:
+    """Once, and again when it was posted after the last search began."""
+    found = session(**fields)
+    assert (found.needs_scan, found.is_complete) == (needs_scan, is_complete)
+
+
+def rate_after(*outcomes: tuple[float, int], at: float) -> float | None:
+    """The rate as it is told at a time, after outcomes at other times."""
+    samples: tuple[tuple[float, int], ...] = ()
+    for when, done in outcomes:
+        samples = add_sample(samples, when, done)
+    return rate_at(samples, at)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "at", "rate"),
+    [
+        ([], 0, None),
+        ([(0, 32)], 1, None),
+        ([(0, 32), (4, 64)], 5, 8),
+        ([(0, 32), (4, 64), (8, 96)], 9, 8),
+        ([(0, 0), (0.5, 32), (1, 64), (1.5, 96), (2, 128)], 2, 64),
+        ([(0, 32), (4, 64), (8, 96)], 8 + 13, None),  # nobody works any more
+        ([(0, 32), (60, 64)], 150, 32 / 60),  # a slow machine
+        ([(0, 32), (60, 64)], 190, None),
+        ([(0, 32), (60, 64), (120, 96)], 290, 32 / 60),
+        ([(0, 0), (4, 32), (8, 64), (600, 96)], 601, None),  # workers were away
+        ([(0, 0), (4, 32), (8, 64), (600, 96), (604, 128)], 605, 8),
+        ([(0, 0), (4, 32), (8, 64), (-3592, 96)], -3592, None),  # the clock was set back
+        ([(0, 0), (4, 32), (8, 64), (3612, 96)], 3612, None),  # or forward
+        ([(0, 0), (4, 32), (8, 64)], -3600, None),
+        ([(0, 0), (0, 32)], 0, None),
+    ],
+)
+def test_rate(outcomes: list[tuple[float, int]], at: float, rate: float | None) -> None:
+    """Pictures a second of late; none without a fresh outcome, nor over a time without work."""
+    assert rate_after(*outcomes, at=at) == rate
+
+
+def test_samples_are_few() -> None:
+    """However long a session runs."""
+    samples: tuple[tuple[float, int], ...] = ()
+    for number in range(10_000):
+        samples = add_sample(samples, number / 10, number)
+    assert len(samples) <= 11
+    assert rate_at(samples, 1000) == pytest.approx(10, rel=0.1)
+
+
+def test_record() -> None:
+    """What a record says, with the fields of an older version left out or in."""
+    found = Session.parse("s", RECORD)
+    assert found is not None
+    assert (found.images, found.revision, found.rescans_asked, found.queued) == (10, 7, 0, None)
+    old = Session.parse("s", RECORD | {b"queued": b"4", b"unsettled": b"token"})
+    assert old is not None
+    assert old.queued == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"state", b"mad"),
+        (b"state", b"\xff"),
+        (b"images", b"9" * 5000),
+        (b"images", b"-1"),
+        (b"images", "²".encode()),
+        (b"revision", b"1.5"),
+        (b"directory", b"/no json"),
+        (b"directory", b'"\\ud800"'),
+        (b"collection", b"../.."),
+        (b"created_at", b"yesterday"),
+        (b"samples", b"[[1]]"),
+        (b"samples", b"[" * 100_000),
+        (b"samples", b"[[1e999, 1]]"[:4]),
+    ],
+)
+def test_record_of_somebody_else(field: bytes, value: bytes) -> None:
+    """It is nobody's session, and no error."""
+    assert Session.parse("s", RECORD | {field: value}) is None
+
+
+@given(st.lists(st.binary(min_size=8, max_size=8), unique=True), st.binary(min_size=8, max_size=8))
+def test_known_files(digests: list[bytes], other: bytes) -> None:
+    """Those that were found, and no others; what is left of a cut-off one does not matter."""
+    known = KnownFiles(b"".join(digests) + b"cut")
+    assert all(digest in known for digest in digests)
+    assert (other in known) == (other in digests)
+
+
+class Finished:
+    """A job whose result is whatever somebody wrote there."""
+
+    def __init__(self, value: object) -> None:
+        self.return_value = value
+        self.exc_string = None
+
+    def latest_result(self) -> "Finished":
+        """Itself."""
+        return self
+
+
+GOOD = {"collection": "images", "indexed": 1, "skipped": {"/b.png": "is empty"}}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *(None, 5, [], "indexed", {"indexed": "1"}, {"indexed": -1}, {"indexed": 10**9}),
+        *({"skipped": ["/b.png"]}, {"skipped": {"/b.png": 5}}, {"unchanged": True}),
+        *({"reused": 1.5}, GOOD | {"unchanged": 1}),
+    ],
+    ids=json.dumps,
+)
+def test_forged_report(forged: object) -> None:
+    """What nobody could have found out about two pictures is no outcome of them."""
+    paths = ["/a.png", "/b.png"]
+    report = report_of("images", paths, Finished(forged))  # type: ignore[arg-type]  # a stand-in
+    assert list(report.skipped) == paths
+    assert "no report of these pictures" in report.skipped["/a.png"]
+
+
+def test_report() -> None:
+    """A real one is taken as it is, but for the collection's name, which is known."""
+    raw = GOOD | {"collection": "../..", "pruned": 4, "seconds": "long"}
+    report = report_of("images", ["/a.png", "/b.png"], Finished(raw))  # type: ignore[arg-type]  # as above
+    assert (report.collection, report.indexed, report.pruned) == ("images", 1, 0)
+    assert report.skipped == {"/b.png": "is empty"}
