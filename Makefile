@@ -114,7 +114,7 @@ wheel: $(VENV)/without-torch ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(FUZZ) $(PEERS) demo-output parity-report bench-output dist build \
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(FUZZ) $(PEERS) demo-output parity-report bench-output dist build docs/_generated \
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
