@@ -13,6 +13,8 @@ WarmclipError
 │   ├── StoreHeld              another process owns the embedded store
 │   ├── NotStored              there is no such collection, or no such picture in it
 │   ├── SpaceMismatch          a collection holds vectors of another model
+│   ├── SourceChanged          a collection was written to while it was being replaced
+│   ├── StoreDamaged           files of the embedded store are torn, or gone
 │   └── StoreUnreachable       no answer from the store's address
 ├── PruneRefused               a deletion that looks like an unmounted disk
 ├── FolderUnreadable           what a training session is to search is no folder
@@ -100,6 +102,22 @@ class NotStored(StoreError):
 
 class SpaceMismatch(StoreError):
     """The collection behind a name holds vectors of another embedding space."""
+
+
+class SourceChanged(StoreError):
+    """A collection was written to while another one was made from it; nothing was switched."""
+
+
+class StoreDamaged(StoreError):
+    """Files of an embedded collection are torn or gone.
+
+    Attributes:
+        collection: its own name; empty if the store as a whole is damaged.
+    """
+
+    def __init__(self, message: str, *, collection: str = "") -> None:
+        self.collection = collection
+        super().__init__(message)
 
 
 class StoreUnreachable(StoreError):

@@ -5,7 +5,7 @@ Set QDRANT_URL to run it against a real server as well; it makes and removes its
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import QdrantClient
 
 from standins import qdrant as stand_in
-from warmclip.errors import SpaceMismatch, StoreError
+from warmclip.errors import NotStored, SourceChanged, SpaceMismatch, StoreError
 from warmclip.inference.arrays import Vector
 from warmclip.store import folder_keys
-from warmclip.store.aliases import collection_of
 from warmclip.store.filter import Filter
-from warmclip.store.protocol import Payload, Point, Space
+from warmclip.store.protocol import Payload, Point, Space, collection_of
 from warmclip.store.qdrant import QdrantStore
 
 DIM = 8
@@ -55,7 +54,7 @@ def name() -> Iterator[str]:
     name = f"warmclip-test-{uuid.uuid4().hex[:12]}"
     yield name
     if _SERVER is not None:
-        client = QdrantClient(url=_SERVER, api_key=_API_KEY)
+        client = QdrantClient(url=_SERVER, api_key=_API_KEY, check_compatibility=False)
         for collection in client.get_collections().collections:
             if collection.name.startswith(name):
                 client.delete_collection(collection.name)
@@ -95,7 +94,7 @@ def ids(points: Iterator[Point]) -> list[str]:
 
 def test_points_written(store: QdrantStore, name: str) -> None:
     """They come back whole: every field of the payload, and the vector to 1e-6."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     written = [point(number) for number in range(5)]
     store.upsert(name, written)
     found = sorted(store.scroll(name, with_vectors=True), key=lambda it: it.id)
@@ -108,22 +107,22 @@ def test_points_written(store: QdrantStore, name: str) -> None:
 
 def test_vectors_not_asked_for(store: QdrantStore, name: str) -> None:
     """A scroll leaves them out, which is what makes it cheap."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1)])
     assert [it.vector for it in store.scroll(name)] == [None]
 
 
 def test_collection_made_twice(store: QdrantStore, name: str) -> None:
     """The second time changes nothing."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1)])
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     assert ids(store.scroll(name)) == [point(1).id]
 
 
 def test_same_id_written_twice(store: QdrantStore, name: str) -> None:
     """There is one point, the later one."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1, path="/before.jpg")])
     store.upsert(name, [point(1, path="/after.jpg")])
     assert [it.payload.path for it in store.scroll(name)] == ["/after.jpg"]
@@ -131,7 +130,7 @@ def test_same_id_written_twice(store: QdrantStore, name: str) -> None:
 
 def test_search(store: QdrantStore, name: str) -> None:
     """Hits are the nearest, best first, and their scores are the cosines."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     points = [point(number) for number in range(40)]
     store.upsert(name, points)
     query = unit(1234)
@@ -174,14 +173,14 @@ def test_search_below_a_folder(
     store: QdrantStore, name: str, folder: str, below: Iterable[int]
 ) -> None:
     """What lies below it at any depth is found, and nothing whose path only begins alike."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
     assert found(store, name, folder=folder) == sorted(PLACES[number] for number in below)
 
 
 def test_search_below_a_folder_goes_on_until_the_limit(store: QdrantStore, name: str) -> None:
     """The nearest of the folder fill the answer, however many nearer ones lie elsewhere."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     points = [point(number, path=f"/{number % 3}/{number}.jpg") for number in range(60)]
     store.upsert(name, points)
     query = unit(1234)
@@ -215,7 +214,7 @@ def test_search_by_date(
     store: QdrantStore, name: str, since: date | None, until: date | None, passing: Iterable[int]
 ) -> None:
     """Both days belong to the span, from their first second to their last, in UTC."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     points = [
         dated(0, "1969-07-20T20:17:40"),
         dated(1, "2026-01-01T23:59:59", 999_999_000),
@@ -231,7 +230,7 @@ def test_search_by_date(
 
 def test_search_below_a_folder_by_date(store: QdrantStore, name: str) -> None:
     """A picture must pass both."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     day = dated(1, "2026-01-02T12:00:00").payload.mtime_ns
     for number, (path, mtime_ns) in enumerate(
         [("/a/1.jpg", day), ("/b/2.jpg", day), ("/a/3.jpg", day + 10**15)]
@@ -243,14 +242,17 @@ def test_search_below_a_folder_by_date(store: QdrantStore, name: str) -> None:
 
 
 def test_points_without_folders(store: QdrantStore, name: str) -> None:
-    """What was stored before points had them is found by folder like the others, once opened."""
-    store.ensure(name, OLD)
+    """What was stored before points had them is found by folder like the others, once the
+    collection was made ready to be written to.
+    """
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
-    store._client.delete_payload(
+    store._engine.delete_payload(
         collection_of(name, OLD.fingerprint),
-        [folder_keys.FOLDERS_FIELD],
-        models.Filter(must=[models.HasIdCondition(has_id=[point(0).id, point(6).id])]),
+        folder_keys.FOLDERS_FIELD,
+        {"must": [{"has_id": [point(0).id, point(6).id]}]},
     )
+    store.ensure_collection(name, OLD)
     assert found(store, name, folder="/a/b") == sorted([PLACES[0], PLACES[1]])
     assert found(store, name, folder=os.fsdecode(b"/caf\xe9")) == sorted(PLACES[6:8])
     store.upsert(name, [point(0, path="/moved/1.jpg")])
@@ -260,9 +262,9 @@ def test_points_without_folders(store: QdrantStore, name: str) -> None:
 
 def test_another_space(store: QdrantStore, name: str) -> None:
     """Indexing and searching with it is refused, naming both models and the way out."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     for attempt in (
-        lambda: store.ensure(name, NEW),
+        lambda: store.ensure_collection(name, NEW),
         lambda: store.search(name, NEW, unit(1), limit=1),
     ):
         with pytest.raises(SpaceMismatch) as caught:
@@ -278,7 +280,8 @@ def test_no_collection(store: QdrantStore, name: str) -> None:
     for attempt in (
         lambda: store.search(name, OLD, unit(1), limit=1),
         lambda: list(store.scroll(name)),
-        lambda: store.delete(name, [point(1).id]),
+        lambda: store.list_generations(name),
+        lambda: store.revision(name),
     ):
         with pytest.raises(StoreError, match="warmclip index"):
             attempt()
@@ -286,7 +289,7 @@ def test_no_collection(store: QdrantStore, name: str) -> None:
 
 def test_scroll_by_ids(store: QdrantStore, name: str) -> None:
     """Those that are there come back; the others, and none at all, are no error."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(number) for number in range(5)])
     wanted = [point(1).id, point(3).id, point(77).id]
     assert ids(store.scroll(name, ids=wanted)) == sorted([point(1).id, point(3).id])
@@ -295,7 +298,7 @@ def test_scroll_by_ids(store: QdrantStore, name: str) -> None:
 
 def test_scroll_by_content(store: QdrantStore, name: str) -> None:
     """Every point with one of the digests comes back."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1, sha256="a" * 64), point(2, sha256="a" * 64), point(3)])
     found = store.scroll(name, sha256=["a" * 64, "b" * 64], with_vectors=True)
     assert ids(found) == sorted([point(1).id, point(2).id])
@@ -304,14 +307,14 @@ def test_scroll_by_content(store: QdrantStore, name: str) -> None:
 
 def test_more_than_one_page(store: QdrantStore, name: str) -> None:
     """300 points are each written, scrolled, found by id and by digest exactly once."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     points = [point(number) for number in range(300)]
     everything = sorted(it.id for it in points)
     store.upsert(name, points)
     assert ids(store.scroll(name)) == everything
     assert ids(store.scroll(name, ids=everything)) == everything
     assert ids(store.scroll(name, sha256=[it.payload.sha256 for it in points])) == everything
-    store.delete(name, everything[:260])
+    store.delete_unchanged(name, points[:260])
     assert ids(store.scroll(name)) == everything[260:]
 
 
@@ -323,7 +326,7 @@ def waiting(number: int, canary: str) -> Point:
 
 def test_suspect_until_proven(store: QdrantStore, name: str) -> None:
     """What waits for a canary is found by it, keeps its vector, and is none once it is proven."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     points = [waiting(1, "a-0"), waiting(2, "a-1"), point(3)]
     store.upsert(name, points)
     suspects = sorted(store.scroll(name, unverified=True), key=lambda it: it.id)
@@ -338,7 +341,7 @@ def test_suspect_until_proven(store: QdrantStore, name: str) -> None:
 
 def test_written_again_before_it_is_proven(store: QdrantStore, name: str) -> None:
     """One process's good canary says nothing of what another one has written meanwhile."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [waiting(1, "a-0")])
     store.upsert(name, [waiting(1, "b-0")])
     store.mark_verified(name, [waiting(1, "a-0")])
@@ -347,7 +350,7 @@ def test_written_again_before_it_is_proven(store: QdrantStore, name: str) -> Non
 
 def test_many_proven_at_once(store: QdrantStore, name: str) -> None:
     """More than one request's worth, of two canaries."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     points = [waiting(number, f"a-{number % 2}") for number in range(300)]
     store.upsert(name, points)
     store.mark_verified(name, points)
@@ -358,18 +361,57 @@ def test_many_proven_at_once(store: QdrantStore, name: str) -> None:
 
 def test_delete(store: QdrantStore, name: str) -> None:
     """It takes away the named points, and does not mind one that is not there."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1), point(2)])
-    store.delete(name, [point(1).id, point(99).id])
+    assert store.delete_unchanged(name, [point(1), point(99)]) == frozenset()
     assert ids(store.scroll(name)) == [point(2).id]
-    store.delete(name, [])
+    assert store.delete_unchanged(name, []) == frozenset()
     assert ids(store.scroll(name)) == [point(2).id]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": "f" * 64},
+        {"mtime_ns": 1_790_000_000_123_456_790 + 1},  # one nanosecond: no float64 tells them apart
+        {"indexed_at": "2026-11-24T02:00:01+00:00"},
+    ],
+    ids=["content", "time", "indexed again"],
+)
+def test_point_written_again_before_it_is_deleted(
+    store: QdrantStore, name: str, change: dict[str, Any]
+) -> None:
+    """It stays, and the caller is told; the others of the same call go."""
+    store.ensure_collection(name, OLD)
+    before = [point(1), point(2)]
+    store.upsert(name, before)
+    after = replace(before[0], payload=replace(before[0].payload, **change))
+    store.upsert(name, [after])
+    assert store.delete_unchanged(name, before) == {point(1).id}
+    (left,) = store.scroll(name)
+    assert left.payload == after.payload
+
+
+def test_delete_after_the_name_was_switched(store: QdrantStore, name: str) -> None:
+    """What was read in the former collection is deleted there, and not in the one in use, where
+    the same file has the same id.
+    """
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(1)])
+    (read,) = store.scroll(name)
+    store.create_collection(name, NEW)
+    store.upsert(name, [point(1, space=NEW)])
+    former = store.switch_alias(name, NEW)
+    assert former is not None
+    store.delete_unchanged(name, [read])
+    assert ids(store.scroll(name)) == [point(1).id]
+    assert ids(store.scroll(former)) == []
 
 
 def test_name_that_is_not_utf8(store: QdrantStore, name: str) -> None:
     """The path comes back byte for byte."""
     path = os.fsdecode(b"/photos/caf\xe9 \xff.jpg")
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1, path=path)])
     (found,) = store.scroll(name)
     assert os.fsencode(found.payload.path) == b"/photos/caf\xe9 \xff.jpg"
@@ -378,78 +420,142 @@ def test_name_that_is_not_utf8(store: QdrantStore, name: str) -> None:
 
 def test_two_names(store: QdrantStore, name: str) -> None:
     """What is in one is not in the other, though their space is the same."""
-    store.ensure(name, OLD)
-    store.ensure(f"{name}-b", OLD)
+    store.ensure_collection(name, OLD)
+    store.ensure_collection(f"{name}-b", OLD)
     store.upsert(name, [point(1)])
     assert ids(store.scroll(f"{name}-b")) == []
 
 
 def test_new_space_staged(store: QdrantStore, name: str) -> None:
     """It is filled unseen, and shown at once by the switch; the former one stays until dropped."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1)])
-    staged = store.stage(name, NEW)
+    staged = store.create_collection(name, NEW)
     store.upsert(staged, [point(2, space=NEW)])
     assert ids(store.scroll(name)) == [point(1).id]
     assert ids(store.scroll(staged)) == [point(2).id]
-    former = store.switch(name, NEW)
+    former = store.switch_alias(name, NEW)
     assert former is not None
     assert [hit.id for hit in store.search(name, NEW, unit(2), limit=9)] == [point(2).id]
     assert ids(store.scroll(former)) == [point(1).id]
-    assert store.switch(name, NEW) is None
-    store.drop(former)
+    assert store.switch_alias(name, NEW) is None
+    store.delete_collection(former)
     with pytest.raises(StoreError):
         list(store.scroll(former))
 
 
-def test_collection_in_use_dropped(store: QdrantStore, name: str) -> None:
+def test_collection_in_use_deleted_or_cleared(store: QdrantStore, name: str) -> None:
     """It is refused, and nothing is lost."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1)])
-    with pytest.raises(StoreError, match="in use"):
-        store.drop(store.stage(name, OLD))
+    collection = store.create_collection(name, OLD)
+    for attempt in (store.delete_collection, store.clear_collection):
+        for it in (collection, name):
+            with pytest.raises(StoreError, match="in use"):
+                attempt(it)
     assert ids(store.scroll(name)) == [point(1).id]
+
+
+def test_collection_cleared(store: QdrantStore, name: str) -> None:
+    """A collection that no name leads to loses its points, and can be filled again."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(1)])
+    staged = store.create_collection(name, NEW)
+    store.upsert(staged, [point(number, space=NEW) for number in range(300)])
+    store.clear_collection(staged)
+    assert ids(store.scroll(staged)) == []
+    store.upsert(staged, [point(2, space=NEW)])
+    assert ids(store.scroll(staged)) == [point(2).id]
+    assert ids(store.scroll(name)) == [point(1).id]
+
+
+def test_switch_only_if_the_source_is_as_it_was(store: QdrantStore, name: str) -> None:
+    """Any write to the source forbids the switch; a proof of a vector is none."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [waiting(1, "a-0"), point(2)])
+    store.create_collection(name, NEW)
+    writes: list[Callable[[], object]] = [
+        lambda: store.upsert(name, [point(3)]),
+        lambda: store.upsert(name, [point(3, sha256="f" * 64)]),
+        lambda: store.delete_unchanged(name, [point(2)]),
+    ]
+    for write in writes:
+        before = store.revision(name)
+        write()
+        with pytest.raises(SourceChanged, match=name):
+            store.switch_alias(name, NEW, if_revision=before)
+        assert store.list_generations(name)[0].fingerprint == OLD.fingerprint
+    before = store.revision(name)
+    store.mark_verified(name, [waiting(1, "a-0")])
+    store.upsert(name, [])
+    assert store.revision(name) == before
+    assert store.switch_alias(name, NEW, if_revision=before) is not None
+    assert store.list_generations(name)[0].fingerprint == NEW.fingerprint
+    assert store.revision(name) != before
+
+
+def test_switch_to_no_collection(store: QdrantStore, name: str) -> None:
+    """It is refused: the name goes on leading where it led."""
+    store.ensure_collection(name, OLD)
+    with pytest.raises(NotStored, match=name):
+        store.switch_alias(name, NEW)
+    assert store.list_generations(name)[0].fingerprint == OLD.fingerprint
+
+
+def test_collection_made_in_steps(store: QdrantStore, name: str) -> None:
+    """A process may be killed after each of them: the next ensure makes what is missing."""
+    engine = store._engine
+    collection = collection_of(name, OLD.fingerprint)
+    engine.create_collection(collection, DIM)
+    with pytest.raises(StoreError, match="warmclip index"):
+        store.revision(name)
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(number) for number in range(3)])
+    assert found(store, name, folder="/photos") == [f"/photos/{it}.jpg" for it in range(3)]
+    assert name in store.list_names()
+
+
+def test_names(store: QdrantStore, name: str) -> None:
+    """Those that lead to a collection are listed; a collection without one is not."""
+    store.create_collection(f"{name}-staged", OLD)
+    store.ensure_collection(f"{name}-b", OLD)
+    store.ensure_collection(f"{name}-a", NEW)
+    listed = [it for it in store.list_names() if it.startswith(name)]
+    assert listed == [f"{name}-a", f"{name}-b"]
+
+
+def test_scroll_by_filter(store: QdrantStore, name: str) -> None:
+    """What lies below a folder is read without the rest."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
+    below = store.scroll(name, only=Filter(folder="/a/b"))
+    assert sorted(it.payload.path for it in below) == sorted([PLACES[0], PLACES[1]])
 
 
 def test_name_switched_while_writing(store: QdrantStore, name: str) -> None:
     """A point of the former space does not get in among those of the new one."""
-    store.ensure(name, OLD)
-    store.stage(name, NEW)
-    store.switch(name, NEW)
+    store.ensure_collection(name, OLD)
+    store.create_collection(name, NEW)
+    store.switch_alias(name, NEW)
     store.upsert(name, [point(1, space=OLD), point(2, space=NEW)])
     assert ids(store.scroll(name)) == [point(2).id]
 
 
-def test_embedded_store_writes_ahead(tmp_path: Path) -> None:
-    """A commit of the embedded store does not wait for the disk, in a new collection and in one
-    that was there: its file says so.
-    """
-    folder = tmp_path / "qdrant"
-    for name in ("new", "newer"):
-        with QdrantStore.embedded(folder) as store:
-            store.ensure(name, OLD)
-            store.upsert(name, [point(1)])
-            logs = list(folder.rglob("*.sqlite-wal"))
-            assert len(logs) == len(list(folder.rglob("*.sqlite")))
-    with QdrantStore.embedded(folder) as store:
-        assert ids(store.scroll("new")) == ids(store.scroll("newer")) == [point(1).id]
-
-
 def test_digests_follow_what_is_written(store: QdrantStore, name: str) -> None:
     """A content is found where it is now: after an overwrite, after a deletion, in a switch."""
-    store.ensure(name, OLD)
+    store.ensure_collection(name, OLD)
     store.upsert(name, [point(1, sha256="a" * 64), point(2, sha256="a" * 64)])
     assert ids(store.scroll(name, sha256=["a" * 64])) == [point(1).id, point(2).id]
     store.upsert(name, [point(1, sha256="b" * 64)])
     assert ids(store.scroll(name, sha256=["a" * 64])) == [point(2).id]
     assert ids(store.scroll(name, sha256=["b" * 64, "c" * 64])) == [point(1).id]
-    store.delete(name, [point(2).id])
+    store.delete_unchanged(name, [point(2, sha256="a" * 64)])
     assert ids(store.scroll(name, sha256=["a" * 64, "b" * 64])) == [point(1).id]
-    store.stage(name, NEW)
-    former = store.switch(name, NEW)
+    store.create_collection(name, NEW)
+    former = store.switch_alias(name, NEW)
     assert ids(store.scroll(name, sha256=["b" * 64])) == []
     assert former is not None
-    store.drop(former)
-    store.stage(name, OLD)
-    store.switch(name, OLD)
+    store.delete_collection(former)
+    store.create_collection(name, OLD)
+    store.switch_alias(name, OLD)
     assert ids(store.scroll(name, sha256=["b" * 64])) == []

@@ -22,8 +22,8 @@ from running import (
 from warmclip.errors import StoreHeld
 from warmclip.fsutil import is_running
 from warmclip.settings import Settings
-from warmclip.store.embedded_lock import own_store
-from warmclip.store.qdrant import open_store
+from warmclip.store.embedded_lock import lock_store
+from warmclip.store.open import open_store
 from warmclip.work.broker import open_broker
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.producer import call, submit_index, watch
@@ -42,7 +42,7 @@ def is_busy(worker: Running) -> None:
 def is_free(settings: Settings) -> bool:
     """Whether nobody has the embedded store open."""
     try:
-        os.close(own_store(settings.embedded_store))
+        os.close(lock_store(settings.embedded_store))
     except StoreHeld:
         return False
     return True

@@ -13,7 +13,7 @@ from warmclip.inference.encoder import Encoder
 from warmclip.inference.selection import select
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
-from warmclip.store.qdrant import open_store
+from warmclip.store.open import open_store
 from warmclip.work.producer import submit_index, watch
 
 TRIED = {"WARMCLIP_TRIAL_SECONDS": "15", "WARMCLIP_BATCH_SIZE": "2"}

@@ -13,8 +13,8 @@ import pytest
 from standins.faulty import environment
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
+from warmclip.store.open import open_store
 from warmclip.store.protocol import Point
-from warmclip.store.qdrant import open_store
 from warmclip_export import drawing
 
 _LOADING = 1  # runs of a session that loading takes: the golden rows

@@ -28,11 +28,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStor
     """A store of each kind."""
     if request.param == "embedded":
         with QdrantStore.embedded(tmp_path / "qdrant") as store:
-            store.ensure("images", SPACE)
+            store.ensure_collection("images", SPACE)
             yield store
     else:
         with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
-            store.ensure("images", SPACE)
+            store.ensure_collection("images", SPACE)
             yield store
 
 

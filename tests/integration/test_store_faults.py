@@ -23,7 +23,8 @@ from standins.qdrant import Fault, QdrantStandIn
 from warmclip.errors import SettingsError, StoreError, StoreHeld, StoreUnreachable
 from warmclip.indexing.indexer import Indexer
 from warmclip.settings import Settings
-from warmclip.store.qdrant import QdrantStore, open_store
+from warmclip.store.open import open_store
+from warmclip.store.qdrant import QdrantStore
 
 SPACE = PixelEncoder().space
 
@@ -68,7 +69,7 @@ SURVIVED = {
 def test_fault_that_passes(server: QdrantStandIn, photos: Path, fault: Fault) -> None:
     """Indexing survives it wherever it strikes; nothing is lost or doubled."""
     with impatient(server.url) as store:
-        store.ensure("other", SPACE)  # the server has answered once
+        store.ensure_collection("other", SPACE)  # the server has answered once
         for on in ("PUT /collections", "POST /collections/aliases", "/points/scroll"):
             server.fail(fault, on=on)
         server.fail(fault, on="/points", times=2)
@@ -85,11 +86,11 @@ def test_fault_that_passes(server: QdrantStandIn, photos: Path, fault: Fault) ->
 def test_retry_after(server: QdrantStandIn) -> None:
     """The server's own pace is kept: no second request before its seconds have passed."""
     with impatient(server.url) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
         server.fail(Fault(status=429, headers={"Retry-After": "2"}), on="GET /aliases")
         server.requests.clear()
         started = time.monotonic()
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
         assert time.monotonic() - started >= 2  # not a speed, but the promise itself
         assert server.requests["GET /aliases"] == 3  # refused, repeated, asked again by ensure
 
@@ -98,7 +99,7 @@ def test_waiting_is_told(server: QdrantStandIn, caplog: pytest.LogCaptureFixture
     """A person who watches a still progress bar can read why."""
     with impatient(server.url) as store:
         server.fail(Fault(status=503))
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
     told = [record.getMessage() for record in caplog.records if "warmclip" in record.name]
     assert told == [f"Qdrant at {server.url}: answers 503; trying again"]
 
@@ -108,7 +109,7 @@ def test_retry_after_longer_than_patience(server: QdrantStandIn) -> None:
     with impatient(server.url) as store:
         server.fail(Fault(status=429, headers={"Retry-After": "3600"}))
         with pytest.raises(StoreUnreachable, match="overloaded"):
-            store.ensure("images", SPACE)
+            store.ensure_collection("images", SPACE)
         assert server.requests.total() == 1
 
 
@@ -126,7 +127,7 @@ def test_fault_that_does_not_pass(server: QdrantStandIn, fault: Fault, said: str
     with impatient(server.url) as store:
         server.fail(fault, times=500)
         with pytest.raises(StoreUnreachable, match=said) as caught:
-            store.ensure("images", SPACE)
+            store.ensure_collection("images", SPACE)
         assert 1 <= server.requests.total() < 100  # repeated, and not for ever
         assert server.url in str(caught.value)
         assert caught.value.exit_code == 3
@@ -141,7 +142,7 @@ def test_server_away() -> None:
         impatient(f"http://me:secret@127.0.0.1:{port}") as store,
         pytest.raises(StoreUnreachable, match="no answer") as caught,
     ):
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
     message = str(caught.value)
     assert "secret" not in message
     assert f"***@127.0.0.1:{port}" in message
@@ -154,7 +155,7 @@ def test_server_restarted(tmp_path: Path, photos: Path) -> None:
     first = QdrantStandIn(engine)
     port = int(first.url.rpartition(":")[2])
     with impatient(first.url) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
         first.close()
         later: list[QdrantStandIn] = []
         timer = threading.Timer(2, lambda: later.append(QdrantStandIn(engine, port)))
@@ -173,11 +174,11 @@ def test_server_restarted(tmp_path: Path, photos: Path) -> None:
 def test_request_refused(server: QdrantStandIn, status: int, said: str) -> None:
     """The server's reason is passed on at once; asking again would not help."""
     with impatient(server.url) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
         server.requests.clear()
         server.fail(Fault(status=status), times=9, on="GET /aliases")
         with pytest.raises(StoreError, match=said) as caught:
-            store.ensure("images", SPACE)
+            store.ensure_collection("images", SPACE)
     assert not isinstance(caught.value, StoreUnreachable)
     assert server.requests["GET /aliases"] == 1
 
@@ -187,7 +188,7 @@ def test_collection_of_somebody_else(server: QdrantStandIn) -> None:
     with impatient(server.url) as store:
         server.engine.create("images", {"vectors": {"size": 4, "distance": "Cosine"}})
         with pytest.raises(StoreError, match="did not make"):
-            store.ensure("images", SPACE)
+            store.ensure_collection("images", SPACE)
 
 
 def test_collection_made_by_two_at_once(server: QdrantStandIn) -> None:
@@ -197,7 +198,7 @@ def test_collection_made_by_two_at_once(server: QdrantStandIn) -> None:
     def ensure() -> None:
         try:
             with QdrantStore.server(server.url) as store:
-                store.ensure("images", SPACE)
+                store.ensure_collection("images", SPACE)
         except StoreError as exc:
             failures.append(exc)
 
@@ -213,7 +214,7 @@ def test_collection_made_by_two_at_once(server: QdrantStandIn) -> None:
 def test_credentials(server: QdrantStandIn) -> None:
     """User and password in the address are sent as basic authentication."""
     with impatient(server.url.replace("//", "//me:p%40ss@")) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
     basic = "Basic " + base64.b64encode(b"me:p@ss").decode()
     assert server.credentials == {(basic, None)}
 
@@ -222,10 +223,10 @@ def test_store_of_the_settings(server: QdrantStandIn, tmp_path: Path) -> None:
     """QDRANT_URL leads to the server; without it there is a private folder under home."""
     environment = {"WARMCLIP_HOME": str(tmp_path / "home")}
     with open_store(Settings.from_env(environment | {"QDRANT_URL": server.url})) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
     assert server.requests["GET /aliases"] > 0
     with open_store(Settings.from_env(environment)) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
     folder = tmp_path / "home" / "qdrant"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert folder.parent.stat().st_mode & 0o777 == 0o700
@@ -251,7 +252,7 @@ from warmclip.indexing.indexer import Indexer
 from warmclip.store.qdrant import QdrantStore
 
 store = QdrantStore.embedded(Path(sys.argv[1]))
-store.ensure("images", PixelEncoder().space)
+store.ensure_collection("images", PixelEncoder().space)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     Indexer(PixelEncoder(), store).index([sys.argv[2]])
@@ -327,7 +328,7 @@ def test_damaged_store(tmp_path: Path) -> None:
     """It is refused with the store's folder, and not taken for an empty one."""
     folder = tmp_path / "qdrant"
     with QdrantStore.embedded(folder) as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
     (folder / "meta.json").write_text('{"collections": {')
     with pytest.raises(StoreError, match=str(folder)):
         QdrantStore.embedded(folder)
@@ -360,7 +361,7 @@ def test_several_threads(tmp_path: Path, photos: Path) -> None:
     paths = sorted(photos.iterdir())
     failures: list[BaseException] = []
     with QdrantStore.embedded(tmp_path / "qdrant") as store:
-        store.ensure("images", SPACE)
+        store.ensure_collection("images", SPACE)
 
         def write(quarter: int) -> None:
             try:

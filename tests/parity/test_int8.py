@@ -16,7 +16,7 @@ from warmclip.errors import BundleError
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.selection import select
 from warmclip.inference.selection.golden import TOLERANCES
-from warmclip.store.qdrant import open_store
+from warmclip.store.open import open_store
 from warmclip_export import drawing, quantize
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve

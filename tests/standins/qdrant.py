@@ -47,6 +47,7 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._shards: dict[str, edge.EdgeShard] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
         self._aliases: dict[str, str] = {}
         self._created = 0
 
@@ -95,7 +96,37 @@ class Engine:
             size=config["vectors"]["size"], distance=edge.Distance.Cosine
         )
         self._shards[name] = edge.EdgeShard.create(str(path), edge.EdgeConfig(vectors=params))
+        self._configs[name] = config
         return True
+
+    def info(self, name: str) -> dict[str, Any]:
+        """GET /collections/{name}."""
+        shard = self._shard(name)
+        told = shard.info()
+        kinds = {
+            field: {"data_type": str(it.data_type).rpartition(".")[2].lower(), "points": it.points}
+            for field, it in told.payload_schema.items()
+        }
+        return {
+            "status": "green",
+            "optimizer_status": "ok",
+            "segments_count": told.segments_count,
+            "points_count": told.points_count,
+            "indexed_vectors_count": told.indexed_vectors_count,
+            "config": _config(self._configs[self._aliases.get(name, name)]),
+            "payload_schema": kinds,
+        }
+
+    def create_index(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """PUT /collections/{name}/index."""
+        kinds = {
+            "keyword": edge.PayloadSchemaType.Keyword,
+            "integer": edge.PayloadSchemaType.Integer,
+        }
+        self._shard(name).update(
+            edge.UpdateOperation.create_field_index(body["field_name"], kinds[body["field_schema"]])
+        )
+        return {"operation_id": 0, "status": "completed"}
 
     def drop(self, name: str) -> bool:
         """DELETE /collections/{name}, and its aliases with it."""
@@ -109,9 +140,10 @@ class Engine:
         self._shard(name).update(edge.UpdateOperation.upsert_points(made))
         return {"operation_id": 0, "status": "completed"}
 
-    def delete(self, name: str, ids: list[str]) -> dict[str, Any]:
+    def delete(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/delete."""
-        self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
+        chosen = _filter(body["filter"])
+        self._shard(name).update(edge.UpdateOperation.delete_points_by_filter(chosen))
         return {"operation_id": 0, "status": "completed"}
 
     def delete_payload(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -258,10 +290,8 @@ class QdrantStandIn:
             ("GET /collections", lambda _: engine.list_collections()),
             ("PUT /collections/([^/]+)", lambda name: engine.create(name, body)),
             ("DELETE /collections/([^/]+)", engine.drop),
-            (
-                "PUT /collections/([^/]+)/index",
-                lambda _: {"operation_id": 0, "status": "completed"},
-            ),
+            ("GET /collections/([^/]+)", engine.info),
+            ("PUT /collections/([^/]+)/index", lambda name: engine.create_index(name, body)),
             ("PUT /collections/([^/]+)/points", lambda name: engine.upsert(name, body["points"])),
             ("POST /collections/([^/]+)/points", lambda name: engine.retrieve(name, body)),
             ("POST /collections/([^/]+)/points/scroll", lambda name: engine.scroll(name, body)),
@@ -275,10 +305,7 @@ class QdrantStandIn:
                 "POST /collections/([^/]+)/points/payload/delete",
                 lambda name: engine.delete_payload(name, body),
             ),
-            (
-                "POST /collections/([^/]+)/points/delete",
-                lambda name: engine.delete(name, body["points"]),
-            ),
+            ("POST /collections/([^/]+)/points/delete", lambda name: engine.delete(name, body)),
         ]
         for pattern, route in routes:
             if match := re.fullmatch(pattern, line):
@@ -326,13 +353,23 @@ def _record(found: Any) -> dict[str, Any]:
     return {"id": str(found.id), "payload": found.payload, "vector": found.vector}
 
 
+def _config(made: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "params": {"vectors": made["vectors"], "shard_number": 1, "replication_factor": 1},
+        "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000},
+        "optimizer_config": {"default_segment_number": 0, "flush_interval_sec": 5},
+        "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
+    }
+
+
 def _filter(wanted: dict[str, Any]) -> edge.Filter:
-    unknown = wanted.keys() - {"must", "must_not"}
+    unknown = wanted.keys() - {"must", "must_not", "should"}
     if unknown:
         raise Refused(400, f"the stand-in knows no {unknown} in a filter")
     return edge.Filter(
         must=[_condition(it) for it in wanted.get("must") or []],
         must_not=[_condition(it) for it in wanted.get("must_not") or []],
+        should=[_condition(it) for it in wanted.get("should") or []] or None,
     )
 
 
@@ -346,6 +383,8 @@ def _condition(wanted: dict[str, Any]) -> Any:
             return edge.FieldCondition(
                 key=key, range=edge.RangeFloat(gte=span.get("gte"), lt=span.get("lt"))
             )
+        case {"must": _} | {"must_not": _} | {"should": _}:
+            return _filter(wanted)
         case {"has_id": ids}:
             return edge.HasIdCondition(point_ids=set(ids))
         case {"is_empty": {"key": key}}:

@@ -81,7 +81,7 @@ class Warmclip:
     def folder(self, paths: Sequence[str], target: Path) -> None:
         """See ``Subject``: an index in a store of its own, files synced."""
         # Here, since it brings Qdrant's client: a process that only embeds does not wait for it.
-        from warmclip.store.qdrant import open_store
+        from warmclip.store.open import open_store
 
         settings = self._settings(target)
         with open_store(settings) as store:
@@ -91,7 +91,7 @@ class Warmclip:
 
     def vectors(self, paths: Sequence[str], target: Path) -> Array:
         """See ``Subject``."""
-        from warmclip.store.qdrant import open_store
+        from warmclip.store.open import open_store
 
         settings = self._settings(target)
         with open_store(settings) as store:
@@ -105,7 +105,7 @@ class Warmclip:
 
         settings = self._settings(self._materials.folder / f"points-{uuid.uuid4().hex}")
         store = QdrantStore.embedded(settings.embedded_store)
-        store.ensure(
+        store.ensure_collection(
             _COLLECTION, Space(fingerprint=self._encoder.fingerprint, dim=self._encoder.dim)
         )
         rows = collection(self._materials.points, self._encoder.dim)

@@ -81,7 +81,7 @@ class Searches:
 
     def _places(self, name: str, stored: Vectors, queries: Vectors) -> npt.NDArray[np.int64]:
         """The place of each point in the answer to each query, (queries, points)."""
-        collection = self._store.stage(name, self._space)
+        collection = self._store.create_collection(name, self._space)
         try:
             points = [_point(number, vector) for number, vector in enumerate(stored)]
             self._store.upsert(collection, points)
@@ -91,7 +91,7 @@ class Searches:
                 row[[UUID(hit.id).int for hit in hits]] = np.arange(len(hits))
             return places
         finally:
-            self._store.drop(collection)
+            self._store.delete_collection(collection)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def audit(
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
     ) as terminal:
-        from warmclip.store.qdrant import open_store
+        from warmclip.store.open import open_store
 
         chosen = _one_name(name, collection)
         settings = read_settings(bundle, None, provider, exif_transpose, decode)
@@ -149,7 +149,7 @@ def duplicates(
     """
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.indexing.duplicates import find_duplicates
-        from warmclip.store.qdrant import open_store
+        from warmclip.store.open import open_store
 
         chosen = _one_name(name, collection)
         settings = read_settings()

@@ -237,7 +237,7 @@ def _search_by_worker(
 
 @contextmanager
 def _open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
-    from warmclip.store.qdrant import open_store
+    from warmclip.store.open import open_store
 
     # The store first: it says at once that another process owns it.
     with open_store(settings) as store:

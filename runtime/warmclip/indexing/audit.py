@@ -97,7 +97,7 @@ class _Audit:
         self._unreadable: dict[str, str] = {}
 
     def make_report(self) -> AuditReport:
-        generations = self._store.generations(self._collection)
+        generations = self._store.list_generations(self._collection)
         self._find_orphans(generations[0].points)
         found = find_images(self._paths)
         self._unreadable |= found.problems

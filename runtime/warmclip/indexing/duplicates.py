@@ -127,7 +127,7 @@ class _Table:
     def __init__(
         self, store: VectorStore, collection: str, scope: Scope | None, progress: Progress | None
     ) -> None:
-        total = store.generations(collection)[0].points
+        total = store.list_generations(collection)[0].points
         known: dict[bytes, int] = {}
         ids = bytearray()
         contents: list[int] = []

@@ -94,7 +94,7 @@ class Indexer:
         if progress is not None:
             progress(0, 0, "finding")
         named = [os.fspath(path) for path in paths]
-        self._store.ensure(self.collection, self._space)
+        self._store.ensure_collection(self.collection, self._space)
         orphans = self._find_orphans(named, yes=yes) if prune else []
         found = find_images(named)
         report = self._sync_files(found.files, progress)
@@ -117,7 +117,7 @@ class Indexer:
         Raises:
             SpaceMismatch, StoreError: as ``index``.
         """
-        self._store.ensure(self.collection, self._space)
+        self._store.ensure_collection(self.collection, self._space)
         return self._sync_files(files, progress)
 
     def search(
@@ -179,7 +179,7 @@ class Indexer:
         if progress is not None:
             progress(0, 0, "finding")
         paths = sorted(point.payload.path for point in self._store.scroll(self.collection))
-        staged = self._store.stage(self.collection, self._space)
+        staged = self._store.create_collection(self.collection, self._space)
         sync = self._make_sync(staged, progress)
         sync.sync_files(paths)
         if not yes and len(sync.skipped) > MOST_LOST * len(paths):
@@ -189,9 +189,9 @@ class Indexer:
                 f"read, such as {path!r} ({reason}); is a disk not mounted? The collection is as "
                 "before. To leave them behind, repeat with --yes"
             )
-        former = self._store.switch(self.collection, self._space)
+        former = self._store.switch_alias(self.collection, self._space)
         if drop and former is not None:
-            self._store.drop(former)
+            self._store.delete_collection(former)
         return self._make_report(sync, started)
 
     def _sync_files(self, files: Sequence[str], progress: Progress | None) -> IndexReport:

@@ -101,10 +101,9 @@ def delete_orphans(
     wanted = {id_ for id_ in new_ids.values() if id_ is not None}
     stored = {point.id for point in store.scroll(collection, ids=wanted)}
     kept = frozenset(id_ for id_, new_id in new_ids.items() if new_id not in stored)
-    deleted = [point.id for point in orphans if point.id not in kept]
-    if deleted:
-        store.delete(collection, deleted)
-    return DeletedOrphans(deleted=len(deleted), kept=kept)
+    deleted = [point for point in orphans if point.id not in kept]
+    changed = store.delete_unchanged(collection, deleted)
+    return DeletedOrphans(deleted=len(deleted) - len(changed), kept=kept | changed)
 
 
 def _id_of(path: str, roots: Roots) -> str | None:

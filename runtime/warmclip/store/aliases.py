@@ -1,105 +1,34 @@
-"""Which collection of Qdrant stands behind a name.
+"""Which collection stands behind a name, and how a name comes to another one.
 
-A name as users say it is an alias; the vectors of one space lie in ``<name>__<fingerprint>``
-behind it.
+A name as users say it is an alias of Qdrant's; the vectors of one space lie in
+``<name>__<fingerprint>`` behind it.
 """
 
-from collections.abc import Callable
-
-from qdrant_client import QdrantClient, models
-
 from warmclip.errors import NotStored, SpaceMismatch, StoreError
-from warmclip.store.calls import Calls
-from warmclip.store.protocol import Space
-
-
-def collection_of(name: str, fingerprint: str) -> str:
-    """The collection that holds one space of a name; a collection's own name is kept."""
-    return name if "__" in name else f"{name}__{fingerprint}"
+from warmclip.store.engine import Engine
+from warmclip.store.protocol import Space, collection_of
 
 
 class Aliases:
-    """The names of a store: each leads to one collection, and can be switched to another."""
+    """The names of a store."""
 
-    def __init__(
-        self, client: QdrantClient, transport: Calls, on_created: Callable[[str], None]
-    ) -> None:
-        """Read and switch names.
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
-        Args:
-            client: of the store.
-            transport: how it is called.
-            on_created: told of a collection that was made, before anything is written into it.
-        """
-        self._client = client
-        self._transport = transport
-        self._on_created = on_created
-
-    def ensure(self, name: str, space: Space) -> None:
-        """See ``VectorStore.ensure``."""
-        if self.target(name) is None:
-            self.stage(name, space)
-            self.switch(name, space)
-        # Asked again also after making it: another process may have been first.
-        self.require_space(name, space)
-
-    def stage(self, name: str, space: Space) -> str:
-        """See ``VectorStore.stage``."""
-        collection = collection_of(name, space.fingerprint)
-        if not self._exists(collection):
-            if self._exists(name):
-                raise StoreError(
-                    f"the store has a collection {name!r} that warmclip did not make; "
-                    "choose another name with WARMCLIP_COLLECTION"
-                )
-            self._create(collection, space.dim)
-        return collection
-
-    def switch(self, name: str, space: Space) -> str | None:
-        """See ``VectorStore.switch``."""
-        collection = collection_of(name, space.fingerprint)
-        former = self.target(name)
-        if former == collection:
-            return None
-        steps: list[models.AliasOperations] = []
-        if former is not None:
-            steps.append(
-                models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
-            )
-        steps.append(
-            models.CreateAliasOperation(
-                create_alias=models.CreateAlias(collection_name=collection, alias_name=name)
-            )
-        )
-        self._transport(lambda: self._client.update_collection_aliases(steps))
-        return former
-
-    def drop(self, collection: str) -> None:
-        """See ``VectorStore.drop``."""
-        if "__" not in collection or self.target(collection.partition("__")[0]) == collection:
-            raise StoreError(f"{collection!r} is in use; only a former collection is dropped")
-        self._transport(lambda: self._client.delete_collection(collection))
+    def names(self) -> tuple[str, ...]:
+        """See ``VectorStore.list_names``: aliases of collections that are none of ours are left."""
+        pairs = self._engine.read_aliases().items()
+        return tuple(sorted(name for name, it in pairs if it.startswith(f"{name}__")))
 
     def target(self, name: str) -> str | None:
-        """The collection that a name leads to; a collection's own name is kept."""
-        if "__" in name:
-            return name
-        aliases = self._transport(self._client.get_aliases).aliases
-        return next((it.collection_name for it in aliases if it.alias_name == name), None)
-
-    def beside(self, name: str) -> list[str]:
-        """The collections of a name's other spaces, sorted."""
-        in_use = self.target(name)
-        listed = self._transport(self._client.get_collections).collections
-        return sorted(
-            it.name for it in listed if it.name.startswith(f"{name}__") and it.name != in_use
-        )
+        """The collection that a name leads to; the own name of a collection is kept."""
+        return name if "__" in name else self._engine.read_aliases().get(name)
 
     def require(self, name: str) -> str:
         """The collection that a name leads to.
 
         Raises:
-            NotStored: to none.
+            NotStored: it leads to none.
         """
         target = self.target(name)
         if target is None:
@@ -123,16 +52,58 @@ class Aliases:
             )
         return target
 
-    def _exists(self, collection: str) -> bool:
-        listed = self._transport(self._client.get_collections).collections
-        return any(it.name == collection for it in listed)
+    def ensure(self, name: str, space: Space) -> None:
+        """See ``VectorStore.ensure_collection``."""
+        target = self.target(name)
+        if target is None or target == collection_of(name, space.fingerprint):
+            collection = self.create(name, space)
+            if target is None:
+                self._engine.set_alias(name, collection, former=None)
+        # Asked again also after making it: another process may have been first.
+        self.require_space(name, space)
 
-    def _create(self, collection: str, dim: int) -> None:
-        params = models.VectorParams(size=dim, distance=models.Distance.COSINE)
-        try:
-            self._transport(lambda: self._client.create_collection(collection, params))
-        except StoreError:
-            # Another process made it meanwhile, or an earlier attempt did whose answer was lost.
-            if not self._exists(collection):
-                raise
-        self._on_created(collection)
+    def create(self, name: str, space: Space) -> str:
+        """See ``VectorStore.create_collection``."""
+        collection = collection_of(name, space.fingerprint)
+        existing = self._engine.list_collections()
+        if name in existing and name != collection:
+            raise StoreError(
+                f"the store has a collection {name!r} that warmclip did not make; "
+                "choose another name with WARMCLIP_COLLECTION"
+            )
+        if collection not in existing:
+            self._engine.create_collection(collection, space.dim)
+        self._engine.prepare_collection(collection)
+        return collection
+
+    def switch(self, name: str, space: Space) -> str | None:
+        """See ``VectorStore.switch_alias``."""
+        collection = collection_of(name, space.fingerprint)
+        former = self.target(name)
+        if former == collection:
+            return None
+        if collection not in self._engine.list_collections():
+            raise NotStored(f"there is no collection {collection!r} that {name!r} could lead to")
+        self._engine.set_alias(name, collection, former=former)
+        return former
+
+    def others(self, name: str) -> list[str]:
+        """The collections of a name that it does not lead to, sorted."""
+        in_use = self.target(name)
+        return sorted(
+            it
+            for it in self._engine.list_collections()
+            if it.startswith(f"{name}__") and it != in_use
+        )
+
+    def check_unused(self, collection: str) -> None:
+        """Refuse a collection that a name leads to.
+
+        Raises:
+            StoreError: a name leads to it, or it is a name.
+        """
+        if "__" not in collection or collection in self._engine.read_aliases().values():
+            raise StoreError(
+                f"{collection!r} is in use; only a collection that no name leads to is deleted "
+                "or cleared"
+            )

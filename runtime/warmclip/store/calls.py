@@ -1,16 +1,9 @@
-"""How one call to Qdrant is made: alone and locked when embedded, patiently over a network.
-
-Here, and nowhere else, become the errors of sqlite and of Qdrant's client our own.
-"""
+"""How one call to a Qdrant server is made: patiently, and with its errors translated to ours."""
 
 import json
 import logging
-import os
-import sqlite3
-import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import stamina
 from pydantic import ValidationError
@@ -18,7 +11,6 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from warmclip.errors import StoreError, StoreUnreachable
-from warmclip.store.embedded_lock import check_owner, own_store
 
 log = logging.getLogger(__name__)
 
@@ -26,60 +18,6 @@ T = TypeVar("T")
 
 _TOO_MANY_REQUESTS = 429
 _REFUSED = (401, 403)
-
-
-class Calls(Protocol):
-    """Runs a call of the client and translates its errors into ``StoreError``."""
-
-    def __call__(self, call: Callable[[], T], /) -> T:
-        """Return what the call returns."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what calls need."""
-        ...
-
-
-class EmbeddedCalls:
-    """Owns an embedded store's folder, and lets one thread at a time into it.
-
-    Qdrant's embedded mode loses points when several threads write (qdrant-client#1193), and it
-    unpickles what it finds: only a private folder of our own is opened.
-    """
-
-    def __init__(self, folder: Path, owner: int | None = None) -> None:
-        """Take the folder for this process.
-
-        Args:
-            folder: made if it is not there.
-            owner: from ``own_store``, of the process that started this one.
-        """
-        self._folder = folder
-        self._lock = threading.Lock()
-        if owner is None:
-            owner = own_store(folder)
-        else:
-            check_owner(folder, owner)
-        self._owner = owner
-
-    def __call__(self, call: Callable[[], T], /) -> T:
-        """Return what the call returns, when it is this thread's turn."""
-        with self._lock:
-            try:
-                return call()
-            except (sqlite3.Error, OSError) as exc:
-                raise StoreError(
-                    f"the embedded store {self._folder} failed: {exc}; what was stored before is "
-                    "whole. Check the disk's free space, then run the same command again"
-                ) from exc
-            except (ValueError, RuntimeError) as exc:
-                raise StoreError(f"the embedded store {self._folder} refused: {exc}") from exc
-
-    def close(self) -> None:
-        """Give the folder up; twice is no error."""
-        if self._owner >= 0:
-            os.close(self._owner)
-            self._owner = -1
 
 
 class ServerCalls:
@@ -108,9 +46,6 @@ class ServerCalls:
             raise StoreUnreachable(f"{self._where} is overloaded: {exc}") from exc
         self._answered = True
         return result
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     @property
     def _where(self) -> str:

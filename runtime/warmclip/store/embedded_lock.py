@@ -11,10 +11,11 @@ from warmclip.fsutil import is_running, private_folder
 _LOCK = ".owner"
 
 
-def own_store(folder: Path) -> int:
+def lock_store(folder: Path) -> int:
     """Make the folder, if need be, and take it for this process.
 
-    Qdrant has a lock of its own, but takes it after it has loaded everything.
+    Qdrant's engine has a lock of its own, but an attempt to open a folder that another process
+    has open makes that process's next flush fail. So nothing is opened before this lock is held.
 
     Returns:
         A descriptor that holds the folder as long as any process has it open.
@@ -31,7 +32,7 @@ def own_store(folder: Path) -> int:
         raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
 
 
-def check_owner(folder: Path, owner: int) -> None:
+def check_lock(folder: Path, lock: int) -> None:
     """See that a folder is still the one whose lock was handed on.
 
     Raises:
@@ -39,7 +40,7 @@ def check_owner(folder: Path, owner: int) -> None:
     """
     try:
         private_folder(folder, private=True)
-        is_same = os.path.samestat(os.fstat(owner), (folder / _LOCK).lstat())
+        is_same = os.path.samestat(os.fstat(lock), (folder / _LOCK).lstat())
     except OSError as exc:
         raise StoreError(f"cannot use the embedded store {folder}: {exc}") from exc
     if not is_same:

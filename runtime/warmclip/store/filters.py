@@ -1,50 +1,67 @@
-"""Which points are meant, in the words of Qdrant's filters."""
+"""Which points are meant, in the words of Qdrant's filters: JSON, as its API documents it.
 
-from collections.abc import Sequence
+https://qdrant.tech/documentation/concepts/filtering/
+"""
 
-from qdrant_client import models
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from warmclip.store.filter import Filter
 from warmclip.store.folder_keys import FOLDERS_FIELD, key_of
+from warmclip.store.protocol import Point
+
+Condition: TypeAlias = Mapping[str, Any]
+"""A filter as JSON: lists of conditions under ``must``, ``must_not`` and ``should``."""
 
 INDEXED = {
-    "sha256": models.PayloadSchemaType.KEYWORD,
-    "canary": models.PayloadSchemaType.KEYWORD,
-    FOLDERS_FIELD: models.PayloadSchemaType.KEYWORD,
-    "mtime_ns": models.PayloadSchemaType.INTEGER,
+    "sha256": "keyword",
+    "canary": "keyword",
+    FOLDERS_FIELD: "keyword",
+    "indexed_at": "keyword",
+    "mtime_ns": "integer",
 }
-"""The fields that filters look at, which a server indexes."""
+"""The payload fields that filters look at, and the kind of index that each has."""
 
 # Points that have the field at all: it is taken away when their vectors are proven.
-UNVERIFIED = models.Filter(
-    must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="canary"))]
-)
+UNVERIFIED: Condition = {"must_not": [{"is_empty": {"key": "canary"}}]}
 
-WITHOUT_FOLDERS = models.Filter(
-    must=[models.IsEmptyCondition(is_empty=models.PayloadField(key=FOLDERS_FIELD))]
-)
+WITHOUT_FOLDERS: Condition = {"must": [{"is_empty": {"key": FOLDERS_FIELD}}]}
 
 
-def with_sha256(digests: Sequence[str]) -> models.Filter:
+def with_sha256(digests: Sequence[str]) -> Condition:
     """Those with one of these contents."""
-    match = models.MatchAny(any=list(digests))
-    return models.Filter(must=[models.FieldCondition(key="sha256", match=match)])
+    return {"must": [{"key": "sha256", "match": {"any": list(digests)}}]}
 
 
-def waiting_for(canary: str, ids: Sequence[str]) -> models.Filter:
+def waiting_for(canary: str, ids: Sequence[str]) -> Condition:
     """Those of these that wait for this canary."""
-    waiting = models.FieldCondition(key="canary", match=models.MatchValue(value=canary))
-    return models.Filter(must=[models.HasIdCondition(has_id=list(ids)), waiting])
+    return {"must": [{"has_id": list(ids)}, {"key": "canary", "match": {"value": canary}}]}
 
 
-def passing(only: Filter) -> models.Filter:
-    """Those that a search may find."""
-    must: list[models.Condition] = []
+def unchanged(points: Sequence[Point]) -> Condition:
+    """Those of these that are as they were read."""
+    return {
+        "should": [
+            {
+                "must": [
+                    {"has_id": [point.id]},
+                    {"key": "sha256", "match": {"value": point.payload.sha256}},
+                    {"key": "mtime_ns", "match": {"value": point.payload.mtime_ns}},
+                    {"key": "indexed_at", "match": {"value": point.payload.indexed_at}},
+                ]
+            }
+            for point in points
+        ]
+    }
+
+
+def passing(only: Filter) -> Condition | None:
+    """Those that pass a search's filter; None: all."""
+    must: list[Condition] = []
     if only.folder is not None:
-        match = models.MatchValue(value=key_of(only.folder))
-        must.append(models.FieldCondition(key=FOLDERS_FIELD, match=match))
+        must.append({"key": FOLDERS_FIELD, "match": {"value": key_of(only.folder)}})
     if only.since is not None or only.until is not None:
         # Qdrant compares as float64: that has the first nanosecond of a day exactly.
-        span = models.Range(gte=only.first_ns, lt=only.end_ns)
-        must.append(models.FieldCondition(key="mtime_ns", range=span))
-    return models.Filter(must=must)
+        span = {"gte": only.first_ns, "lt": only.end_ns}
+        must.append({"key": "mtime_ns", "range": span})
+    return {"must": must} if must else None

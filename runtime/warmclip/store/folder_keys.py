@@ -1,7 +1,7 @@
-"""The folders above a file, as a point on a server carries them.
+"""The folders above a file, as its point carries them.
 
-A server compares a keyword as a whole, so a path's beginning is none. A point there therefore
-carries every folder above its file, and a search compares one.
+Qdrant compares a keyword as a whole, so a path's beginning is none. A point therefore carries
+every folder above its file, and a search by folder compares one.
 """
 
 import base64

@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from warmclip.errors import StoreError
+from warmclip.store.folder_keys import FOLDERS_FIELD, keys_above
 from warmclip.store.protocol import Payload
 
 _OPTIONAL = {field.name for field in fields(Payload) if field.default is not MISSING}
@@ -14,7 +15,7 @@ _REQUIRED = {field.name for field in fields(Payload)} - _OPTIONAL
 
 
 def to_json(payload: Payload) -> dict[str, Any]:
-    """A payload as JSON can carry it.
+    """A payload as JSON can carry it, with the folders above its file for searches by folder.
 
     A file name that is not UTF-8 has no place in JSON: ``path`` is then for reading only, and
     ``path_b64`` holds the name's bytes.
@@ -28,6 +29,7 @@ def to_json(payload: Payload) -> dict[str, Any]:
         raw["path_b64"] = base64.b64encode(name).decode("ascii")
     if not payload.canary:
         del raw["canary"]  # a filter finds what has the field
+    raw[FOLDERS_FIELD] = keys_above(payload.path)
     return raw
 
 

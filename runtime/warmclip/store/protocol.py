@@ -1,4 +1,4 @@
-"""What the indexer needs of a vector store: a few verbs and five records."""
+"""What the rest of warmclip needs of a vector store: its verbs, and the records that they take."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -73,18 +73,105 @@ class Hit:
         return cls(score=raw["score"], id=raw["id"], payload=payload)
 
 
+def collection_of(name: str, fingerprint: str) -> str:
+    """The collection that holds the vectors of one space under a name: all writes go there.
+
+    The own name of a collection is kept as it is.
+    """
+    return name if "__" in name else f"{name}__{fingerprint}"
+
+
 class VectorStore(Protocol):
     """Where vectors live. Implementations translate their client's errors into StoreError.
 
-    ``name`` is the collection as users say it; the store keeps the vectors of one space in
-    ``<name>__<fingerprint>`` behind the alias ``name``, so that two spaces never mix.
+    A ``name`` is the collection as users say it: an alias, which leads to the collection of one
+    space. Reads go where the name leads. **Writes go to the collection of the points' own
+    fingerprint, never to the alias**: see ``collection_of``. So a writer whose name was switched
+    to another model meanwhile mixes nothing. Every verb that takes a name also takes the own name
+    of a collection.
+
+    A collection of a space has three states: it is not there; it was created, and the name does
+    not lead to it (``migrate`` fills it); the name leads to it. Every verb may be repeated.
     """
 
-    def ensure(self, name: str, space: Space) -> None:
-        """Make the collection, unless it is there.
+    def list_names(self) -> tuple[str, ...]:
+        """The names that lead to a collection, sorted."""
+        ...
+
+    def list_generations(self, name: str) -> tuple[Generation, ...]:
+        """All collections that are kept under a name, the one in use first.
+
+        Raises:
+            NotStored: the name leads to no collection.
+        """
+        ...
+
+    def ensure_collection(self, name: str, space: Space) -> None:
+        """Make a name ready to be written to: its collection, payload indexes and alias.
+
+        Whatever of that is missing is made, at every call: a process that was killed between two
+        of these steps leaves nothing unmade.
 
         Raises:
             SpaceMismatch: ``name`` leads to vectors of another space.
+        """
+        ...
+
+    def create_collection(self, name: str, space: Space) -> str:
+        """Make the collection of a space ready to be written to; the name does not lead there yet.
+
+        A collection that is there is kept with its points: see ``clear_collection``.
+
+        Returns:
+            Its own name.
+        """
+        ...
+
+    def clear_collection(self, collection: str) -> None:
+        """Delete all points of a collection that no name leads to.
+
+        Raises:
+            StoreError: a name leads to it.
+            NotStored: it is not there.
+        """
+        ...
+
+    def delete_collection(self, collection: str) -> None:
+        """Delete a collection that no name leads to; one that is not there is no error.
+
+        Raises:
+            StoreError: a name leads to it.
+        """
+        ...
+
+    def revision(self, name: str) -> str:
+        """One value for all that a name holds: its collection, and each point's id and content.
+
+        It differs as soon as a point was written, rewritten or deleted, and reads every payload.
+
+        Raises:
+            NotStored: the name leads to no collection.
+        """
+        ...
+
+    def switch_alias(
+        self, name: str, space: Space, *, if_revision: str | None = None
+    ) -> str | None:
+        """Let a name lead to the collection of this space, which must be there, in one step.
+
+        Args:
+            name: of the alias.
+            space: whose collection the name leads to afterwards.
+            if_revision: switch only if ``revision(name)`` still is this. A server cannot be asked
+                both at once: what is written between the two requests is in the former
+                collection only, so compare the two once more after the switch.
+
+        Returns:
+            The former collection, which is kept; None if there was none, or no change.
+
+        Raises:
+            SourceChanged: the name holds something else by now; nothing was switched.
+            NotStored: there is no collection of this space.
         """
         ...
 
@@ -92,6 +179,28 @@ class VectorStore(Protocol):
         """Write points and wait until they are stored; the same id overwrites.
 
         Each goes to the collection of its own fingerprint, whatever ``name`` leads to just then.
+        """
+        ...
+
+    def delete_unchanged(self, name: str, points: Sequence[Point]) -> frozenset[str]:
+        """Delete each point that still is what was read, and wait until it is gone.
+
+        A point has changed if it was written again since: its digest, its file's time or
+        ``indexed_at`` differ. One that is gone already is no error.
+
+        Args:
+            name: the collection; each point is deleted in that of its own fingerprint.
+            points: as they were read, with or without vectors.
+
+        Returns:
+            The ids of those that have changed, and are still there.
+        """
+        ...
+
+    def mark_verified(self, name: str, points: Sequence[Point]) -> None:
+        """Let these points wait for their canary no more.
+
+        One that was written again since, and waits for another canary, is left as it is.
         """
         ...
 
@@ -104,7 +213,7 @@ class VectorStore(Protocol):
 
         Raises:
             SpaceMismatch: ``name`` leads to vectors of another space.
-            StoreError: there is no such collection.
+            NotStored: the name leads to no collection.
         """
         ...
 
@@ -115,56 +224,24 @@ class VectorStore(Protocol):
         ids: Iterable[str] | None = None,
         sha256: Iterable[str] | None = None,
         unverified: bool = False,
+        only: Filter = EVERYTHING,
         with_vectors: bool = False,
     ) -> Iterator[Point]:
-        """All points, or those with one of the ids, or digests, or that wait for a canary.
+        """All points, or those that one of the arguments asks for, in no order.
+
+        Args:
+            name: the collection.
+            ids: the points with these ids; one that is not there is no error.
+            sha256: the points with these contents.
+            unverified: the points that wait for a canary.
+            only: the points that pass a filter, whose folder is a real path.
+            with_vectors: read them as well; else ``Point.vector`` is None.
 
         Raises:
-            StoreError: there is no such collection.
-        """
-        ...
-
-    def mark_verified(self, name: str, points: Sequence[Point]) -> None:
-        """Let these points wait for their canary no more.
-
-        One that was written again since, and waits for another canary, is left as it is.
-        """
-        ...
-
-    def delete(self, name: str, ids: Sequence[str]) -> None:
-        """Delete points and wait until they are gone; an id that is not there is no error."""
-        ...
-
-    def stage(self, name: str, space: Space) -> str:
-        """Make the collection of another space beside the one in use, unless it is there.
-
-        Returns its own name, which every verb takes in place of ``name``.
-        """
-        ...
-
-    def switch(self, name: str, space: Space) -> str | None:
-        """Let ``name`` lead to the staged collection of this space, in one step.
-
-        Returns the former collection, which is kept; None if there was none, or no change.
-        """
-        ...
-
-    def generations(self, name: str) -> tuple[Generation, ...]:
-        """All that is kept under a name, the collection in use first.
-
-        Raises:
-            StoreError: there is no such collection.
-        """
-        ...
-
-    def drop(self, collection: str) -> None:
-        """Delete a former collection.
-
-        Raises:
-            StoreError: a name leads to it.
+            NotStored: the name leads to no collection.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the store, so that another process may own it."""
+        """Let go of the store, so that another process may own it. Twice is no error."""
         ...

@@ -15,7 +15,7 @@ from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.logs import is_json
 from warmclip.settings import Settings
-from warmclip.store.embedded_lock import own_store
+from warmclip.store.embedded_lock import lock_store
 from warmclip.work.broker import Patience, open_broker
 from warmclip.work.horse.process import HorseProcess
 from warmclip.work.horse.warm_horse import WarmHorse
@@ -97,7 +97,7 @@ def _store_owner(settings: Settings) -> Iterator[int | None]:
     waits = False
     while True:
         try:
-            owner = own_store(settings.embedded_store)
+            owner = lock_store(settings.embedded_store)
             break
         except StoreHeld as exc:
             if exc.by_the_living or time.monotonic() > deadline:

@@ -46,7 +46,7 @@ class JobContext:
     @cached_property
     def store(self) -> "VectorStore":
         """The store; Qdrant's client takes longer to import than the model to load."""
-        from warmclip.store.qdrant import open_store
+        from warmclip.store.open import open_store
 
         return open_store(self.settings, self._store_owner)
 
