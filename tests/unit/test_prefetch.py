@@ -48,6 +48,24 @@ def test_quick_item_passes_a_slow_one() -> None:
     assert list(results) == [[("a", "SLOW")]]
 
 
+def test_halves() -> None:
+    """Results come in few lists, and never are more than half of those under way waited for."""
+    go_on = threading.Event()
+
+    def run(item: int) -> int:
+        if item >= 4:
+            assert go_on.wait(30)
+        return item
+
+    items = [(number, number) for number in range(8)]
+    results = prefetch(
+        run, items, threads=8, ahead=8, size_of=lambda _: 0, name="test", in_halves=True
+    )
+    assert sorted(next(results)) == [(number, number) for number in range(4)]
+    go_on.set()
+    assert sorted(it for ready in results for it in ready) == items[4:]
+
+
 def test_early_end() -> None:
     """What was not begun is not begun any more, and no thread is left."""
     begun: list[int] = []

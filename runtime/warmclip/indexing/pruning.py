@@ -101,9 +101,9 @@ def delete_orphans(
     wanted = {id_ for id_ in new_ids.values() if id_ is not None}
     stored = {point.id for point in store.scroll(collection, ids=wanted)}
     kept = frozenset(id_ for id_, new_id in new_ids.items() if new_id not in stored)
-    to_delete = [point for point in orphans if point.id not in kept]
-    changed = store.delete_unchanged(collection, to_delete) if to_delete else frozenset()
-    return DeletedOrphans(deleted=len(to_delete) - len(changed), kept=kept | changed)
+    deleted = [point for point in orphans if point.id not in kept]
+    changed = store.delete_unchanged(collection, deleted)
+    return DeletedOrphans(deleted=len(deleted) - len(changed), kept=kept | changed)
 
 
 def _id_of(path: str, roots: Roots) -> str | None:

@@ -145,6 +145,7 @@ def read_files(
         ahead=_READ_AHEAD,
         size_of=lambda file: file.location.size_bytes,
         name="warmclip-read",
+        in_halves=True,  # whoever reads looks the contents up in a store
     )
 
 

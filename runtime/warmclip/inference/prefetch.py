@@ -20,6 +20,7 @@ def prefetch(
     ahead: int,
     size_of: Callable[[V], int],
     name: str,
+    in_halves: bool = False,
 ) -> Generator[list[tuple[K, R]], None, None]:
     """Yield (key, result) of what has become ready, never an empty list.
 
@@ -33,6 +34,8 @@ def prefetch(
         ahead: items.
         size_of: how many bytes an item keeps in memory until its result is yielded.
         name: of the threads.
+        in_halves: yield half of what is under way at once, rather than each result when it is
+            ready: for a consumer that asks another service about each list.
     """
     under_way: dict[Future[R], tuple[K, int]] = {}
     held_bytes = 0
@@ -43,25 +46,30 @@ def prefetch(
             under_way[pool.submit(function, item)] = key, size
             held_bytes += size
             while len(under_way) >= ahead or held_bytes > MOST_WAITING_BYTES:
-                ready, freed_bytes = _take_ready(under_way)
+                ready, freed_bytes = _take_ready(under_way, in_halves=in_halves)
                 held_bytes -= freed_bytes
                 yield ready
         while under_way:
-            yield _take_ready(under_way)[0]
+            yield _take_ready(under_way, in_halves=in_halves)[0]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _take_ready(under_way: dict[Future[R], tuple[K, int]]) -> tuple[list[tuple[K, R]], int]:
-    """Wait for one at least, and take all that are ready, in the order of their items.
+def _take_ready(
+    under_way: dict[Future[R], tuple[K, int]], *, in_halves: bool
+) -> tuple[list[tuple[K, R]], int]:
+    """Wait until enough are ready, and take all that are, in the order of their items.
 
     Returns:
         Their keys and results, and how many bytes they kept.
     """
-    wait(under_way, return_when=FIRST_COMPLETED)
+    least = (len(under_way) + 1) // 2 if in_halves else 1
+    running = set(under_way)
+    while len(under_way) - len(running) < least:
+        running = wait(running, return_when=FIRST_COMPLETED).not_done
     ready = []
     freed_bytes = 0
-    for future in [it for it in under_way if it.done()]:
+    for future in [it for it in under_way if it not in running]:
         key, size = under_way.pop(future)
         ready.append((key, future.result()))
         freed_bytes += size
