@@ -64,6 +64,7 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)  # REDIS_URL; none: the private Redis
     qdrant_url: str | None = field(default=None, repr=False)  # QDRANT_URL; none: embedded
     qdrant_api_key: str | None = field(default=None, repr=False)  # QDRANT_API_KEY
+    qdrant_collection: str = ""  # WARMCLIP_QDRANT_COLLECTION: JSON, how a server's are made
     roots: tuple[Root, ...] = ()  # WARMCLIP_ROOTS: [name=]/folder, more after a ":"
     provider: str = "auto"  # WARMCLIP_PROVIDER: a name of the providers table
     trial_s: int = 300  # WARMCLIP_TRIAL_SECONDS: for the trial of one provider on one tower
@@ -113,6 +114,7 @@ class Settings:
             redis_url=_url(env, "REDIS_URL", ("redis", "rediss", "unix")),
             qdrant_url=_url(env, "QDRANT_URL", ("http", "https")),
             qdrant_api_key=_secret(env, "QDRANT_API_KEY"),
+            qdrant_collection=env.get("WARMCLIP_QDRANT_COLLECTION", ""),
             roots=_roots(env.get("WARMCLIP_ROOTS", "")),
             provider=env.get("WARMCLIP_PROVIDER", default.provider),
             trial_s=_count(env, "WARMCLIP_TRIAL_SECONDS", default.trial_s, high=24 * 3600),

@@ -3,6 +3,7 @@
 Set QDRANT_URL to run it against a real server as well; it makes and removes its own collections.
 """
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from standins import qdrant as stand_in
 from warmclip.errors import NotStored, SourceChanged, SpaceMismatch, StoreError
 from warmclip.inference.arrays import Vector
 from warmclip.store import folder_keys
+from warmclip.store.engine import Record
 from warmclip.store.filter import Filter
 from warmclip.store.protocol import Payload, Point, Space, collection_of
 from warmclip.store.qdrant import QdrantStore
@@ -513,6 +515,69 @@ def test_collection_made_in_steps(store: QdrantStore, name: str) -> None:
     store.upsert(name, [point(number) for number in range(3)])
     assert found(store, name, folder="/photos") == [f"/photos/{it}.jpg" for it in range(3)]
     assert name in store.list_names()
+
+
+def test_foreign_points(store: QdrantStore, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Points that others wrote into a collection of ours refuse nothing: every read passes them
+    by, they take no hit's place, they are counted, and told once.
+    """
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(number) for number in range(5)])
+    collection = collection_of(name, OLD.fingerprint)
+    strange = [
+        Record(id=str(uuid.UUID(int=900 + number)), payload=payload, vector=unit(1234))
+        for number, payload in enumerate([{}, {"path": "/photos/a.jpg"}, {"sha256": "a" * 64}])
+    ]
+    store._engine.upsert(collection, strange)
+    everything = [point(number).id for number in range(5)]
+    for _ in range(2):
+        store.ensure_collection(name, OLD)
+        assert ids(store.scroll(name)) == everything
+        assert ids(store.scroll(name, ids=[*everything, strange[0].id])) == everything
+        assert ids(store.scroll(name, sha256=["a" * 64])) == []
+        hits = store.search(name, OLD, unit(1234), limit=4)
+        assert {hit.id for hit in hits} <= set(everything)
+        assert len(hits) >= 3
+        assert found(store, name, folder="/photos") == [f"/photos/{it}.jpg" for it in range(5)]
+    (generation,) = store.list_generations(name)
+    assert (generation.points, generation.foreign) == (8, 2)
+    told = [it.getMessage() for it in caplog.records if "not written by warmclip" in it.message]
+    assert len(told) == 1
+
+
+def test_collection_without_its_name(store: QdrantStore, name: str) -> None:
+    """As after a snapshot was restored: it is named, with the command that mends it; ensure, which
+    that command calls, leads the name there again.
+    """
+    store.create_collection(name, OLD)
+    store.upsert(name, [point(1)])
+    collection = collection_of(name, OLD.fingerprint)
+    with pytest.raises(NotStored, match=f"{collection}.*warmclip index"):
+        store.search(name, OLD, unit(1), limit=1)
+    store.ensure_collection(name, OLD)
+    assert ids(store.scroll(name)) == [point(1).id]
+
+
+def test_searches_write_nothing(store: QdrantStore, name: str) -> None:
+    """Also where points lack their folders, of which a search by folder tells."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(1)])
+    collection = collection_of(name, OLD.fingerprint)
+    chosen = {"must": [{"has_id": [point(1).id]}]}
+    store._engine.delete_payload(collection, folder_keys.FOLDERS_FIELD, chosen)
+    before = [it.payload for it in store._engine.scroll(collection)]
+    assert found(store, name, folder="/photos") == []
+    assert [it.payload for it in store._engine.scroll(collection)] == before
+
+
+def test_collection_described(store: QdrantStore, name: str) -> None:
+    """How many points there are, and by what they are kept."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(1), point(2)])
+    told = store.describe(name)
+    assert told["points"] == 2
+    assert told["engine"] in ("embedded", "server")
+    json.dumps(told)
 
 
 def test_names(store: QdrantStore, name: str) -> None:

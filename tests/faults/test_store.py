@@ -1,12 +1,12 @@
 """The store refuses, is slow, or full: the job waits, or fails with a reason; nothing is lost."""
 
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faults.conftest import Rig
+from small_disk import small_disk
 from standins import qdrant as stand_in
 from standins.qdrant import Fault, QdrantStandIn
 from warmclip.work.producer import submit_index, watch
@@ -58,24 +58,21 @@ def test_store_that_refuses_for_good(rig: Rig, server: QdrantStandIn) -> None:
 
 
 def test_disk_full(rig: Rig) -> None:
-    """A job that meets a full disk fails, naming it; with space again the same command completes
-    what is missing.
+    """A job that meets a full disk fails, naming it, and the worker goes on; with space again the
+    same command completes what is missing.
     """
     pictures = rig.pictures(200)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))  # what a worker inherits
-    try:
-        with rig.worker() as worker:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            run = submit_index(worker.connection, worker.settings, pictures)
-            report = watch(worker.connection, run)
-            assert report.skipped
-            assert "free space" in next(iter(report.skipped.values()))
-            assert worker.process.poll() is None
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    with rig.worker() as worker:
+    with small_disk(rig.folder / "home", 1000) as disk, rig.worker() as worker:
+        run = submit_index(worker.connection, worker.settings, pictures[:50])
+        assert watch(worker.connection, run).indexed == 50
+        disk.fill(50 * 1024 * 1024)
+        run = submit_index(worker.connection, worker.settings, pictures)
+        report = watch(worker.connection, run)
+        assert report.skipped
+        assert "free space" in next(iter(report.skipped.values()))
+        assert worker.process.poll() is None
+        disk.empty()
         run = submit_index(worker.connection, worker.settings, pictures)
         report = watch(worker.connection, run)
         assert report.indexed + report.unchanged == 200
-        assert report.unchanged > 0
+        assert report.unchanged >= 50

@@ -1,6 +1,7 @@
 """Stores that fail: a server that is away, slow or full; a disk that is full; a held folder."""
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -20,10 +21,19 @@ from PIL import Image
 from standins import qdrant as stand_in
 from standins.pixels import PixelEncoder
 from standins.qdrant import Fault, QdrantStandIn
-from warmclip.errors import SettingsError, StoreError, StoreHeld, StoreUnreachable
+from warmclip.errors import (
+    NotStored,
+    SettingsError,
+    StoreError,
+    StoreHeld,
+    StoreUnreachable,
+)
+from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.indexer import Indexer
 from warmclip.settings import Settings
+from warmclip.store.filter import Filter
 from warmclip.store.open import open_store
+from warmclip.store.protocol import collection_of
 from warmclip.store.qdrant import QdrantStore
 
 SPACE = PixelEncoder().space
@@ -232,6 +242,180 @@ def test_store_of_the_settings(server: QdrantStandIn, tmp_path: Path) -> None:
     assert folder.parent.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"max_query_limit": 10},
+        {"upsert_max_batchsize": 3},
+        {"filter_max_conditions": 4},
+        {"condition_max_size": 5},
+        {
+            "max_query_limit": 7,
+            "upsert_max_batchsize": 1,
+            "filter_max_conditions": 4,
+            "condition_max_size": 1,
+        },
+    ],
+    ids=",".join,
+)
+def test_strict_mode(
+    server: QdrantStandIn, photos: Path, bounds: dict[str, int], status: int
+) -> None:
+    """A server's bounds are found by halving: indexing, auditing, pruning and searching by folder
+    work, and no request is refused twice for the same reason more often than halving needs.
+    """
+    server.engine.strict_mode = stand_in.StrictMode(status=status, **bounds)
+    with impatient(server.url) as store:
+        indexer = Indexer(PixelEncoder(), store)
+        assert indexer.index([photos]).indexed == 100
+        assert indexer.index([photos]).unchanged == 100
+        assert len(audit_folders(store, "images", [photos]).missing) == 0
+        assert len(indexer.search("red", limit=5, only=Filter(folder=str(photos)))) == 5
+        points = list(store.scroll("images", with_vectors=True))
+        assert len(points) == 100
+        store.mark_verified("images", points)
+        server.requests.clear()
+        assert store.delete_unchanged("images", points[:60]) == frozenset()
+        assert server.requests["POST /collections/*/points/delete"] <= 60 + 8
+        assert len(list(store.scroll("images"))) == 40
+
+
+def test_more_hits_than_the_server_allows(server: QdrantStandIn, photos: Path) -> None:
+    """The server's own words say how many may be asked for."""
+    with impatient(server.url) as store:
+        indexer = Indexer(PixelEncoder(), store)
+        indexer.index([photos])
+        server.engine.strict_mode = stand_in.StrictMode(max_query_limit=10)
+        with pytest.raises(StoreError, match="to or below 10"):
+            indexer.search("red", limit=11)
+
+
+def test_key_that_may_only_read(server: QdrantStandIn, photos: Path) -> None:
+    """It searches, by folder too, and audits; indexing says what the key lacks."""
+    with impatient(server.url) as store:
+        Indexer(PixelEncoder(), store).index([photos])
+    server.engine.read_only = True
+    with impatient(server.url) as store:
+        indexer = Indexer(PixelEncoder(), store)
+        assert len(indexer.search("red", limit=5, only=Filter(folder=str(photos)))) == 5
+        assert audit_folders(store, "images", [photos]).points == 100
+        store.list_names()
+        store.revision("images")
+        (photos / "000.png").touch()
+        with pytest.raises(StoreError, match="may only read can search"):
+            indexer.index([photos])
+
+
+def test_key_for_some_collections(server: QdrantStandIn) -> None:
+    """It sees no alias at all, so the name leads nowhere: the key is named as what may lack."""
+    with impatient(server.url) as store:
+        store.ensure_collection("images", SPACE)
+    server.engine.hides_aliases = True
+    with (
+        QdrantStore.server(server.url, "a-key", first_patience_s=1) as store,
+        pytest.raises(NotStored, match="QDRANT_API_KEY"),
+    ):
+        list(store.scroll("others"))
+
+
+def test_alias_to_a_collection_that_is_gone(server: QdrantStandIn, photos: Path) -> None:
+    """A search names it, and the command that mends it; that command does."""
+    with impatient(server.url) as store:
+        indexer = Indexer(PixelEncoder(), store)
+        indexer.index([photos])
+        aliases = dict(server.engine._aliases)
+        server.engine.drop(aliases["images"])
+        server.engine._aliases = aliases
+        with pytest.raises(NotStored, match="warmclip index"):
+            indexer.search("red")
+        assert indexer.index([photos]).indexed == 100
+        assert len(indexer.search("red", limit=5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ({"size": 3, "distance": "Cosine"}, "one vector of 3 numbers, Cosine"),
+    ],
+)
+def test_collection_of_another_make(
+    server: QdrantStandIn, vectors: dict[str, object], said: str
+) -> None:
+    """A collection of our name that has other vectors is refused with the difference."""
+    collection = collection_of("images", SPACE.fingerprint)
+    server.engine.create(collection, {"vectors": vectors})
+    with (
+        impatient(server.url) as store,
+        pytest.raises(StoreError, match=f"{said}.*one vector of {SPACE.dim} numbers"),
+    ):
+        store.ensure_collection("images", SPACE)
+
+
+def test_how_collections_are_made(server: QdrantStandIn, tmp_path: Path) -> None:
+    """It is said once, in Qdrant's words, and shown as the server has it."""
+    options = {
+        "replication_factor": 2,
+        "write_consistency_factor": 1,
+        "shard_number": 3,
+        "on_disk": True,
+        "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
+    }
+    environment = {
+        "WARMCLIP_HOME": str(tmp_path / "home"),
+        "QDRANT_URL": server.url,
+        "WARMCLIP_QDRANT_COLLECTION": json.dumps(options),
+    }
+    with open_store(Settings.from_env(environment)) as store:
+        store.ensure_collection("images", SPACE)
+        params = store.describe("images")["config"]["params"]
+        assert params["replication_factor"] == 2
+        assert params["shard_number"] == 3
+        assert params["vectors"]["on_disk"] is True
+        store.search("images", SPACE, np.eye(SPACE.dim, dtype=np.float32)[0], limit=1)
+    (made,) = server.engine._configs.values()
+    assert made["quantization_config"] == options["quantization_config"]
+    assert server.last_query["params"] == {"quantization": {"rescore": True}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"replicas": 2}', "'replicas' is none of"),
+        ('{"replication_factor": "two"}', "replication_factor"),
+        ('{"quantization_config": {"scalar": {"type": "int3"}}}', "quantization_config"),
+    ],
+)
+def test_options_that_qdrant_does_not_know(text: str, said: str) -> None:
+    """They are refused before anything is sent, with the variable's name."""
+    settings = Settings.from_env(
+        {"QDRANT_URL": "http://127.0.0.1:1", "WARMCLIP_QDRANT_COLLECTION": text}
+    )
+    with pytest.raises(SettingsError, match=f"WARMCLIP_QDRANT_COLLECTION.*{said}"):
+        open_store(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://qdrant.example:6333", True),
+        ("http://10.0.0.1:6333", True),
+        ("https://qdrant.example:6333", False),
+        ("http://localhost:6333", False),
+        ("http://127.0.0.1:6333", False),
+        ("http://[::1]:6333", False),
+    ],
+)
+def test_key_without_encryption(url: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, in our words, where somebody may listen."""
+    QdrantStore.server(url, "a-key").close()
+    told = [it.getMessage() for it in caplog.records]
+    assert len(told) == warned
+    assert all("without encryption" in it and "a-key" not in it for it in told)
+
+
 _HOLD = """
 import sys
 from pathlib import Path
@@ -240,25 +424,6 @@ from warmclip.store.qdrant import QdrantStore
 store = QdrantStore.embedded(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
-"""
-
-_FILL_THE_DISK = """
-import resource
-import sys
-from pathlib import Path
-from standins.pixels import PixelEncoder
-from warmclip.errors import StoreError
-from warmclip.indexing.indexer import Indexer
-from warmclip.store.qdrant import QdrantStore
-
-store = QdrantStore.embedded(Path(sys.argv[1]))
-store.ensure_collection("images", PixelEncoder().space)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    Indexer(PixelEncoder(), store).index([sys.argv[2]])
-except StoreError as exc:
-    print(exc)
-    sys.exit(7)
 """
 
 
@@ -298,7 +463,7 @@ def test_opened_again_in_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o755])
 def test_folder_open_to_others(tmp_path: Path, mode: int) -> None:
-    """It is refused before anything in it is read: points are pickled."""
+    """It is refused before anything in it is read: others could have put anything there."""
     folder = tmp_path / "qdrant"
     folder.mkdir()
     folder.chmod(mode)
@@ -322,38 +487,6 @@ def test_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "qdrant").write_text("no folder")
     with pytest.raises(SettingsError, match="qdrant"):
         QdrantStore.embedded(tmp_path / "qdrant")
-
-
-def test_damaged_store(tmp_path: Path) -> None:
-    """It is refused with the store's folder, and not taken for an empty one."""
-    folder = tmp_path / "qdrant"
-    with QdrantStore.embedded(folder) as store:
-        store.ensure_collection("images", SPACE)
-    (folder / "meta.json").write_text('{"collections": {')
-    with pytest.raises(StoreError, match=str(folder)):
-        QdrantStore.embedded(folder)
-
-
-def test_disk_full(tmp_path: Path, photos: Path) -> None:
-    """The command fails with one sentence; what it had stored is whole; a rerun completes it."""
-    folder = tmp_path / "qdrant"
-    with python(_FILL_THE_DISK, folder, photos) as child:
-        said, _ = child.communicate()
-    assert child.returncode == 7, said
-    assert "free space" in said
-    assert str(folder) in said
-    encoder = PixelEncoder()
-    with QdrantStore.embedded(folder) as store:
-        before = list(store.scroll("images", with_vectors=True))
-        assert 0 < len(before) < 100
-        for point in before:
-            alone = encoder.encode_images([point.payload.path])[0]
-            assert point.vector is not None
-            np.testing.assert_allclose(point.vector, alone, atol=1e-6)
-        report = Indexer(encoder, store).index([photos])
-        assert report.unchanged == len(before)
-        assert report.indexed == 100 - len(before)
-        assert len(list(store.scroll("images"))) == 100
 
 
 def test_several_threads(tmp_path: Path, photos: Path) -> None:

@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 import qdrant_edge as edge
 
+_READS = re.compile(r"^GET |^POST .*/points(/scroll|/count|/query)?$")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -41,10 +43,57 @@ class Refused(Exception):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrictMode:
+    """Bounds of requests, as ``strict_mode_config`` has them; a request beyond one is refused."""
+
+    max_query_limit: int = 10**9
+    upsert_max_batchsize: int = 10**9
+    filter_max_conditions: int = 10**9
+    condition_max_size: int = 10**9
+    status: int = 403  # since 1.17; 400 before
+
+    def check(self, value: int, bound: str) -> None:
+        """Refuse a value beyond a bound."""
+        most = getattr(self, bound)
+        if value > most:
+            raise Refused(
+                self.status,
+                f'Forbidden: Limit exceeded {value} > {most} for "{bound}". '
+                f"Help: Reduce it to or below {most}.",
+            )
+
+    def check_filter(self, only: Any) -> None:
+        """Refuse a filter with too many conditions, or one with too many values."""
+        conditions = list(_flat(only or {}))
+        self.check(len(conditions), "filter_max_conditions")
+        for it in conditions:
+            values = it.get("has_id") or it.get("match", {}).get("any") or ()
+            self.check(len(values), "condition_max_size")
+
+
+def _flat(only: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    clauses = [it for name in ("must", "must_not", "should") for it in only.get(name) or []]
+    for it in clauses:
+        if it.keys() & {"must", "must_not", "should"}:
+            yield from _flat(it)
+        else:
+            yield it
+
+
 class Engine:
-    """Collections and aliases over one shard each."""
+    """Collections and aliases over one shard each.
+
+    Attributes:
+        strict_mode: what requests are held to.
+        read_only: whether every key may only read.
+        hides_aliases: whether aliases are hidden, as from a key for some collections.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.strict_mode = StrictMode()
+        self.read_only = False
+        self.hides_aliases = False
         self._folder = folder
         self._shards: dict[str, edge.EdgeShard] = {}
         self._configs: dict[str, dict[str, Any]] = {}
@@ -58,7 +107,7 @@ class Engine:
 
     def list_aliases(self) -> dict[str, Any]:
         """GET /aliases."""
-        pairs = self._aliases.items()
+        pairs = () if self.hides_aliases else self._aliases.items()
         return {"aliases": [{"alias_name": a, "collection_name": c} for a, c in pairs]}
 
     def change_aliases(self, actions: list[dict[str, Any]]) -> bool:
@@ -136,18 +185,21 @@ class Engine:
 
     def upsert(self, name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
         """PUT /collections/{name}/points."""
+        self.strict_mode.check(len(points), "upsert_max_batchsize")
         made = [edge.Point(p["id"], p["vector"], p["payload"]) for p in points]
         self._shard(name).update(edge.UpdateOperation.upsert_points(made))
         return {"operation_id": 0, "status": "completed"}
 
     def delete(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/delete."""
+        self.strict_mode.check_filter(body["filter"])
         chosen = _filter(body["filter"])
         self._shard(name).update(edge.UpdateOperation.delete_points_by_filter(chosen))
         return {"operation_id": 0, "status": "completed"}
 
     def delete_payload(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/payload/delete."""
+        self.strict_mode.check_filter(body["filter"])
         chosen = _filter(body["filter"])
         self._shard(name).update(
             edge.UpdateOperation.delete_payload_by_filter(chosen, body["keys"])
@@ -161,11 +213,14 @@ class Engine:
 
     def retrieve(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """POST /collections/{name}/points."""
+        self.strict_mode.check(len(body["ids"]), "max_query_limit")
         found = self._shard(name).retrieve(body["ids"], True, bool(body.get("with_vector")))
         return [_record(it) for it in found]
 
     def scroll(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/scroll."""
+        self.strict_mode.check(body["limit"], "max_query_limit")
+        self.strict_mode.check_filter(body.get("filter"))
         request = edge.ScrollRequest(
             offset=body.get("offset"),
             limit=body["limit"],
@@ -177,12 +232,15 @@ class Engine:
         offset = None if following is None else str(following)
         return {"points": [_record(it) for it in found], "next_page_offset": offset}
 
-    def count(self, name: str) -> dict[str, int]:
+    def count(self, name: str, body: dict[str, Any]) -> dict[str, int]:
         """POST /collections/{name}/points/count."""
-        return {"count": self._shard(name).count(edge.CountRequest(exact=True))}
+        chosen = _filter(body["filter"]) if body.get("filter") else None
+        return {"count": self._shard(name).count(edge.CountRequest(exact=True, filter=chosen))}
 
     def query(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST /collections/{name}/points/query."""
+        self.strict_mode.check(body["limit"], "max_query_limit")
+        self.strict_mode.check_filter(body.get("filter"))
         query = edge.Query.Nearest(body["query"]["nearest"])
         request = edge.QueryRequest(
             limit=body["limit"],
@@ -208,6 +266,7 @@ class QdrantStandIn:
         self._lock = threading.Lock()
         self._faults: list[tuple[str, Fault]] = []
         self.requests: Counter[str] = Counter()
+        self.last_query: dict[str, Any] = {}
         self.credentials: set[tuple[str | None, str | None]] = set()  # Authorization, api-key
         stand_in = self
 
@@ -268,6 +327,10 @@ class QdrantStandIn:
             else:
                 _answer(handler, status, reply, {})
 
+    def _query(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.last_query = body
+        return self.engine.query(name, body)
+
     def _next_fault(self, line: str) -> Fault:
         for index, (on, _) in enumerate(self._faults):
             if on in line:
@@ -284,6 +347,8 @@ class QdrantStandIn:
 
     def _route(self, line: str, body: Any) -> Any:
         engine = self.engine
+        if engine.read_only and not _READS.search(line):
+            raise Refused(403, "Forbidden: Global manage access is required")
         routes: list[tuple[str, Callable[[str], Any]]] = [
             ("GET /aliases", lambda _: engine.list_aliases()),
             ("POST /collections/aliases", lambda _: engine.change_aliases(body["actions"])),
@@ -295,8 +360,8 @@ class QdrantStandIn:
             ("PUT /collections/([^/]+)/points", lambda name: engine.upsert(name, body["points"])),
             ("POST /collections/([^/]+)/points", lambda name: engine.retrieve(name, body)),
             ("POST /collections/([^/]+)/points/scroll", lambda name: engine.scroll(name, body)),
-            ("POST /collections/([^/]+)/points/count", engine.count),
-            ("POST /collections/([^/]+)/points/query", lambda name: engine.query(name, body)),
+            ("POST /collections/([^/]+)/points/count", lambda name: engine.count(name, body)),
+            ("POST /collections/([^/]+)/points/query", lambda name: self._query(name, body)),
             (
                 "POST /collections/([^/]+)/points/payload",
                 lambda name: engine.set_payload(name, body),
@@ -355,7 +420,7 @@ def _record(found: Any) -> dict[str, Any]:
 
 def _config(made: dict[str, Any]) -> dict[str, Any]:
     return {
-        "params": {"vectors": made["vectors"], "shard_number": 1, "replication_factor": 1},
+        "params": {"shard_number": 1, "replication_factor": 1} | made,
         "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000},
         "optimizer_config": {"default_segment_number": 0, "flush_interval_sec": 5},
         "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},

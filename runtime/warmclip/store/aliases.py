@@ -5,6 +5,7 @@ A name as users say it is an alias of Qdrant's; the vectors of one space lie in
 """
 
 from warmclip.errors import NotStored, SpaceMismatch, StoreError
+from warmclip.store.backfill import complete_folders
 from warmclip.store.engine import Engine
 from warmclip.store.protocol import Space, collection_of
 
@@ -32,7 +33,7 @@ class Aliases:
         """
         target = self.target(name)
         if target is None:
-            raise NotStored(f"there is no collection {name!r} yet; run `warmclip index` first")
+            raise NotStored(self._why_missing(name))
         return target
 
     def require_space(self, name: str, space: Space) -> str:
@@ -52,13 +53,28 @@ class Aliases:
             )
         return target
 
+    def _why_missing(self, name: str) -> str:
+        kept = self.others(name)
+        if kept:
+            return (
+                f"the name {name!r} leads to no collection, though the store has "
+                f"{', '.join(kept)}, as after a snapshot was restored: run `warmclip index` with "
+                "its model, after which the name leads there again"
+            )
+        return (
+            f"there is no collection {name!r} yet; run `warmclip index` first"
+            f"{self._engine.when_missing}"
+        )
+
     def ensure(self, name: str, space: Space) -> None:
         """See ``VectorStore.ensure_collection``."""
         target = self.target(name)
+        if target is not None and target not in self._engine.list_collections():
+            target = None  # the alias leads to a collection that is gone: it is led to this one
         if target is None or target == collection_of(name, space.fingerprint):
             collection = self.create(name, space)
             if target is None:
-                self._engine.set_alias(name, collection, former=None)
+                self._engine.set_alias(name, collection, former=self.target(name))
         # Asked again also after making it: another process may have been first.
         self.require_space(name, space)
 
@@ -73,7 +89,8 @@ class Aliases:
             )
         if collection not in existing:
             self._engine.create_collection(collection, space.dim)
-        self._engine.prepare_collection(collection)
+        self._engine.prepare_collection(collection, space.dim)
+        complete_folders(self._engine, collection)
         return collection
 
     def switch(self, name: str, space: Space) -> str | None:

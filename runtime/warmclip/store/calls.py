@@ -10,14 +10,15 @@ from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from warmclip.errors import StoreError, StoreUnreachable
+from warmclip.errors import NotStored, StoreError, StoreUnreachable
+from warmclip.store.engine import RequestTooLarge
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_TOO_MANY_REQUESTS = 429
-_REFUSED = (401, 403)
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
+_TOO_LARGE, _UNPROCESSABLE, _TOO_MANY_REQUESTS = 413, 422, 429
 
 
 class ServerCalls:
@@ -70,8 +71,23 @@ class ServerCalls:
         reason = _reason(exc.content) or exc.reason_phrase
         if status == _TOO_MANY_REQUESTS or status >= 500:
             return StoreUnreachable(f"{self._where} keeps answering {status}: {reason}; try later")
-        if status in _REFUSED:
-            return StoreError(f"{self._where} answers {status}: {reason}; check QDRANT_API_KEY")
+        what = f"{self._where} answers {status}: {reason}"
+        # Strict mode says what may be done about a request, and is 400 or 403 by the version.
+        is_strict_mode = status == _FORBIDDEN and "Help:" in reason
+        if is_strict_mode or status in (_BAD_REQUEST, _TOO_LARGE, _UNPROCESSABLE):
+            return RequestTooLarge(f"{self._where} refused with {status}: {reason}")
+        if status == _UNAUTHORIZED:
+            return StoreError(f"{what}; check QDRANT_API_KEY")
+        if status == _FORBIDDEN:
+            return StoreError(
+                f"{what}; check QDRANT_API_KEY: a key that may only read can search, not index, "
+                "and one for some collections may use no other"
+            )
+        if status == _NOT_FOUND:
+            return NotStored(
+                f"{what}. If a name leads to a collection that is gone, `warmclip index` makes it "
+                "anew; else the key in QDRANT_API_KEY may not see it"
+            )
         return StoreError(f"{self._where} refused with {status}: {reason}")
 
     def _silence(self, source: Exception) -> StoreError:

@@ -1,205 +1,308 @@
-"""Qdrant embedded in this process: one folder, one owner."""
+"""Qdrant's own engine in this process (qdrant-edge): one folder, one owner, one thread.
 
+The engine holds Python's interpreter lock during every call. So calls are small: pages and batches
+of at most a few hundred points. Its ``optimize`` is never called here, since it would stop every
+thread for seconds; exact search needs no index up to some hundred thousand pictures.
+"""
+
+import contextlib
+import logging
 import os
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
 
 import numpy as np
-from qdrant_client import QdrantClient, models
+import qdrant_edge as edge
 
-from warmclip.errors import StoreError
+from warmclip.errors import NotStored, StoreDamaged, StoreError
 from warmclip.inference.arrays import Vector
+from warmclip.progress import Progress
+from warmclip.store.embedded_catalog import Catalog
+from warmclip.store.embedded_conversion import convert_local_store, remove_former_files
+from warmclip.store.embedded_filters import to_filter
 from warmclip.store.embedded_lock import check_lock, lock_store
+from warmclip.store.embedded_shard import Shard, copy_readable, read_noted
+from warmclip.store.embedded_thread import StoreThread
 from warmclip.store.engine import Record
-from warmclip.store.filters import WITHOUT_FOLDERS, Condition
-from warmclip.store.folder_keys import FOLDERS_FIELD, keys_above
-from warmclip.store.payload import from_json
-from warmclip.store.sqlite import write_ahead
+from warmclip.store.filters import Condition
+from warmclip.store.protocol import Salvage
 
-_PAGE = 10_000  # the embedded mode sorts all of its points again for every page
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Offset: TypeAlias = int | str | UUID | None  # the id of the first point of the next page
+
+_PAGE = 256  # points in one answer
+_IDLE_S = 1.0  # without a call, before what was written is flushed
 
 
 class EmbeddedEngine:
-    """The ``Engine`` of an embedded store, which lets one thread at a time into it.
+    """The ``Engine`` of an embedded store. It may be used from several threads."""
 
-    Qdrant's embedded mode loses points when several threads write (qdrant-client#1193), and it
-    unpickles what it finds: only a private folder of our own is opened.
-    """
-
-    def __init__(self, folder: Path, lock: int | None = None) -> None:
-        """Take the folder for this process.
+    def __init__(
+        self, folder: Path, lock: int | None = None, progress: Progress | None = None
+    ) -> None:
+        """Take the folder for this process, and convert a store of the former format.
 
         Args:
             folder: made if it is not there.
             lock: from ``lock_store``, of the process that started this one.
+            progress: told how far the conversion is.
 
         Raises:
             StoreHeld: another process owns it.
             StoreError: it cannot be used.
         """
         self._folder = folder
-        self._turn = threading.Lock()
         if lock is None:
             lock = lock_store(folder)
         else:
             check_lock(folder, lock)
-        self._lock = lock
         try:
-            # sqlite's own thread check would refuse on macOS what our lock makes safe.
-            self._client = self._call(
-                lambda: QdrantClient(path=str(folder), force_disable_check_same_thread=True)
-            )
-            for collection in self.list_collections():
-                self._write_ahead(collection)
-        except StoreError:
+            with self._os_errors():
+                convert_local_store(folder, progress)
+                self._catalog = Catalog(folder)
+                if self._catalog.has_former_files:
+                    remove_former_files(folder, self._catalog)
+        except BaseException:
             os.close(lock)
             raise
+        self._lock = lock
+        self._open: dict[str, Shard] = {}
+        self._thread = StoreThread(self._flush_all, _IDLE_S)
+
+    @property
+    def when_missing(self) -> str:
+        """See ``Engine``."""
+        return ""
 
     def list_collections(self) -> list[str]:
         """See ``Engine``."""
-        return [it.name for it in self._call(self._client.get_collections).collections]
+        return self._call(self._catalog.list_collections)
 
     def read_aliases(self) -> dict[str, str]:
         """See ``Engine``."""
-        aliases = self._call(self._client.get_aliases).aliases
-        return {it.alias_name: it.collection_name for it in aliases}
+        return self._call(lambda: dict(self._catalog.aliases))
 
-    def set_alias(self, name: str, collection: str, *, former: str | None) -> None:
+    def set_alias(self, name: str, collection: str, *, former: str | None) -> None:  # noqa: ARG002 - the protocol's
         """See ``Engine``."""
-        steps: list[models.AliasOperations] = [
-            models.CreateAliasOperation(
-                create_alias=models.CreateAlias(collection_name=collection, alias_name=name)
-            )
-        ]
-        if former is not None:
-            former_alias = models.DeleteAlias(alias_name=name)
-            steps.insert(0, models.DeleteAliasOperation(delete_alias=former_alias))
-        self._call(lambda: self._client.update_collection_aliases(steps))
+        self._call(lambda: self._catalog.set_alias(name, collection))
 
     def create_collection(self, collection: str, dim: int) -> None:
         """See ``Engine``."""
-        params = models.VectorParams(size=dim, distance=models.Distance.COSINE)
-        self._call(lambda: self._client.create_collection(collection, params))
-        self._write_ahead(collection)
 
-    def prepare_collection(self, collection: str) -> None:
+        def create() -> None:
+            if collection not in self._catalog.list_collections():
+                Shard.create(self._catalog.begin(collection), dim).close()
+                self._catalog.adopt(collection)
+
+        self._call(create)
+
+    def prepare_collection(self, collection: str, dim: int) -> None:  # noqa: ARG002 - the protocol's
+        """See ``Engine``: a shard is prepared when it is opened."""
+        self._call(lambda: self._shard(collection))
+
+    def describe(self, collection: str) -> dict[str, Any]:
         """See ``Engine``."""
-        for record in list(self.scroll(collection, WITHOUT_FOLDERS)):
-            lacking = {FOLDERS_FIELD: keys_above(from_json(record.payload).path)}
-            self._set_payload(collection, lacking, record.id)
+        told = self._read(collection, lambda it: it.info())
+        files = self._catalog.path(collection).rglob("*")
+        return {
+            "engine": "embedded",
+            "points": told.points_count,
+            "segments": told.segments_count,
+            "indexed_vectors": told.indexed_vectors_count,
+            "size_bytes": sum(it.stat().st_blocks * 512 for it in files if it.is_file()),
+        }
+
+    def rebuild_collection(self, collection: str, dim: int) -> Salvage:
+        """See ``Engine``."""
+
+        def rebuild() -> Salvage:
+            self._abandon(collection)
+            made = Shard.create(self._catalog.begin(collection), dim)
+            noted = read_noted(self._catalog.path(collection))
+            try:
+                kept = copy_readable(self._catalog.path(collection), made)
+            finally:
+                made.close()
+            place = self._catalog.set_aside(collection)
+            self._catalog.adopt(collection)
+            lost = None if noted is None else max(noted - kept, 0)
+            return Salvage(kept=kept, lost=lost, set_aside=os.fspath(place))
+
+        return self._call(rebuild)
 
     def delete_collection(self, collection: str) -> None:
         """See ``Engine``."""
-        self._call(lambda: self._client.delete_collection(collection))
+
+        def delete() -> None:
+            if collection in self._catalog.list_collections():
+                self._abandon(collection)
+                self._catalog.remove(collection)
+
+        self._call(delete)
 
     def upsert(self, collection: str, records: Sequence[Record]) -> None:
         """See ``Engine``."""
         points = [
-            models.PointStruct(
-                id=it.id,
-                vector=[] if it.vector is None else it.vector.tolist(),
-                payload=dict(it.payload),
-            )
+            edge.Point(it.id, [] if it.vector is None else it.vector.tolist(), dict(it.payload))
             for it in records
         ]
-        self._call(lambda: self._client.upsert(collection, points, wait=True))
+        operation = edge.UpdateOperation.upsert_points(points)
+        self._write(collection, lambda shard: shard.update(operation, points=len(points)))
+
+    def set_payload(self, collection: str, fields: Mapping[str, Any], ids: Sequence[str]) -> None:
+        """See ``Engine``."""
+        operation = edge.UpdateOperation.set_payload(list(ids), dict(fields))
+        self._write(collection, lambda shard: shard.update(operation, points=len(ids)))
 
     def delete(self, collection: str, only: Condition) -> None:
         """See ``Engine``."""
-        chosen = models.FilterSelector(filter=models.Filter.model_validate(only))
-        self._call(lambda: self._client.delete(collection, chosen, wait=True))
+        operation = edge.UpdateOperation.delete_points_by_filter(to_filter(only))
+        self._write(collection, lambda shard: shard.delete(operation))
 
     def delete_payload(self, collection: str, field: str, only: Condition) -> None:
         """See ``Engine``."""
-        chosen = models.Filter.model_validate(only)
-        self._call(lambda: self._client.delete_payload(collection, [field], chosen, wait=True))
+        operation = edge.UpdateOperation.delete_payload_by_filter(to_filter(only), [field])
+        self._write(collection, lambda shard: shard.update(operation))
 
     def count(self, collection: str, only: Condition | None = None) -> int:
         """See ``Engine``."""
-        chosen = _filter(only)
-        return self._call(lambda: self._client.count(collection, chosen, exact=True)).count
+        chosen = None if only is None else to_filter(only)
+        return self._call(lambda: self._shard(collection).count(chosen))
 
     def retrieve(
         self, collection: str, ids: Sequence[str], *, with_vectors: bool = False
     ) -> list[Record]:
         """See ``Engine``."""
-        found = self._call(
-            lambda: self._client.retrieve(collection, list(ids), with_vectors=with_vectors)
-        )
+        found = self._read(collection, lambda it: it.retrieve(list(ids), True, with_vectors))
         return [_record(it) for it in found]
 
     def scroll(
         self, collection: str, only: Condition | None = None, *, with_vectors: bool = False
     ) -> Iterator[Record]:
         """See ``Engine``."""
-        start: models.ExtendedPointId | None = None
+        chosen = None if only is None else to_filter(only)
+        following: _Offset = None
         while True:
-            page, start = self._page(collection, _filter(only), with_vectors, start)
+            request = edge.ScrollRequest(
+                offset=following,
+                limit=_PAGE,
+                filter=chosen,
+                with_payload=True,
+                with_vector=with_vectors,
+            )
+            page, following = self._scroll(collection, request)
             yield from map(_record, page)
-            if start is None:
+            if following is None:
                 return
 
     def query(
         self, collection: str, vector: Vector, limit: int, only: Condition | None = None
     ) -> list[Record]:
         """See ``Engine``."""
-        found = self._call(
-            lambda: self._client.query_points(
-                collection, query=vector.tolist(), query_filter=_filter(only), limit=limit
-            )
+        request = edge.QueryRequest(
+            limit=limit,
+            query=edge.Query.Nearest(vector.tolist()),
+            filter=None if only is None else to_filter(only),
+            with_payload=True,
         )
-        return [_record(it) for it in found.points]
+        return [_record(it) for it in self._read(collection, lambda it: it.query(request))]
 
     def close(self) -> None:
-        """See ``Engine``."""
-        if self._lock >= 0:
-            self._client.close()
-            os.close(self._lock)
-            self._lock = -1
+        """See ``Engine``. The folder is given up when all is flushed and closed."""
+        with self._os_errors():
+            self._thread.stop(self._close)
 
-    def _page(
-        self,
-        collection: str,
-        chosen: models.Filter | None,
-        with_vectors: bool,
-        start: models.ExtendedPointId | None,
-    ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-        return self._call(
-            lambda: self._client.scroll(
-                collection, chosen, limit=_PAGE, offset=start, with_vectors=with_vectors
-            )
+    def _close(self) -> None:
+        try:
+            with contextlib.ExitStack() as closing:
+                for shard in self._open.values():
+                    closing.callback(shard.close)
+        finally:
+            self._open.clear()
+            os.close(self._lock)
+
+    def _call(self, function: Callable[[], T]) -> T:
+        with self._os_errors():
+            return self._thread.run(function)
+
+    def _read(self, collection: str, call: Callable[[edge.EdgeShard], T]) -> T:
+        return self._call(lambda: self._shard(collection).read(call))
+
+    def _scroll(
+        self, collection: str, request: edge.ScrollRequest
+    ) -> tuple[list[edge.Record], _Offset]:
+        return self._read(collection, lambda it: it.scroll(request))
+
+    def _write(self, collection: str, write: Callable[[Shard], None]) -> None:
+        def run() -> None:
+            try:
+                write(self._shard(collection))
+            except StoreError:
+                # What the engine has in memory may be half of it: its files and log are read anew.
+                self._abandon(collection)
+                raise
+
+        self._call(run)
+
+    def _shard(self, collection: str) -> Shard:
+        """The open collection. On the store's thread.
+
+        Raises:
+            NotStored: it is not there.
+            StoreDamaged: it cannot be read.
+        """
+        shard = self._open.get(collection)
+        if shard is None:
+            if collection not in self._catalog.list_collections():
+                raise NotStored(f"there is no collection {collection!r} in {self._folder}")
+            try:
+                shard = Shard.load(self._catalog.path(collection))
+            except StoreDamaged as exc:
+                raise self._damaged(collection, exc) from exc
+            self._open[collection] = shard
+        return shard
+
+    def _abandon(self, collection: str) -> None:
+        shard = self._open.pop(collection, None)
+        if shard is not None:
+            shard.abandon()
+
+    def _flush_all(self) -> None:
+        for collection, shard in list(self._open.items()):
+            try:
+                shard.flush()
+            except (
+                StoreError,
+                OSError,
+            ) as exc:  # nobody waits for it: the next write says it again
+                log.warning("%s", exc)
+                self._abandon(collection)
+
+    def _damaged(self, collection: str, exc: StoreDamaged) -> StoreDamaged:
+        name = collection.partition("__")[0]
+        return StoreDamaged(
+            f"the collection {name!r} of the embedded store is damaged: {exc}"
+            f"{self._catalog.newer_engine()}. The other collections are whole. `warmclip "
+            f"collections rebuild {name}` keeps what can be read and embeds the rest again",
+            collection=collection,
         )
 
-    def _set_payload(self, collection: str, lacking: dict[str, list[str]], point: str) -> None:
-        self._call(lambda: self._client.set_payload(collection, lacking, [point], wait=True))
-
-    def _write_ahead(self, collection: str) -> None:
-        self._call(lambda: write_ahead(self._client, collection))
-
-    def _call(self, call: Callable[[], T]) -> T:
-        """Return what the call returns, when it is this thread's turn."""
-        with self._turn:
-            try:
-                return call()
-            except (sqlite3.Error, OSError) as exc:
-                raise StoreError(
-                    f"the embedded store {self._folder} failed: {exc}; what was stored before is "
-                    "whole. Check the disk's free space, then run the same command again"
-                ) from exc
-            except (ValueError, RuntimeError) as exc:
-                raise StoreError(f"the embedded store {self._folder} refused: {exc}") from exc
+    @contextlib.contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise StoreError(
+                f"the embedded store {self._folder} failed: {exc}. What was stored before is "
+                "whole. Check the disk's free space, then run the same command again"
+            ) from exc
 
 
-def _filter(only: Condition | None) -> models.Filter | None:
-    return None if only is None else models.Filter.model_validate(only)
-
-
-def _record(found: models.Record | models.ScoredPoint) -> Record:
+def _record(found: edge.Record | edge.ScoredPoint) -> Record:
     vector = None if found.vector is None else np.asarray(found.vector, np.float32)
-    score = found.score if isinstance(found, models.ScoredPoint) else 0.0
+    score = found.score if isinstance(found, edge.ScoredPoint) else 0.0
     return Record(id=str(found.id), payload=found.payload or {}, vector=vector, score=score)

@@ -7,8 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from warmclip.errors import StoreError
 from warmclip.inference.arrays import Vector
 from warmclip.store.filters import Condition
+from warmclip.store.protocol import Salvage
+
+
+class RequestTooLarge(StoreError):
+    """The request was refused; with fewer points or conditions in it, it may be carried out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +33,11 @@ class Engine(Protocol):
     Every verb may be repeated, and translates what its library raises into StoreError.
     """
 
+    @property
+    def when_missing(self) -> str:
+        """What to add to a message about a name that leads to no collection; may be empty."""
+        ...
+
     def list_collections(self) -> list[str]:
         """The own names of all collections."""
         ...
@@ -43,8 +54,20 @@ class Engine(Protocol):
         """Make an empty collection of unit vectors, unless it is there."""
         ...
 
-    def prepare_collection(self, collection: str) -> None:
-        """Make the payload indexes that are missing, and complete points of older versions."""
+    def prepare_collection(self, collection: str, dim: int) -> None:
+        """Make the payload indexes that are missing.
+
+        Raises:
+            StoreError: it is none for unit vectors of this length.
+        """
+        ...
+
+    def rebuild_collection(self, collection: str, dim: int) -> Salvage:
+        """Replace a damaged collection by one of the points that can be read.
+
+        Raises:
+            StoreError: the engine keeps its files elsewhere.
+        """
         ...
 
     def delete_collection(self, collection: str) -> None:
@@ -53,6 +76,10 @@ class Engine(Protocol):
 
     def upsert(self, collection: str, records: Sequence[Record]) -> None:
         """Write records, which have vectors, and wait until they are stored."""
+        ...
+
+    def set_payload(self, collection: str, fields: Mapping[str, Any], ids: Sequence[str]) -> None:
+        """Write some fields into the points with these ids, and wait until they are stored."""
         ...
 
     def delete(self, collection: str, only: Condition) -> None:
@@ -83,6 +110,10 @@ class Engine(Protocol):
         self, collection: str, vector: Vector, limit: int, only: Condition | None = None
     ) -> list[Record]:
         """The nearest of all points, or of those that pass a filter, best first, with scores."""
+        ...
+
+    def describe(self, collection: str) -> dict[str, Any]:
+        """What the engine tells of a collection: how it is made, and how large it is."""
         ...
 
     def close(self) -> None:

@@ -25,7 +25,14 @@ INDEXED = {
 # Points that have the field at all: it is taken away when their vectors are proven.
 UNVERIFIED: Condition = {"must_not": [{"is_empty": {"key": "canary"}}]}
 
-WITHOUT_FOLDERS: Condition = {"must": [{"is_empty": {"key": FOLDERS_FIELD}}]}
+# Of ours: a point that others wrote has no folders to be found by.
+WITHOUT_FOLDERS: Condition = {
+    "must": [{"is_empty": {"key": FOLDERS_FIELD}}],
+    "must_not": [{"is_empty": {"key": "sha256"}}],
+}
+
+FOREIGN: Condition = {"must": [{"is_empty": {"key": "sha256"}}]}
+"""Points that warmclip did not write."""
 
 
 def with_sha256(digests: Sequence[str]) -> Condition:
@@ -65,3 +72,8 @@ def passing(only: Filter) -> Condition | None:
         span = {"gte": only.first_ns, "lt": only.end_ns}
         must.append({"key": "mtime_ns", "range": span})
     return {"must": must} if must else None
+
+
+def without_foreign(only: Condition | None) -> Condition:
+    """Those of a filter that warmclip wrote."""
+    return dict(only or {}) | {"must_not": FOREIGN["must"]}

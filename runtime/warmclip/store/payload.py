@@ -33,6 +33,11 @@ def to_json(payload: Payload) -> dict[str, Any]:
     return raw
 
 
+def is_ours(raw: Mapping[str, Any]) -> bool:
+    """Whether a payload is one that warmclip wrote."""
+    return raw.keys() >= _REQUIRED
+
+
 def from_json(raw: Mapping[str, Any] | None) -> Payload:
     """The inverse of ``to_json``; fields that are not ours are left out.
 
@@ -40,12 +45,22 @@ def from_json(raw: Mapping[str, Any] | None) -> Payload:
         StoreError: a field is missing: the point is not one of ours.
     """
     values = dict(raw or {})
-    if "path_b64" in values:
-        values["path"] = os.fsdecode(base64.b64decode(values["path_b64"]))
     try:
+        values["path"] = path_of(values)
         return Payload(**{name: values[name] for name in _REQUIRED | (_OPTIONAL & values.keys())})
     except KeyError as exc:
         raise StoreError(
             f"a point has no {exc} in its payload: it was not written by warmclip; "
             "choose another collection with WARMCLIP_COLLECTION"
         ) from exc
+
+
+def path_of(raw: Mapping[str, Any]) -> str:
+    """The path in a payload, as the file system spells it.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if "path_b64" in raw:
+        return os.fsdecode(base64.b64decode(raw["path_b64"]))
+    return str(raw["path"])

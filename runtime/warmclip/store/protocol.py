@@ -49,7 +49,17 @@ class Generation:
     collection: str
     fingerprint: str
     points: int
+    foreign: int = 0  # points among them that warmclip did not write; every read passes them by
     in_use: bool  # the name leads to it; else ``migrate`` left it, or has not ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvage:
+    """What a rebuild could read of a damaged collection."""
+
+    kept: int  # points that are in the new collection
+    lost: int | None  # points that are not; None: nobody knows how many there were
+    set_aside: str  # the folder that has the damaged files now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +151,19 @@ class VectorStore(Protocol):
 
         Raises:
             StoreError: a name leads to it.
+        """
+        ...
+
+    def rebuild_collection(self, name: str, space: Space) -> Salvage:
+        """Make a damaged collection anew of what can be read, and set its files aside.
+
+        A name that leads to no collection of this space is refused. Index the folders of its
+        pictures afterwards: what was lost is embedded again, the rest is found unchanged.
+
+        Raises:
+            SpaceMismatch: ``name`` leads to vectors of another space.
+            NotStored: the name leads to no collection.
+            StoreError: a server keeps the collection, whose files are none of ours.
         """
         ...
 
@@ -239,6 +262,17 @@ class VectorStore(Protocol):
 
         Raises:
             NotStored: the name leads to no collection.
+        """
+        ...
+
+    def describe(self, collection: str) -> dict[str, Any]:
+        """How a collection is made, and how large it is, as JSON can carry it.
+
+        An embedded one tells its points, segments and bytes on disk; a server tells its shards,
+        replicas, quantization and limits.
+
+        Raises:
+            NotStored: there is no such collection.
         """
         ...
 

@@ -2,32 +2,41 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from warmclip.errors import SourceChanged, StoreError
 from warmclip.inference.arrays import Vector
+from warmclip.progress import Progress
 from warmclip.settings import without_password
 from warmclip.store.aliases import Aliases
+from warmclip.store.batches import Batches
 from warmclip.store.engine import Engine, Record
 from warmclip.store.filter import EVERYTHING, Filter
 from warmclip.store.filters import (
+    FOREIGN,
     UNVERIFIED,
+    WITHOUT_FOLDERS,
     Condition,
     passing,
     unchanged,
     waiting_for,
     with_sha256,
+    without_foreign,
 )
-from warmclip.store.payload import from_json, to_json
-from warmclip.store.protocol import Generation, Hit, Point, Space, collection_of
+from warmclip.store.payload import from_json, is_ours, to_json
+from warmclip.store.protocol import Generation, Hit, Point, Salvage, Space, collection_of
 
 WRITE_BATCH = 64
 """Points in one request that writes: what Qdrant's documentation advises as the least."""
 
 READ_BATCH = 256
 """Points in one request that reads."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,14 +50,19 @@ class QdrantStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._aliases = Aliases(engine)
+        self._batches = Batches()
+        self._told: set[str] = set()  # what was warned of
 
     @classmethod
-    def embedded(cls, folder: Path, lock: int | None = None) -> Self:
+    def embedded(
+        cls, folder: Path, lock: int | None = None, *, progress: Progress | None = None
+    ) -> Self:
         """Open or make a store in a folder, which this process then owns until ``close``.
 
         Args:
             folder: of mode 0700.
             lock: its lock, from ``lock_store``, if it is taken already.
+            progress: told how far it is, while a store of the former format is converted.
 
         Raises:
             StoreHeld: another process owns it.
@@ -56,7 +70,7 @@ class QdrantStore:
         """
         from warmclip.store.embedded import EmbeddedEngine
 
-        return cls(EmbeddedEngine(folder, lock))
+        return cls(EmbeddedEngine(folder, lock, progress))
 
     @classmethod
     def server(
@@ -64,6 +78,7 @@ class QdrantStore:
         url: str,
         api_key: str | None = None,
         *,
+        options: str = "",
         timeout_s: int = 30,
         patience_s: float = 60.0,
         first_patience_s: float = 5.0,
@@ -73,18 +88,24 @@ class QdrantStore:
         Args:
             url: its address; user and password in it are sent as basic authentication.
             api_key: Qdrant's own key.
+            options: how collections are made, see ``CollectionOptions``.
             timeout_s: for one answer.
             patience_s: how long a call is repeated while the server is away, overloaded or slow.
             first_patience_s: the same until it has answered once: a server that is not there at
                 all should be said soon.
+
+        Raises:
+            SettingsError: the options are none of Qdrant's.
         """
         from warmclip.store.calls import ServerCalls
+        from warmclip.store.collection_options import CollectionOptions
         from warmclip.store.server import ServerEngine
 
         calls = ServerCalls(
             without_password(url), patience_s=patience_s, first_patience_s=first_patience_s
         )
-        return cls(ServerEngine(url, api_key, calls, timeout_s=timeout_s))
+        made = CollectionOptions.parse(options)
+        return cls(ServerEngine(url, api_key, calls, timeout_s=timeout_s, options=made))
 
     def list_names(self) -> tuple[str, ...]:
         """See ``VectorStore.list_names``."""
@@ -98,6 +119,7 @@ class QdrantStore:
                 collection=collection,
                 fingerprint=collection.removeprefix(f"{name}__"),
                 points=self._engine.count(collection),
+                foreign=self._engine.count(collection, FOREIGN),
                 in_use=collection == in_use,
             )
             for collection in (in_use, *self._aliases.others(name))
@@ -114,14 +136,23 @@ class QdrantStore:
     def clear_collection(self, collection: str) -> None:
         """See ``VectorStore.clear_collection``."""
         self._aliases.check_unused(collection)
-        ids = (record.id for record in self._engine.scroll(collection))
-        for batch in batches(ids, READ_BATCH):
-            self._engine.delete(collection, {"must": [{"has_id": batch}]})
+        ids = [record.id for record in self._engine.scroll(collection)]
+        self._send(
+            "ids",
+            ids,
+            READ_BATCH,
+            lambda batch: self._engine.delete(collection, {"must": [{"has_id": batch}]}),
+        )
 
     def delete_collection(self, collection: str) -> None:
         """See ``VectorStore.delete_collection``."""
         self._aliases.check_unused(collection)
         self._engine.delete_collection(collection)
+
+    def rebuild_collection(self, name: str, space: Space) -> Salvage:
+        """See ``VectorStore.rebuild_collection``."""
+        collection = self._aliases.require_space(name, space)
+        return self._engine.rebuild_collection(collection, space.dim)
 
     def revision(self, name: str) -> str:
         """See ``VectorStore.revision``."""
@@ -146,38 +177,42 @@ class QdrantStore:
         """See ``VectorStore.upsert``."""
         for fingerprint, group in itertools.groupby(points, lambda it: it.payload.fingerprint):
             collection = collection_of(name, fingerprint)
-            for batch in batches(group, WRITE_BATCH):
-                self._engine.upsert(collection, [_record(point) for point in batch])
+            records = [_record(point) for point in group]
+            self._send("write", records, WRITE_BATCH, partial(self._engine.upsert, collection))
 
     def delete_unchanged(self, name: str, points: Sequence[Point]) -> frozenset[str]:
         """See ``VectorStore.delete_unchanged``."""
         left: set[str] = set()
         for fingerprint, group in itertools.groupby(points, lambda it: it.payload.fingerprint):
             collection = collection_of(name, fingerprint)
-            for batch in batches(group, WRITE_BATCH):
-                self._engine.delete(collection, unchanged(batch))
-                found = self._engine.retrieve(collection, [point.id for point in batch])
-                left |= {record.id for record in found}
+            looked_at = list(group)
+            self._send("delete", looked_at, WRITE_BATCH, partial(self._delete, collection))
+            found = self._read(collection, (point.id for point in looked_at), None, None, False)
+            left |= {record.id for record in found}
         return frozenset(left)
 
     def mark_verified(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.mark_verified``."""
-        by_canary = sorted(points, key=lambda it: (it.payload.fingerprint, it.payload.canary))
-        for (fingerprint, canary), group in itertools.groupby(
-            by_canary, lambda it: (it.payload.fingerprint, it.payload.canary)
-        ):
-            collection = collection_of(name, fingerprint)
-            for batch in batches((point.id for point in group), READ_BATCH):
-                self._engine.delete_payload(collection, "canary", waiting_for(canary, batch))
+        by_canary = sorted(points, key=_fingerprint_and_canary)
+        for (fingerprint, canary), group in itertools.groupby(by_canary, _fingerprint_and_canary):
+            forget = partial(self._forget_canary, collection_of(name, fingerprint), canary)
+            self._send("ids", [point.id for point in group], READ_BATCH, forget)
 
     def search(
         self, name: str, space: Space, vector: Vector, limit: int, only: Filter = EVERYTHING
     ) -> list[Hit]:
         """See ``VectorStore.search``."""
         collection = self._aliases.require_space(name, space)
+        if only.folder is not None:
+            self._warn_of_missing_folders(collection)
+        found = self._engine.query(collection, vector, limit, passing(only))
+        if not all(is_ours(it.payload) for it in found):
+            self._warn_of_foreign(collection)
+            found = self._engine.query(collection, vector, limit, without_foreign(passing(only)))
         return [
             Hit(score=it.score, id=it.id, payload=from_json(it.payload))
-            for it in self._engine.query(collection, vector, limit, passing(only))
+            for it in found
+            if is_ours(it.payload)
         ]
 
     def scroll(
@@ -192,12 +227,16 @@ class QdrantStore:
     ) -> Iterator[Point]:
         """See ``VectorStore.scroll``."""
         collection = self._aliases.require(name)
-        yield from map(
-            _point,
-            self._read(
-                collection, ids, sha256, UNVERIFIED if unverified else passing(only), with_vectors
-            ),
-        )
+        chosen = UNVERIFIED if unverified else passing(only)
+        for record in self._read(collection, ids, sha256, chosen, with_vectors):
+            if not is_ours(record.payload):
+                self._warn_of_foreign(collection)
+            else:
+                yield _point(record)
+
+    def describe(self, collection: str) -> dict[str, Any]:
+        """See ``VectorStore.describe``."""
+        return self._engine.describe(self._aliases.require(collection))
 
     def close(self) -> None:
         """See ``VectorStore.close``."""
@@ -217,22 +256,59 @@ class QdrantStore:
         chosen: Condition | None,
         with_vectors: bool,
     ) -> Iterator[Record]:
-        engine = self._engine
+        def retrieve(batch: list[str]) -> list[Record]:
+            return self._engine.retrieve(collection, batch, with_vectors=with_vectors)
+
+        def with_digests(batch: list[str]) -> list[Record]:
+            only = with_sha256(batch)
+            return list(self._engine.scroll(collection, only, with_vectors=with_vectors))
+
         if ids is not None:
-            for batch in batches(ids, READ_BATCH):
-                yield from engine.retrieve(collection, batch, with_vectors=with_vectors)
+            pages = self._batches.send("retrieve", ids, READ_BATCH, retrieve)
         elif sha256 is not None:
-            for batch in batches(sha256, READ_BATCH):
-                yield from engine.scroll(collection, with_sha256(batch), with_vectors=with_vectors)
+            pages = self._batches.send("digests", sha256, READ_BATCH, with_digests)
         else:
-            yield from engine.scroll(collection, chosen, with_vectors=with_vectors)
+            yield from self._engine.scroll(collection, chosen, with_vectors=with_vectors)
+            return
+        yield from itertools.chain.from_iterable(pages)
 
+    def _send(
+        self, kind: str, items: Iterable[T], size: int, request: Callable[[list[T]], None]
+    ) -> None:
+        for _ in self._batches.send(kind, items, size, request):
+            pass
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut items into lists of at most ``size``, as itertools.batched does from Python 3.12 on."""
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch
+    def _delete(self, collection: str, points: Sequence[Point]) -> None:
+        self._engine.delete(collection, unchanged(points))
+
+    def _forget_canary(self, collection: str, canary: str, ids: Sequence[str]) -> None:
+        self._engine.delete_payload(collection, "canary", waiting_for(canary, ids))
+
+    def _warn_of_missing_folders(self, collection: str) -> None:
+        """Reading completes nothing: say once what a search by folder passes by."""
+        if self._is_news(f"folders of {collection}"):
+            count = self._engine.count(collection, WITHOUT_FOLDERS)
+            if count:
+                log.warning(
+                    "%d pictures of %s are not found by folder, as they were stored without their "
+                    "folders: `warmclip index` completes them",
+                    count,
+                    collection,
+                )
+
+    def _warn_of_foreign(self, collection: str) -> None:
+        if self._is_news(f"foreign points of {collection}"):
+            log.warning(
+                "%d points of %s were not written by warmclip, and are passed by",
+                max(self._engine.count(collection, FOREIGN), 1),
+                collection,
+            )
+
+    def _is_news(self, what: str) -> bool:
+        if what in self._told:
+            return False
+        self._told.add(what)
+        return True
 
 
 def _record(point: Point) -> Record:
@@ -243,6 +319,10 @@ def _record(point: Point) -> Record:
 
 def _point(record: Record) -> Point:
     return Point(id=record.id, vector=record.vector, payload=from_json(record.payload))
+
+
+def _fingerprint_and_canary(point: Point) -> tuple[str, str]:
+    return point.payload.fingerprint, point.payload.canary
 
 
 def _digest_of(record: Record) -> bytes:

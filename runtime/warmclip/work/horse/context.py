@@ -46,10 +46,10 @@ class JobContext:
 
     @cached_property
     def store(self) -> "VectorStore":
-        """The store; Qdrant's client takes longer to import than the model to load."""
+        """The store, opened now; a store of the former format is converted, with progress."""
         from warmclip.store.open import open_store
 
-        return open_store(self.settings, self._store_owner)
+        return open_store(self.settings, self._store_owner, progress=self.progress)
 
     def indexer(self, collection: str) -> "Indexer":
         """An Indexer of one collection, with the warm Encoder and the open store."""

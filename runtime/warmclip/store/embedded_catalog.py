@@ -1,0 +1,130 @@
+"""The folder of an embedded store: its collections, and the aliases that lead to them.
+
+    <folder>/.owner                the lock
+    <folder>/store.json            format, version of the engine, aliases; replaced as a whole
+    <folder>/shards/<collection>/  the engine's files of one collection
+    <folder>/damaged/              collections that were set aside by a rebuild
+
+A collection is there as soon as its folder has its name, and gone as soon as it has lost it: both
+are one rename. Names that begin with a dot are work that was not finished, and are removed.
+"""
+
+import json
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from warmclip.errors import StoreDamaged, StoreError
+from warmclip.fsutil import replace_file
+
+FORMAT = 2  # 1 was qdrant-client's local mode
+
+_ENGINE = "qdrant-edge-py"
+
+
+class Catalog:
+    """What an embedded store has. It is changed by one thread; any may read its aliases."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is there, or begin an empty store, and remove what was left unfinished.
+
+        Args:
+            folder: whose lock this process holds.
+
+        Raises:
+            StoreDamaged: ``store.json`` cannot be read.
+            StoreError: the store is of a newer format.
+            OSError: the folder cannot be used.
+        """
+        self.folder = folder
+        self._file = folder / "store.json"
+        self._shards = folder / "shards"
+        self.aliases: dict[str, str] = {}
+        self.has_former_files = False  # of a converted store, which are still to be removed
+        self._engine = ""  # the version that wrote the store
+        if self._file.exists():
+            self._read()
+        else:
+            self.write()
+        self._shards.mkdir(mode=0o700, exist_ok=True)
+        for leftover in self._shards.glob(".*"):
+            shutil.rmtree(leftover)
+
+    def list_collections(self) -> list[str]:
+        """The collections' own names, sorted."""
+        return sorted(it.name for it in self._shards.iterdir() if not it.name.startswith("."))
+
+    def set_alias(self, name: str, collection: str) -> None:
+        """Let an alias lead to a collection."""
+        self.aliases = self.aliases | {name: collection}
+        self.write()
+
+    def path(self, collection: str) -> Path:
+        """The folder of a collection."""
+        return self._shards / collection
+
+    def begin(self, collection: str) -> Path:
+        """Where the files of a collection are made that is not there yet."""
+        path = self._shards / f".new-{collection}"
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
+    def adopt(self, collection: str) -> None:
+        """Let a collection be there, whose files were made where ``begin`` says."""
+        (self._shards / f".new-{collection}").rename(self.path(collection))
+
+    def remove(self, collection: str) -> None:
+        """Delete a collection's files."""
+        gone = self._shards / f".gone-{collection}"
+        shutil.rmtree(gone, ignore_errors=True)
+        self.path(collection).rename(gone)
+        shutil.rmtree(gone)
+
+    def set_aside(self, collection: str) -> Path:
+        """Move a damaged collection's files out of the way; returns where they are now."""
+        place = self.folder / "damaged"
+        place.mkdir(mode=0o700, exist_ok=True)
+        target = place / f"{collection}.{time.time_ns()}"
+        return self.path(collection).rename(target)
+
+    def newer_engine(self) -> str:
+        """What to add to an error if a newer engine than this one wrote the store."""
+        ours = version(_ENGINE)
+        if _numbers(self._engine) <= _numbers(ours):
+            return ""
+        return f"; {_ENGINE} {self._engine} wrote it, and {ours} is installed: update it"
+
+    def write(self) -> None:
+        """Replace ``store.json``."""
+        told: dict[str, Any] = {
+            "format": FORMAT,
+            "engine": version(_ENGINE),
+            "aliases": self.aliases,
+        }
+        if self.has_former_files:
+            told["has_former_files"] = True
+        replace_file(self._file, json.dumps(told, indent=1) + "\n")
+
+    def _read(self) -> None:
+        try:
+            told = json.loads(self._file.read_text("utf-8"))
+            format_, self._engine, aliases = told["format"], told["engine"], told["aliases"]
+            self.aliases = {str(name): str(collection) for name, collection in aliases.items()}
+            self.has_former_files = bool(told.get("has_former_files"))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise StoreDamaged(
+                f"{self._file} is damaged: the names of the collections in {self._shards} are "
+                "lost, their pictures are not. Delete the file, and run `warmclip index` for each "
+                "collection with its model: it finds its pictures there"
+            ) from exc
+        if format_ != FORMAT:
+            raise StoreError(
+                f"the embedded store {self.folder} has format {format_}, and this warmclip knows "
+                f"format {FORMAT}: update warmclip. Nothing was changed"
+            )
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(part) for part in release.split(".") if part.isdigit()]
