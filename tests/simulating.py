@@ -157,13 +157,16 @@ def keys_of(connection: Redis) -> set[str]:
 
 
 @contextmanager
-def before_next_write(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Iterator[None]:
-    """Do something between what the next watched transaction reads and what it writes."""
+def before_next_write(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *, watched: bool = True
+) -> Iterator[None]:
+    """Do something just before the next transaction, of watched keys or any, is carried out."""
     execute, has_acted = Pipeline.execute, False
 
     def interrupted(pipe: Pipeline, raise_on_error: bool = True) -> list[Any]:
         nonlocal has_acted
-        if pipe.explicit_transaction and not has_acted:
+        is_it = pipe.explicit_transaction if watched else pipe.transaction
+        if is_it and not has_acted:
             has_acted = True
             act()
         return execute(pipe, raise_on_error)

@@ -1,7 +1,6 @@
 """Sessions on a real Redis, step by step: each race is forced, workers are simulated."""
 
 import json
-import os
 import random
 import threading
 import time
@@ -218,11 +217,13 @@ def test_pause_after_a_step_was_planned(connection: Redis, commands: SessionComm
     plan = plan_step(session, {}, pending=10, most=96)
     commands.pause(session.id)
     progress = SessionProgress(connection)
-    assert not progress.take_step(session, plan)
+    progress.take_step(session, plan)
     assert connection.llen(PENDING) == 0
     commands.resume(session.id)
-    assert not progress.take_step(session, plan)  # it runs again, and is still not that one
-    assert progress.take_step(now(connection, session), plan)
+    progress.take_step(session, plan)  # it runs again, and is still not that one
+    assert connection.llen(PENDING) == 0
+    progress.take_step(now(connection, session), plan)
+    assert connection.llen(PENDING) == 10
 
 
 def test_pause_while_jobs_are_queued(
@@ -232,7 +233,7 @@ def test_pause_while_jobs_are_queued(
     session = draw_session(connection, 10)
     plan = plan_step(session, {}, pending=10, most=96)
     with before_next_write(monkeypatch, lambda: commands.pause(session.id)):
-        assert not SessionProgress(connection).take_step(session, plan)
+        SessionProgress(connection).take_step(session, plan)
     assert connection.llen(PENDING) == 0
     assert jobs_of(connection, session) == {}
 
@@ -290,7 +291,8 @@ def test_two_schedulers(connection: Redis, settings: Settings) -> None:
     session = draw_session(connection, 20)
     one, two = (SessionProgress(connection) for _ in range(2))
     plan = plan_step(session, {}, pending=20, most=96)
-    assert [each.take_step(session, plan) for each in (one, two)] == [True, False]
+    for each in (one, two):
+        each.take_step(session, plan)
     assert connection.llen(PENDING) == 20
     SimulatedWorker(connection).run_all()
     schedulers = [SessionScheduler(connection, settings) for _ in range(4)]
@@ -595,9 +597,16 @@ def test_server_that_has_gone_has_no_say(
     assert now(connection, session).state == "failed"
 
 
-@pytest.mark.parametrize("error", [OSError(116, "Stale file handle"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(116, "Stale file handle"), "cannot be searched: [Errno 116] Stale file handle"),
+        (RuntimeError("a bug"), "failed: RuntimeError('a bug')"),
+    ],
+)
 def test_folder_that_breaks_the_search(
     error: Exception,
+    told: str,
     connection: Redis,
     commands: SessionCommands,
     settings: Settings,
@@ -608,21 +617,27 @@ def test_folder_that_breaks_the_search(
     for name in ("bad", "good"):
         write_pictures(folder / name, "a.png")
     bad, _ = commands.start(str(folder / "bad"), "images")
-    time.sleep(1.1)  # records have whole seconds, and the older comes first
+    connection.hset(session_key(bad.id), "created_at", "2026-11-25T18:00:00+00:00")  # the oldest
     good, _ = commands.start(str(folder / "good"), "images")
-    scandir = os.scandir
 
-    def broken(path: str) -> object:
-        if path.endswith("bad"):
-            raise error
-        return scandir(path)
+    class Broken(Walk):
+        """A folder on a disk that fails in the middle."""
 
-    monkeypatch.setattr(os, "scandir", broken)
+        def __init__(self, top: str) -> None:
+            super().__init__(top)
+            self._is_bad = top.endswith("bad")
+
+        def __iter__(self) -> Iterator[str]:
+            yield from super().__iter__()
+            if self._is_bad:
+                raise error
+
+    monkeypatch.setattr(scanning, "Walk", Broken)
     scanner_of(connection, settings).scan_all()
     assert now(connection, good).images == 1
     failed = now(connection, bad)
     assert failed.state == "failed"
-    assert str(error.args[-1]) in str(failed.error)
+    assert told in str(failed.error)
 
 
 # What is left
@@ -836,8 +851,8 @@ def agree_after(
     assert keys_of(connection) - kept == set()
 
 
-def test_unknown_report_is_no_progress(connection: Redis) -> None:
-    """Outcomes that were recorded already are passed by."""
+def test_outcome_that_is_told_twice(connection: Redis) -> None:
+    """Several schedulers that read the same job's report record it once."""
     session = draw_session(connection, 1)
     progress = SessionProgress(connection)
     assert progress.take_step(session, StepPlan(room=1))

@@ -142,6 +142,7 @@ def test_record() -> None:
     [
         (b"state", b"mad"),
         (b"state", b"\xff"),
+        (b"images", b"9" * 20),  # no count, and more than Redis can add to
         (b"images", b"9" * 5000),
         (b"images", b"-1"),
         (b"images", "²".encode()),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
 from rq.job import JobStatus, Retry
 from rq.queue import EnqueueData, Queue
 
@@ -88,21 +89,28 @@ def submit_files(connection: Redis, settings: Settings, files: Iterable[str]) ->
 def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]:
     """Give the pictures that were set aside another chance.
 
-    Those that were to be indexed are queued again; the others are only no longer refused.
+    Those that were to be indexed are queued again; the others are only no longer refused. Both
+    happens in one transaction: a picture is set aside or queued, whatever ends this process.
 
     Returns:
         The jobs, and how many pictures they are about.
     """
-    letters = PoisonedFiles(connection)
+    poisoned = PoisonedFiles(connection)
     paths: dict[str | None, list[str]] = {}
-    for letter in letters.all():
-        paths.setdefault(letter.collection, []).append(letter.path)
+    for file in poisoned.all():
+        paths.setdefault(file.collection, []).append(file.path)
+    queue = open_queue(connection)
     chunks: dict[str, tuple[str, ...]] = {}
-    for collection, some in paths.items():
-        letters.remove(some)  # first: a worker that has the job at once must not refuse them
-        if collection is not None:
-            # As files, whatever they look like: a letter may be forged, and no folder is searched.
-            chunks |= _submit(connection, settings, some, collection, DEFAULT_CHUNK)
+    with connection.pipeline() as pipe:
+        for collection, some in paths.items():
+            poisoned.remove(some, pipe)
+            if collection is not None:
+                # As files, whatever they look like: a record may be forged, and no folder is
+                # searched.
+                parts = _cut(settings, some, collection, DEFAULT_CHUNK)
+                _enqueue(queue, collection, _clear(queue, parts), pipe)
+                chunks |= parts
+        pipe.execute()
     return list(chunks), sum(map(len, chunks.values()))
 
 
@@ -110,13 +118,20 @@ def _submit(
     connection: Redis, settings: Settings, files: Iterable[str], collection: str, chunk: int
 ) -> dict[str, tuple[str, ...]]:
     """Queue files, in chunks; returns job id -> its files."""
-    paths = list(dict.fromkeys(map(absolute, files)))
-    size = chunk_size(settings, chunk)
-    parts = [tuple(paths[start : start + size]) for start in range(0, len(paths), size)]
-    chunks = {job_id(collection, part): part for part in parts}
+    chunks = _cut(settings, files, collection, chunk)
     queue = open_queue(connection)
     _enqueue(queue, collection, _clear(queue, chunks))
     return chunks
+
+
+def _cut(
+    settings: Settings, files: Iterable[str], collection: str, chunk: int
+) -> dict[str, tuple[str, ...]]:
+    """Job id -> its files."""
+    paths = list(dict.fromkeys(map(absolute, files)))
+    size = chunk_size(settings, chunk)
+    parts = [tuple(paths[start : start + size]) for start in range(0, len(paths), size)]
+    return {job_id(collection, part): part for part in parts}
 
 
 def chunk_size(settings: Settings, wanted: int = DEFAULT_CHUNK) -> int:
@@ -204,8 +219,14 @@ def index_job(
     )
 
 
-def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]]) -> None:
-    queue.enqueue_many(index_job(id_, collection, paths) for id_, paths in chunks.items())
+def _enqueue(
+    queue: Queue,
+    collection: str,
+    chunks: Mapping[str, tuple[str, ...]],
+    pipeline: Pipeline | None = None,
+) -> None:
+    datas = (index_job(id_, collection, paths) for id_, paths in chunks.items())
+    queue.enqueue_many(datas, pipeline=pipeline)
 
 
 def jobs_over(queue: Queue, ids: Sequence[str]) -> list[str]:

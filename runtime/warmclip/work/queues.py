@@ -64,13 +64,14 @@ def read_states(queue: Queue, ids: Sequence[str]) -> list[str | None]:
     return states
 
 
-def forget_job(pipeline: Pipeline, queue: Queue, id_: str) -> None:
-    """Remove a job that is in no queue and not running, and all that RQ keeps of it."""
+def forget_jobs(pipeline: Pipeline, queue: Queue, ids: Sequence[str]) -> None:
+    """Remove jobs that are in no queue and not running, and all that RQ keeps of them."""
     for registry in (queue.finished_job_registry, queue.failed_job_registry):
-        registry.remove(id_, pipeline=pipeline)
-    results = Result.get_key(id_)  # type: ignore[no-untyped-call]  # rq's is not annotated
-    executions = ExecutionRegistry(id_, queue.connection).key
-    pipeline.delete(AllowedJob.key_for(id_), results, executions)
+        pipeline.zrem(registry.key, *ids)
+    for id_ in ids:
+        results = Result.get_key(id_)  # type: ignore[no-untyped-call]  # rq's is not annotated
+        executions = ExecutionRegistry(id_, queue.connection).key
+        pipeline.delete(AllowedJob.key_for(id_), results, executions)
 
 
 def is_wrong_type(exc: Exception) -> bool:

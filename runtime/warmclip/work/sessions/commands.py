@@ -44,9 +44,8 @@ class SessionCommands(SessionStore):
         new = uuid.uuid4().hex
 
         def write(pipe: Pipeline) -> tuple[str, bool]:
+            # A session that ends lets go of the folder in the same transaction.
             there = text_of(pipe.get(folder) or b"")
-            if there:
-                pipe.watch(session_key(there))  # type: ignore[no-untyped-call]  # redis-py's
             session = read_session(pipe, there) if there else None
             pipe.multi()
             if session is not None and not session.is_over:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis import Redis
@@ -15,7 +15,7 @@ from warmclip.work.counters import increment
 from warmclip.work.producer import index_job
 from warmclip.work.queues import (
     UNDER_WAY,
-    forget_job,
+    forget_jobs,
     open_queue,
     read_states,
     text_of,
@@ -34,6 +34,7 @@ from warmclip.work.sessions.store import (
     session_key,
 )
 
+_MOST_TRIES = 8  # of one step, before it is planned again
 _RESULT_TTL_S = 7 * 24 * 3600  # there may be no scheduler for a while
 
 _QUEUED = JobStatus.QUEUED.value
@@ -61,6 +62,11 @@ class StepPlan:
     def is_empty(self) -> bool:
         """Whether there is nothing to be done."""
         return self == StepPlan()
+
+    def halved(self) -> "StepPlan":
+        """The same, with half of the jobs that are taken back or listed again."""
+        half = (max(len(self.take_back), len(self.relist)) + 1) // 2
+        return replace(self, take_back=self.take_back[:half], relist=self.relist[:half])
 
 
 def plan_step(
@@ -121,7 +127,7 @@ class SessionProgress(SessionStore):
             outcomes: of the chunks that have ended.
 
         Returns:
-            False if nothing was done: the session, or RQ's lists, changed meanwhile.
+            Whether to plan again at once: something was done, or has changed meanwhile.
         """
         key, between = session_key(session.id), self.queue.intermediate_queue.key
         # A worker takes a job by moving it to this list: a job that is not there, while it does
@@ -132,16 +138,15 @@ class SessionProgress(SessionStore):
             now = read_session(pipe, session.id)
             if now is None or now.revision != session.revision:
                 pipe.multi()
-                return False
+                return now is not None
             taken = self._find_idle(pipe, session.id, plan)
             gone = {*taken, *(it.number for it in outcomes)}
             chunks, strays = self._choose_next(pipe, session.id, plan.room, gone)
             pipe.multi()
             for number in taken:
                 pipe.lrem(self.queue.key, 0, job_of(session.id, number))
-            for number in gone:
-                forget_job(pipe, self.queue, job_of(session.id, number))
             if gone:
+                forget_jobs(pipe, self.queue, [job_of(session.id, number) for number in gone])
                 pipe.srem(session_key(session.id, "queued"), *map(str, gone))
             over = [it.number for it in outcomes]
             if now.state == "cancelled":
@@ -159,8 +164,13 @@ class SessionProgress(SessionStore):
             pipe.hincrby(key, "revision", 1)
             return True
 
-        is_done, has_changed = self.try_transact(write, *watched)
-        return is_done and has_changed
+        for _ in range(_MOST_TRIES):
+            is_done, has_changed = self.try_transact(write, *watched)
+            if is_done:
+                return has_changed
+            # A worker took a job, of whichever session: fewer at once are quicker.
+            plan = plan.halved()
+        return True
 
     def finish_if_done(self, session: Session) -> bool:
         """End a session of which nothing is left to be done; whether it has ended."""
