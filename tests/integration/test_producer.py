@@ -37,9 +37,9 @@ def test_requeue_that_is_cut_short(
     poisoned, queue = PoisonedFiles(connection), open_queue(connection)
     for number in range(3):
         poisoned.add(
-            PoisonedFile.write(f"/{number}.png", "it killed", job="j", collection=f"c{number % 2}")
+            PoisonedFile.describe(f"/{number}.png", "it killed", job="j", collection=f"c{number % 2}")
         )
-    poisoned.add(PoisonedFile.write("/query.png", "it killed", job="j", collection=None))
+    poisoned.add(PoisonedFile.describe("/query.png", "it killed", job="j", collection=None))
 
     def die() -> None:
         raise KeyboardInterrupt
