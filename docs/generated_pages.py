@@ -98,7 +98,7 @@ def _answers(responses: Schema) -> Iterator[str]:
             continue
         contents = response.get("content", {}).items()
         kinds = ", ".join(
-            _type(content["schema"]) if content.get("schema") else f"`{kind}`"
+            _type(content["schema"]) if "$ref" in content.get("schema", {}) else f"`{kind}`"
             for kind, content in contents
         )
         yield f"| {status} | {kinds or response['description']} |"

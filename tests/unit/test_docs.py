@@ -82,6 +82,7 @@ def test_providers_in_the_table() -> None:
     assert listed == {it.name: "yes" if it.in_auto else "no" for it in PROVIDERS.values()}
 
 
+@pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")  # old FastAPI
 def test_routes_in_the_guide() -> None:
     """The table of routes has each route of the API's description, and no other."""
     guide = read("docs/guides/http.md")
