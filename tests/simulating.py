@@ -12,6 +12,7 @@ from redis.client import Pipeline
 from rq.exceptions import NoSuchJobError
 from rq.job import JobStatus
 from rq.results import Result
+from rq.utils import now, utcformat
 
 from warmclip.indexing.report import IndexReport
 from warmclip.work.allowlist import AllowedJob
@@ -154,6 +155,16 @@ def keys_of(connection: Redis) -> set[str]:
         *("rq:queues", "rq:warmclip:sessions", "rq:warmclip:totals"),
         *("rq:warmclip:sessions:open", "rq:warmclip:sessions:scanners"),
     }
+
+
+def register(connection: Redis, name: str, *queues: str, **fields: str) -> None:
+    """A worker's record, as RQ writes it, of a worker on another machine."""
+    names = queues or ("high", "default")
+    record: dict[Any, Any] = {"pid": "7", "hostname": "elsewhere", "state": "idle"}
+    record |= {"queues": ",".join(names), "last_heartbeat": utcformat(now())}
+    connection.hset(f"rq:worker:{name}", mapping=record | fields)
+    for key in ("rq:workers", *(f"rq:workers:{queue}" for queue in names)):
+        connection.sadd(key, f"rq:worker:{name}")
 
 
 @contextmanager

@@ -229,6 +229,20 @@ def test_queue_without_a_worker_then_with_one(gallery: Path) -> None:
     assert answer("index", gallery)["unchanged"] == 12
 
 
+def test_failed_jobs_get_another_chance(gallery: Path, tmp_path: Path) -> None:
+    """A job that failed for a reason that is gone now is queued again, and succeeds."""
+    answer("index", gallery, "--queue", "--detach")
+    assert run("worker", "--burst", WARMCLIP_ROOTS=str(tmp_path / "elsewhere")).returncode == 0
+    (failure,) = answer("status")["failures"]
+    assert "outside the roots" in failure["reason"]
+    again = answer("status", "--requeue-failed")
+    assert again == {"jobs": [failure["job"]], "images": 12}
+    assert run("worker", "--burst").returncode == 0
+    assert answer("status")["failures"] == []
+    assert answer("index", gallery)["unchanged"] == 12
+    assert answer("status", "--requeue", "--requeue-failed") == {"jobs": [], "images": 0}
+
+
 def test_search_while_a_worker_owns_the_store(gallery: Path) -> None:
     """The embedded store has one owner; a search asks it and gets the same answer."""
     answer("index", gallery)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from running import Running, environment_of, eventually, outcome, running_worker
+from standins.redis_server import redis_server
 from warmclip import AsyncClient, Client, Encoder, InProcess, Settings, ThroughQueue
 from warmclip.client.backend import Backend
 from warmclip.errors import (
@@ -216,6 +217,30 @@ def test_redis_that_does_not_answer(tmp_path: Path, demo_bundle: Path) -> None:
     environment = environment_of(tmp_path, demo_bundle, REDIS_URL="redis://127.0.0.1:9")
     with pytest.raises(QueueUnreachable, match=r"127.0.0.1:9.*start it"):
         ThroughQueue(Settings.from_env(environment))
+
+
+def test_redis_that_is_frozen(
+    tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is Redis that does not answer: nobody is told to ask for less, nor to start a worker."""
+    from warmclip.client import through_queue
+
+    monkeypatch.setattr(through_queue, "QUICK_ANSWER_S", 0.2)
+    with redis_server(tmp_path) as redis:
+        environment = environment_of(tmp_path / "home", demo_bundle, REDIS_URL=redis.url())
+        pid = redis.admin.info("server")["process_id"]
+
+        async def ask() -> None:
+            async with AsyncClient(source) as client:
+                await client.embed_text("red")
+
+        source = ThroughQueue(Settings.from_env(environment))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(QueueUnreachable, match="no answer from Redis at"):
+                run(ask())
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from rq.serializers import JSONSerializer
 from running import Running, environment_of, eventually, outcome, reason, running_worker
 from warmclip.settings import Settings
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.producer import report_of, requeue_dead
+from warmclip.work.producer import report_of
 from warmclip.work.queues import fetch_jobs, open_queue
+from warmclip.work.requeue import requeue_poisoned
 from warmclip.work.status import read_status
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -161,7 +162,7 @@ def test_forged_dead_letters(worker: Running, tmp_path: Path) -> None:
     for number, record in enumerate(forged):
         worker.connection.hset("rq:warmclip:dead", f"{number}", json.dumps(record))
     assert len(PoisonedFiles(worker.connection).all()) == 1
-    ids, images = requeue_dead(worker.connection, worker.settings)
+    ids, images = requeue_poisoned(worker.connection, worker.settings)
     assert images == 1
     job = Queue(connection=worker.connection, serializer=JSONSerializer).fetch_job(ids[0])
     assert job is not None

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq.job import JobStatus
 
 from simulating import SimulatedWorker, before_next_write
 from standins.redis_server import redis_server
 from warmclip.settings import Settings
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
-from warmclip.work.producer import requeue_dead, submit_files
+from warmclip.work.producer import submit_files
 from warmclip.work.queues import open_queue
+from warmclip.work.requeue import requeue_failed, requeue_poisoned
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -37,7 +39,9 @@ def test_requeue_that_is_cut_short(
     poisoned, queue = PoisonedFiles(connection), open_queue(connection)
     for number in range(3):
         poisoned.add(
-            PoisonedFile.describe(f"/{number}.png", "it killed", job="j", collection=f"c{number % 2}")
+            PoisonedFile.describe(
+                f"/{number}.png", "it killed", job="j", collection=f"c{number % 2}"
+            )
         )
     poisoned.add(PoisonedFile.describe("/query.png", "it killed", job="j", collection=None))
 
@@ -48,9 +52,9 @@ def test_requeue_that_is_cut_short(
         before_next_write(monkeypatch, die, watched=False),
         pytest.raises(KeyboardInterrupt),
     ):
-        requeue_dead(connection, settings)
+        requeue_poisoned(connection, settings)
     assert (poisoned.count(), queue.count) == (4, 0)
-    jobs, images = requeue_dead(connection, settings)
+    jobs, images = requeue_poisoned(connection, settings)
     assert (len(jobs), images) == (2, 3)
     assert (poisoned.count(), queue.count) == (0, 2)
 
@@ -69,3 +73,39 @@ def test_same_work_is_not_queued_twice(connection: Redis, settings: Settings) ->
     worker.finish(job)
     submit_files(connection, settings, ["/a.png"])
     assert queue.count == 1
+
+
+def fail(connection: Redis, name: str, *, queue: str = "default") -> str:
+    """A job that failed for good, as RQ records it; returns its id."""
+    job = open_queue(connection, queue).enqueue(
+        "warmclip.work.jobs.index_images", args=([f"/{name}.png"], "images"), job_id=name
+    )
+    connection.lrem(open_queue(connection, queue).key, 1, job.id)
+    job.set_status(JobStatus.FAILED)
+    open_queue(connection, queue).failed_job_registry.add(job, ttl=3600)
+    connection.expire(job.key, 3600)
+    return name
+
+
+def test_failed_jobs_are_queued_again(connection: Redis) -> None:
+    """Each in its own queue, once; what is no job is passed by and left where it is."""
+    fail(connection, "a")
+    fail(connection, "b", queue="other")
+    connection.zadd("rq:failed:default", {b"\xff": 1, b"gone": 1})
+    assert requeue_failed(connection) == (["a", "b"], 2)
+    assert requeue_failed(connection) == ([], 0)
+    assert connection.lrange("rq:queue:default", 0, -1) == [b"a"]
+    assert connection.lrange("rq:queue:other", 0, -1) == [b"b"]
+    assert (connection.hget("rq:job:a", "status"), connection.ttl("rq:job:a")) == (b"queued", -1)
+    assert connection.zcard("rq:failed:default") == 2
+    assert SimulatedWorker(connection).run_all() == 1
+
+
+def test_failed_job_that_two_queue_again(
+    connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is queued once."""
+    fail(connection, "a")
+    with before_next_write(monkeypatch, lambda: requeue_failed(connection)):
+        assert requeue_failed(connection) == ([], 0)
+    assert connection.lrange("rq:queue:default", 0, -1) == [b"a"]

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq.results import Result
 
-from simulating import SimulatedWorker, before_next_write, draw_session, jobs_of, keys_of
+from simulating import (
+    SimulatedWorker,
+    before_next_write,
+    draw_session,
+    jobs_of,
+    keys_of,
+    register,
+)
 from standins.redis_server import redis_server
 from warmclip.errors import Overloaded, SessionOver
 from warmclip.indexing.report import IndexReport
@@ -764,6 +772,100 @@ def test_session_of_an_older_version(
     ended = now(connection, session)
     assert ended.is_over
     assert keys_of(connection) == {session_key(id_)}
+
+
+# What others write there
+
+
+@pytest.mark.parametrize("part", ["pending", "queued", "chunks"])
+def test_damaged_record(part: str, connection: Redis, scheduler: SessionScheduler) -> None:
+    """A session whose record holds what is not ours ends and says so; the others go on."""
+    bad, good = (draw_session(connection, 5, directory=each) for each in ("/bad", "/good"))
+    connection.delete(session_key(bad.id, part))
+    connection.set(session_key(bad.id, part), "x")
+    ended = run_to_end(connection, scheduler, good)
+    assert (ended.state, ended.indexed) == ("finished", 5)
+    failed = now(connection, bad)
+    assert failed.state == "failed"
+    assert "not warmclip's" in str(failed.error)
+
+
+def test_strangers_among_the_chunks(connection: Redis, scheduler: SessionScheduler) -> None:
+    """They are passed by; a chunk whose pictures are gone is not waited for."""
+    session = draw_session(connection, 5)
+    for member in (b"evil", b"\xff", b"9" * 5000, b"77"):
+        connection.zadd(session_key(session.id, "pending"), {member: 0})
+        connection.sadd(session_key(session.id, "queued"), member)
+    connection.srem(session_key(session.id, "queued"), "77")
+    connection.hset(session_key(session.id, "chunks"), "2", "no json")
+    for member in (b"evil", b"\xff"):
+        connection.sadd("rq:warmclip:sessions:open", member)
+        connection.zadd("rq:warmclip:sessions", {member: 9e9})
+    ended = run_to_end(connection, scheduler, session)
+    assert (ended.state, ended.indexed) == ("finished", 4)
+    assert [each.id for each in scheduler._progress.page(0, 10)[0]] == [session.id]
+    assert scheduler._progress.page(0, 10)[1] == 1
+
+
+@pytest.mark.parametrize("value", [b"x", None])
+def test_counts_of_somebody_else(
+    value: bytes | None, connection: Redis, scheduler: SessionScheduler
+) -> None:
+    """Counts for monitoring that cannot be added to stop no session."""
+    session = draw_session(connection, 3)
+    if value is None:
+        connection.set("rq:warmclip:totals", "x")
+    else:
+        connection.hset("rq:warmclip:totals", "indexed", value)
+    ended = run_to_end(connection, scheduler, session)
+    assert (ended.state, ended.indexed) == ("finished", 3)
+
+
+def test_forged_result(connection: Redis, scheduler: SessionScheduler) -> None:
+    """The pictures count as skipped, with the reason, and the session ends."""
+    session = draw_session(connection, 2)
+    advance(scheduler)
+    worker = SimulatedWorker(connection)
+    for forge in (b"x", None):
+        job = worker.take_one()
+        worker.start(job)
+        worker.finish(job)
+        connection.delete(f"rq:results:{job.id}")
+        if forge:
+            connection.set(f"rq:results:{job.id}", forge)
+        else:
+            Result.create(job, Result.Type.SUCCESSFUL, 60, return_value={"indexed": 10**9})
+    ended = run_to_end(connection, scheduler, session)
+    assert (ended.state, ended.indexed, ended.skipped) == ("finished", 0, 2)
+    reasons = {reason for _, reason in scheduler._progress.skipped(session.id, 0, 9)}
+    assert len(reasons) == 2
+    assert all("its job failed: its result in Redis" in reason for reason in reasons)
+
+
+# Workers that are not there
+
+
+def test_session_without_a_worker(connection: Redis, scheduler: SessionScheduler) -> None:
+    """It says that it waits for one, and tells no rate; with a worker it goes on as before."""
+    session = draw_session(connection, 100)
+    advance(scheduler)
+    assert now(connection, session).waiting_for_worker
+    register(connection, "w")
+    scheduler._looks_at = 0
+    advance(scheduler)
+    seen = now(connection, session)
+    assert (seen.waiting_for_worker, seen.images_per_s) == (False, None)
+    worker = SimulatedWorker(connection)
+    for _ in range(2):
+        worker.run_one()
+        scheduler.advance_all()
+        time.sleep(0.05)
+    assert now(connection, session).images_per_s
+    connection.delete("rq:worker:w")
+    scheduler._looks_at = 0
+    advance(scheduler)
+    seen = now(connection, session)
+    assert (seen.waiting_for_worker, seen.images_per_s, seen.eta_s) == (True, None, None)
 
 
 # At random

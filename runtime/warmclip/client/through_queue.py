@@ -15,7 +15,7 @@ from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobFailed, SpaceM
 from warmclip.inference.arrays import Vectors
 from warmclip.settings import Settings
 from warmclip.store.protocol import Space
-from warmclip.work.broker import BROKER_ERRORS, as_ours, open_broker
+from warmclip.work.broker import BROKER_ERRORS, QUICK_ANSWER_S, as_ours, open_broker
 from warmclip.work.call import MOST_SENT_BYTES, call
 from warmclip.work.producer import absolute, chunk_size
 
@@ -43,7 +43,9 @@ class ThroughQueue:
         """
         self._settings = settings
         self._resources = ExitStack()
-        self._connection = self._resources.enter_context(open_broker(settings))
+        self._connection = self._resources.enter_context(
+            open_broker(settings, answer_s=QUICK_ANSWER_S)
+        )
         self._space: Space | None = None
 
     def space(self, deadline: Deadline) -> Space:

@@ -20,7 +20,7 @@ from warmclip.serve.context import AppContext, WorkerClient
 from warmclip.serve.rate_limiter import RateLimiter
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
-from warmclip.work.broker import open_broker
+from warmclip.work.broker import QUICK_ANSWER_S, open_broker
 from warmclip.work.call import call
 from warmclip.work.counters import read_counters
 from warmclip.work.sessions.commands import SessionCommands
@@ -59,7 +59,10 @@ def run_server(
     token = read_token(token_file, settings.token)
     require_token(host, token)
     signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
-    with _listen(host, port) as listener, open_broker(settings) as connection:
+    with (
+        _listen(host, port) as listener,
+        open_broker(settings, answer_s=QUICK_ANSWER_S) as connection,
+    ):
         scheduler, streams = SessionScheduler(connection, settings), Streams()
         context = AppContext(
             settings=settings,

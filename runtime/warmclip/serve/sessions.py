@@ -40,6 +40,7 @@ _EXAMPLE: dict[str, Any] = {
     "unchanged": 10,
     "reused": 0,
     "skipped": 2,
+    "waiting_for_worker": False,
     "images_per_s": 38.5,
     "eta_s": 8.0,
     "failures": [{"path": "/mnt/photos/2026/a.jpg", "reason": "is empty"}],
@@ -93,7 +94,12 @@ class SessionResponse(BaseModel):
     skipped: Annotated[int, Field(description="Not stored; each has a reason.")]
     ignored: Annotated[int, Field(description="Names that are hidden, or no pictures.")]
     unreadable_folders: int
-    images_per_s: Annotated[float | None, Field(description="Lately.")]
+    waiting_for_worker: Annotated[
+        bool, Field(description="It runs, and no worker is there to do its jobs.")
+    ]
+    images_per_s: Annotated[
+        float | None, Field(description="Lately; null where nothing was done lately.")
+    ]
     eta_s: Annotated[float | None, Field(description="Seconds that are left at this rate.")]
 
     @classmethod
@@ -114,7 +120,7 @@ class SessionResponse(BaseModel):
 
 _COPIED = (
     *("id", "state", "collection", "created_at", "ended_at", "images", "done", "indexed"),
-    *("unchanged", "reused", "skipped", "ignored", "unreadable_folders"),
+    *("unchanged", "reused", "skipped", "ignored", "unreadable_folders", "waiting_for_worker"),
 )
 
 

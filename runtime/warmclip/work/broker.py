@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 30.0  # of one command; RQ's worker raises it where it waits for jobs
+QUICK_ANSWER_S = 2.5
+"""The same for questions, whose longest command waits for one second."""
+
 _HEALTH_CHECK_S = 30
 _TOLD_AT = 5  # attempts: a second and a half
 
@@ -61,7 +64,12 @@ class Patience(ExponentialBackoff):
 
 
 @contextmanager
-def open_broker(settings: Settings, patience: Patience | None = None) -> Iterator[Redis]:
+def open_broker(
+    settings: Settings,
+    patience: Patience | None = None,
+    *,
+    answer_s: float = _ANSWER_TIMEOUT_S,
+) -> Iterator[Redis]:
     """Connect to Redis, starting the private one if no URL is set and none runs yet.
 
     An answer that fails to come inside the ``with`` block is translated too.
@@ -69,6 +77,8 @@ def open_broker(settings: Settings, patience: Patience | None = None) -> Iterato
     Args:
         settings: REDIS_URL, or the home of the private Redis.
         patience: of each command, once Redis has answered; without it, a second or two.
+        answer_s: that Redis may take for one command, before it is sent again. Whoever asks
+            questions for people takes ``QUICK_ANSWER_S``, and is told of a frozen Redis in time.
 
     Raises:
         QueueUnreachable: no answer; the message has the address, without its password.
@@ -91,7 +101,7 @@ def open_broker(settings: Settings, patience: Patience | None = None) -> Iterato
             except RedisError as exc:
                 raise _unreachable(address, exc) from exc
         retry = Retry(patience, -1) if patience is not None else soon
-        connection = stack.enter_context(_connect(url, path, retry, timeout_s=_ANSWER_TIMEOUT_S))
+        connection = stack.enter_context(_connect(url, path, retry, timeout_s=answer_s))
         try:
             yield connection
         except (RedisConnectionError, RedisTimeoutError) as exc:

@@ -13,7 +13,7 @@ from rq.results import Result
 from warmclip.errors import JobFailed, QueueUnreachable, WarmclipError, revive
 from warmclip.work.allowlist import job_name
 from warmclip.work.queues import FailureReason, open_queue
-from warmclip.work.status import listening
+from warmclip.work.worker_watch import RETURN_S, require_worker
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,14 @@ def call(
         function: its name in that module, such as ``search``.
         arguments: by name, of JSON's types.
         timeout_s: for waiting and running together.
-        given_up: asked at least every two seconds; once it says so, nobody waits any more.
+        given_up: asked about every second; once it says so, nobody waits any more.
 
     Raises:
         QueueUnreachable: no worker is listening, or none answered in time.
         WarmclipError: what the function raised, of the same class.
     """
     queue = open_queue(connection, "high")
-    if not listening(queue):
-        raise QueueUnreachable("no worker is listening on the queue 'high'; run `warmclip worker`")
+    require_worker(queue, return_s=min(timeout_s, RETURN_S))
     whole_s = max(1, round(timeout_s))
     job = queue.enqueue(
         job_name(function),
@@ -61,7 +60,7 @@ def call(
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0 and not given_up():
         # Short waits, well within the connection's time-out.
-        result = job.latest_result(timeout=max(1, min(2, round(left))))
+        result = job.latest_result(timeout=1)
         if result is not None:
             return _answer(result)
         if not told and timeout_s - left >= _SILENCE_S:
@@ -77,6 +76,10 @@ def call(
 
 def _answer(result: Result) -> Any:
     if result.type == Result.Type.SUCCESSFUL:
+        if not isinstance(result.return_value, dict):
+            raise JobFailed(
+                "a worker's answer in Redis is none: are client and workers of one warmclip?"
+            )
         return result.return_value
     reason = FailureReason.of(result.exc_string)
     module, _, kind = reason.kind.rpartition(".")

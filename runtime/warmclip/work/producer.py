@@ -17,8 +17,13 @@ from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob, job_name
-from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.queues import UNDER_WAY, FailureReason, fetch_jobs, open_queue, read_states
+from warmclip.work.queues import (
+    UNDER_WAY,
+    FailureReason,
+    fetch_jobs,
+    open_queue,
+    read_states,
+)
 from warmclip.work.worker_watch import WorkerWatch
 
 DEFAULT_CHUNK = 32  # images in one job: a second or two of work, which a question waits for
@@ -86,48 +91,20 @@ def submit_files(connection: Redis, settings: Settings, files: Iterable[str]) ->
     return IndexRun(collection=settings.collection, chunks=chunks, problems={}, ignored=0)
 
 
-def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]:
-    """Give the pictures that were set aside another chance.
-
-    Those that were to be indexed are queued again; the others are only no longer refused. Both
-    happens in one transaction: a picture is set aside or queued, whatever ends this process.
-
-    Returns:
-        The jobs, and how many pictures they are about.
-    """
-    poisoned = PoisonedFiles(connection)
-    paths: dict[str | None, list[str]] = {}
-    for file in poisoned.all():
-        paths.setdefault(file.collection, []).append(file.path)
-    queue = open_queue(connection)
-    chunks: dict[str, tuple[str, ...]] = {}
-    with connection.pipeline() as pipe:
-        for collection, some in paths.items():
-            poisoned.remove(some, pipe)
-            if collection is not None:
-                # As files, whatever they look like: a record may be forged, and no folder is
-                # searched.
-                parts = _cut(settings, some, collection, DEFAULT_CHUNK)
-                _enqueue(queue, collection, _clear(queue, parts), pipe)
-                chunks |= parts
-        pipe.execute()
-    return list(chunks), sum(map(len, chunks.values()))
-
-
 def _submit(
     connection: Redis, settings: Settings, files: Iterable[str], collection: str, chunk: int
 ) -> dict[str, tuple[str, ...]]:
     """Queue files, in chunks; returns job id -> its files."""
-    chunks = _cut(settings, files, collection, chunk)
+    chunks = cut_into_jobs(settings, files, collection, chunk)
     queue = open_queue(connection)
-    _enqueue(queue, collection, _clear(queue, chunks))
+    enqueue_jobs(queue, collection, clear_ended(queue, chunks))
     return chunks
 
 
-def _cut(
+def cut_into_jobs(
     settings: Settings, files: Iterable[str], collection: str, chunk: int
 ) -> dict[str, tuple[str, ...]]:
-    """Job id -> its files."""
+    """Cut files into jobs whose ids follow from them: job id -> its files."""
     paths = list(dict.fromkeys(map(absolute, files)))
     size = chunk_size(settings, chunk)
     parts = [tuple(paths[start : start + size]) for start in range(0, len(paths), size)]
@@ -190,7 +167,7 @@ def watch(
     return replace(report, seconds=time.monotonic() - started)
 
 
-def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def clear_ended(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The chunks whose jobs are not on their way; what is left of former ones is deleted."""
     listed = {*queue.job_ids, *queue.intermediate_queue.get_job_ids()}
     fresh = dict(chunks)
@@ -219,12 +196,13 @@ def index_job(
     )
 
 
-def _enqueue(
+def enqueue_jobs(
     queue: Queue,
     collection: str,
     chunks: Mapping[str, tuple[str, ...]],
     pipeline: Pipeline | None = None,
 ) -> None:
+    """Queue index jobs, in this transaction or now: job id -> its files."""
     datas = (index_job(id_, collection, paths) for id_, paths in chunks.items())
     queue.enqueue_many(datas, pipeline=pipeline)
 

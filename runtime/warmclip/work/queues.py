@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
@@ -37,10 +38,35 @@ def open_queue(connection: Redis, name: str = "default") -> Queue:
 
 def all_queues(connection: Redis) -> list[Queue]:
     """Every queue that Redis knows, by name."""
-    queues: list[Queue] = Queue.all(
-        connection=connection, job_class=AllowedJob, serializer=JSONSerializer
-    )
-    return sorted(queues, key=lambda queue: queue.name)
+    names = read_members(connection, Queue.redis_queues_keys, Queue.redis_queue_namespace_prefix)
+    return [open_queue(connection, name) for name in names]
+
+
+def read_members(connection: Redis, key: str, prefix: str) -> list[str]:
+    """The members of one of RQ's sets, in order, without their prefix; what is none is left out."""
+    with connection.pipeline(transaction=False) as pipeline:
+        pipeline.smembers(key)
+        (members,) = answers_of(pipeline)
+    names = []
+    for text in map(text_of, members or ()):
+        is_name = text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text
+        if is_name and text.startswith(prefix):
+            names.append(text.removeprefix(prefix))
+        else:
+            warn_once(f"{key} in Redis names {text[:100]!r}, which is not RQ's: it is passed by")
+    return sorted(names)
+
+
+def answers_of(pipeline: Pipeline) -> list[Any]:
+    """What Redis answers, one by one; None for a key that holds something else than it should."""
+    answers = []
+    for answer in pipeline.execute(raise_on_error=False):
+        if isinstance(answer, Exception):
+            if not is_wrong_type(answer):
+                raise answer
+            warn_once(f"a key in Redis is not RQ's: it is passed by ({answer})")
+        answers.append(None if isinstance(answer, Exception) else answer)
+    return answers
 
 
 def fetch_jobs(connection: Redis, ids: Iterable[str]) -> dict[str, AllowedJob]:
@@ -56,11 +82,8 @@ def read_states(queue: Queue, ids: Sequence[str]) -> list[str | None]:
         with queue.connection.pipeline(transaction=False) as pipeline:
             for id_ in ids[start : start + _AT_ONCE]:
                 pipeline.hget(AllowedJob.key_for(id_), "status")
-            answers = pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, Exception) and not is_wrong_type(answer):
-                raise answer
-            states.append(text_of(answer) if isinstance(answer, bytes | str) else None)
+            answers = answers_of(pipeline)
+        states += [None if answer is None else text_of(answer) for answer in answers]
     return states
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import ResponseError
+from rq.job import Job
 from rq.results import Result
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -24,6 +26,16 @@ class BoundedResult(Result):
     """A result that cannot be read, or is larger than any of ours, becomes a failure."""
 
     @classmethod
+    def fetch_latest(cls, job: Job, serializer: Any = None, timeout: int = 0) -> Result | None:
+        """The outcome of a job, waited for so many seconds; None if there is none."""
+        try:
+            return super().fetch_latest(job, serializer, timeout)
+        except ResponseError as exc:
+            if "WRONGTYPE" not in str(exc):
+                raise
+            return _unusable(job.id, job.connection, exc)
+
+    @classmethod
     def restore(
         cls,
         job_id: str,
@@ -37,13 +49,12 @@ class BoundedResult(Result):
             _check(payload)
             return super().restore(job_id, result_id, dict(payload), connection, serializer)
         except _MALFORMED as exc:
-            return Result(
-                job_id,
-                Result.Type.FAILED,
-                connection,
-                id=result_id,
-                exc_string=f"its result in Redis cannot be used: {exc}",
-            )
+            return _unusable(job_id, connection, exc, result_id)
+
+
+def _unusable(job_id: str, connection: Redis, exc: Exception, id_: str = "0-0") -> Result:
+    reason = f"its result in Redis cannot be used: {exc}"
+    return Result(job_id, Result.Type.FAILED, connection, id=id_, exc_string=reason)
 
 
 def _check(payload: Mapping[bytes, bytes]) -> None:

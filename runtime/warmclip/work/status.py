@@ -1,18 +1,16 @@
 """How queues and workers are, for people and for monitoring."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis import Redis
 from rq.exceptions import DeserializationError
 from rq.queue import Queue
-from rq.worker import Worker
 
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.liveness import AT, is_gone
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.queues import FailureReason, all_queues, fetch_jobs
+from warmclip.work.queues import FailureReason, all_queues, answers_of, fetch_jobs, text_of
+from warmclip.work.workers import WorkerState, read_workers
 
 _MOST_FAILURES = 20
 _LOOKED_AT = 500  # a registry is sorted by when its entries expire
@@ -27,20 +25,6 @@ class QueueCounts:
     started: int
     finished: int
     failed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerState:
-    """One worker that is registered and, as far as can be seen from here, alive."""
-
-    name: str
-    state: str  # started, idle, busy or suspended
-    queues: tuple[str, ...]
-    job: str | None  # the id of the one that it runs
-    at: tuple[int, int, str] | None  # how far that is: done, total, stage
-    hostname: str
-    pid: int
-    last_heartbeat: str | None  # ISO 8601, UTC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +53,13 @@ class QueueStatus:
 
 
 def read_status(connection: Redis) -> QueueStatus:
-    """Ask Redis for the state of every queue, worker and recent failure."""
+    """Ask Redis for the state of every queue, worker and recent failure; nothing is changed."""
     queues = all_queues(connection)
     failures = [failure for queue in queues for failure in _failures(queue)]
     failures.sort(key=lambda failure: failure.ended_at or "", reverse=True)
     return QueueStatus(
         queues=tuple(_counts(queue) for queue in queues),
-        workers=tuple(_state(worker) for worker in _alive(Worker.all(connection=connection))),
+        workers=tuple(read_workers(connection)),
         failures=tuple(failures[:_MOST_FAILURES]),
         dead=PoisonedFiles(connection).count(),
     )
@@ -83,52 +67,38 @@ def read_status(connection: Redis) -> QueueStatus:
 
 def listening(queue: Queue) -> bool:
     """Whether a worker that reads this queue is there."""
-    return bool(_alive(Worker.all(queue=queue)))
+    return bool(read_workers(queue.connection, queue))
 
 
-def _alive(workers: list[Any]) -> list[Any]:
-    return [
-        worker for worker in workers if worker.pid and not is_gone(worker.connection, worker.key)
-    ]
+def failed_ids(queue: Queue, most: int = -1) -> list[str]:
+    """The jobs that failed for good, the latest first; RQ would clean up when it is asked."""
+    key = queue.failed_job_registry.key
+    with queue.connection.pipeline(transaction=False) as pipeline:
+        pipeline.zrevrange(key, 0, most - 1 if most > 0 else -1)
+        (members,) = answers_of(pipeline)
+    return [text_of(member) for member in members or ()]
 
 
 def _counts(queue: Queue) -> QueueCounts:
+    """Count without RQ's own properties, which expire jobs before they count."""
+    registries = (
+        queue.started_job_registry,
+        queue.finished_job_registry,
+        queue.failed_job_registry,
+    )
+    with queue.connection.pipeline(transaction=False) as pipeline:
+        pipeline.llen(queue.key)
+        for registry in registries:
+            pipeline.zcard(registry.key)
+        queued, started, finished, failed = (count or 0 for count in answers_of(pipeline))
     return QueueCounts(
-        name=queue.name,
-        queued=queue.count,
-        started=queue.started_job_registry.count,
-        finished=queue.finished_job_registry.count,
-        failed=queue.failed_job_registry.count,
+        name=queue.name, queued=queued, started=started, finished=finished, failed=failed
     )
-
-
-def _state(worker: Any) -> WorkerState:
-    beat = worker.last_heartbeat
-    return WorkerState(
-        name=worker.name,
-        state=str(worker.get_state()),
-        queues=tuple(worker.queue_names()),
-        job=(job := worker.get_current_job_id()),
-        at=_at(worker, job) if job else None,
-        hostname=worker.hostname or "",
-        pid=worker.pid,
-        last_heartbeat=beat.isoformat() if beat else None,
-    )
-
-
-def _at(worker: Any, job: str) -> tuple[int, int, str] | None:
-    """What the worker last heard of its horse about this job."""
-    raw = worker.connection.hget(worker.key, AT)
-    try:
-        told_of, done, total, stage = json.loads(raw or b"")
-        return (int(done), int(total), str(stage)) if told_of == job else None
-    except (ValueError, TypeError):
-        return None
 
 
 def _failures(queue: Queue) -> list[FailedJob]:
-    ids = queue.failed_job_registry.get_job_ids(0, _LOOKED_AT - 1, desc=True)
-    return [_failure(queue, job) for job in fetch_jobs(queue.connection, ids).values()]
+    jobs = fetch_jobs(queue.connection, failed_ids(queue, _LOOKED_AT))
+    return [_failure(queue, job) for job in jobs.values()]
 
 
 def _failure(queue: Queue, job: AllowedJob) -> FailedJob:

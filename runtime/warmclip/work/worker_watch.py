@@ -1,4 +1,4 @@
-"""While no job ends: notices that no worker listens."""
+"""Whether a worker listens to a queue, for whoever sends jobs there; if none does, why."""
 
 import logging
 import time
@@ -7,10 +7,57 @@ from rq.queue import Queue
 
 from warmclip.errors import QueueUnreachable
 from warmclip.work.status import listening
+from warmclip.work.workers import expired_workers, read_workers, unregister
 
 log = logging.getLogger(__name__)
 
 _CHECK_S = 2.0
+RETURN_S = 8.0
+"""In which a worker registers again: its next heartbeat, and a little more."""
+
+_PROBE = "rq:warmclip:probe"
+
+
+def require_worker(queue: Queue, *, return_s: float = RETURN_S) -> None:
+    """Return if a worker listens to this queue.
+
+    Records of workers expire while Redis is frozen, or refuses writes: where there are signs of
+    that, workers get the time to register again.
+
+    Args:
+        queue: that a job is to be sent to.
+        return_s: that time.
+
+    Raises:
+        QueueUnreachable: none does; the message says so, and which queues workers listen to.
+        RedisError: Redis refuses writes, which is why workers cannot register.
+    """
+    deadline = time.monotonic() + return_s
+    while not listening(queue):
+        check_writes(queue)
+        expired = expired_workers(queue)
+        if not expired or time.monotonic() >= deadline:
+            unregister(queue, expired)  # so that the next one need not wait for them
+            raise QueueUnreachable(f"{describe_absence(queue)}; run `warmclip worker`")
+        time.sleep(0.2)
+
+
+def check_writes(queue: Queue) -> None:
+    """Write something that expires at once.
+
+    Raises:
+        RedisError: Redis refuses it.
+    """
+    queue.connection.set(_PROBE, "", px=1)
+
+
+def describe_absence(queue: Queue) -> str:
+    """That no worker listens to a queue, and to which ones those listen that are there."""
+    others = {name for worker in read_workers(queue.connection) for name in worker.queues}
+    absence = f"no worker is listening on the queue {queue.name!r}"
+    if not others:
+        return absence
+    return f"{absence}: the workers that are there listen on {', '.join(sorted(others))} (--queues)"
 
 
 class WorkerWatch:
@@ -31,6 +78,7 @@ class WorkerWatch:
 
         Raises:
             QueueUnreachable: no worker has been listening for as long as we may wait.
+            RedisError: Redis refuses writes, which is why workers cannot register.
         """
         now = time.monotonic()
         if now < self._next_check:
@@ -42,13 +90,13 @@ class WorkerWatch:
         if self._alone_since is None:
             self._alone_since = now
             log.warning(
-                "no worker is listening on the queue %r; start one with `warmclip worker` "
-                "(waiting %.0f s)",
-                self._queue.name,
+                "%s; start one with `warmclip worker` (waiting %.0f s)",
+                describe_absence(self._queue),
                 self._worker_wait_s,
             )
         if now - self._alone_since >= self._worker_wait_s:
+            check_writes(self._queue)
             raise QueueUnreachable(
-                f"no worker is listening on the queue {self._queue.name!r}; run `warmclip worker`. "
+                f"{describe_absence(self._queue)}; run `warmclip worker`. "
                 "The jobs stay queued: `warmclip status` shows them"
             )

@@ -23,7 +23,7 @@ from warmclip.cli.options import (
     read_settings,
 )
 from warmclip.cli.sheet import check_sheet, save_sheet
-from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
+from warmclip.errors import JobFailed, QueueUnreachable, SettingsError, StoreHeld
 from warmclip.logs import printable
 from warmclip.settings import Settings
 from warmclip.store.filter import MOST_HITS, Filter, Query
@@ -127,16 +127,22 @@ def _search_by_worker(
     settings: Settings, queries: list[Query], limit: int, only: Filter
 ) -> "list[list[Hit]]":
     from warmclip.store.protocol import Hit
-    from warmclip.work.broker import open_broker
+    from warmclip.work.broker import QUICK_ANSWER_S, open_broker
     from warmclip.work.call import call
 
     found = []
-    with open_broker(settings) as connection:
+    with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
         for query in queries:
             question = {"text": query.text, "image": query.image, "limit": limit}
             question |= {"collection": settings.collection, **only.to_dict()}
             answer = call(connection, "search", question)
-            found.append([Hit.from_dict(hit) for hit in answer["hits"]])
+            try:
+                found.append([Hit.from_dict(hit) for hit in answer["hits"]])
+            except (KeyError, TypeError, ValueError, AttributeError) as exc:
+                raise JobFailed(
+                    "a worker's answer in Redis holds no hits: are client and workers of one "
+                    "warmclip?"
+                ) from exc
     return found
 
 

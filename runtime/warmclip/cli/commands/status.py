@@ -18,21 +18,26 @@ def status(
     requeue: Annotated[
         bool, typer.Option("--requeue", help="Give them another chance, and queue them again.")
     ] = False,
+    requeue_failed: Annotated[
+        bool, typer.Option("--requeue-failed", help="Queue the jobs again that failed.")
+    ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Show queues, workers and recent failures."""
     with open_terminal(as_json, verbose) as terminal:
+        from warmclip.work import requeue as again
         from warmclip.work.broker import open_broker
         from warmclip.work.poisoned_files import PoisonedFiles
-        from warmclip.work.producer import requeue_dead
         from warmclip.work.status import read_status
 
         settings = read_settings()
         with open_broker(settings) as connection:
-            if requeue:
-                jobs, images = requeue_dead(connection, settings)
-                show_submitted(terminal, jobs, images)
+            if requeue or requeue_failed:
+                nothing: tuple[list[str], int] = ([], 0)
+                poisoned = again.requeue_poisoned(connection, settings) if requeue else nothing
+                failed = again.requeue_failed(connection) if requeue_failed else nothing
+                show_submitted(terminal, [*poisoned[0], *failed[0]], poisoned[1] + failed[1])
             elif dead:
                 files = [file.to_dict() for file in PoisonedFiles(connection).all()]
                 show_poisoned_files(terminal, files)

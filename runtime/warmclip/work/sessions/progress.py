@@ -216,6 +216,18 @@ class SessionProgress(SessionStore):
 
         self.transact(write, session_key(id_))
 
+    def note_workers(self, session: Session, *, are_there: bool) -> None:
+        """Record whether a worker listens; the rate begins anew, as nobody worked meanwhile."""
+
+        def write(pipe: Pipeline) -> None:
+            now = read_session(pipe, session.id)
+            pipe.multi()
+            if now is not None and now.state == "running":
+                fields: dict[Any, Any] = {"alone": "0" if are_there else "1", "samples": "[]"}
+                pipe.hset(session_key(session.id), mapping=fields)
+
+        self.try_transact(write, session_key(session.id))
+
     def upgrade(self, session: Session) -> None:
         """Bring a record of warmclip 0.1 into today's form.
 

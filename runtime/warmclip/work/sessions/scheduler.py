@@ -21,6 +21,7 @@ from warmclip.work.sessions.progress import (
 )
 from warmclip.work.sessions.scanner import Scanner
 from warmclip.work.sessions.session import Session
+from warmclip.work.status import listening
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _TICK_S = 0.3
 _MOST_JOBS = 96  # that running sessions have in RQ, all together
 _LEAST_JOBS = 8  # that each of them may have
 _STALLED_S = 20.0  # without an outcome, lost jobs are looked for
+_LOOK_EVERY_S = 2.0  # after workers
 _JOIN_S = 5.0
 _LONGEST_PASS_S = 60.0
 _LONGEST_SCAN_S = 600.0  # without a picture
@@ -45,6 +47,7 @@ class SessionScheduler:
         self._leases = ScanLeases(connection)
         self._scanner = Scanner(connection, self._leases, settings)
         self._moved: dict[str, float] = {}  # session -> when it last came further
+        self._looks_at = float("-inf")
         self._passed_at = time.monotonic()
         self._stop = threading.Event()
         self._changed = threading.Event()
@@ -98,6 +101,8 @@ class SessionScheduler:
         self._moved = {each.id: self._moved[each.id] for each in sessions if each.id in self._moved}
         running = sum(session.state == "running" for session in sessions)
         most = max(_LEAST_JOBS, _MOST_JOBS // max(1, running))
+        if running:
+            self._look_for_workers(sessions)
         for session in sessions:
             try:
                 if self.advance_session(session, most):
@@ -136,6 +141,16 @@ class SessionScheduler:
             return False
         outcomes = self._read_outcomes(session, plan.ended)
         return self._progress.take_step(session, plan, outcomes)
+
+    def _look_for_workers(self, sessions: Sequence[Session]) -> None:
+        """Every few seconds: record for people whether a worker listens."""
+        if time.monotonic() < self._looks_at:
+            return
+        self._looks_at = time.monotonic() + _LOOK_EVERY_S
+        are_there = listening(self._progress.queue)
+        for session in sessions:
+            if session.state == "running" and session.is_alone == are_there:
+                self._progress.note_workers(session, are_there=are_there)
 
     def _give_up(self, session: Session, exc: RedisError) -> None:
         """End a session whose record is damaged: it would run for ever."""

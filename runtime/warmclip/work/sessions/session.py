@@ -48,6 +48,7 @@ class Session:
     rescans_asked: int = 0  # how often the folder was posted again
     rescans_done: int = 0  # what that was when the last complete scan began
     samples: Samples = ()
+    is_alone: bool = False  # no worker listened when the scheduler last looked
     queued: int | None = None  # only in records of warmclip 0.1: chunks below it are in RQ
 
     @property
@@ -73,9 +74,16 @@ class Session:
         return self.images is not None and self.rescans_done >= self.rescans_asked
 
     @property
+    def waiting_for_worker(self) -> bool:
+        """Whether it runs, and no worker is there to do its jobs."""
+        return self.state == "running" and self.is_alone
+
+    @property
     def images_per_s(self) -> float | None:
-        """How fast it has been lately; None without an outcome that is fresh."""
-        return rate_at(self.samples, time.time()) if self.state == "running" else None
+        """How fast it has been lately; None without an outcome that is fresh, or a worker."""
+        if self.state != "running" or self.is_alone:
+            return None
+        return rate_at(self.samples, time.time())
 
     @property
     def eta_s(self) -> float | None:
@@ -106,6 +114,7 @@ class Session:
                 error=None if error is None else str(error),
                 images=_number(values["images"]) if "images" in values else None,
                 queued=_number(values["queued"]) if "queued" in values else None,
+                is_alone=values.get("alone") == "1",
                 samples=tuple((float(at), int(n)) for at, n in json.loads(values["samples"])),
                 **{name: _number(values.get(name, "0")) for name in _COUNTS},
             )
