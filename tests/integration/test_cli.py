@@ -195,7 +195,8 @@ def test_help_is_quick() -> None:
         "import sys, warmclip.cli as cli\n"
         "try: cli.app(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'open_clip', 'onnx', 'onnxruntime', 'qdrant_client', 'rq', 'numpy'}\n"
+        "heavy = {'torch', 'open_clip', 'onnx', 'onnxruntime', 'rq', 'numpy'}\n"
+        "heavy |= {'qdrant_client', 'qdrant_edge'}\n"
         "print('LOADED', sorted(heavy & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

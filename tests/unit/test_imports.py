@@ -9,6 +9,7 @@ HEAVY = [
     "onnx",
     "onnxruntime",
     "qdrant_client",
+    "qdrant_edge",
     "rq",
     "numpy",
     "PIL",
