@@ -1,20 +1,22 @@
 """A horse as its worker sees it: a child that was exec'd, and two pipes."""
 
-import contextlib
 import json
 import os
-import select
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from typing import Any
 
+from warmclip.children import ChildProcess
 from warmclip.settings import Settings
 
-_READ_BYTES = 65_536
 _LEAVING_S = 30.0
+_EXITING_S = 1.0  # between a pipe's end and its process's
 _MODULE = "warmclip.work.horse"
+
+LOST_ITS_PIPE = 70  # EX_SOFTWARE
+"""The exit code of a horse that cannot tell its worker anything, as a job closed its pipe."""
+
+_FITS_BYTES = 16 * 1024  # into an empty pipe, on every system
 
 
 class HorseProcess:
@@ -25,95 +27,104 @@ class HorseProcess:
     """
 
     def __init__(
-        self, settings: Settings, *, worker: str, store_owner: int | None, log_json: bool
+        self,
+        settings: Settings,
+        *,
+        worker: str,
+        redis_socket: str | None,
+        store_owner: int | None,
+        log_json: bool,
     ) -> None:
         """Start it; it answers ``ready`` or ``error`` when it has loaded the model.
 
         Args:
             settings: sent through the pipe, as they may hold passwords.
             worker: the name under which RQ knows the worker.
+            redis_socket: of the private Redis, which the worker keeps running.
             store_owner: the embedded store's lock, which the horse inherits.
             log_json: how it logs.
         """
-        from_us, self._commands = os.pipe()
-        self._beats, to_us = os.pipe()
-        os.set_blocking(self._beats, False)
+        from_us, commands_to = os.pipe()
+        messages_from, to_us = os.pipe()
         inherited = [from_us, to_us, *([] if store_owner is None else [store_owner])]
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
+            self._process = ChildProcess(
                 [sys.executable, "-P", "-m", _MODULE, str(from_us), str(to_us)],
-                stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),  # a job that prints shall not mix with answers
+                stderr=None,
+                messages_from=messages_from,
+                commands_to=commands_to,
                 pass_fds=inherited,
-                # Ctrl+C at a terminal reaches the worker alone, which lets its job end.
-                process_group=0,
                 env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
             )
+        except BaseException:
+            os.close(commands_to)
+            os.close(messages_from)
+            raise
         finally:
             os.close(from_us)
             os.close(to_us)
         self.pid = self._process.pid
-        self._unread = b""
-        hello = {"worker": worker, "store_owner": store_owner, "log_json": log_json}
-        self._send(settings.to_json())
-        self._send(json.dumps(hello))
+        self._writer: threading.Thread | None = None
+        hello = {
+            "worker": worker,
+            "redis_socket": redis_socket,
+            "store_owner": store_owner,
+            "log_json": log_json,
+        }
+        self._process.send(settings.to_json())
+        self._process.send(hello)
 
     @property
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return self._process.poll() is None
+        return self._process.is_alive
+
+    def has_left(self) -> bool:
+        """Whether it ends by itself, now that its pipe has ended."""
+        return self._process.wait(_EXITING_S)
 
     def run(self, **job: Any) -> None:
-        """Give it a job; a horse that is dead takes it too, and ``beats`` ends at once."""
-        self._send(json.dumps(job))
+        """Give it a job; a horse that is dead takes it too, and ``messages`` ends at once.
 
-    def beats(self, timeout_s: float) -> Iterator[dict[str, Any]]:
-        """What it has said since the last call; waits for the first word, but no longer.
+        A job that does not fit into the pipe is written by a thread: a horse that was stopped reads
+        nothing, and who watches it must not wait for it.
+        """
+        line = json.dumps(job)
+        if len(line) <= _FITS_BYTES:
+            self._process.send(line)
+            return
+        self._writer = threading.Thread(
+            target=self._process.send, args=(line,), name="warmclip-order", daemon=True
+        )
+        self._writer.start()
+
+    def messages(self, timeout_s: float) -> list[dict[str, Any]]:
+        """What it has said since the last call; waits for the first message, but no longer.
 
         Raises:
             EOFError: it is gone, and has said all.
         """
-        ready, _, _ = select.select([self._beats], [], [], timeout_s)
-        if not ready:
-            return
-        chunk = os.read(self._beats, _READ_BYTES)
-        *lines, self._unread = (self._unread + chunk).split(b"\n")
-        for line in lines:
-            # A job's time-out may strike in the middle of a line: what it garbles is passed by.
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
-        if not chunk:
-            raise EOFError
+        return self._process.read(timeout_s)
 
     def kill(self) -> None:
         """End it now, with all that it started; may be called from any thread, and twice."""
-        if self.is_alive:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # as in ``end``
-                os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
 
     def end(self) -> int:
         """See it and its children to their end, and return its code; a signal is negative.
 
         One that died by itself keeps its own code; one that lives is killed.
         """
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            # Not yet reaped, so the group is still its own. macOS refuses where only it is left.
-            if self._process.returncode is None:
-                os.killpg(self.pid, signal.SIGKILL)
-        return self._process.wait()
+        code = self._process.end()
+        if self._writer is not None:
+            self._writer.join(_EXITING_S)  # its pipe has no reader any more
+        return code
 
     def close(self) -> None:
         """Hang up, and see it leave; one that does not is killed."""
-        if self._commands >= 0:
-            os.close(self._commands)
-            self._commands = -1
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        if self._writer is None or not self._writer.is_alive():
+            self._process.hang_up()
             self._process.wait(_LEAVING_S)
         self.end()
-        if self._beats >= 0:
-            os.close(self._beats)
-            self._beats = -1
-
-    def _send(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._commands, line.encode("ascii") + b"\n")
+        self._process.close()
