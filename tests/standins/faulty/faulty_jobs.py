@@ -93,7 +93,7 @@ def end_children(how: str) -> list[int]:
             os.killpg(pipeline.pid, signal.SIGTERM)
             return [pipeline.wait(20)]
         case _:
-            context = multiprocessing.get_context(how)
+            context: Any = multiprocessing.get_context(how)
             with context.Pool(2) as pool:  # which is terminated at the end of the block
                 pool.map(time.sleep, [0.01] * 4)
             pool.join()
