@@ -15,20 +15,9 @@ from warmclip.settings import Settings
 
 FAULTY = Path(__file__).parents[1] / "standins" / "faulty"
 FUNCTIONS = (
-    *(
-        "sleep",
-        "die",
-        "leave",
-        "hang",
-        "hold",
-        "grind",
-        "eat",
-        "embed",
-        "process",
-        "echo",
-        "answer",
-    ),
-    *("count", "count_and_fail", "close_descriptors", "scribble", "end_children", "leave_child"),
+    *("sleep", "die", "leave", "hang", "hold", "grind", "eat", "embed", "process", "echo"),
+    *("answer", "count", "count_slowly", "count_and_fail", "close_descriptors", "scribble"),
+    *("end_children", "leave_child"),
 )
 
 

@@ -90,7 +90,7 @@ def check(jobs: list[Job], trace: Path, status: JobStatus) -> None:
         assert len(job.results()) == 1
 
 
-@pytest.mark.parametrize(("begin", "end", "code", "function"), cases())
+@pytest.mark.parametrize(("begin", "end", "code", "function"), list(cases()))
 def test_refused_for_a_while(
     rig: Rig, server: RedisServer, begin: str, end: str, code: str, function: str
 ) -> None:

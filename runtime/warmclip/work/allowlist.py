@@ -5,11 +5,13 @@ webhook beside it. What is refused here is recorded as a failed job, with the re
 """
 
 import importlib
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self, cast
 
 from redis.exceptions import ResponseError
@@ -218,7 +220,8 @@ def find_functions(names: Iterable[str]) -> type[AllowedJob]:
     """Import the user's own functions, and return the class of jobs that may name them too.
 
     Args:
-        names: dotted, from WARMCLIP_JOBS. They may be callbacks as well.
+        names: dotted, from WARMCLIP_JOBS; ``*`` stands for the public functions that a module
+            defines, or those in its ``__all__``. They may be callbacks as well.
 
     Raises:
         SettingsError: there is no such module or function, or the module cannot be imported.
@@ -227,19 +230,39 @@ def find_functions(names: Iterable[str]) -> type[AllowedJob]:
     if names:
         # As with `rq worker`, a module beside which it was started; last, so that it hides none.
         sys.path.append(os.getcwd())  # noqa: PTH109 - sys.path holds str
+    listed: set[str] = set()
     for name in names:
-        module, _, function = name.rpartition(".")
+        module_name, _, function = name.rpartition(".")
         try:
-            found = getattr(importlib.import_module(module), function, None)
+            module = importlib.import_module(module_name)
         except Exception as exc:  # whatever the user's module raises
             raise SettingsError(
-                f"WARMCLIP_JOBS: cannot import {module}: {exc!r}; it is looked for among installed "
-                f"packages, in PYTHONPATH, and in {Path.cwd()}"
+                f"WARMCLIP_JOBS: cannot import {module_name}: {exc!r}; it is looked for among "
+                f"installed packages, in PYTHONPATH, and in {Path.cwd()}"
             ) from exc
-        if not callable(found):
-            raise SettingsError(f"WARMCLIP_JOBS: {module} has no function {function}")
+        found = _public_functions(module) if function == "*" else [function]
+        if not found:
+            raise SettingsError(f"WARMCLIP_JOBS: {module_name} defines no public function")
+        for each in found:
+            if not callable(getattr(module, each, None)):
+                raise SettingsError(f"WARMCLIP_JOBS: {module_name} has no function {each}")
+        listed |= {f"{module_name}.{each}" for each in found}
     return type(
         "ListedJob",
         (AllowedJob,),
-        {"allowed": FUNCTIONS | names, "allowed_callbacks": names},
+        {"allowed": FUNCTIONS | listed, "allowed_callbacks": frozenset(listed)},
     )
+
+
+def _public_functions(module: ModuleType) -> list[str]:
+    """What a module offers: not what it has imported from others."""
+    names: list[str] | None = getattr(module, "__all__", None)
+    if names is not None:
+        return [name for name in names if inspect.isroutine(getattr(module, name, None))]
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and inspect.isroutine(value)
+        and getattr(value, "__module__", None) == module.__name__
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 
 from redis import Redis
 from rq.queue import Queue
@@ -56,9 +57,12 @@ class FailureReason:
 
     @classmethod
     def of(cls, exc_string: str | None) -> "FailureReason":
-        """Read it from the last line of a traceback."""
+        """Read it from the end of a traceback; a message may have several lines."""
         lines = (exc_string or "").strip().splitlines()
-        last = lines[-1] if lines else "no reason was recorded"
+        trace = [n for n, line in enumerate(lines) if line.startswith(("Traceback ", '  File "'))]
+        after = lines[trace[-1] + 1 :] if trace else lines
+        said = list(dropwhile(lambda line: line.startswith(" "), after))
+        last = " ".join(said).strip() or "no reason was recorded"
         if "AbandonedJobError" in last:
             return cls("", "its worker died")
         kind, colon, message = last.partition(": ")

@@ -83,19 +83,17 @@ def run_worker(
             policy,
             hang_s=settings.hang_s,
         )
-        worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
         if get_version(connection) < _OLDEST_REDIS:
             raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
+        worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
         try:
-            horse.ensure_ready()
+            worker.start()
             _announce(worker, horse, settings)
             ended_well = worker.run(burst=burst, max_jobs=max_jobs)
         finally:
             horse.close()
     if not ended_well:
-        raise QueueUnreachable(
-            "the worker could not go on, most likely because Redis was lost; its log says why"
-        )
+        raise QueueUnreachable("the worker could not go on; its log says why")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 from rq import worker_registration
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.queue import Queue
 from rq.suspension import is_suspended
@@ -46,6 +48,9 @@ from warmclip.work.rq_worker import HEARTBEAT_EVERY_S, RqWorker
 log = logging.getLogger(__name__)
 
 QUEUES = ("high", "default")
+
+STARTING = "starting"
+"""The state of a worker whose horse loads the model; its record tells how far that is."""
 
 _TWICE_S = 0.3  # signals closer than this are one: a terminal's Ctrl+C may come twice
 _MOST_DEATHS_TO_TELL = 1_000
@@ -77,6 +82,8 @@ class WarmWorker(RqWorker):
         self._clock = ClockWatch(HEARTBEAT_EVERY_S)
         self._deaths_to_tell: deque[tuple[Order, str]] = deque(maxlen=_MOST_DEATHS_TO_TELL)
         self._recorded_horse = 0
+        self._jobs = 0
+        self._is_done = False  # nothing was left to do
         self._heartbeat_at = float("-inf")
         self._problem: Exception | None = None
 
@@ -85,6 +92,23 @@ class WarmWorker(RqWorker):
         """Whether waiting for Redis makes no sense any more."""
         is_stopping = self.was_asked_to_stop or self._problem is not None
         return self._stops_now or (is_stopping and not self.horse_pid)
+
+    def start(self) -> None:
+        """Register as starting, and load the model in a horse.
+
+        Raises:
+            WarmclipError: no horse can be had.
+            RedisError: Redis was lost, or refused commands, for too long.
+        """
+        super().register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        self.set_state(STARTING)
+        try:
+            self._ensure_horse(None)
+        except BaseException:
+            with suppress(RedisError):
+                self.register_death()  # type: ignore[no-untyped-call]  # rq's is not annotated
+            raise
+        self.connection.hdel(self.key, AT)
 
     def run(self, *, burst: bool = False, max_jobs: int | None = None) -> bool:
         """Work until asked to stop, or until there is nothing to do.
@@ -99,7 +123,11 @@ class WarmWorker(RqWorker):
         self.work(burst=burst, max_jobs=max_jobs, with_scheduler=False)
         if self._problem is not None:
             raise self._problem
-        return burst or max_jobs is not None or self.was_asked_to_stop
+        has_enough = max_jobs is not None and self._jobs >= max_jobs
+        return self.was_asked_to_stop or self._is_done or has_enough
+
+    def register_birth(self) -> None:
+        """Leave it at what ``start`` has registered: RQ would take that for another worker's."""
 
     def serialize(self) -> dict[Any, Any]:
         """RQ's record of a worker, and what ours add."""
@@ -117,10 +145,23 @@ class WarmWorker(RqWorker):
     ) -> tuple[Job, Queue] | None:
         """Wait for a job; without a time-out, only look."""
         try:
-            return self._dequeue(timeout, max_idle_time)
-        except (WarmclipError, RedisError) as exc:
+            found = self._dequeue(timeout, max_idle_time)
+        except (WarmclipError, RedisError, OSError) as exc:
             self._problem = exc
             return None
+        self._is_done = found is None and self._horse.pid != 0
+        return found
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Wait while `rq suspend` holds; with nothing else to wait for, leave."""
+        try:
+            super().check_for_suspension(burst)
+        except StopRequested:
+            self._is_done = True
+            raise
+        except (RedisError, OSError) as exc:
+            self._problem = exc
+            raise StopRequested from exc
 
     def _dequeue(
         self, timeout: int | None, max_idle_time: int | None
@@ -190,10 +231,10 @@ class WarmWorker(RqWorker):
             pipeline.hset(self.key, mapping=self.serialize())
             worker_registration.register(self, pipeline)
             super().heartbeat(pipeline=pipeline)
+            if in_flight is not None and in_flight.progress is not None:
+                job_id = running.job.id if running is not None else STARTING
+                pipeline.hset(self.key, AT, json.dumps([job_id, *in_flight.progress]))
             if running is not None:
-                if in_flight is not None and in_flight.progress is not None:
-                    at = [running.job.id, *in_flight.progress]
-                    pipeline.hset(self.key, AT, json.dumps(at))
                 self._recorder.keep_alive(running, pipeline)
             answers = pipeline.execute()
         if running is not None:
@@ -206,6 +247,7 @@ class WarmWorker(RqWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have the horse run a job, and record what becomes of it."""
         assert isinstance(job, AllowedJob)  # noqa: S101 - from ``dequeue_job_and_maintain_ttl``
+        self._jobs += 1
         try:
             self._start_and_run(job, queue)
         except ResponseError as exc:

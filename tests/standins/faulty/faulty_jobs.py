@@ -61,6 +61,17 @@ def count(trace: str, number: int) -> int:
     return number
 
 
+def count_slowly(trace: str, seconds: int) -> int:
+    """Leave a line at the beginning and at the end, and take some time in between."""
+    with Path(trace).open("a", encoding="utf-8") as stream:
+        stream.write("begin\n")
+        stream.flush()
+        for _ in range(seconds * 10):
+            time.sleep(0.1)
+        stream.write("end\n")
+    return seconds
+
+
 def count_and_fail(trace: str, number: int) -> None:
     """The same, and fail."""
     raise ValueError(count(trace, number))
