@@ -19,8 +19,8 @@ from rq.serializers import JSONSerializer
 
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.queues import open_queue
-from warmclip.work.status import listening
+from warmclip.work.status import read_status
+from warmclip.work.worker import STARTING
 
 PATIENCE_S = 60.0  # a worker imports and loads on a busy machine
 
@@ -113,7 +113,7 @@ def start_worker(environment: dict[str, str], *arguments: str, log: Path) -> sub
 def wait_for_worker(process: subprocess.Popen[str], connection: Redis, log: Path) -> None:
     """Wait until this worker listens."""
     deadline = time.monotonic() + PATIENCE_S
-    while not listening(open_queue(connection)):
+    while not any(it.state != STARTING for it in read_status(connection).workers):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)

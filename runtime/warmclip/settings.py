@@ -22,7 +22,7 @@ DecodeRule = Literal["full", "scaled"]
 log = logging.getLogger(__name__)
 
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:([A-Za-z_]\w*|\*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Settings:
     decode: DecodeRule = "full"  # WARMCLIP_DECODE: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
     threads: int = 0  # WARMCLIP_THREADS: of one session; 0: as many as there are usable cores
-    jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... that jobs may name as well
+    jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... or module:*; jobs may name them
     hang_s: int = 30  # WARMCLIP_HANG_SECONDS: without a sign of life, a worker's horse is killed
     max_crashes: int = 2  # WARMCLIP_MAX_CRASHES: in a row, before a provider is quarantined
     token: str | None = field(default=None, repr=False)  # WARMCLIP_TOKEN: of `warmclip serve`
@@ -277,6 +277,7 @@ def _functions(text: str) -> tuple[str, ...]:
     for name in names:
         if not _FUNCTION.fullmatch(name):
             raise SettingsError(
-                f"WARMCLIP_JOBS: {name!r} is not module:function, such as myapp.training:train"
+                f"WARMCLIP_JOBS: {name!r} is not module:function, such as myapp.training:train, or "
+                "myapp.training:* for all that the module defines"
             )
     return tuple(name.replace(":", ".") for name in names)

@@ -13,14 +13,23 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import command, executions, suspension, worker_registration
-from rq.executions import Execution
+from rq import callbacks, command, suspension, worker_registration
+from rq.executions import Execution, ExecutionRegistry
+from rq.group import Group
 from rq.intermediate_queue import IntermediateQueue
-from rq.job import Job
+from rq.job import Job, Retry
 from rq.queue import Queue
-from rq.registry import StartedJobRegistry
+from rq.rate_limit import RateLimitRegistry, release_slot
+from rq.registry import (
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ReadyJobRegistry,
+    StartedJobRegistry,
+)
+from rq.repeat import Repeat
 from rq.results import Result
 from rq.serializers import JSONSerializer
+from rq.timeouts import UnixSignalDeathPenalty
 from rq.worker import Worker
 
 import warmclip.work
@@ -31,16 +40,6 @@ SIGNATURES: dict[Callable[..., Any], tuple[str, str]] = {
     Worker.dequeue_job_and_maintain_ttl: ("self, timeout, max_idle_time", "taking jobs"),
     Worker.execute_job: ("self, job, queue", "giving jobs to the horse"),
     Worker.heartbeat: ("self, timeout, pipeline", "staying known to RQ"),
-    Worker.get_heartbeat_ttl: ("self, job, working_time", "how soon a lost job is found"),
-    Worker.maintain_heartbeats: ("self, job, execution", "long jobs, which would count as lost"),
-    Worker.prepare_execution: ("self, job", "recording that a job runs"),
-    Worker.cleanup_execution: ("self, job, pipeline, execution", "requeueing a job"),
-    Worker.perform_job: ("self, job, queue, execution", "running jobs in the horse"),
-    Worker.handle_exception: ("self, job, exc_info", "logging our own errors in a line"),
-    Worker.handle_job_failure: (
-        "self, job, queue, started_job_registry, exc_string, execution",
-        "failing or retrying the job of a horse that died",
-    ),
     Worker.handle_payload: ("self, message", "commands, which could hit the wrong job"),
     Worker.kill_horse: ("self, sig", "the commands stop-job and kill-horse"),
     Worker.request_stop: ("self, signum, frame", "SIGTERM and SIGINT"),
@@ -50,28 +49,75 @@ SIGNATURES: dict[Callable[..., Any], tuple[str, str]] = {
         "self, exc, pubsub, pubsub_thread",
         "listening to commands again after Redis was away",
     ),
-    Worker.run_maintenance_tasks: ("self", "clearing registries"),
+    Worker._set_ip_address: ("self, connection", "a Redis behind a path with a space in it"),
     Worker.set_shutdown_requested_date: ("self", "showing that a worker was asked to stop"),
     Worker.serialize: ("self", "the record, also after Redis lost its memory"),
     Worker._install_signal_handlers: ("self", "a SIGTERM before RQ expects one"),
     Worker.set_state: ("self, state, pipeline", "the state that rq info shows"),
+    Worker.increment_successful_job_count: ("self, pipeline", "the worker's figures"),
+    Worker.increment_failed_job_count: ("self, pipeline", "the worker's figures"),
+    Worker.increment_total_working_time: (
+        "self, job_execution_time, pipeline",
+        "the worker's figures",
+    ),
     worker_registration.register: ("worker, pipeline", "coming back after Redis lost its memory"),
+    worker_registration.clean_worker_registry: ("queue", "clearing registries"),
     suspension.is_suspended: ("connection, worker", "rq suspend"),
-    Execution.__init__: ("self, id, job_id, connection, worker_name", "the horse's executions"),
+    Execution.__init__: ("self, id, job_id, connection, worker_name", "recording that a job runs"),
+    Execution.save: ("self, ttl, pipeline", "recording that a job runs"),
+    Execution.delete: ("self, job, pipeline", "recording that a job is over"),
+    ExecutionRegistry.add: ("self, execution, ttl, pipeline, xx", "recording that a job runs"),
+    StartedJobRegistry.add_execution: (
+        "self, execution, pipeline, ttl, xx",
+        "recording that a job runs, or still runs",
+    ),
+    FinishedJobRegistry.add: ("self, job, ttl, pipeline, xx", "recording a success"),
+    FailedJobRegistry.add: ("self, job, ttl, exc_string, pipeline", "recording a failure"),
+    Job.prepare_for_execution: ("self, worker_name, pipeline", "recording that a job runs"),
+    Job.heartbeat: ("self, timestamp, ttl, pipeline, xx", "recording that a job still runs"),
+    Job.save: ("self, pipeline, include_meta, include_result", "recording an outcome"),
+    Job.cleanup: ("self, ttl, pipeline, remove_from_queue", "how long a job is kept"),
+    Job.set_status: ("self, status, pipeline", "recording an outcome"),
+    Job.get_result_ttl: ("self, default_ttl", "how long a result is kept"),
+    Job.get_retry_interval: ("self", "retries"),
+    Retry.get_interval: ("count, intervals", "retries that a job asks for"),
+    Repeat.schedule: ("job, queue, pipeline", "repeats"),
+    release_slot: ("job", "rate limits"),
+    Queue.move_dependents_to_ready: (
+        "self, job, pipeline, exclude_job_id, refresh_job_status",
+        "jobs that wait for another one",
+    ),
+    Queue.enqueue_ready_jobs_by_queue: (
+        "self, job_ids_by_queue_name",
+        "jobs that wait for another one",
+    ),
+    Queue.enqueue_dependents: (
+        "self, job, exclude_job_id, refresh_job_status",
+        "jobs that wait for one that failed",
+    ),
+    Queue.schedule_job: ("self, job, datetime, pipeline, unique", "retries with an interval"),
+    Queue.push_job_id: ("self, job_id, pipeline, at_front", "putting jobs back"),
+    Queue.acquire_maintenance_lock: ("self", "clearing registries"),
+    Queue.release_maintenance_lock: ("self", "clearing registries"),
+    ReadyJobRegistry.cleanup: ("self, timestamp, exception_handlers", "clearing registries"),
+    Group.__init__: ("self, connection, name", "jobs of groups that are to leave nothing"),
+    Group.delete_job: ("self, job_id, pipeline", "jobs of groups that are to leave nothing"),
+    Group.clean_registries: ("connection", "clearing registries"),
+    Group.acquire_maintenance_lock: ("connection, timeout", "clearing registries"),
+    RateLimitRegistry.cleanup: ("self", "clearing registries"),
+    callbacks.execute_success_callback: ("job, death_penalty_class, result", "callbacks"),
+    callbacks.execute_failure_callback: ("job, death_penalty_class, exc_info", "callbacks"),
+    UnixSignalDeathPenalty.handle_death_penalty: ("self, signum, frame", "time-outs"),
     Job.restore: ("self, raw_data", "refusing callbacks, webhooks and malformed records"),
     Job.latest_result: ("self, timeout", "reading results within bounds"),
+    Job.to_dict: ("self, include_meta, include_result", "keeping callbacks through a retry"),
+    Job.perform: ("self", "refusing what is not on the list"),
+    Job._deserialize_data: ("self", "refusing pickle"),
     Result.restore: (
         "job_id, result_id, payload, connection, serializer",
         "reading results within bounds",
     ),
-    Job.to_dict: ("self, include_meta, include_result", "keeping callbacks through a retry"),
-    Job.perform: ("self", "refusing what is not on the list"),
-    Job._deserialize_data: ("self", "refusing pickle"),
-    Queue.push_job_id: ("self, job_id, pipeline, at_front", "putting lost jobs back"),
-    StartedJobRegistry.get_job_and_execution_ids: (
-        "self, start, end, desc, cleanup",
-        "finding the jobs of workers that died",
-    ),
+    Result.save: ("self, ttl, pipeline", "recording an outcome"),
     IntermediateQueue.get_job_ids: ("self", "finding jobs between two lists"),
     IntermediateQueue.remove: ("self, job_id", "clearing what was taken"),
 }
@@ -79,7 +125,8 @@ SIGNATURES: dict[Callable[..., Any], tuple[str, str]] = {
 # Function of RQ -> names that it must set, call or read for our override of them to matter.
 USES: dict[Callable[..., Any], tuple[str, str]] = {
     Worker.__init__: (
-        "_stop_requested _stopped_job_id _shutdown_requested_date _horse_pid _is_horse executions",
+        "_stop_requested _stopped_job_id _shutdown_requested_date _horse_pid executions "
+        "_set_ip_address",
         "the worker's own state",
     ),
     Worker.work: (
@@ -90,15 +137,8 @@ USES: dict[Callable[..., Any], tuple[str, str]] = {
     Worker._install_signal_handlers: ("request_stop", "SIGTERM and SIGINT"),
     Worker.check_for_suspension: ("_stop_requested", "stopping a suspended worker"),
     Worker.subscribe: ("handle_payload _pubsub_exception_handler", "commands"),
-    Worker.teardown: ("is_horse register_death unsubscribe", "leaving"),
+    Worker.teardown: ("register_death unsubscribe", "leaving"),
     Worker.register_birth: ("serialize", "the worker's record"),
-    Worker.maintain_heartbeats: ("get_heartbeat_ttl heartbeat", "how soon a lost job is found"),
-    Worker.prepare_job_execution: ("intermediate_queue_key prepare_for_execution", "taking jobs"),
-    Worker.perform_job: ("perform prepare_job_execution _finalize_failure", "running jobs"),
-    Worker.handle_job_failure: (
-        "_stopped_job_id should_retry cleanup_execution _handle_failure retry",
-        "stopping jobs for good, and retrying others",
-    ),
     Worker.set_shutdown_requested_date: ("_shutdown_requested_date", "who is asked to stop"),
     Worker.get_current_job_id: ("execution", "the command stop-job"),
     Worker.request_stop_execution: ("executions _stopped_job_id kill_horse", "stop-execution"),
@@ -108,26 +148,30 @@ USES: dict[Callable[..., Any], tuple[str, str]] = {
     ),
     command.handle_kill_worker_command: ("horse_pid kill_horse", "the command kill-horse"),
     command.handle_shutdown_command: ("getpid kill SIGINT", "the command shutdown"),
-    executions.prepare_execution: ("get_heartbeat_ttl executions set_state", "executions"),
-    executions.cleanup_execution: ("delete executions", "telling that a job is over"),
     Job.__init__: (
         "_success_callback_name _failure_callback_name _stopped_callback_name webhooks "
-        "_dependency_ids",
-        "refusing callbacks and webhooks",
+        "_dependency_ids _func_name _args _kwargs _status",
+        "refusing callbacks, webhooks and calls that are none",
     ),
+    Job.get_status: ("_status", "what a callback and a rate limit read of a job"),
+    callbacks.execute_success_callback: ("success_callback connection", "callbacks"),
+    callbacks.execute_failure_callback: ("failure_callback connection", "callbacks"),
     Result.fetch_latest: ("restore", "reading results within bounds"),
+    Result.save: ("serialize xadd", "recording an outcome"),
     Job.send_webhooks: ("webhooks", "refusing webhooks"),
-    Execution.__init__: ("_job", "the horse's executions"),
+    UnixSignalDeathPenalty.setup_death_penalty: ("handle_death_penalty", "time-outs"),
 }
 
 _OPTIONS = {
     Worker.__init__: "queues name connection job_class serializer worker_ttl "
-    "job_monitoring_interval log_job_description prepare_for_work",
+    "job_monitoring_interval log_job_description",
     Worker.work: "burst max_jobs with_scheduler",
     Job.fetch: "id connection serializer",
     Job.fetch_many: "job_ids connection serializer",
     Queue.all: "connection job_class serializer",
     Queue.__init__: "name connection job_class serializer",
+    Result.__init__: "job_id type connection return_value exc_string worker_name serializer "
+    "execution_id execution_started_at execution_ended_at",
 }
 
 

@@ -14,7 +14,11 @@ from running import Running, environment_of, running_worker
 from warmclip.settings import Settings
 
 FAULTY = Path(__file__).parents[1] / "standins" / "faulty"
-FUNCTIONS = ("sleep", "die", "leave", "hang", "eat", "embed", "process")
+FUNCTIONS = (
+    *("sleep", "die", "leave", "hang", "hold", "grind", "eat", "embed", "process", "echo"),
+    *("answer", "count", "count_slowly", "count_and_fail", "close_descriptors", "scribble"),
+    *("end_children", "leave_child"),
+)
 
 
 class Rig:

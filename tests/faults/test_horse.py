@@ -10,6 +10,7 @@ from rq.job import Retry
 from faults.conftest import Rig, name_of
 from running import Running, eventually, outcome, reason
 from warmclip.errors import HorseDied
+from warmclip.fsutil import is_running
 from warmclip.work.call import call
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.producer import submit_index, watch
@@ -82,9 +83,8 @@ def test_stopped(rig: Rig) -> None:
         ("die", [signal.SIGKILL], "died by signal 9 (SIGKILL), sent by somebody or by a system"),
         ("leave", [3], "left with exit code 3"),
         ("leave", [0], "left with exit code 0"),
-        ("hang", [], "hung: no sign of life for"),
     ],
-    ids=["segv", "kill", "exit-3", "exit-0", "hang"],
+    ids=["segv", "kill", "exit-3", "exit-0"],
 )
 def test_job_of_ones_own_that_kills(
     rig: Rig, function: str, arguments: list[int], said: str
@@ -97,6 +97,98 @@ def test_job_of_ones_own_that_kills(
         assert said in reason(outcome(job, 60))
         job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
         assert job.retries_left == 0
+        works(worker)
+
+
+def test_native_code_of_ones_own(rig: Rig) -> None:
+    """A function of one's own may compute without letting Python run, for as long as its time-out
+    allows, however long a horse may usually be silent.
+    """
+    with rig.worker(WARMCLIP_HANG_SECONDS="5") as worker:
+        before = worker.horse
+        assert worker.run("faulty_jobs.hold", 12, job_timeout=60).return_value == 12
+        assert worker.horse == before
+
+
+def test_native_code_of_ones_own_that_overruns(rig: Rig) -> None:
+    """Its time-out ends it all the same, and the reason names that."""
+    with rig.worker() as worker:
+        job = worker.enqueue("faulty_jobs.grind", job_timeout=3)
+        assert "ran past the job's time-out of 3 s and was killed" in reason(outcome(job, 60))
+        works(worker)
+
+
+def test_our_steps_in_a_job_of_ones_own(rig: Rig) -> None:
+    """What we do in it is watched: a picture that hangs its decoder ends the horse, with the
+    setting that says when.
+    """
+    poison = rig.poison("hang")
+    with rig.worker(WARMCLIP_HANG_SECONDS="5") as worker:
+        said = reason(outcome(worker.enqueue("faulty_jobs.embed", [poison], job_timeout=100), 60))
+        assert "hung: no sign of life for" in said
+        assert "WARMCLIP_HANG_SECONDS" in said
+        assert f"it was decoding '{poison}'" in said
+        works(worker)
+
+
+def test_job_that_closes_descriptors(rig: Rig) -> None:
+    """It fails with that reason, and not as if somebody had killed its horse."""
+    with rig.worker() as worker:
+        said = reason(outcome(worker.enqueue("faulty_jobs.close_descriptors"), 60))
+        assert "closed its pipe to the worker" in said
+        works(worker)
+
+
+def test_job_that_writes_to_descriptors(rig: Rig) -> None:
+    """What it writes there costs nothing: neither its own answer nor the next one."""
+    with rig.worker() as worker:
+        before = worker.horse
+        assert worker.run("faulty_jobs.scribble").return_value == "scribbled"
+        assert worker.horse == before
+        works(worker)
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork", "popen", "shell"])
+def test_children_of_a_job(rig: Rig, how: str) -> None:
+    """They end when a job asks them to, by SIGTERM or SIGINT, as under `rq worker`."""
+    with rig.worker() as worker:
+        job = worker.enqueue("faulty_jobs.end_children", how, job_timeout=60)
+        value = outcome(job, 90).return_value
+        assert value is not None
+        assert set(value) == {-signal.SIGTERM}
+
+
+def test_children_of_a_job_that_is_killed(rig: Rig) -> None:
+    """They end with it."""
+    with rig.worker() as worker:
+        mark = rig.folder / "child"
+        worker.enqueue("faulty_jobs.leave_child", str(mark))
+        eventually(lambda: mark.exists() and mark.read_text())
+        child = int(mark.read_text())
+        worker.kill_horse()
+        eventually(lambda: not is_running(child))
+        works(worker)
+
+
+def test_job_too_large_for_a_pipe(rig: Rig) -> None:
+    """It reaches a horse that was stopped for a moment, and so does its answer come back."""
+    text = "x" * 3_000_000
+    with rig.worker(WARMCLIP_HANG_SECONDS="30") as worker:
+        horse = worker.kill_horse(signal.SIGSTOP)
+        job = worker.enqueue("faulty_jobs.echo", text)
+        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+        worker.kill_horse(signal.SIGCONT)
+        assert outcome(job, 60).return_value == text
+        assert worker.horse == horse
+
+
+def test_result_beyond_measure(rig: Rig) -> None:
+    """It fails its job with the bound, and the horse lives on."""
+    with rig.worker() as worker:
+        horse = worker.horse
+        said = reason(outcome(worker.enqueue("faulty_jobs.answer", 70 * 1024 * 1024), 90))
+        assert "at most 67,108,864 are kept" in said
+        assert worker.horse == horse
         works(worker)
 
 
@@ -117,13 +209,14 @@ def test_out_of_memory(rig: Rig) -> None:
 
 
 def test_overrun(rig: Rig) -> None:
-    """A job that runs past its time in Python is stopped there; its horse stays warm."""
+    """A job that runs past its time in Python is stopped there; the next one has a fresh horse."""
     with rig.worker() as worker:
         before = worker.horse
         result = worker.run("faulty_jobs.sleep", 30, job_timeout=1)
         assert "JobTimeoutException" in reason(result)
-        assert worker.horse == before
         works(worker)
+        assert worker.horse != before
+        assert "is replaced, as a time-out has struck in it" in worker.log.read_text()
 
 
 def test_long_job_with_a_pulse(rig: Rig) -> None:

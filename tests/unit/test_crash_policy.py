@@ -20,9 +20,9 @@ LOAD, RUN = "load coreml", "run coreml"
 
 def died(*calls: str, by: int = SEGV, begun: bool = True, **more: object) -> Death:
     """A death with so much in flight, such as "decode /a.jpg" or "run coreml"."""
-    in_flight = InFlight()
+    in_flight = InFlight("an-execution")
     if begun:
-        in_flight.update({"began": "a-job"})
+        in_flight.update({"began": "an-execution"})
     for number, call in enumerate(calls):
         stage, _, what = call.partition(" ")
         provider = "" if stage == "decode" else what
@@ -45,7 +45,7 @@ IMAGE, UNCLEAR, OTHER = Cause.IMAGE, Cause.UNCLEAR, Cause.OTHER
         (died(A, by=KILL), True, 1, UNCLEAR),
         (died(A, by=KILL), True, 2, IMAGE),  # the third time is a pattern
         (died(A, by=TERM), False, 0, UNCLEAR),
-        (died(A, overran=True, by=KILL), True, 2, OTHER),
+        (died(A, overran_s=180.0, by=KILL), True, 2, OTHER),
         (died("decode "), False, 0, UNCLEAR),  # a picture without a name: nothing to set aside
         (died("decode "), True, 0, OTHER),
         (died(A, B), False, 0, UNCLEAR),
@@ -56,6 +56,7 @@ IMAGE, UNCLEAR, OTHER = Cause.IMAGE, Cause.UNCLEAR, Cause.OTHER
         (died(LOAD), False, 0, OTHER),
         (died(), False, 0, OTHER),
         (died(by=3), False, 0, OTHER),
+        (died(A, by=KILL, has_hung_up=True), False, 0, IMAGE),
     ],
 )
 def test_cause(death: Death, careful: bool, strikes: int, cause: Cause) -> None:
@@ -101,7 +102,7 @@ def consequences(
         (died(LOAD), {}, {"crashed": "coreml", "deaths": 1}),
         (died(RUN), {"crashes": 1}, {"crashed": "coreml", "quarantine": True, "deaths": 1}),
         # A slow job is not the provider's fault.
-        (died(RUN, overran=True), {"crashes": 1}, {"deaths": 1}),
+        (died(RUN, overran_s=180.0), {"crashes": 1}, {"deaths": 1}),
         # In Python code: nobody is blamed.
         (died(), {}, {"deaths": 1}),
         # The fourth death of one attempt ends it.

@@ -11,10 +11,10 @@ import pytest
 from redis import Redis
 from rq.serializers import JSONSerializer
 
-from warmclip.errors import JobRefused
+from warmclip.errors import JobRefused, SettingsError
 from warmclip.settings import Limits, Root, Settings
 from warmclip.work import jobs
-from warmclip.work.allowlist import FUNCTIONS, AllowedJob
+from warmclip.work.allowlist import FUNCTIONS, AllowedJob, find_functions
 from warmclip.work.producer import job_id
 from warmclip.work.queues import FailureReason
 
@@ -184,6 +184,35 @@ def test_refusal_is_not_retried() -> None:
     assert not job.should_retry
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def one(): ...\ndef two(): ...\ndef _private(): ...\nfrom os import system\nX = 3\n",
+         {"one", "two"}),
+        ("__all__ = ['one', 'X']\ndef one(): ...\ndef two(): ...\nX = 3\n", {"one"}),
+        ("async def later(): ...\nclass Kind: ...\n", {"later"}),
+    ],
+)  # fmt: skip
+def test_all_functions_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, expected: set[str]
+) -> None:
+    """``module:*`` lists what the module defines and offers, not what it has imported."""
+    name = f"jobs_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = find_functions([f"{name}.*"])
+    assert kind.allowed - FUNCTIONS == {f"{name}.{function}" for function in expected}
+    assert kind.allowed_callbacks == kind.allowed - FUNCTIONS
+
+
+def test_module_without_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``module:*`` that lists nothing is a mistake."""
+    (tmp_path / "no_jobs_here.py").write_text("X = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match="no_jobs_here defines no public function"):
+        find_functions(["no_jobs_here.*"])
+
+
 def test_job_ids_follow_from_the_work() -> None:
     """The same paths in any order are one job; another collection or path is another."""
     paths = ["/a.jpg", "/b.jpg", os.fsdecode(b"/caf\xe9.jpg")]
@@ -199,6 +228,12 @@ def test_job_ids_follow_from_the_work() -> None:
     [
         ("Traceback ...\nwarmclip.errors.JobRefused: 3 texts: too many\n",
          "JobRefused: 3 texts: too many"),
+        ('Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\n    ^^^\n'
+         "ValueError: two\nlines: of it\n  and an indented one\n",
+         "ValueError: two lines: of it   and an indented one"),
+        ('ValueError: first\n\nThe above ...\n\nTraceback (most recent call last):\n'
+         '  File "a.py", line 1, in f\n    g()\nKeyError: second\n', "KeyError: second"),
+        ("warmclip.errors.HorseDied: the horse died", "HorseDied: the horse died"),
         ("Moved to FailedJobRegistry, due to AbandonedJobError, at 2026", "its worker died"),
         ("MemoryError", "MemoryError"),
         ("", "no reason was recorded"),
@@ -206,5 +241,5 @@ def test_job_ids_follow_from_the_work() -> None:
     ],
 )  # fmt: skip
 def test_reason_of_a_failure(text: str | None, expected: str) -> None:
-    """The last line of a traceback says what and why."""
+    """The end of a traceback says what and why, in one line or several."""
     assert str(FailureReason.of(text)) == expected

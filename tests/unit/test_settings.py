@@ -114,5 +114,5 @@ def test_settings_through_a_pipe() -> None:
 
 def test_functions_of_ones_own() -> None:
     """They are named as Python's entry points are, and known as RQ names them."""
-    settings = Settings.from_env({"WARMCLIP_JOBS": "myapp.training:train, other:run"})
-    assert settings.jobs == ("myapp.training.train", "other.run")
+    settings = Settings.from_env({"WARMCLIP_JOBS": "myapp.training:train, other:run, all:*"})
+    assert settings.jobs == ("myapp.training.train", "other.run", "all.*")

@@ -1,26 +1,19 @@
 """The connection to Redis: the one that REDIS_URL names, else the private one."""
 
-import copy
-import logging
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.settings import Settings, without_password
+from warmclip.work.patience import LOST, Patience, refusal
 from warmclip.work.private_redis import PrivateRedis
-
-log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 30.0  # of one command; RQ's worker raises it where it waits for jobs
@@ -28,39 +21,23 @@ QUICK_ANSWER_S = 2.5
 """The same for questions, whose longest command waits for one second."""
 
 _HEALTH_CHECK_S = 30
-_TOLD_AT = 5  # attempts: a second and a half
+_LAZY_PATIENCE_S = 600.0  # a user's function has a time-out of its own
 
-
-class Patience(ExponentialBackoff):
-    """Waits between the attempts of one command, for so long in all."""
-
-    def __init__(self, patience_s: float, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Patience of a connection.
-
-        Args:
-            patience_s: after which a command that still fails raises.
-            given_up: asked between attempts; once it says so, the command raises at once.
-        """
-        super().__init__(cap=1.0, base=0.05)
-        self._patience_s = patience_s
-        self._given_up = given_up
-        self._deadline = 0.0
-
-    def reset(self) -> None:
-        """A command begins."""
-        self._deadline = time.monotonic() + self._patience_s
-
-    def compute(self, failures: int) -> float:
-        """Seconds until the next attempt; called while the error of the last is handled."""
-        error = sys.exception()
-        if error is not None and (time.monotonic() > self._deadline or self._given_up()):
-            raise error
-        if failures == _TOLD_AT:
-            log.warning("no answer from Redis (%s); trying again", error)
-        return super().compute(failures)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return copy.copy(self)  # each connection counts for itself, and asks the same question
+# Options of an address that say how to connect. Others are refused: some would change what is read
+# from Redis (decode_responses, encoding, protocol), and a misspelt one would be passed over.
+_OPTIONS = frozenset(
+    {
+        *("db", "username", "password", "client_name", "health_check_interval"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "retry_on_timeout"),
+    }
+)
+_TLS_OPTIONS = frozenset(
+    {
+        *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
+        *("ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers"),
+        *("ssl_validate_ocsp", "ssl_validate_ocsp_stapled"),
+    }
+)
 
 
 @contextmanager
@@ -72,7 +49,7 @@ def open_broker(
 ) -> Iterator[Redis]:
     """Connect to Redis, starting the private one if no URL is set and none runs yet.
 
-    An answer that fails to come inside the ``with`` block is translated too.
+    An answer that fails to come inside the ``with`` block, or a refusal, is translated too.
 
     Args:
         settings: REDIS_URL, or the home of the private Redis.
@@ -81,7 +58,8 @@ def open_broker(
             questions for people takes ``QUICK_ANSWER_S``, and is told of a frozen Redis in time.
 
     Raises:
-        QueueUnreachable: no answer; the message has the address, without its password.
+        QueueUnreachable: no answer, or Redis refuses what is asked of it; the message has the
+            address, without its password.
         SettingsError: REDIS_URL or WARMCLIP_HOME cannot be used.
     """
     with ExitStack() as stack:
@@ -94,18 +72,34 @@ def open_broker(
             url, address = settings.redis_url, without_password(settings.redis_url)
             path = ""
         # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
-        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3, LOST)
         with _connect(url, path, soon, timeout_s=_CONNECT_TIMEOUT_S) as probe:
             try:
                 probe.ping()
-            except RedisError as exc:
+            except (RedisError, OSError) as exc:
                 raise _unreachable(address, exc) from exc
-        retry = Retry(patience, -1) if patience is not None else soon
-        connection = stack.enter_context(_connect(url, path, retry, timeout_s=answer_s))
+        connection = stack.enter_context(_connect(url, path, patience or soon, timeout_s=answer_s))
         try:
             yield connection
-        except (RedisConnectionError, RedisTimeoutError) as exc:
+        except RedisError as exc:
+            if refusal(exc) is None and not isinstance(exc, LOST):
+                raise
             raise _unreachable(address, exc) from exc
+
+
+@contextmanager
+def connect_lazily(settings: Settings, socket: str | None) -> Iterator[Redis]:
+    """A connection for a process that may never need it: the first command makes it.
+
+    Args:
+        settings: REDIS_URL.
+        socket: of the private Redis, which another process keeps running; None: by the URL.
+    """
+    patience = Patience(_LAZY_PATIENCE_S)
+    with _connect(
+        settings.redis_url, socket or "", patience, timeout_s=_ANSWER_TIMEOUT_S
+    ) as connection:
+        yield connection
 
 
 BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError,)
@@ -122,6 +116,7 @@ def as_ours(settings: Settings, exc: Exception) -> QueueUnreachable:
 def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> Redis:
     if url is None:
         return Redis(unix_socket_path=path, socket_timeout=timeout_s, retry=retry)
+    _check_options(url)
     try:
         return Redis.from_url(
             url,
@@ -137,6 +132,24 @@ def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> R
         ) from None
 
 
+def _check_options(url: str) -> None:
+    """Refuse what an address says beyond how to connect.
+
+    Raises:
+        SettingsError: naming the option, not its value.
+    """
+    parts = urlsplit(url)
+    known = _OPTIONS | _TLS_OPTIONS if parts.scheme == "rediss" else _OPTIONS
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name in _TLS_OPTIONS - known:
+            raise SettingsError(f"REDIS_URL has the option {name!r}, which is for rediss:// only")
+        if name not in known:
+            raise SettingsError(
+                f"REDIS_URL has the option {name!r}, which is not accepted here; use "
+                f"{', '.join(sorted(known))}"
+            )
+
+
 def _over_network(url: str) -> dict[str, float | bool]:
     if url.startswith("unix:"):
         return {}
@@ -144,6 +157,11 @@ def _over_network(url: str) -> dict[str, float | bool]:
 
 
 def _unreachable(address: str, exc: Exception) -> QueueUnreachable:
+    if (refused := refusal(exc)) is not None:
+        return QueueUnreachable(
+            f"Redis at {address} refuses what is asked of it ({refused}); look at its memory, its "
+            "disk, and the rights of its user, then try again. Nothing that is queued is lost"
+        )
     if "certificate" in str(exc):
         return QueueUnreachable(
             f"Redis at {address} shows a certificate that is not trusted ({exc}); name the "

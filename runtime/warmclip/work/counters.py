@@ -4,7 +4,8 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ResponseError
 
-from warmclip.work.queues import answers_of, is_wrong_type, text_of, warn_once
+from warmclip.work.patience import is_wrong_type
+from warmclip.work.queues import answers_of, text_of, warn_once
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:totals"

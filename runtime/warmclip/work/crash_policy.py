@@ -39,14 +39,20 @@ class Death:
     in_flight: InFlight
     provider: str  # that computed, else that of its image tower; empty before it had one
     hung_s: float | None = None  # killed by us, after so long a silence
-    overran: bool = False  # killed by us, as the job's time was up
+    overran_s: float | None = None  # killed by us, as it ran past a time-out of so long
+    has_hung_up: bool = False  # killed by us, as it closed its pipe and lived on
     on_command: bool = False  # killed by us, as somebody asked for it
     said: str = ""  # why it left by itself, in its own words
 
     @property
+    def overran(self) -> bool:
+        """Whether the job's time was up."""
+        return self.overran_s is not None
+
+    @property
     def from_outside(self) -> bool:
         """Whether somebody else may have killed it."""
-        killed_by_us = self.hung_s is not None or self.overran
+        killed_by_us = self.hung_s is not None or self.overran or self.has_hung_up
         return not killed_by_us and -self.returncode in _FROM_OUTSIDE
 
     @property
@@ -57,11 +63,16 @@ class Death:
 
     def __str__(self) -> str:
         if self.hung_s is not None:
-            how = f"hung: no sign of life for {self.hung_s:.0f} s, so it was killed"
+            how = (
+                f"hung: no sign of life for {self.hung_s:.0f} s, so it was killed "
+                "(WARMCLIP_HANG_SECONDS says how long it may be silent)"
+            )
+        elif self.overran_s is not None:
+            how = f"ran past the job's time-out of {self.overran_s:.0f} s and was killed"
+        elif self.has_hung_up:
+            how = "closed its pipe to the worker, as a job may that closes descriptors"
         elif self.said:
             how = f"left: {self.said}"
-        elif self.overran:
-            how = "ran past the job's time and was killed"
         elif self.on_command:
             how = "was killed on command"
         elif self.returncode < 0:
@@ -243,17 +254,17 @@ class Attempt:
     def __init__(self, policy: CrashPolicy, job: Job) -> None:
         self.careful = False
         self._policy = policy
-        self._job = job
+        self._attempted = job
         self._deaths = 0
 
     def on_crash(self, death: Death) -> bool:
         """Decide what follows, and do it; returns whether to run the job again at once."""
         consequences = self._policy.decide(
-            death, careful=self.careful, deaths=self._deaths, is_ours=is_ours(self._job)
+            death, careful=self.careful, deaths=self._deaths, is_ours=is_ours(self._attempted)
         )
         self.careful = consequences.careful
         self._deaths = consequences.deaths
-        return self._policy.apply(consequences, death, self._job) and consequences.run_again
+        return self._policy.apply(consequences, death, self._attempted) and consequences.run_again
 
 
 def is_ours(job: Job) -> bool:

@@ -4,15 +4,25 @@ RQ keeps the record of a worker that was killed for minutes. Ours also name the 
 horse, so that whoever runs on the same machine sees at once that both are gone.
 """
 
+import contextlib
+import logging
+import os
+import signal
 import socket
+import subprocess
 import uuid
 from functools import cache
 from pathlib import Path
 
 from redis import Redis
+from redis.exceptions import ResponseError
+from rq.worker import Worker
 
 from warmclip.fsutil import is_running
+from warmclip.work.patience import is_wrong_type
 from warmclip.work.queues import text_of
+
+log = logging.getLogger(__name__)
 
 HORSE = "horse"
 """The field of a worker's record that holds its horse's process."""
@@ -21,6 +31,8 @@ AT = "at"
 """The field that holds how far its job is: the job's id, done, total, stage."""
 
 _MACHINE = "machine"
+_PACKAGE = "warmclip"
+_HORSE_MODULE = "warmclip.work.horse"
 
 
 @cache
@@ -49,12 +61,53 @@ def is_gone(connection: Redis, worker_key: str, *, with_horse: bool = False) -> 
         worker_key: of its record.
         with_horse: only if its horse is gone too; it may be at its last job.
     """
-    values = connection.hmget(worker_key, _MACHINE, "pid", HORSE)
+    try:
+        values = connection.hmget(worker_key, _MACHINE, "pid", HORSE)
+    except ResponseError as exc:
+        if not is_wrong_type(exc):
+            raise
+        return False  # somebody else's key: nothing is known of such a worker
     machine, pid, horse = (text_of(value or "") for value in values)
     if machine != this_machine() or not _is_pid(pid):
         return False
     pids = [int(pid), *([int(horse)] if with_horse and _is_pid(horse) else [])]
     return not any(map(is_running, pids))
+
+
+def end_leftover_horses(connection: Redis) -> bool:
+    """Kill the horses of this machine whose workers are gone; returns whether there were any.
+
+    Such a horse leaves by itself, unless it is in native code that lets no Python run.
+    """
+    found = False
+    for name in connection.smembers(Worker.redis_workers_keys):
+        key = text_of(name)
+        if is_gone(connection, key) and not is_gone(connection, key, with_horse=True):
+            horse = int(text_of(connection.hget(key, HORSE) or "0"))
+            if _is_leftover(horse):
+                log.warning("the horse %d has outlived its worker, and is killed", horse)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(horse, signal.SIGKILL)
+                found = True
+    return found
+
+
+def _is_leftover(pid: int) -> bool:
+    """Whether a process is a horse, and no child of a worker: numbers are used again."""
+    parent, command = _parent_and_command(pid)
+    _, command_of_parent = _parent_and_command(parent)
+    return _HORSE_MODULE in command and _PACKAGE not in command_of_parent
+
+
+def _parent_and_command(pid: int) -> tuple[int, str]:
+    done = subprocess.run(  # noqa: S603 - a number
+        ["ps", "-o", "ppid=,command=", "-p", str(pid)],  # noqa: S607 - wherever the system has it
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    parent, _, command = done.stdout.strip().partition(" ")
+    return int(parent or "0"), command
 
 
 def _is_pid(text: str) -> bool:

@@ -6,8 +6,7 @@ chance, and ``warmclip status --requeue`` gives one to all.
 
 import json
 import os
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,23 +55,31 @@ class PoisonedFile:
 
 
 class PoisonedFiles:
-    """All of them; may be read from several threads."""
+    """All of them, in Redis."""
 
     def __init__(self, connection: Redis) -> None:
         self._connection = connection
-        self._lock = threading.Lock()
-        self._known: dict[bytes, PoisonedFile] | None = None
+        self._known: tuple[PoisonedFile, ...] = ()
+        self._known_count = 0
 
     def add(self, file: PoisonedFile) -> bool:
         """Set a picture aside; False if there are too many already."""
         if self.count() >= _MOST:
             return False
         self._connection.hset(_KEY, _field(file.path), json.dumps(file.to_dict()))
+        self._known_count = -1
         return True
 
     def count(self) -> int:
         """How many there are."""
         return self._connection.hlen(_KEY)
+
+    def known(self) -> tuple[PoisonedFile, ...]:
+        """Every one; the same tuple as before as long as their number is the same."""
+        count = self.count()
+        if count != self._known_count:
+            self._known, self._known_count = tuple(self.all()), count
+        return self._known
 
     def all(self) -> list[PoisonedFile]:
         """Every one, the oldest first."""
@@ -92,17 +99,20 @@ class PoisonedFiles:
         if fields := [_field(path) for path in paths]:
             (self._connection if pipeline is None else pipeline).hdel(_KEY, *fields)
 
-    def refresh(self) -> None:
-        """Look again, at the next question, what there is."""
-        with self._lock:
-            self._known = None
+
+class KnownPoisonedFiles:
+    """What a horse was told of them; read from its decode threads."""
+
+    def __init__(self) -> None:
+        self._known: Mapping[bytes, PoisonedFile] = {}
+
+    def replace(self, files: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what the worker knows now."""
+        self._known = {_field(file["path"]): PoisonedFile(**file) for file in files}
 
     def reason(self, path: str) -> str | None:
         """Why a picture is not to be decoded, or None if it may be."""
-        with self._lock:
-            if self._known is None:
-                self._known = self._read_all()
-            file = self._known.get(_field(path)) if self._known else None
+        file = self._known.get(_field(path)) if self._known else None
         if file is None or _state(path) != (file.size_bytes, file.mtime_ns):
             return None
         return f"was set aside: {file.reason} (`warmclip status --dead`)"

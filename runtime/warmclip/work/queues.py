@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import dropwhile
 from typing import Any
 
 from redis import Redis
@@ -15,6 +16,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.patience import is_wrong_type
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +99,6 @@ def forget_jobs(pipeline: Pipeline, queue: Queue, ids: Sequence[str]) -> None:
         pipeline.delete(AllowedJob.key_for(id_), results, executions)
 
 
-def is_wrong_type(exc: Exception) -> bool:
-    """Whether a key holds what is not ours, as opposed to a Redis that refuses the command."""
-    return "WRONGTYPE" in str(exc) or "is not an integer" in str(exc)
-
-
 @lru_cache(maxsize=_MOST_WARNINGS)
 def warn_once(message: str) -> None:
     """Log what is met again and again, once."""
@@ -122,9 +119,12 @@ class FailureReason:
 
     @classmethod
     def of(cls, exc_string: str | None) -> "FailureReason":
-        """Read it from the last line of a traceback."""
+        """Read it from the end of a traceback; a message may have several lines."""
         lines = (exc_string or "").strip().splitlines()
-        last = lines[-1] if lines else "no reason was recorded"
+        trace = [n for n, line in enumerate(lines) if line.startswith(("Traceback ", '  File "'))]
+        after = lines[trace[-1] + 1 :] if trace else lines
+        said = list(dropwhile(lambda line: line.startswith(" "), after))
+        last = " ".join(said).strip() or "no reason was recorded"
         if "AbandonedJobError" in last:
             return cls("", "its worker died")
         kind, colon, message = last.partition(": ")

@@ -1,4 +1,4 @@
-"""RQ's worker as the worker and its horse use it: jobs in JSON, and what is private in RQ.
+"""RQ's worker as ours uses it: jobs in JSON, no process title, and what is private in RQ.
 
 RQ's private attributes are reached through the names here, which are RQ's without the underscore.
 ``tests/contract/test_rq_names.py`` tells when a release of RQ does without one.
@@ -8,22 +8,18 @@ import socket
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from redis import Redis
-from rq.executions import Execution
-from rq.job import Job
-from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from warmclip.errors import WarmclipError
 from warmclip.work.allowlist import AllowedJob
 
 HEARTBEAT_EVERY_S = 5
 """How often a worker tells Redis that it and its job are alive."""
 
-_LIFE_S = 30  # of a job's record as started, after its last heartbeat: six may be missed
+LIFE_S = 90
+"""How long a job counts as started after its last heartbeat, as with RQ's own workers."""
 
 _WORKER_TTL_S = 60  # RQ keeps the record of a worker that died for a minute longer
 
@@ -34,31 +30,21 @@ def new_name() -> str:
 
 
 class RqWorker(Worker):
-    """An RQ worker for the jobs of the allow-list, in JSON, that never changes its title."""
+    """An RQ worker for the jobs of the allow-list, in JSON."""
 
     log_result_lifespan = False
 
-    def __init__(
-        self,
-        queues: Sequence[str],
-        *,
-        name: str,
-        connection: Redis,
-        job_class: type[AllowedJob] = AllowedJob,
-        is_horse: bool = False,
-    ) -> None:
+    def __init__(self, queues: Sequence[str], *, name: str, connection: Redis) -> None:
         super().__init__(
             list(queues),
             name=name,
             connection=connection,
-            job_class=job_class,
+            job_class=AllowedJob,
             serializer=JSONSerializer,
             worker_ttl=_WORKER_TTL_S,
             job_monitoring_interval=HEARTBEAT_EVERY_S,
             log_job_description=False,  # arguments are not for the log: they may be searches
-            prepare_for_work=not is_horse,
         )
-        self._is_horse = is_horse
 
     # What RQ keeps to itself
 
@@ -99,28 +85,16 @@ class RqWorker(Worker):
 
     # What RQ lets be overridden
 
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - rq's
-        """How long a job counts as started after a heartbeat, seconds."""
-        return _LIFE_S
+    def _set_ip_address(self, connection: Redis) -> None:
+        """Ask Redis for this worker's address; through a socket there is none.
+
+        Redis answers with the path of the socket then, and redis-py cannot read an answer with a
+        space or a line break in it.
+        """
+        if "path" in connection.connection_pool.connection_kwargs:
+            self.ip_address = "unknown"
+        else:
+            super()._set_ip_address(connection)
 
     def procline(self, message: str) -> None:
         """Keep the process's title: setproctitle loads frameworks on macOS."""
-
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log what went wrong: our own errors say it in a line."""
-        if isinstance(exc_info[1], WarmclipError):
-            self.log.error("job %s failed: %s", job.id, exc_info[1])
-        else:
-            super().handle_exception(job, *exc_info)
-
-    def handle_job_failure(
-        self,
-        job: Job,
-        queue: Queue,
-        started_job_registry: object = None,
-        exc_string: str = "",
-        execution: Execution | None = None,
-    ) -> None:
-        """Record a failure, even one whose text cannot be UTF-8, as a file's name may not be."""
-        text = exc_string.encode("utf-8", "backslashreplace").decode("utf-8")
-        super().handle_job_failure(job, queue, started_job_registry, text, execution)

@@ -9,17 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from redis import Redis
 from rq.utils import get_version
 
-from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld
+from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld, StoreUnreachable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.logs import is_json
 from warmclip.settings import Settings
 from warmclip.store.embedded_lock import lock_store
-from warmclip.work.broker import Patience, open_broker
+from warmclip.work.broker import open_broker
 from warmclip.work.crash_policy import CrashPolicy
 from warmclip.work.horse.process import HorseProcess
 from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.liveness import end_leftover_horses
+from warmclip.work.patience import Patience
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.rq_worker import new_name
 from warmclip.work.worker import QUEUES, WarmWorker
@@ -28,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _REDIS_PATIENCE_S = 600.0
 _STORE_PATIENCE_S = 60.0
+_LEAVES_BY_ITSELF_S = 8.0  # a horse whose worker is gone
 _OLDEST_REDIS = (6, 2)  # LMOVE
 
 
@@ -59,53 +63,72 @@ def run_worker(
     worker: WarmWorker | None = None
     name = new_name()
     patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
-    with open_broker(settings, patience) as connection, _store_owner(settings) as owner:
+    with (
+        open_broker(settings, patience) as connection,
+        _store_owner(settings, connection) as owner,
+    ):
         policy = CrashPolicy(
             PoisonedFiles(connection),
             Quarantine(settings.home),
             max_crashes=settings.max_crashes,
         )
         horse = WarmHorse(
-            lambda: HorseProcess(settings, worker=name, store_owner=owner, log_json=is_json()),
+            lambda: HorseProcess(
+                settings,
+                worker=name,
+                redis_socket=connection.connection_pool.connection_kwargs.get("path"),
+                store_owner=owner,
+                log_json=is_json(),
+            ),
             policy,
             hang_s=settings.hang_s,
         )
-        worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
         if get_version(connection) < _OLDEST_REDIS:
             raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
+        worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
         try:
-            horse.ensure_ready()
+            worker.start()
             _announce(worker, horse, settings)
             ended_well = worker.run(burst=burst, max_jobs=max_jobs)
         finally:
             horse.close()
     if not ended_well:
-        raise QueueUnreachable(
-            "the worker could not go on, most likely because Redis was lost; its log says why"
-        )
+        raise QueueUnreachable("the worker could not go on; its log says why")
 
 
 @contextmanager
-def _store_owner(settings: Settings) -> Iterator[int | None]:
+def _store_owner(settings: Settings, connection: Redis) -> Iterator[int | None]:
     """The embedded store's lock, held by this process for its horses; None with a server.
 
-    A worker that was killed may have left a horse that ends its last job: it is waited for.
+    A worker that was killed may have left a horse: it leaves within seconds, or is ended here.
+
+    Raises:
+        StoreHeld: a living process owns it.
+        StoreUnreachable: a horse without a worker holds it, and does not end.
     """
     if settings.qdrant_url is not None:
         yield None
         return
-    deadline = time.monotonic() + _STORE_PATIENCE_S
-    waits = False
+    started = time.monotonic()
+    told = ended = False
     while True:
         try:
             owner = lock_store(settings.embedded_store)
             break
         except StoreHeld as exc:
-            if exc.by_the_living or time.monotonic() > deadline:
+            waited_s = time.monotonic() - started
+            if exc.by_the_living:
                 raise
-            if not waits:
-                log.info("waiting for the last job of a worker that was killed")
-            waits = True
+            if waited_s > _STORE_PATIENCE_S:
+                raise StoreUnreachable(
+                    f"the embedded store {settings.embedded_store} is held by a horse whose worker "
+                    "was killed; start again when it has ended"
+                ) from exc
+            if not told:
+                log.info("waiting for the horse of a worker that was killed")
+            if waited_s > _LEAVES_BY_ITSELF_S and not ended:
+                ended = end_leftover_horses(connection)
+            told = True
             time.sleep(0.2)
     try:
         yield owner

@@ -4,38 +4,44 @@ This process imports neither onnxruntime nor numpy, Pillow or Qdrant's client, a
 horse is exec'd once and kept.
 """
 
+import base64
 import json
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 from rq import worker_registration
-from rq.exceptions import NoSuchJobError
-from rq.executions import Execution
-from rq.job import Job, JobStatus
+from rq.exceptions import StopRequested
+from rq.job import Job
 from rq.queue import Queue
 from rq.suspension import is_suspended
 from rq.utils import now
 from rq.worker import WorkerStatus
 
 from warmclip.errors import WarmclipError
+from warmclip.work.allowlist import AllowedJob
+from warmclip.work.clock import ClockWatch
 from warmclip.work.counters import increment
-from warmclip.work.crash_policy import CrashPolicy, Death
+from warmclip.work.crash_policy import CrashPolicy, Death, is_ours
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.horse.in_flight import InFlight
-from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.horse.report import JobReport
+from warmclip.work.horse.warm_horse import Order, WarmHorse
 from warmclip.work.liveness import AT, HORSE, worker_fields
+from warmclip.work.patience import LOST, is_wrong_type, refusal
+from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.recorder import STOPPED, JobRecorder, Running
 from warmclip.work.recovery import OrphanRecovery
 from warmclip.work.rq_worker import HEARTBEAT_EVERY_S, RqWorker
 
@@ -43,8 +49,11 @@ log = logging.getLogger(__name__)
 
 QUEUES = ("high", "default")
 
-_GRACE_S = 5.0  # beyond a job's time-out, which its own process should have noticed
+STARTING = "starting"
+"""The state of a worker whose horse loads the model; its record tells how far that is."""
+
 _TWICE_S = 0.3  # signals closer than this are one: a terminal's Ctrl+C may come twice
+_MOST_DEATHS_TO_TELL = 1_000
 
 
 class WarmWorker(RqWorker):
@@ -65,17 +74,41 @@ class WarmWorker(RqWorker):
         self._job_lock = threading.RLock()  # commands come from another thread, each for one job
         self._horse = horse
         self._policy = policy
+        self._poisoned_files = PoisonedFiles(connection)
         self._supervisor = supervisor
+        self._recorder = JobRecorder(self)
         self._dequeuer = Dequeuer(self.queues)
-        self._recovery = OrphanRecovery(self.queues)
+        self._recovery = OrphanRecovery(self.queues, self._recorder, self._on_given_up)
+        self._clock = ClockWatch(HEARTBEAT_EVERY_S)
+        self._deaths_to_tell: deque[tuple[Order, str]] = deque(maxlen=_MOST_DEATHS_TO_TELL)
         self._recorded_horse = 0
-        self._registered_at = self._heartbeat_at = float("-inf")
+        self._jobs = 0
+        self._is_done = False  # nothing was left to do
+        self._heartbeat_at = float("-inf")
         self._problem: Exception | None = None
 
     @property
     def gives_up(self) -> bool:
         """Whether waiting for Redis makes no sense any more."""
-        return self._stops_now or (self.was_asked_to_stop and not self.horse_pid)
+        is_stopping = self.was_asked_to_stop or self._problem is not None
+        return self._stops_now or (is_stopping and not self.horse_pid)
+
+    def start(self) -> None:
+        """Register as starting, and load the model in a horse.
+
+        Raises:
+            WarmclipError: no horse can be had.
+            RedisError: Redis was lost, or refused commands, for too long.
+        """
+        super().register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        self.set_state(STARTING)
+        try:
+            self._ensure_horse(None)
+        except BaseException:
+            with suppress(RedisError):
+                self.register_death()  # type: ignore[no-untyped-call]  # rq's is not annotated
+            raise
+        self.connection.hdel(self.key, AT)
 
     def run(self, *, burst: bool = False, max_jobs: int | None = None) -> bool:
         """Work until asked to stop, or until there is nothing to do.
@@ -84,16 +117,26 @@ class WarmWorker(RqWorker):
 
         Raises:
             WarmclipError: no horse can be had any more.
+            RedisError: Redis was lost, or refused commands, for too long.
         """
         self.install_signal_handlers()
         self.work(burst=burst, max_jobs=max_jobs, with_scheduler=False)
         if self._problem is not None:
             raise self._problem
-        return burst or max_jobs is not None or self.was_asked_to_stop
+        has_enough = max_jobs is not None and self._jobs >= max_jobs
+        return self.was_asked_to_stop or self._is_done or has_enough
+
+    def register_birth(self) -> None:
+        """Leave it at what ``start`` has registered: RQ would take that for another worker's."""
 
     def serialize(self) -> dict[Any, Any]:
         """RQ's record of a worker, and what ours add."""
         return super().serialize() | worker_fields(self._horse.pid)
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Never: ``OrphanRecovery`` does what RQ does here."""
+        return False
 
     # Dequeuing
 
@@ -101,12 +144,35 @@ class WarmWorker(RqWorker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
         """Wait for a job; without a time-out, only look."""
+        try:
+            found = self._dequeue(timeout, max_idle_time)
+        except (WarmclipError, RedisError, OSError) as exc:
+            self._problem = exc
+            return None
+        self._is_done = found is None and self._horse.pid != 0
+        return found
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Wait while `rq suspend` holds; with nothing else to wait for, leave."""
+        try:
+            super().check_for_suspension(burst)
+        except StopRequested:
+            self._is_done = True
+            raise
+        except (RedisError, OSError) as exc:
+            self._problem = exc
+            raise StopRequested from exc
+
+    def _dequeue(
+        self, timeout: int | None, max_idle_time: int | None
+    ) -> tuple[AllowedJob, Queue] | None:
         if self.get_state() != WorkerStatus.IDLE:
             self.set_state(WorkerStatus.IDLE)
         idle_since = time.monotonic()
         self._dequeuer.reset_wait()
         while not self.was_asked_to_stop and not self._is_orphan():
-            self._maintain()
+            self._tick()
+            self._recovery.run_if_due()
             if not self._have_horse():
                 return None
             if (found := self._dequeuer.take()) or timeout is None:
@@ -127,162 +193,163 @@ class WarmWorker(RqWorker):
         return True
 
     def _have_horse(self) -> bool:
-        try:
-            self._ensure_horse(lambda _: self._maintain())
-        except WarmclipError as exc:
-            self._problem = exc
-            return False
+        """Start a horse if need be, and have it tell applications of jobs whose process died."""
+        self._ensure_horse(None)
+        while self._deaths_to_tell and self._horse.pid:
+            order, reason = self._deaths_to_tell.popleft()
+            death = self._horse.tell_of_death(order, reason, on_tick=lambda _: self._tick())
+            if death is not None:
+                log.warning("the failure callback of job %s: %s", order.job, death)
+                self._ensure_horse(None)
         return self._horse.pid != 0
 
-    def _ensure_horse(self, on_tick: Callable[[InFlight], None]) -> None:
-        self._horse.ensure_ready(on_tick)
+    def _ensure_horse(self, running: Running | None) -> None:
+        self._horse.ensure_ready(lambda in_flight: self._tick(running, in_flight))
         if self._recorded_horse != self._horse.pid:
             self._recorded_horse = self._horse.pid
             self.connection.hset(self.key, HORSE, self._recorded_horse)
             if self._recorded_horse:
                 increment(self.connection, "horses")
 
-    def _maintain(self) -> None:
-        """Every few seconds: send a heartbeat, register, and recover lost jobs."""
-        self._recovery.run_if_due()
-        if time.monotonic() - self._registered_at < HEARTBEAT_EVERY_S:
+    # Heartbeats
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Leave RQ's heartbeat after every job to ``_tick``."""
+        if timeout is not None or pipeline is not None:
+            super().heartbeat(timeout, pipeline)
+
+    def _tick(self, running: Running | None = None, in_flight: InFlight | None = None) -> None:
+        """Every few seconds: tell Redis that this worker, and the job that it runs, are alive."""
+        if self._clock.has_jumped():
+            # This process was asleep, or without Redis, and others may have been as well.
+            self._recovery.rest(2 * HEARTBEAT_EVERY_S)
+        elif time.monotonic() - self._heartbeat_at < HEARTBEAT_EVERY_S:
             return
-        self._registered_at = time.monotonic()
-        if self.should_run_maintenance_tasks:
-            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        self._heartbeat_at = time.monotonic()
         with self.connection.pipeline() as pipeline:
-            # Again, in case Redis came back without its memory.
+            # Whole, in case Redis came back without its memory.
             pipeline.hset(self.key, mapping=self.serialize())
             worker_registration.register(self, pipeline)
             super().heartbeat(pipeline=pipeline)
-            pipeline.execute()
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Leave RQ's heartbeat after every job to ``_maintain``."""
-        if timeout is not None or pipeline is not None:
-            super().heartbeat(timeout, pipeline)
+            if in_flight is not None and in_flight.progress is not None:
+                job_id = running.job.id if running is not None else STARTING
+                pipeline.hset(self.key, AT, json.dumps([job_id, *in_flight.progress]))
+            if running is not None:
+                self._recorder.keep_alive(running, pipeline)
+            answers = pipeline.execute()
+        if running is not None:
+            self._recorder.was_kept(running, answers)
+        if self.was_asked_to_stop:
+            self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq's is not annotated
 
     # One job
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Have the horse run a job, and see to it when the horse dies."""
+        """Have the horse run a job, and record what becomes of it."""
+        assert isinstance(job, AllowedJob)  # noqa: S101 - from ``dequeue_job_and_maintain_ttl``
+        self._jobs += 1
         try:
-            self._hand_over(job, queue)
-        except ResponseError as exc:  # a key of the job's is something else
+            self._start_and_run(job, queue)
+        except ResponseError as exc:
+            if not is_wrong_type(exc):  # Redis refuses: the job is where it was
+                self._give_up(exc)
+                return
             log.warning("job %s is passed by, as its records are not RQ's: %s", job.id, exc)
             queue.intermediate_queue.remove(job.id)
-
-    def _hand_over(self, job: Job, queue: Queue) -> None:
-        with self._job_lock:
-            self.stopped_job_id = None
-            execution = self.prepare_execution(job)
-            job.started_at = now()
-            self.set_horse_pid(self._horse.pid)
-        try:
-            self._run(job, queue, execution)
-        except WarmclipError as exc:
-            self._requeue(job, queue, execution)
-            self._problem = exc
-            self.stop_requested = True
-        except (RedisConnectionError, RedisTimeoutError, ResponseError):
-            raise
+        except (WarmclipError, RedisError, OSError) as exc:
+            self._give_up(exc)
         except Exception as exc:
             self._problem = exc  # a bug: RQ's loop only logs it
+            raise
+
+    def _give_up(self, problem: Exception) -> None:
+        """Leave RQ's loop; ``run`` raises the problem."""
+        self._problem = problem
+        self.stop_requested = True
+
+    def _start_and_run(self, job: AllowedJob, queue: Queue) -> None:
+        with self._job_lock:
+            self.stopped_job_id = None
+            running = self._recorder.start(job, queue)
+            if running is None:
+                return
+            self.set_horse_pid(self._horse.pid)
+        try:
+            self._run(running)
+        except WarmclipError:
+            self._recorder.requeue(running)
             raise
         finally:
             with self._job_lock:
                 self.set_horse_pid(0)
-                self.executions.pop(execution.id, None)
-            if job.origin != queue.name:  # else the horse did
-                queue.intermediate_queue.remove(job.id)
+                self.executions.pop(running.execution.id, None)
 
-    def _run(self, job: Job, queue: Queue, execution: Execution) -> None:
+    def _run(self, running: Running) -> None:
         """Have the horse run a job, and fresh ones if it dies, as often as the policy allows."""
-        seconds = float(job.timeout or queue.DEFAULT_TIMEOUT)
-        timeout_s = seconds if seconds > 0 else None
-        ends_at = time.monotonic() + timeout_s + _GRACE_S if timeout_s else float("inf")
+        job = running.job
+        if job.problem is not None:
+            reason = f"warmclip.errors.JobRefused: job {job.id}: {job.problem}"
+            self._recorder.fail(running, reason)
+            return
         attempt = self._policy.begin(job)
+        order = _order(running)
         while True:
-            death = self._horse.run_job(
-                {
-                    "job": job.id,
-                    "execution": execution.id,
-                    "queue": queue.name,
-                    "careful": attempt.careful,
-                },
-                timeout_s=timeout_s,
-                ends_at=ends_at,
-                on_tick=lambda in_flight: self._send_heartbeat(job, execution, in_flight),
+            outcome = self._horse.run_job(
+                order,
+                careful=attempt.careful,
+                poisoned=self._poisoned_files.known(),
+                on_tick=lambda in_flight: self._tick(running, in_flight),
             )
-            if death is None:
+            if isinstance(outcome, JobReport):
                 self._policy.on_success()
+                self._recorder.finish(running, outcome)
                 return
-            if not self._is_unfinished(execution):
-                return
-            log.warning("job %s: %s", job.id, death, extra={"action": "horse_died"})
-            may_repeat = attempt.on_crash(death) and time.monotonic() <= ends_at
-            if may_repeat and self._have_horse_for(job, execution):
+            log.warning("job %s: %s", job.id, outcome, extra={"action": "horse_died"})
+            may_repeat = attempt.on_crash(outcome) and time.monotonic() <= order.ends_at
+            if may_repeat and self._have_horse_for(running):
                 continue
             if self._stops_now:
-                self._requeue(job, queue, execution)
+                self._recorder.requeue(running)
             else:
-                self._fail(job, queue, execution, death)
+                self._fail(running, outcome)
             return
 
-    def _have_horse_for(self, job: Job, execution: Execution) -> bool:
+    def _have_horse_for(self, running: Running) -> bool:
         """Start a fresh horse for a job, unless that is stopped before or meanwhile."""
-        if self._is_unwanted(job):
+        if self._is_unwanted(running.job):
             return False
-        self._ensure_horse(lambda in_flight: self._send_heartbeat(job, execution, in_flight))
+        self._ensure_horse(running)
         self.set_horse_pid(self._horse.pid)
-        return self.horse_pid != 0 and not self._is_unwanted(job)
+        return self.horse_pid != 0 and not self._is_unwanted(running.job)
 
     def _is_unwanted(self, job: Job) -> bool:
         """Whether it was stopped, or the worker was, while there was no horse to be killed."""
         return self._stops_now or self.stopped_job_id == job.id
 
-    def _send_heartbeat(self, job: Job, execution: Execution, in_flight: InFlight) -> None:
-        """Every few seconds of a job: tell Redis that it and this worker are alive."""
-        if time.monotonic() - self._heartbeat_at < HEARTBEAT_EVERY_S:
-            return
-        self._heartbeat_at = time.monotonic()
-        self.maintain_heartbeats(job, execution)
-        if self.was_asked_to_stop:
-            self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq's is not annotated
-        if in_flight.progress is not None:
-            self.connection.hset(self.key, AT, json.dumps([job.id, *in_flight.progress]))
-
-    def _is_unfinished(self, execution: Execution) -> bool:
-        """Whether the horse died before it had recorded what became of its job."""
-        return bool(self.connection.exists(execution.key))
-
-    def _fail(self, job: Job, queue: Queue, execution: Execution, death: Death) -> None:
+    def _fail(self, running: Running, death: Death) -> None:
         """Fail the job, or retry it, as RQ does when a work horse ends."""
-        if self.stopped_job_id == job.id:
-            reason = "Job stopped by user, work-horse terminated."
-        else:
-            reason = f"warmclip.errors.HorseDied: {death}"
-        try:
-            # The horse has written since.
-            job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
-        except NoSuchJobError:
-            return  # deleted meanwhile
-        job.ended_at = now()
-        self.handle_job_failure(job, queue=queue, exc_string=reason, execution=execution)
-        queue.intermediate_queue.remove(job.id)
+        if self.stopped_job_id == running.job.id:
+            self._recorder.fail(running, STOPPED, stopped=True)
+            return
+        self._recorder.fail(running, f"warmclip.errors.HorseDied: {death}")
+        self._to_be_told(running.job, str(death))
 
-    def _requeue(self, job: Job, queue: Queue, execution: Execution) -> None:
-        """Put the job back to where it was; this attempt does not count."""
-        is_there = self.job_class.exists(job.id, self.connection)  # else it was deleted meanwhile
-        with self.connection.pipeline() as pipeline:
-            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
-            if is_there:
-                job.set_status(JobStatus.QUEUED, pipeline=pipeline)
-                queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
-            pipeline.lrem(queue.intermediate_queue.key, 0, job.id)
-            pipeline.execute()
-        if is_there:
-            log.warning("job %s is queued again", job.id)
+    def _on_given_up(self, job: AllowedJob) -> None:
+        self._to_be_told(job, "its worker died")
+
+    def _to_be_told(self, job: AllowedJob, reason: str) -> None:
+        """Have the next horse call the failure callback of a job whose process died."""
+        callback = job.record.get(b"failure_callback_name", b"").decode("utf-8", "replace")
+        if callback in self._horse.ready.callbacks:
+            timeout_s = float(job.failure_callback_timeout)
+            order = Order(
+                execution=f"died-{job.id}",
+                job=job.id,
+                record=_encoded(job.record),
+                is_ours=False,
+                timeout_s=timeout_s,
+            )
+            self._deaths_to_tell.append((order, reason))
 
     # Signals and commands
 
@@ -297,6 +364,7 @@ class WarmWorker(RqWorker):
                 log.info("asked to stop: the job that runs is finished first; once more stops now")
             else:
                 log.info("asked to stop")
+                self._horse.stop_loading()
         elif now() - first >= timedelta(seconds=_TWICE_S):
             self._stops_now = True
             self.kill_horse()
@@ -319,7 +387,26 @@ class WarmWorker(RqWorker):
         self._horse.kill()
 
     def _pubsub_exception_handler(self, exc: Exception, *_: object) -> None:
-        """Wait until Redis is back: this worker receives commands again then."""
-        if not isinstance(exc, RedisConnectionError | RedisTimeoutError):
+        """Wait until Redis is back, or allows it: this worker receives commands again then."""
+        if refusal(exc) is None and not isinstance(exc, LOST):
             raise exc
         time.sleep(1.0)
+
+
+def _order(running: Running) -> Order:
+    job = running.job
+    seconds = float(job.timeout or running.queue.DEFAULT_TIMEOUT)
+    return Order(
+        execution=running.execution.id,
+        job=job.id,
+        record=_encoded(job.record),
+        is_ours=is_ours(job),
+        timeout_s=seconds if seconds > 0 else None,
+    )
+
+
+def _encoded(record: dict[bytes, bytes]) -> dict[str, str]:
+    return {
+        name.decode("utf-8", "replace"): base64.b64encode(value).decode("ascii")
+        for name, value in record.items()
+    }

@@ -7,7 +7,7 @@ import pytest
 from rq.callbacks import Callback
 from rq.webhook import Webhook
 
-from running import Running, outcome, reason
+from running import Running, eventually, outcome, reason
 from standins import user_jobs
 from user_worker import JOBS, enqueue, lines, run
 
@@ -40,6 +40,26 @@ def test_callback_that_takes_too_long(worker: Running) -> None:
     """A callback has a time-out of its own."""
     result = run(worker, user_jobs.add, 1, 2, on_success=Callback(user_jobs.dawdle, timeout=1))
     assert "JobTimeoutException" in reason(result)
+
+
+def test_on_failure_of_a_job_whose_process_died(worker: Running) -> None:
+    """The next horse calls it, with how the former one ended."""
+    before = worker.horse
+    job = enqueue(worker, user_jobs.leave, 7, on_failure=Callback(user_jobs.on_failure))
+    assert "left with exit code 7" in reason(outcome(job))
+    eventually(lambda: worker.connection.exists(f"callback:{job.id}"))
+    said, pid = worker.connection.hmget(f"callback:{job.id}", "failure", "pid")
+    assert "AbandonedJobError: the horse left with exit code 7" in str(said)
+    assert int(pid or 0) == worker.horse != before
+
+
+@pytest.mark.parametrize("function", ["dawdle", "raises", "leave_as_callback"])
+def test_on_failure_that_goes_wrong_itself(worker: Running, function: str) -> None:
+    """It is bounded: the next job runs, in a horse that lives."""
+    callback = Callback(f"{JOBS}.{function}", timeout=1)
+    job = enqueue(worker, user_jobs.leave, 7, on_failure=callback)
+    assert "left with exit code 7" in reason(outcome(job))
+    assert run(worker, user_jobs.add, 1, 2).return_value == 3
 
 
 @pytest.mark.parametrize("when", ["on_success", "on_failure", "on_stopped"])

@@ -4,7 +4,7 @@ import os
 import signal
 from typing import Any
 
-from warmclip.work.worker import WarmWorker
+from warmclip.work.recorder import JobRecorder
 
 
 def enter() -> None:
@@ -13,4 +13,4 @@ def enter() -> None:
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    WarmWorker.prepare_execution = die  # type: ignore[assignment,method-assign]  # that is the fault
+    JobRecorder.start = die  # type: ignore[assignment,method-assign]  # that is the fault

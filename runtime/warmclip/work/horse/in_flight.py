@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmclip.activity import Stage
+from warmclip.work.results import MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,24 +24,53 @@ class InFlight:
     Attributes:
         begun: whether the horse has begun with the job.
         progress: done, total and stage, as the job told last.
+        extends_s: how long a callback may take, told when one begins; None: none has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, execution: str = "") -> None:
+        """Nothing has begun.
+
+        Args:
+            execution: the one that is run; messages of another one are passed by.
+        """
         self.begun = False
         self.progress: tuple[int, int, str] | None = None
+        self.extends_s: float | None = None
+        self._execution = execution
         self._open: dict[int, NativeCall] = {}
+        self._parts: list[str] = []
+        self._chars = 0
 
     def update(self, message: Mapping[str, Any]) -> None:
         """Take in one message of the horse's; others are passed by."""
         match message:
-            case {"begin": number, **call}:
-                self._open[number] = NativeCall(**call)
-            case {"end": number}:
+            case {
+                "begin": int(number),
+                "stage": "load" | "decode" | "run" as stage,
+                "what": str(what),
+                "provider": str(provider),
+                "allow_s": int() | float() as allow_s,
+            }:
+                self._open[number] = NativeCall(
+                    stage=stage, what=what, provider=provider, allow_s=allow_s
+                )
+            case {"end": int(number)}:
                 self._open.pop(number, None)
-            case {"began": _}:
+            case {"began": self._execution}:
                 self.begun = True
-            case {"at": [done, total, stage]}:
+            case {"extends": int() | float() as seconds}:
+                self.extends_s = seconds
+            case {"at": [int(done), int(total), str(stage)]}:
                 self.progress = done, total, stage
+            case {"part": str(part), "of": self._execution}:
+                self._chars += len(part)
+                if self._chars <= MOST_BYTES:
+                    self._parts.append(part)
+
+    @property
+    def text(self) -> str:
+        """What was sent in parts."""
+        return "".join(self._parts)
 
     @property
     def images(self) -> list[str]:
@@ -57,8 +87,16 @@ class InFlight:
         """What computes just now."""
         return next((call.provider for call in self.native_calls if call.provider), None)
 
-    def allowed_silence_s(self, usual_s: float) -> float:
-        """How long the horse may be silent now."""
+    def allowed_silence_s(self, usual_s: float, *, is_ours: bool = True) -> float:
+        """How long the horse may be silent now.
+
+        Args:
+            usual_s: in our own code.
+            is_ours: whether the job's function is. One of the user's own may compute for as long
+                as its time-out allows without letting Python run: only what we do in it is watched.
+        """
+        if self.begun and not is_ours and not self._open:
+            return float("inf")
         return max([usual_s, *(call.allow_s for call in self._open.values())])
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,12 @@ _HEARTBEAT_S = 1.0
 _PROGRESS_EVERY_S = 0.25
 # Building a model for an accelerator, or choosing one by trial, takes minutes at worst.
 _LOAD_ALLOWANCE_S = 600.0
-_RUN_ALLOWANCE = 20.0  # times what such a batch took at its slowest
+_RUN_ALLOWANCE = 20.0  # times what such a batch took at the slowest of the last runs
+_RUNS = 32
+
+
+class Orphaned(BaseException):  # no job is to catch it as its own error
+    """The worker is gone: nobody would record what becomes of this job."""
 
 
 class Reporter:
@@ -33,24 +39,45 @@ class Reporter:
             refused: why a picture is not to be decoded, or None.
         """
         self.one_at_a_time = False
+        self.is_lost = False  # the descriptor; a job may have closed it
         self._descriptor = descriptor
+        self._pipe = _identity(descriptor)
         self._refused = refused
         self._lock = threading.Lock()
         self._open: set[int] = set()
         self._last = 0
         self._busy = False
-        self._slowest_row_s = 0.0
+        self._row_s: deque[float] = deque(maxlen=_RUNS)
         self._told_progress_at = 0.0
+        self._is_orphaned = False
+        # A child that a job forks must not look like this process still at work.
+        os.register_at_fork(after_in_child=self._hang_up)
 
     def send(self, **message: Any) -> None:
         """Send one message; a worker that is gone is told nothing."""
-        line = json.dumps(message).encode("ascii") + b"\n"
+        # A line of its own, even if a job has written half a line into the pipe.
+        line = b"\n" + json.dumps(message).encode("ascii") + b"\n"
         with self._lock:
+            if self.is_lost or _identity(self._descriptor) != self._pipe:
+                self.is_lost = True  # closed, or another file by now
+                return
             try:
                 while line:
                     line = line[os.write(self._descriptor, line) :]
             except BrokenPipeError:
                 pass
+
+    def extend(self, seconds: float) -> None:
+        """Tell that a callback begins, which has a time-out of its own."""
+        self.send(extends=seconds)
+
+    def on_orphaned(self) -> None:
+        """The worker is gone: the job ends at its next step."""
+        self._is_orphaned = True
+
+    def _hang_up(self) -> None:
+        if _identity(self._descriptor) == self._pipe:
+            os.close(self._descriptor)
 
     @contextmanager
     def during(
@@ -74,13 +101,19 @@ class Reporter:
             yield
         finally:
             if stage == "run":
-                self._slowest_row_s = max(self._slowest_row_s, (time.monotonic() - started) / rows)
+                self._row_s.append((time.monotonic() - started) / rows)
             with self._lock:
                 self._open.discard(number)
             self.send(end=number)
 
     def progress(self, done: int, total: int, stage: str) -> None:
-        """See ``Progress``."""
+        """See ``Progress``.
+
+        Raises:
+            Orphaned: the worker is gone; between two steps is a good moment to end.
+        """
+        if self._is_orphaned:
+            raise Orphaned
         now = time.monotonic()
         if done == total or now - self._told_progress_at >= _PROGRESS_EVERY_S:
             self._told_progress_at = now
@@ -115,6 +148,15 @@ class Reporter:
 
     def _allowance_s(self, stage: Stage, rows: int) -> float:
         """How long this piece may be silent, if it is longer than usual."""
-        if stage == "load" or (stage == "run" and not self._slowest_row_s):
+        if stage == "load" or (stage == "run" and not self._row_s):
             return _LOAD_ALLOWANCE_S
-        return _RUN_ALLOWANCE * rows * self._slowest_row_s if stage == "run" else 0.0
+        return _RUN_ALLOWANCE * rows * max(self._row_s) if stage == "run" else 0.0
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is; None if it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

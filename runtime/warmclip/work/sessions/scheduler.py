@@ -10,8 +10,9 @@ from redis.exceptions import RedisError
 
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.patience import is_wrong_type
 from warmclip.work.producer import report_of
-from warmclip.work.queues import fetch_jobs, is_wrong_type, warn_once
+from warmclip.work.queues import fetch_jobs, warn_once
 from warmclip.work.sessions.leases import BEAT_EVERY_S, ScanLeases
 from warmclip.work.sessions.progress import (
     ChunkOutcome,

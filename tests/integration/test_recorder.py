@@ -1,0 +1,585 @@
+"""What becomes of jobs in Redis, where answers are lost and others write at the same moment.
+
+Each race is forced: something happens between what a transaction reads and what it writes.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.group import Group
+from rq.job import Job, JobStatus, Retry
+from rq.queue import Queue
+from rq.repeat import Repeat
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from standins.redis_server import redis_server
+from warmclip.work.allowlist import AllowedJob
+from warmclip.work.dequeue import Dequeuer
+from warmclip.work.horse.report import JobReport, Outcome
+from warmclip.work.patience import Patience
+from warmclip.work.recorder import JobRecorder, Running
+from warmclip.work.recovery import OrphanRecovery
+from warmclip.work.rq_worker import RqWorker
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+FUNCTION = "warmclip.work.jobs.embed_texts"
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server for all of them."""
+    with redis_server(tmp_path_factory.mktemp("recorder")) as server:
+        yield server.port
+
+
+@pytest.fixture
+def connection(port: int) -> Iterator[Redis]:
+    """A worker's connection, with patience, to an empty Redis."""
+    with Redis(port=port, retry=Patience(20.0)) as redis:
+        redis.flushall()
+        yield redis
+
+
+class Worker:
+    """A worker without a horse."""
+
+    def __init__(self, connection: Redis, name: str) -> None:
+        self.rq = RqWorker(["default"], name=name, connection=connection)
+        self.rq.register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        self.recorder = JobRecorder(self.rq)
+        self.queue = self.rq.queues[0]
+        self.given_up: list[str] = []
+        self.recovery = OrphanRecovery(
+            [self.queue], self.recorder, lambda job: self.given_up.append(job.id)
+        )
+
+    def take(self) -> AllowedJob:
+        """The next job, in the intermediate list by now."""
+        taken = Dequeuer([self.queue]).take()
+        assert taken is not None
+        return taken[0]
+
+    def start(self) -> Running:
+        """The next job, started."""
+        running = self.recorder.start(self.take(), self.queue)
+        assert running is not None
+        return running
+
+    def finish(self, running: Running, outcome: Outcome = "success", text: str = "1") -> None:
+        """Have a horse report this."""
+        job = running.job
+        report = JobReport(
+            execution=running.execution.id,
+            outcome=outcome,
+            text=text,
+            retries_left=job.retries_left,
+            result_ttl=job.result_ttl,
+            failure_ttl=job.failure_ttl,
+        )
+        self.recorder.finish(running, report)
+
+    def figure(self, name: str) -> int:
+        """One that RQ keeps of a worker."""
+        return int(self.rq.connection.hget(self.rq.key, name) or 0)
+
+
+@pytest.fixture
+def worker(connection: Redis) -> Worker:
+    """The one that runs the job."""
+    return Worker(connection, "mine")
+
+
+def enqueue(connection: Redis, **options: Any) -> Job:
+    """A job of a producer's."""
+    queue = Queue(connection=connection, serializer=JSONSerializer)
+    return queue.enqueue(FUNCTION, args=(["a"],), **options)
+
+
+def results(job: Job) -> list[Result]:
+    """All that is recorded of a job's outcome."""
+    found: list[Result] = Result.all(job, serializer=JSONSerializer)
+    return found
+
+
+def is_nowhere(worker: Worker, job: Job) -> bool:
+    """Whether no list has it any more, waiting or running."""
+    redis = worker.rq.connection
+    return (
+        worker.queue.job_ids == []
+        and worker.queue.intermediate_queue.get_job_ids() == []
+        and redis.zcard(worker.queue.started_job_registry.key) == 0
+        and list(redis.scan_iter(f"rq:execution*:{job.id}*")) == []
+        and redis.scard(worker.rq.executions_key) == 0
+    )
+
+
+@pytest.fixture
+def lose_answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have the connection break after the next transaction was done, before its answer came."""
+
+    def lose() -> None:
+        execute: Any = Pipeline._execute_transaction
+        left = [1]
+
+        def and_break(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+            answers = execute(self, *args, **kwargs)
+            if left:
+                left.pop()
+                self.watching = True  # as it is for who has no answer
+                raise RedisConnectionError("lost the answer")
+            return answers
+
+        monkeypatch.setattr(Pipeline, "_execute_transaction", and_break)
+
+    return lose
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object], int], None]:
+    """Have something happen before the next transactions are done, after what they have read."""
+
+    def happen(act: Callable[[], object], times: int = 1) -> None:
+        execute: Any = Pipeline._execute_transaction
+        left = [act] * times
+
+        def after_it(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+            if left:
+                left.pop()()
+            return execute(self, *args, **kwargs)
+
+        monkeypatch.setattr(Pipeline, "_execute_transaction", after_it)
+
+    return happen
+
+
+def test_start(worker: Worker, connection: Redis) -> None:
+    """A job moves from the intermediate list to the started ones, in one step."""
+    job = enqueue(connection)
+    running = worker.start()
+    assert worker.queue.intermediate_queue.get_job_ids() == []
+    assert worker.queue.started_job_registry.get_job_and_execution_ids() == [
+        (job.id, running.execution.id)
+    ]
+    job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    assert (job.get_status(), job.worker_name) == (JobStatus.STARTED, "mine")
+    assert job.started_at is not None
+    assert [it.id for it in job.get_executions()] == [running.execution.id]
+    assert worker.rq.get_current_job_id() == job.id
+
+
+@pytest.mark.parametrize("how", ["deleted", "cancelled"])
+def test_gone_before_it_begins(worker: Worker, connection: Redis, how: str) -> None:
+    """A job that was deleted or cancelled after it was taken is not run, and is in no list."""
+    job = enqueue(connection)
+    taken = worker.take()
+    if how == "deleted":
+        connection.delete(job.key)
+    else:
+        job.cancel()
+    assert worker.recorder.start(taken, worker.queue) is None
+    assert is_nowhere(worker, job)
+    assert connection.exists(job.key) == (how == "cancelled")
+
+
+@pytest.mark.parametrize("how", ["deleted", "cancelled"])
+def test_gone_as_it_begins(worker: Worker, connection: Redis, meanwhile: Any, how: str) -> None:
+    """The same at the very moment at which it is recorded as started."""
+    job = enqueue(connection)
+    taken = worker.take()
+    with Redis(port=connection.connection_pool.connection_kwargs["port"]) as another:
+        theirs = Job.fetch(job.id, another, JSONSerializer)
+        meanwhile(theirs.delete if how == "deleted" else theirs.cancel)
+        assert worker.recorder.start(taken, worker.queue) is None
+    assert is_nowhere(worker, job)
+
+
+def test_answer_lost_at_the_start(worker: Worker, connection: Redis, lose_answer: Any) -> None:
+    """The job is started once: there is one execution, which ends with it."""
+    job = enqueue(connection)
+    taken = worker.take()
+    lose_answer()
+    running = worker.recorder.start(taken, worker.queue)
+    assert running is not None
+    assert connection.zcard(worker.queue.started_job_registry.key) == 1
+    worker.finish(running)
+    assert is_nowhere(worker, job)
+
+
+def test_taken_for_lost_before_it_begins(worker: Worker, connection: Redis) -> None:
+    """A worker that was asleep in between starts a job that was queued again meanwhile: once."""
+    job = enqueue(connection)
+    taken = worker.take()
+    connection.lrem(worker.queue.intermediate_queue.key, 0, job.id)
+    connection.lpush(worker.queue.key, job.id)
+    running = worker.recorder.start(taken, worker.queue)
+    assert running is not None
+    assert worker.queue.job_ids == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [
+        ("success", "1"),
+        ("failure", "ValueError: no"),
+        ("retry", '{"max": 1, "intervals": [0], "at_front": false}'),
+    ],
+)
+def test_answer_lost_at_the_end(
+    worker: Worker, connection: Redis, lose_answer: Any, outcome: Outcome, text: str
+) -> None:
+    """An outcome whose transaction was done is not recorded again."""
+    job = enqueue(connection)
+    running = worker.start()
+    lose_answer()
+    worker.finish(running, outcome, text)
+    assert len(results(job)) == 1
+    figures = worker.figure("successful_job_count"), worker.figure("failed_job_count")
+    assert sorted(figures) == [0, 1]
+    assert worker.queue.job_ids == ([job.id] if outcome == "retry" else [])
+    assert connection.zcard(worker.queue.started_job_registry.key) == 0
+
+
+def test_answer_lost_at_a_retry(worker: Worker, connection: Redis, lose_answer: Any) -> None:
+    """A job that is retried is queued once, and has lost one retry."""
+    job = enqueue(connection, retry=Retry(max=3))
+    running = worker.start()
+    lose_answer()
+    worker.finish(running, "failure", "ValueError: no")
+    assert worker.queue.job_ids == [job.id]
+    job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    assert job.retries_left == 2
+
+
+def test_dependents_after_a_lost_answer(
+    worker: Worker, connection: Redis, lose_answer: Any
+) -> None:
+    """What waits for a job is queued, once."""
+    first = enqueue(connection)
+    second = enqueue(connection, depends_on=first)
+    running = worker.start()
+    lose_answer()
+    worker.finish(running)
+    assert worker.queue.job_ids == [second.id]
+
+
+@pytest.mark.parametrize("outcome", ["success", "failure"])
+def test_given_up_while_it_ran(worker: Worker, connection: Redis, outcome: Outcome) -> None:
+    """A job that another worker took for lost has the outcome which that one recorded."""
+    job = enqueue(connection)
+    running = worker.start()
+    another = Worker(connection, "another")
+    assert another.recorder.give_up(running, expired_by=None)
+    worker.finish(running, outcome)
+    assert job.get_status() == JobStatus.FAILED
+    (result,) = results(job)
+    assert "its worker died" in str(result.exc_string)
+    assert is_nowhere(worker, job)
+
+
+def test_given_up_as_it_ends(worker: Worker, connection: Redis, meanwhile: Any) -> None:
+    """The same at the very moment at which its outcome is recorded."""
+    job = enqueue(connection, retry=Retry(max=1))
+    running = worker.start()
+    another = Worker(connection, "another")
+    lost = another_view(another, running)
+    meanwhile(lambda: another.recorder.give_up(lost, expired_by=None))
+    worker.finish(running)
+    assert job.get_status() == JobStatus.QUEUED
+    assert worker.queue.job_ids == [job.id]
+    assert results(job) == []
+
+
+def another_view(another: Worker, running: Running) -> Running:
+    """An execution as another worker finds it."""
+    job = AllowedJob.fetch(running.job.id, another.rq.connection, JSONSerializer)
+    return Running(job=job, queue=another.queue, execution=running.execution)
+
+
+def test_ended_as_it_is_given_up(worker: Worker, connection: Redis, meanwhile: Any) -> None:
+    """A job that ends at the moment at which another worker gives it up has its own outcome."""
+    job = enqueue(connection, retry=Retry(max=1))
+    running = worker.start()
+    another = Worker(connection, "another")
+    lost = another_view(another, running)
+    meanwhile(lambda: worker.finish(running))
+    assert not another.recorder.give_up(lost, expired_by=None)
+    assert job.get_status() == JobStatus.FINISHED
+    assert is_nowhere(worker, job)
+
+
+def test_alive_again_as_it_is_given_up(worker: Worker, connection: Redis) -> None:
+    """A heartbeat that came meanwhile saves a job whose heartbeats had ceased."""
+    enqueue(connection)
+    running = worker.start()
+    another = Worker(connection, "another")
+    assert not another.recorder.give_up(another_view(another, running), expired_by=1.0)
+    assert running.is_held(connection)
+
+
+def test_two_give_up_the_same_job(worker: Worker, connection: Redis, meanwhile: Any) -> None:
+    """It is queued once, and its application is told once."""
+    job = enqueue(connection, retry=Retry(max=1))
+    running = worker.start()
+    one, other = Worker(connection, "one"), Worker(connection, "other")
+    views = [another_view(it, running) for it in (one, other)]
+    seconds: list[bool] = []
+    meanwhile(lambda: seconds.append(other.recorder.give_up(views[1], expired_by=None)))
+    first = one.recorder.give_up(views[0], expired_by=None)
+    assert [first, *seconds] == [False, True]
+    assert worker.queue.job_ids == [job.id]
+
+
+@pytest.mark.parametrize("how", ["deleted", "cancelled"])
+@pytest.mark.parametrize("outcome", ["success", "failure"])
+def test_gone_while_it_ran(worker: Worker, connection: Redis, how: str, outcome: Outcome) -> None:
+    """A job that was deleted does not come back, one that was cancelled stays so."""
+    job = enqueue(connection, retry=Retry(max=3))
+    running = worker.start()
+    job.delete() if how == "deleted" else job.cancel()
+    worker.finish(running, outcome)
+    assert is_nowhere(worker, job)
+    assert results(job) == []
+    if how == "deleted":
+        assert list(connection.scan_iter(f"*{job.id}*")) == []
+    else:
+        assert job.get_status() == JobStatus.CANCELED
+
+
+def test_deleted_job_with_a_heartbeat(worker: Worker, connection: Redis) -> None:
+    """A heartbeat that comes late leaves nothing of it either."""
+    job = enqueue(connection)
+    running = worker.start()
+    job.delete()
+    with connection.pipeline() as pipeline:
+        worker.recorder.keep_alive(running, pipeline)
+        worker.recorder.was_kept(running, pipeline.execute())
+    assert not connection.exists(job.key)
+    assert not running.is_held(connection)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text", "options"),
+    [
+        ("success", "1", {}),
+        ("success", "1", {"repeat": Repeat(times=1)}),
+        ("success", "1", {"repeat": Repeat(times=1, interval=60)}),
+        ("failure", "ValueError: no", {}),
+        ("failure", "ValueError: no", {"retry": Retry(max=1)}),
+        ("failure", "ValueError: no", {"retry": Retry(max=1, interval=60)}),
+        ("retry", '{"max": 1, "intervals": [0], "at_front": false}', {}),
+        ("retry", '{"max": 0, "intervals": [0], "at_front": false}', {}),
+    ],
+)
+def test_meta_of_a_job(
+    worker: Worker, connection: Redis, outcome: Outcome, text: str, options: dict[str, Any]
+) -> None:
+    """What its function has saved while it ran stays, whatever becomes of it."""
+    job = enqueue(connection, meta={"old": 1}, **options)
+    running = worker.start()
+    theirs = Job.fetch(job.id, connection, JSONSerializer)
+    theirs.meta["new"] = 2
+    theirs.save_meta()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    worker.finish(running, outcome, text)
+    assert job.get_meta() == {"old": 1, "new": 2}
+
+
+def test_repeat_that_is_written_twice(worker: Worker, connection: Redis, meanwhile: Any) -> None:
+    """Somebody writes to the job meanwhile, so its outcome is written anew: it repeats once."""
+    job = enqueue(connection, repeat=Repeat(times=3, interval=[0, 60]))
+    running = worker.start()
+    meanwhile(lambda: connection.hset(job.key, "description", "changed"))
+    worker.finish(running)
+    job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    assert job.repeats_left == 2
+    assert worker.queue.job_ids == [job.id]
+    assert len(results(job)) == 1
+
+
+def test_retry_that_is_written_twice(worker: Worker, connection: Redis, meanwhile: Any) -> None:
+    """The same for a retry, of which there were three."""
+    job = enqueue(connection, retry=Retry(max=3, interval=[60, 70, 80]))
+    running = worker.start()
+    meanwhile(lambda: connection.hset(job.key, "description", "changed"))
+    worker.finish(running, "failure", "ValueError: no")
+    job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    assert job.retries_left == 2
+    assert job.get_status() == JobStatus.SCHEDULED
+    assert job.id in worker.queue.scheduled_job_registry
+
+
+def test_record_that_changes_for_ever(
+    worker: Worker, connection: Redis, meanwhile: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After so many attempts the outcome is written all the same, and that is said."""
+    job = enqueue(connection)
+    running = worker.start()
+    meanwhile(lambda: connection.hset(job.key, "description", "changed"), times=1000)
+    worker.finish(running)
+    assert job.get_status() == JobStatus.FINISHED
+    assert len(results(job)) == 1
+    assert "changes all the time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "key", ["rq:finished:default", "rq:results:{id}", "rq:job:{id}:dependents"]
+)
+def test_key_of_another_kind_at_the_end(worker: Worker, connection: Redis, key: str) -> None:
+    """It may cost the job its result, not more: the job has ended, and runs nowhere."""
+    job = enqueue(connection)
+    running = worker.start()
+    connection.set(key.format(id=job.id), "x")
+    worker.finish(running)
+    assert is_nowhere(worker, job)
+    assert job.get_status() in (JobStatus.FAILED, JobStatus.FINISHED)
+
+
+def test_job_that_leaves_nothing(worker: Worker, connection: Redis) -> None:
+    """Neither a record nor a result, nor a member of its group."""
+    group = Group.create(connection)
+    queue = Queue(connection=connection, serializer=JSONSerializer)
+    data = Queue.prepare_data(FUNCTION, args=(["a"],), result_ttl=0)
+    (job,) = group.enqueue_many(queue, [data])
+    worker.finish(worker.start())
+    assert list(connection.scan_iter(f"*{job.id}*")) == []
+    assert connection.smembers(group.key) == set()
+
+
+def test_intermediate_list_of_a_foreign_origin(worker: Worker, connection: Redis) -> None:
+    """A job that says it came from elsewhere is listed where it was taken from."""
+    job = enqueue(connection)
+    connection.hset(job.key, "origin", "elsewhere")
+    running = worker.start()
+    assert worker.queue.intermediate_queue.get_job_ids() == []
+    assert job.id in worker.queue.started_job_registry
+    worker.finish(running)
+    assert is_nowhere(worker, job)
+    assert connection.zcard("rq:wip:elsewhere") == 0
+
+
+def test_requeue(worker: Worker, connection: Redis) -> None:
+    """A job is put back to the front, without having lost an attempt; a deleted one is not."""
+    job = enqueue(connection, retry=Retry(max=1))
+    later = enqueue(connection)
+    worker.recorder.requeue(worker.start())
+    assert worker.queue.job_ids == [job.id, later.id]
+    assert job.get_status() == JobStatus.QUEUED
+    job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    assert job.retries_left == 1
+    running = worker.start()
+    job.delete()
+    worker.recorder.requeue(running)
+    assert worker.queue.job_ids == [later.id]
+
+
+def expire(worker: Worker, running: Running) -> None:
+    """As if its heartbeats had ceased two minutes ago, on another machine."""
+    redis = worker.rq.connection
+    redis.zadd(worker.queue.started_job_registry.key, {running.execution.composite_key: 1})
+
+
+def test_recovery_of_an_expired_job(worker: Worker, connection: Redis) -> None:
+    """It has failed, or is retried, and whoever recovers it is told."""
+    failed, retried = enqueue(connection), enqueue(connection, retry=Retry(max=1))
+    for _ in range(2):
+        expire(worker, worker.start())
+    another = Worker(connection, "another")
+    another.recovery.run_if_due()
+    assert failed.get_status() == JobStatus.FAILED
+    assert retried.get_status() == JobStatus.QUEUED
+    assert set(another.given_up) == {failed.id, retried.id}
+    assert worker.queue.job_ids == [retried.id]
+
+
+def test_recovery_that_rests(worker: Worker, connection: Redis) -> None:
+    """After a sleep it concludes nothing from heartbeats that are missing."""
+    job = enqueue(connection)
+    running = worker.start()
+    expire(worker, running)
+    another = Worker(connection, "another")
+    another.recovery.rest(60)
+    another.recovery.run_if_due()
+    assert running.is_held(connection)
+    assert job.get_status() == JobStatus.STARTED
+
+
+def test_recovery_leaves_what_runs(worker: Worker, connection: Redis) -> None:
+    """A job whose heartbeats come is nobody's to take, and a fresh one in between neither."""
+    enqueue(connection)
+    running = worker.start()
+    enqueue(connection)
+    between = worker.take()
+    another = Worker(connection, "another")
+    another.recovery.run_if_due()
+    assert running.is_held(connection)
+    assert worker.queue.intermediate_queue.get_job_ids() == [between.id]
+    assert worker.queue.job_ids == another.given_up == []
+
+
+@pytest.mark.parametrize(
+    ("status", "comes_back"),
+    [
+        ("queued", True),
+        ("created", True),
+        ("started", False),
+        ("finished", False),
+        ("failed", False),
+        ("canceled", False),
+        ("stopped", False),
+        ("scheduled", False),
+        ("deferred", False),
+        ("eaten", False),
+    ],
+)
+def test_job_in_between(
+    worker: Worker,
+    connection: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    comes_back: bool,
+) -> None:
+    """A job that was taken, and never started, is queued again if it still waits."""
+    job = enqueue(connection)
+    worker.take()
+    connection.hset(job.key, "status", status)
+    monkeypatch.setattr("warmclip.work.recovery._GRACE_S", 0.0)
+    worker.recovery.run_if_due()
+    assert worker.queue.job_ids == ([job.id] if comes_back else [])
+    assert worker.queue.intermediate_queue.get_job_ids() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "member"),
+    [
+        ("rq:queues", b"\xff\xfe"),
+        ("rq:workers", b"\xff\xfe"),
+        ("rq:workers:default", b"\xff\xfe"),
+        ("rq:groups", b"\xff\xfe"),
+        ("rq:rate_limits", b"\xff\xfe"),
+    ],
+)
+def test_foreign_members(worker: Worker, connection: Redis, key: str, member: bytes) -> None:
+    """What is no worker, group or limit of RQ's does not keep lost jobs from being found."""
+    connection.sadd(key, member, "evil")
+    job = enqueue(connection)
+    expire(worker, worker.start())
+    worker.recovery.run_if_due()
+    assert job.get_status() == JobStatus.FAILED
+
+
+def test_hostile_record_among_the_started(worker: Worker, connection: Redis) -> None:
+    """A lost job whose record RQ could not compute with has failed; the next one is found too."""
+    hostile, innocent = enqueue(connection), enqueue(connection)
+    for _ in range(2):
+        expire(worker, worker.start())
+    hurt: dict[Any, Any] = {"retries_left": "1", "retry_intervals": json.dumps([10**12])}
+    connection.hset(hostile.key, mapping=hurt)
+    worker.recovery.run_if_due()
+    assert connection.hget(hostile.key, "status") == b"failed"
+    assert innocent.get_status() == JobStatus.FAILED

@@ -1,0 +1,229 @@
+"""What a horse tells its worker, and what the worker makes of it: no process is started."""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq.timeouts import JobTimeoutException
+
+from warmclip.errors import BadVectors, ImageUnreadable
+from warmclip.work.horse.in_flight import InFlight
+from warmclip.work.horse.report import JobReport
+from warmclip.work.horse.reporter import Orphaned, Reporter
+from warmclip.work.horse.runner import taint
+
+LOAD = {"begin": 1, "stage": "load", "what": "coreml", "provider": "coreml", "allow_s": 600.0}
+RUN = {"begin": 2, "stage": "run", "what": "image on cpu", "provider": "cpu", "allow_s": 2.0}
+DECODE = {"begin": 3, "stage": "decode", "what": "/a.jpg", "provider": "", "allow_s": 0.0}
+BEGAN = {"began": "e"}
+NEVER = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("messages", "is_ours", "seconds"),
+    [
+        ([BEGAN], True, 30.0),
+        ([BEGAN, DECODE], True, 30.0),
+        ([BEGAN, RUN], True, 30.0),
+        ([BEGAN, LOAD], True, 600.0),
+        ([BEGAN, LOAD, {"end": 1}], True, 30.0),
+        # A function of the user's own has its time-out, once it has begun.
+        ([], False, 30.0),
+        ([BEGAN], False, NEVER),
+        ([{"began": "another"}], False, 30.0),
+        # What we do in it is watched as everywhere.
+        ([BEGAN, DECODE], False, 30.0),
+        ([BEGAN, DECODE, {"end": 3}], False, NEVER),
+        ([BEGAN, LOAD], False, 600.0),
+    ],
+)
+def test_allowed_silence(messages: list[dict[str, Any]], is_ours: bool, seconds: float) -> None:
+    """How long a horse may be silent, by whose code it is in."""
+    in_flight = InFlight("e")
+    for message in messages:
+        in_flight.update(message)
+    assert in_flight.allowed_silence_s(30.0, is_ours=is_ours) == seconds
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"begin": 1},
+        {"begin": "x", "stage": "run"},
+        {"begin": 1, "stage": "eat", "what": "", "provider": "", "allow_s": 0},
+        {"end": [1]},
+        {"at": 5},
+        {"at": [1, 2]},
+        {"part": 7, "of": "e"},
+        {"part": "text", "of": "another"},
+        {"extends": "long"},
+        {},
+    ],
+    ids=json.dumps,
+)
+def test_message_that_is_none(message: dict[str, Any]) -> None:
+    """It changes nothing: a job may have written it."""
+    in_flight = InFlight("e")
+    in_flight.update(message)
+    assert str(in_flight) == "in Python code"
+    assert (in_flight.text, in_flight.progress, in_flight.extends_s) == ("", None, None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 * 1024, 256 * 1024 + 1, 3_000_000])
+def test_report_of_any_size(size: int) -> None:
+    """It arrives as it was, in messages that a pipe's reader keeps whole."""
+    report = JobReport(execution="e", outcome="success", text="x" * size, retries_left=2)
+    in_flight = InFlight("e")
+    *parts, last = report.messages()
+    for part in parts:
+        assert len(json.dumps(part)) < 1024 * 1024
+        in_flight.update(part)
+    assert JobReport.read(last, in_flight.text) == report
+
+
+def test_report_that_lost_a_part() -> None:
+    """It is no result any more, but a failure that says so."""
+    *parts, last = JobReport(execution="e", outcome="success", text="x" * 600_000).messages()
+    in_flight = InFlight("e")
+    for part in parts[1:]:
+        in_flight.update(part)
+    report = JobReport.read(last, in_flight.text)
+    assert report.outcome == "failure"
+    assert "garbled" in report.text
+
+
+def caused_by(error: BaseException) -> Exception:
+    """An ordinary error that a job has made of another one."""
+    found = ValueError("the job's own")
+    found.__cause__ = error
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "has_struck", "told"),
+    [
+        (None, False, ""),
+        (ValueError("no"), False, ""),
+        (ImageUnreadable("no"), False, ""),
+        (RecursionError(), False, ""),
+        (caused_by(KeyError("x")), False, ""),
+        (None, True, "time-out"),  # the job has caught it
+        (JobTimeoutException(), False, "time-out"),
+        (caused_by(JobTimeoutException()), False, "time-out"),
+        (MemoryError(), False, "memory"),
+        (caused_by(MemoryError()), False, "memory"),
+        (BadVectors("NaN"), False, "nonsense"),
+        (SystemExit(0), False, "SystemExit"),
+        (KeyboardInterrupt(), False, "KeyboardInterrupt"),
+        (caused_by(asyncio.CancelledError()), False, "CancelledError"),
+    ],
+)
+def test_taint(error: BaseException | None, has_struck: bool, told: str) -> None:
+    """A horse goes on after an ordinary error of a job, and after nothing else."""
+    found = taint(error, has_struck=has_struck)
+    assert told in found
+    assert bool(found) is bool(told)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Both ends of one; a test may have closed them."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError:
+            continue
+
+
+def said(descriptor: int) -> list[dict[str, Any]]:
+    """What was sent, line by line; what is no message is left out."""
+    messages = []
+    for line in os.read(descriptor, 65_536).split(b"\n"):
+        try:
+            messages.append(json.loads(line))
+        except ValueError:
+            continue
+    return messages
+
+
+def test_half_a_line_of_a_job(pipe: tuple[int, int]) -> None:
+    """It garbles no message that comes after it."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    os.write(pipe[1], b'half a line {"done": ')
+    reporter.send(done="e")
+    assert said(pipe[0]) == [{"done": "e"}]
+
+
+def test_descriptor_that_is_another_file_now(pipe: tuple[int, int], tmp_path: Path) -> None:
+    """A job closed it, and opened a file of its own under its number: nothing is written there."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    os.close(pipe[1])
+    with (tmp_path / "mine").open("wb") as mine:
+        os.dup2(mine.fileno(), pipe[1])
+        reporter.send(done="e")
+        assert reporter.is_lost
+    assert (tmp_path / "mine").read_bytes() == b""
+
+
+def test_fork_after_the_descriptor_was_lost(pipe: tuple[int, int], tmp_path: Path) -> None:
+    """A child that a job forks closes the horse's pipe, but no file that has its number now."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    os.close(pipe[1])
+    with (tmp_path / "mine").open("wb") as mine:
+        os.dup2(mine.fileno(), pipe[1])
+        child = os.fork()
+        if child == 0:
+            os.write(pipe[1], b"still open")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / "mine").read_bytes() == b"still open"
+    assert not reporter.is_lost
+
+
+def test_fork_hangs_up(pipe: tuple[int, int]) -> None:
+    """A child that a job forks does not look like a horse that is still at work."""
+    Reporter(pipe[1], lambda _: None)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.fstat(pipe[1])
+        except OSError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_orphan_ends_at_its_next_step(pipe: tuple[int, int]) -> None:
+    """Between two steps, not in the middle of one; and no job takes it for an error of its own."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    reporter.progress(1, 3, "indexing")
+    with reporter.during("run", "image"):
+        reporter.on_orphaned()
+    with pytest.raises(Orphaned):
+        reporter.progress(2, 3, "indexing")
+    assert not issubclass(Orphaned, Exception)
+
+
+def test_one_slow_run(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises what a run may take for a while, not for good."""
+    now = [0.0]
+    monkeypatch.setattr("warmclip.work.horse.reporter.time.monotonic", lambda: now[0])
+    reporter = Reporter(pipe[1], lambda _: None)
+
+    def run(seconds: float) -> float:
+        with reporter.during("run", "image"):
+            now[0] += seconds
+        return float(said(pipe[0])[0]["allow_s"])
+
+    run(0.1)
+    assert run(50.0) == pytest.approx(2.0)
+    assert run(0.1) == pytest.approx(1000.0)
+    for _ in range(40):
+        run(0.1)
+    assert run(0.1) == pytest.approx(2.0)

@@ -1,0 +1,213 @@
+"""What is done while Redis does not answer, or refuses a command: no server is needed to decide."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ExecAbortError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+    WatchError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from warmclip.work.patience import Patience, is_wrong_type, refusal
+
+_OOM = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            NoPermissionError("this user has no permissions to run the 'zadd' command"),
+            "NOPERM this",
+        ),
+        (NoPermissionError("No permissions to access a key"), "NOPERM No"),
+        (NoPermissionError("No permissions to access a channel"), "NOPERM No"),
+        (_OOM, "OOM command"),
+        (ReadOnlyError("You can't write against a read only replica."), "READONLY You"),
+        (MasterDownError("Link with MASTER is down"), "MASTERDOWN Link"),
+        (ClusterDownError("CLUSTERDOWN Hash slot not served"), "CLUSTERDOWN Hash"),
+        (TryAgainError("TRYAGAIN Multiple keys"), "TRYAGAIN"),
+        (ExecAbortError("Transaction discarded because of: OOM"), "EXECABORT Transaction"),
+        (ResponseError("MISCONF Errors writing to the AOF file: No space left"), "MISCONF Errors"),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), "NOREPLICAS Not"),
+        (ResponseError("BUSY Redis is busy running a script."), "BUSY Redis"),
+        (ResponseError("WRONGTYPE Operation against a key"), None),
+        (ResponseError("ERR value is not an integer or out of range"), None),
+        (ResponseError("invalid expire time in 'expire' command"), None),
+        (NoScriptError("No matching script."), None),
+        (WatchError("Watched variable changed."), None),
+        (RedisConnectionError("Connection refused"), None),  # no refusal: no answer
+        (BusyLoadingError("Redis is loading the dataset in memory"), None),
+        (OSError("No space left on device"), None),
+        (ValueError("OOM"), None),
+    ],
+)
+def test_refusal(error: Exception, told: str | None) -> None:
+    """What Redis may take later is told by its code; what it will never take is something else."""
+    found = refusal(error)
+    assert found is None if told is None else str(found).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("WRONGTYPE Operation against a key", True), ("NOPERM", False), ("MISCONF WRONGTYPE", False)],
+)
+def test_wrong_type(text: str, expected: bool) -> None:
+    """Only this says that a key is none of RQ's."""
+    assert is_wrong_type(ResponseError(text)) is expected
+
+
+class Clock:
+    """A clock that sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """No time is lost."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """In place of the system's."""
+    clock = Clock()
+    monkeypatch.setattr("warmclip.work.patience.time", clock)
+    return clock
+
+
+def failing(*errors: Exception) -> Callable[[], str]:
+    """A command that fails so often, then succeeds."""
+    left = list(errors)
+
+    def do() -> str:
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return do
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RedisConnectionError("Connection refused"),
+        RedisTimeoutError("Timeout reading"),
+        ConnectionRefusedError(111, "Connection refused"),  # as redis-py below 7.2 lets through
+        FileNotFoundError(2, "No such file"),  # a socket that is not there yet
+        BusyLoadingError("Redis is loading the dataset in memory"),
+        _OOM,
+        NoPermissionError("this user has no permissions"),
+        ResponseError("MISCONF Errors writing"),
+    ],
+    ids=lambda error: f"{type(error).__name__}",
+)
+def test_command_is_sent_again(clock: Clock, error: Exception) -> None:
+    """Until it succeeds; the connection is closed between two attempts, as redis-py wants it."""
+    closed: list[Exception] = []
+    patience = Patience(60)
+    assert patience.call_with_retry(failing(*[error] * 20), closed.append) == "done"
+    assert closed == [error] * 20
+    assert len(clock.slept) == 20
+    assert max(clock.slept) <= 1
+
+
+@pytest.mark.parametrize(
+    "error", [ResponseError("WRONGTYPE Operation"), ResponseError("ERR syntax"), KeyError("x")]
+)
+def test_other_errors_are_not_waited_for(clock: Clock, error: Exception) -> None:
+    """They are the caller's at once."""
+    with pytest.raises(type(error)):
+        Patience(60).call_with_retry(failing(error), lambda _: None)
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), _OOM])
+def test_patience_ends(clock: Clock, error: RedisError) -> None:
+    """After so many seconds of the same trouble the last error is raised, as it came."""
+    with pytest.raises(type(error)):
+        Patience(60).call_with_retry(failing(*[error] * 10_000), lambda _: None)
+    assert 60 <= sum(clock.slept) <= 65
+
+
+def test_patience_ends_for_transactions_that_begin_anew(clock: Clock) -> None:
+    """A refused transaction is begun anew by its caller, each time with a command that is taken:
+    the trouble is one all the same.
+    """
+    patience = Patience(60)
+
+    def close(error: Exception) -> None:
+        raise WatchError from error
+
+    def attempt() -> bool:
+        """One transaction, and whether it is to be begun anew."""
+        patience.call_with_retry(failing(), close)  # WATCH
+        try:
+            patience.call_with_retry(failing(_OOM), close)  # EXEC
+        except WatchError:
+            return True
+        return False
+
+    def attempt_for_ever() -> None:
+        while attempt():
+            pass
+
+    with pytest.raises(OutOfMemoryError):
+        attempt_for_ever()
+    assert 60 <= sum(clock.slept) <= 65
+
+
+def test_trouble_far_apart(clock: Clock) -> None:
+    """What was waited for an hour ago does not shorten today's patience."""
+    patience = Patience(60)
+    for _ in range(5):
+        patience.call_with_retry(failing(*[_OOM] * 40), lambda _: None)
+        clock.now += 3600
+
+
+def test_nobody_waits_any_more(clock: Clock) -> None:
+    """Then the command is given up at once."""
+    with pytest.raises(OutOfMemoryError):
+        Patience(60, given_up=lambda: True).call_with_retry(failing(_OOM), lambda _: None)
+    assert clock.slept == []
+
+
+@pytest.mark.usefixtures("clock")
+def test_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line says what Redis refuses, however many commands and connections wait for it."""
+    patience = Patience(60)
+    with caplog.at_level(logging.WARNING):
+        for connection in (patience, patience.__deepcopy__({})):
+            connection.call_with_retry(failing(*[_OOM] * 9), lambda _: None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Redis refuses: OOM command not allowed when used memory > 'maxmemory'; "
+        "waiting until it does not"
+    ]
+
+
+@pytest.mark.usefixtures("clock")
+def test_short_absence_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that was closed while it was idle is nobody's business."""
+    gone = RedisConnectionError("closed")
+    with caplog.at_level(logging.WARNING):
+        Patience(60).call_with_retry(failing(gone, gone), lambda _: None)
+    assert caplog.records == []
