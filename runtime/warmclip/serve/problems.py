@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from warmclip import errors
 from warmclip.errors import WarmclipError
@@ -48,6 +49,7 @@ STATUS: Mapping[type[WarmclipError], int] = {
 """The HTTP status of each error; one that is not listed has the status of its base class."""
 
 _RETRY_AFTER_S = "5"
+_CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
 _MOST_CHARS = 2_000  # of a detail, which may quote what a client sent
 
 
@@ -154,7 +156,7 @@ def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     )
 
 
-Handler: TypeAlias = Callable[[Request, Any], Awaitable[ProblemResponse]]
+Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 
 
 def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
@@ -195,11 +197,15 @@ def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
     async def on_bug(_request: Request, _exc: Exception) -> ProblemResponse:
         return ProblemResponse(500, "a bug in warmclip: the server's log has the traceback")
 
+    async def on_disconnect(_request: Request, _exc: Exception) -> Response:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)  # nobody receives it; metrics count it
+
     handlers: dict[type[Exception], Handler] = {
         WarmclipError: on_warmclip_error,
         HTTPException: on_http_exception,
         Problem: on_problem,
         RequestValidationError: on_invalid_request,
+        ClientDisconnect: on_disconnect,
         Exception: on_bug,
         **dict.fromkeys(BROKER_ERRORS, on_broker_error),
     }

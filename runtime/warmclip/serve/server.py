@@ -1,6 +1,7 @@
 """The server: a listening socket, the app, and the scheduler of sessions."""
 
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -16,7 +17,9 @@ from warmclip.indexing.files import canonical_roots
 from warmclip.serve import DEFAULT_RATE
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
+from warmclip.serve.connections import MOST_CONNECTIONS, ConnectionTable
 from warmclip.serve.context import AppContext, WorkerClient
+from warmclip.serve.http_protocol import Timeouts, make_protocol
 from warmclip.serve.rate_limiter import RateLimiter
 from warmclip.serve.streams import Streams
 from warmclip.settings import Settings
@@ -29,7 +32,7 @@ from warmclip.work.status import read_status
 
 log = logging.getLogger(__name__)
 
-_MOST_CONNECTIONS = 512
+_MOST_OTHER_FILES = 256  # besides connections: of Redis, threads, uploads on disk
 _GRACE_S = 5  # for requests that are being answered when the server stops
 
 
@@ -58,6 +61,7 @@ def run_server(
     """
     token = read_token(token_file, settings.token)
     require_token(host, token)
+    _raise_file_limit(MOST_CONNECTIONS + _MOST_OTHER_FILES)
     signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
     with _listen(host, port) as listener, open_broker(settings) as connection:
         scheduler, streams = SessionScheduler(connection, settings), Streams()
@@ -75,14 +79,13 @@ def run_server(
         config = uvicorn.Config(
             create_app(context, token, RateLimiter(rate) if rate else None),
             loop="asyncio",
-            http="h11",
+            http=make_protocol(ConnectionTable(), Timeouts()),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,  # it would show what people search for
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_S,
         )
         _announce(settings, listener, has_token=token is not None)
@@ -109,12 +112,23 @@ class _Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as exc:
         raise SettingsError(
             f"cannot listen on {host} port {port}: {exc.strerror}; choose another --port, or the "
             "--host of an address that is this machine's"
         ) from exc
+    # asyncio sets TCP_NODELAY on connections of the protocol TCP only, and create_server leaves
+    # it at 0. Without it, a body waits 40 ms for the acknowledgement of its headers.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
+
+
+def _raise_file_limit(needed: int) -> None:
+    """Allow as many descriptors as there may be connections: macOS gives a process 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _host_names(host: str, hosts: Sequence[str]) -> tuple[str, ...]:
