@@ -1,6 +1,6 @@
 """Which connection makes room for a new one: by a table of those that are open."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,7 +13,8 @@ class Open:
 
     peer: str
     idle_since: float | None = None
-    closed: bool = field(default=False)
+    was_used: bool = True
+    closed: bool = False
 
     def close_idle(self) -> None:
         """Note it."""
@@ -21,8 +22,11 @@ class Open:
 
 
 def opened(text: str) -> list[Open]:
-    """Of "a1 b-": a connection of a that is idle since 1, and one of b that is busy."""
-    return [Open(each[0], None if each[1:] == "-" else float(each[1:])) for each in text.split()]
+    """Of "a1 b- c2n": one of a that is idle since 1, one of b that is busy, a new one of c."""
+    return [
+        Open(it[0], None if it[1] == "-" else float(it[1]), not it.endswith("n"))
+        for it in text.split()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,8 @@ def opened(text: str) -> list[Open]:
         ("a3 a1 a2", "a", 1),  # of its own, the one that is idle for longest
         ("a3 a- a2 b1", "a", 2),  # not another client's
         ("a- a- a2", "a", 2),
+        ("a1 a2n a3n", "a", 1),  # rather one that was never used
+        ("a1 a2 b3n b4 c5n", "d", 2),
         ("a- a- a-", "a", "full"),
         ("a- a- a- b1", "a", "full"),
         ("a2 a3 b1 b4 c5", "d", 2),  # at the whole bound, of all

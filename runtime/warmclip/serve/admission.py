@@ -12,8 +12,10 @@ from warmclip.serve.problems import Problem, ProblemResponse
 from warmclip.serve.rate_limiter import RateLimiter
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_WITHOUT_TOKEN = frozenset({"/readyz"})
-_WITHOUT_RATE = frozenset({"/readyz", "/metrics"})  # supervisors ask these often, from one address
+_WITHOUT_TOKEN = frozenset({"/livez", "/readyz"})
+_WITHOUT_RATE = frozenset(
+    {"/livez", "/readyz", "/metrics"}
+)  # supervisors ask these often, from one address
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNIQUE = frozenset({"host", "origin", "authorization", "content-length"})
 _NO_PAGE = b"default-src 'none'; frame-ancestors 'none'"

@@ -16,6 +16,11 @@ class Connection(Protocol):
         ...
 
     @property
+    def was_used(self) -> bool:
+        """Whether a request was answered on it."""
+        ...
+
+    @property
     def idle_since(self) -> float | None:
         """Since when it has been without a whole request, s; None while a request is answered."""
         ...
@@ -36,8 +41,8 @@ def choose_evicted(connections: Iterable[C], peer: str, *, most: int, most_of_on
     """Which connection has to go so that one more of this client can be open; None if none has.
 
     Connections that were opened and never used, that are late with a request, or that are kept
-    for the next one, must lock nobody out. So the one that has been idle for longest goes: at the
-    client's own bound, of that client's; at the whole bound, of all.
+    for the next one, must lock nobody out. So one that was never used goes, else the one that has
+    been idle for longest: at the client's own bound, of that client's; at the whole bound, of all.
 
     Raises:
         TooManyConnections: the bound is reached, and none is idle.
@@ -50,10 +55,10 @@ def choose_evicted(connections: Iterable[C], peer: str, *, most: int, most_of_on
         crowd = everyone
     else:
         return None
-    idle = [(each.idle_since, each) for each in crowd if each.idle_since is not None]
+    idle = [each for each in crowd if each.idle_since is not None]
     if not idle:
         raise TooManyConnections
-    return min(idle, key=lambda pair: pair[0])[1]
+    return min(idle, key=lambda each: (each.was_used, each.idle_since))
 
 
 class ConnectionTable:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.errors import WarmclipError
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
+from warmclip.serve.threads import run_redis
 
 _DEADLINE_S = 10.0  # a worker may be at a chunk of pictures
 
@@ -132,7 +132,7 @@ def make_router(context: AppContext) -> APIRouter:
         No provider is tried for it: this is what the worker found at its start, and since.
         `/healthz` tells whether everything works now.
         """
-        status = _as_utf8((await to_thread.run_sync(context.read_status)).to_dict())
+        status = _as_utf8((await run_redis(context.read_status)).to_dict())
         verdict, missing = None, None
         try:
             answer = await context.workers.call("verdict", request=request, timeout_s=_DEADLINE_S)

@@ -114,7 +114,7 @@ def make_router(context: AppContext) -> APIRouter:
         """
         if isinstance(picture, EmbedImageRequest):
             await to_thread.run_sync(find_place, picture.path, context.settings, context.roots)
-            source = {"path": picture.path}
+            source: dict[str, Any] = {"path": picture.path}
         else:
             source = {"data": await to_thread.run_sync(read_base64, picture)}
         answer = await context.workers.call("embed_image", request=request, **source)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, RequestResponseCycle
 
 from warmclip.serve.connections import ConnectionTable, TooManyConnections
 from warmclip.serve.problems import ProblemResponse
@@ -43,6 +43,12 @@ class _BoundedProtocol(H11Protocol):
     def idle_since(self) -> float | None:
         """Since when no request is being answered; see ``Connection``."""
         return None if self._is_answering else self._idle_since
+
+    @property
+    def was_used(self) -> bool:
+        """Whether a request was answered on it; see ``Connection``."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None
 
     @property
     def _is_answering(self) -> bool:
@@ -115,7 +121,9 @@ class _BoundedProtocol(H11Protocol):
             self.cycle.disconnected = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             problem = ProblemResponse(status, detail, headers={"Connection": "close"})
-            response = h11.Response(status_code=status, headers=problem.raw_headers)
+            response = h11.Response(
+                status_code=status, headers=problem.raw_headers, reason=STATUS_PHRASES[status]
+            )
             for event in (response, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

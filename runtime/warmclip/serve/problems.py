@@ -146,6 +146,11 @@ def problem_of_error(exc: WarmclipError) -> ProblemResponse:
     return ProblemResponse(status, str(exc), code=type(exc).__name__)
 
 
+def problem_of_redis(exc: Exception, settings: Settings) -> ProblemResponse:
+    """The response to an error of the connection to Redis, or to one that was made of it."""
+    return problem_of_error(exc if isinstance(exc, WarmclipError) else as_ours(settings, exc))
+
+
 def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     """The methods of all routes of a path: Starlette names those of the first route only."""
     return sorted(
@@ -166,7 +171,7 @@ def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
         return problem_of_error(exc)
 
     async def on_broker_error(_request: Request, exc: Exception) -> ProblemResponse:
-        return problem_of_error(as_ours(settings, exc))
+        return problem_of_redis(exc, settings)
 
     async def on_http_exception(request: Request, exc: HTTPException) -> ProblemResponse:
         detail = str(exc.detail)

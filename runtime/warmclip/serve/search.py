@@ -120,7 +120,12 @@ def make_router(context: AppContext) -> APIRouter:
             await to_thread.run_sync(find_place, only.folder, context.settings, context.roots)
         question |= only.to_dict()
         answer = await context.workers.call(
-            "search", request=request, collection=name, offset=offset, **question
+            "search",
+            request=request,
+            needs_store=True,
+            collection=name,
+            offset=offset,
+            **question,
         )
         return SearchResponse(
             collection=name,

@@ -38,6 +38,7 @@ def make_router(context: AppContext) -> APIRouter:
         answer = await context.workers.call(
             "thumbnail",
             request=request,
+            needs_store=True,
             collection=collection or context.settings.collection,
             id=str(id),
             side_px=side_px,

@@ -61,7 +61,13 @@ class Patience(ExponentialBackoff):
 
 
 @contextmanager
-def open_broker(settings: Settings, patience: Patience | None = None) -> Iterator[Redis]:
+def open_broker(
+    settings: Settings,
+    patience: Patience | None = None,
+    *,
+    answer_s: float = _ANSWER_TIMEOUT_S,
+    retries: int = 3,
+) -> Iterator[Redis]:
     """Connect to Redis, starting the private one if no URL is set and none runs yet.
 
     An answer that fails to come inside the ``with`` block is translated too.
@@ -69,6 +75,8 @@ def open_broker(settings: Settings, patience: Patience | None = None) -> Iterato
     Args:
         settings: REDIS_URL, or the home of the private Redis.
         patience: of each command, once Redis has answered; without it, a second or two.
+        answer_s: that one command may take.
+        retries: how often a command is sent again, without patience.
 
     Raises:
         QueueUnreachable: no answer; the message has the address, without its password.
@@ -84,14 +92,14 @@ def open_broker(settings: Settings, patience: Patience | None = None) -> Iterato
             url, address = settings.redis_url, without_password(settings.redis_url)
             path = ""
         # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
-        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries)
         with _connect(url, path, soon, timeout_s=_CONNECT_TIMEOUT_S) as probe:
             try:
                 probe.ping()
             except RedisError as exc:
                 raise _unreachable(address, exc) from exc
         retry = Retry(patience, -1) if patience is not None else soon
-        connection = stack.enter_context(_connect(url, path, retry, timeout_s=_ANSWER_TIMEOUT_S))
+        connection = stack.enter_context(_connect(url, path, retry, timeout_s=answer_s))
         try:
             yield connection
         except (RedisConnectionError, RedisTimeoutError) as exc:
@@ -118,7 +126,7 @@ def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> R
             socket_timeout=timeout_s,
             retry=retry,
             health_check_interval=_HEALTH_CHECK_S,
-            **_over_network(url),
+            **_over_network(url, timeout_s),
         )
     except ValueError:
         # Its text may hold the URL, and so the password: keep the cause out of the traceback.
@@ -127,10 +135,10 @@ def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> R
         ) from None
 
 
-def _over_network(url: str) -> dict[str, float | bool]:
+def _over_network(url: str, timeout_s: float) -> dict[str, float | bool]:
     if url.startswith("unix:"):
         return {}
-    return {"socket_connect_timeout": _CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    return {"socket_connect_timeout": min(timeout_s, _CONNECT_TIMEOUT_S), "socket_keepalive": True}
 
 
 def _unreachable(address: str, exc: Exception) -> QueueUnreachable:
