@@ -18,19 +18,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def run_redis(function: Callable[..., T], *arguments: object) -> T:
+async def run_redis(function: Callable[..., T], *arguments: object, within_s: float = REDIS_S) -> T:
     """Run a function that asks Redis in a thread, and return what it returns.
+
+    Args:
+        function: what to run.
+        arguments: of the function.
+        within_s: how long it may take.
 
     Raises:
         QueueUnreachable: Redis is too slow. The thread ends by itself, and its result is dropped.
         Exception: what the function raises.
     """
     try:
-        with fail_after(REDIS_S):
+        with fail_after(within_s):
             return await to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
     except TimeoutError:
         raise QueueUnreachable(
-            f"Redis answers too slowly: not within {REDIS_S:g} s; look at its load and its disk "
+            f"Redis answers too slowly: not within {within_s:.0f} s; look at its load and its disk "
             "(`redis-cli --latency`, SLOWLOG GET), then try again"
         ) from None
 

@@ -12,12 +12,13 @@ from starlette.requests import ClientDisconnect
 
 from warmclip.errors import StoreUnreachable
 from warmclip.serve.problems import Problem
-from warmclip.serve.threads import run_redis
+from warmclip.serve.threads import REDIS_S, run_redis
 
 ANSWER_S = 30.0
 """How long a worker may take to answer one request."""
 
 _MOST_WAITING = 64
+_PACKED_PER_S = 1_000_000  # bytes of a picture that RQ compresses, on a busy machine
 _OUTAGE_AFTER_S = 2.5  # without an answer, the store is asked whether it is there
 
 
@@ -86,7 +87,11 @@ class WorkerClient:
             )
         self._waiting += 1
         try:
-            sent = await run_redis(partial(self._send, function, arguments, timeout_s=timeout_s))
+            size = sum(len(each) for each in arguments.values() if isinstance(each, str))
+            sent = await run_redis(
+                partial(self._send, function, arguments, timeout_s=timeout_s),
+                within_s=REDIS_S + size / _PACKED_PER_S,
+            )
             return await self._wait(sent, request, needs_store=needs_store)
         finally:
             self._waiting -= 1
