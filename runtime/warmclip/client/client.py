@@ -107,7 +107,7 @@ class AsyncClient:
 
     Threads make the calls, as many at once as the backend is good for; further calls wait for
     their turn within their own time-out. A call that is cancelled is taken back: at once if it
-    waits for its turn, from the queue within two seconds if no worker has begun with it. A model
+    waits for its turn, from the queue within a second if no worker has begun with it. A model
     completes what it has begun.
     """
 

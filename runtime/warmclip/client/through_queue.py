@@ -110,7 +110,7 @@ class ThroughQueue:
                 function,
                 arguments,
                 timeout_s=deadline.left_s,
-                given_up=deadline.is_cancelled,
+                is_cancelled=deadline.is_cancelled,
             )
         except BROKER_ERRORS as exc:
             raise as_ours(self._settings, exc) from exc

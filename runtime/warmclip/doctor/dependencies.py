@@ -21,6 +21,7 @@ State = Literal["ok", "absent", "wrong", "unreachable"]
 
 _ANSWER_S = 5.0
 _MOST_BYTES = 64 * 1024
+_GATEWAY_ERRORS = (502, 503, 504)  # of a proxy before it, or of a server that is starting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +107,15 @@ def _holder(lock: Path) -> str | None:
     return None
 
 
-def check_qdrant(settings: Settings) -> tuple[State, str]:
+def check_qdrant(settings: Settings, timeout_s: float = _ANSWER_S) -> tuple[State, str]:
     """Ask a server without its client, which would load httpx and look up proxies here."""
     assert settings.qdrant_url is not None  # noqa: S101 - it is called only where it is set
     where = without_password(settings.qdrant_url)
     try:
-        status, _ = _get(settings, "/collections")
-        _, hello = _get(settings, "/")
+        status, _ = _get(settings, "/collections", timeout_s)
+        _, hello = _get(settings, "/", timeout_s)
     except (OSError, HTTPException, ValueError) as exc:
-        reason = str(exc) or type(exc).__name__
-        return "unreachable", f"no answer from {where} ({reason}); start it, or correct QDRANT_URL"
+        return "unreachable", _no_answer(settings.qdrant_url, exc)
     if status in (401, 403):
         return "wrong", f"{where} answers {status}; check QDRANT_API_KEY"
     if status != 200:
@@ -127,15 +127,34 @@ def check_qdrant(settings: Settings) -> tuple[State, str]:
     return "ok", f"{where}, qdrant {version}"
 
 
-def _get(settings: Settings, path: str) -> tuple[int, bytes]:
+def find_qdrant_outage(settings: Settings, timeout_s: float) -> str | None:
+    """Why a Qdrant server does not answer, in a sentence; None if it does, or none is used."""
+    if settings.qdrant_url is None:
+        return None
+    try:
+        status, _ = _get(settings, "/readyz", timeout_s)  # it needs no key
+    except (OSError, HTTPException, ValueError) as exc:
+        return _no_answer(settings.qdrant_url, exc)
+    if status in _GATEWAY_ERRORS:
+        return _no_answer(settings.qdrant_url, f"status {status}")
+    return None
+
+
+def _no_answer(url: str, reason: object) -> str:
+    words = str(reason) or type(reason).__name__
+    where = without_password(url)
+    return f"no answer from Qdrant at {where} ({words}); start it, or correct QDRANT_URL"
+
+
+def _get(settings: Settings, path: str, timeout_s: float) -> tuple[int, bytes]:
     parts = urlsplit(settings.qdrant_url or "")
     host = parts.hostname or ""
     connection: HTTPConnection = (
         HTTPSConnection(
-            host, parts.port or 6333, timeout=_ANSWER_S, context=ssl.create_default_context()
+            host, parts.port or 6333, timeout=timeout_s, context=ssl.create_default_context()
         )
         if parts.scheme == "https"
-        else HTTPConnection(host, parts.port or 6333, timeout=_ANSWER_S)
+        else HTTPConnection(host, parts.port or 6333, timeout=timeout_s)
     )
     headers = {}
     if settings.qdrant_api_key:

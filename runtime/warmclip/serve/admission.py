@@ -1,24 +1,23 @@
 """The checks that every request must pass: host, rate, origin, token and size of its body."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmclip.serve.auth import Token
+from warmclip.serve.body import BODY_S, BodyBudget, BoundedBody, bound_body, declared_bytes
 from warmclip.serve.problems import Problem, ProblemResponse
 from warmclip.serve.rate_limiter import RateLimiter
-from warmclip.work.call import MOST_SENT_BYTES
-
-MOST_JSON_BYTES = 1024 * 1024
-_MULTIPART_BYTES = 64 * 1024  # around a picture
-_MOST_DISCARDED_BYTES = 2 * MOST_SENT_BYTES
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_WITHOUT_TOKEN = frozenset({"/readyz"})
-_WITHOUT_RATE = frozenset({"/readyz", "/metrics"})  # supervisors ask these often, from one address
+_WITHOUT_TOKEN = frozenset({"/livez", "/readyz"})
+_WITHOUT_RATE = frozenset(
+    {"/livez", "/readyz", "/metrics"}
+)  # supervisors ask these often, from one address
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_UNIQUE = frozenset({"host", "origin", "authorization", "content-length"})
 _NO_PAGE = b"default-src 'none'; frame-ancestors 'none'"
 
 
@@ -38,6 +37,7 @@ class AdmissionMiddleware:
         token: Token | None = None,
         open_paths: Iterable[str] = (),
         rate_limiter: RateLimiter | None = None,
+        body_s: float = BODY_S,
     ) -> None:
         """Wrap an app.
 
@@ -48,98 +48,136 @@ class AdmissionMiddleware:
             token: that requests must show.
             open_paths: exact paths that may be read without the token: they hold no data.
             rate_limiter: bounds the requests of one address.
+            body_s: how long a body may take to arrive.
         """
         self._app = app
         self._hosts = frozenset(host.lower().strip("[]") for host in (*_LOOPBACK, *hosts))
         self._token = token
         self._open_paths = _WITHOUT_TOKEN.union(open_paths)
         self._rate_limiter = rate_limiter
+        self._body_s = body_s
+        self._budget = BodyBudget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = _with_security_headers(send)
-        try:
-            most_bytes = self._admit(scope)
-        except Problem as exc:
-            response = ProblemResponse(exc.status, exc.detail, headers=exc.headers)
-            await _discard_body(receive)
-            await response(scope, receive, send)
-            return
-        await self._app(scope, _BoundedBody(receive, most_bytes), send)
+        headers = _read_headers(scope)
+        length = declared_bytes(headers)
+        body = BoundedBody(
+            receive, _with_security_headers(send), is_empty=length == 0, body_s=self._body_s
+        )
+        with ExitStack() as reserved:
+            try:
+                body.most_bytes = self._admit(scope, headers)
+                count = body.most_bytes if length is None else length
+                reserved.enter_context(self._budget.reserve(count))
+            except Problem as exc:
+                answer: ASGIApp = ProblemResponse(exc.status, exc.detail, headers=exc.headers)
+            else:
+                answer = self._app
+            await answer(scope, body.receive, body.send)
 
-    def _admit(self, scope: Scope) -> int:
+    def _admit(self, scope: Scope, headers: Mapping[str, str]) -> int:
         """How many bytes the request's body may have.
 
         Raises:
             Problem: the request is refused.
         """
-        headers = _headers(scope)
-        host = headers.get("host", "")
-        if _hostname(host) not in self._hosts | _own_address(scope):
-            raise Problem(
-                421,
-                f"this server does not go by the name {host[:200]!r}; start it with "
-                "--allow-host NAME to let it",
-            )
+        method, path = scope["method"], scope["path"]
+        check_unique(scope["headers"])
+        server = scope.get("server")
+        check_host(headers.get("host", ""), self._hosts, server[0] if server else None)
         # Before the token is looked at, so that the rate bounds guesses of it as well.
-        if scope["path"] not in _WITHOUT_RATE:
-            self._check_rate(scope)
-        if scope["method"] not in _SAFE:
-            _check_origin(headers, host)
-        is_open = scope["method"] in _SAFE and scope["path"] in self._open_paths
+        if path not in _WITHOUT_RATE:
+            self._count(scope)
+        if method not in _SAFE:
+            check_origin(headers)
         if (
             self._token is not None
-            and not is_open
+            and needs_token(method, path, self._open_paths)
             and not self._token.is_shown_by(headers.get("authorization"))
         ):
-            if scope["path"] in _WITHOUT_RATE:
-                self._check_rate(scope)
+            if path in _WITHOUT_RATE:
+                self._count(scope)
             raise Problem(
                 401,
                 "show the server's token: Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
-        is_upload = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        most_bytes = MOST_SENT_BYTES + _MULTIPART_BYTES if is_upload else MOST_JSON_BYTES
-        length = headers.get("content-length", "")
-        if length.isdigit() and (len(length) > 15 or int(length) > most_bytes):
-            raise Problem(413, _too_large(most_bytes))
-        return most_bytes
+        return bound_body(headers)
 
-    def _check_rate(self, scope: Scope) -> None:
+    def _count(self, scope: Scope) -> None:
         if self._rate_limiter is not None:
             self._rate_limiter.admit((scope.get("client") or ("",))[0])
 
 
-class _BoundedBody:
-    """Receives a body whose length is not known, up to a bound."""
+def check_unique(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a header that decides something and stands twice: proxies differ in which counts.
 
-    def __init__(self, receive: Receive, most_bytes: int) -> None:
-        self._receive = receive
-        self._left_bytes = self._most_bytes = most_bytes
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left_bytes -= len(message.get("body", b""))
-            if self._left_bytes < 0:
-                if message.get("more_body"):
-                    await _discard_body(self._receive)
-                raise HTTPException(413, _too_large(self._most_bytes))
-        return message
+    Raises:
+        Problem: naming it.
+    """
+    seen = set[str]()
+    for name, _ in headers:
+        key = name.decode("latin-1").lower()
+        if key in seen and key in _UNIQUE:
+            raise Problem(400, f"the header {key!r} stands twice")
+        seen.add(key)
 
 
-async def _discard_body(receive: Receive) -> None:
-    """Read a refused body, up to a bound: a client that still sends may never see the answer."""
-    left_bytes = _MOST_DISCARDED_BYTES
-    while left_bytes > 0:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
-        left_bytes -= len(message.get("body", b""))
+def check_host(host: str, names: Collection[str], address: str | None) -> None:
+    """Refuse a Host header that is not this server's.
+
+    Args:
+        host: the header, with or without a port.
+        names: of the server, in lower case, without brackets.
+        address: at which the connection arrived: it is no name, so none that was rebound.
+
+    Raises:
+        Problem: saying how to allow the name.
+    """
+    try:
+        hostname = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        hostname = ""
+    if not hostname or (hostname not in names and hostname != address):
+        raise Problem(
+            421,
+            f"this server does not go by the name {host[:200]!r}; start it with "
+            "--allow-host NAME to let it",
+        )
+
+
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Refuse a write that a page of another site makes; one that tells no origin is no page's.
+
+    Raises:
+        Problem: the request comes from another site.
+    """
+    if headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
+        raise Problem(403, "this came from a page of another site: only our own may write")
+    origin = headers.get("origin")
+    if origin is None:
+        return
+    try:
+        netloc = urlsplit(origin).netloc.lower()
+    except ValueError:
+        netloc = ""
+    if not netloc or netloc != headers.get("host", "").lower():
+        raise Problem(403, f"pages of {origin[:200]!r} may not write here: only our own may")
+
+
+def needs_token(method: str, path: str, open_paths: Collection[str]) -> bool:
+    """Whether a request must show the token: all but reading what holds no data."""
+    return method not in _SAFE or path not in open_paths
+
+
+def _read_headers(scope: Scope) -> dict[str, str]:
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
 
 
 def _with_security_headers(send: Send) -> Send:
@@ -154,53 +192,3 @@ def _with_security_headers(send: Send) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-def _too_large(most_bytes: int) -> str:
-    return (
-        f"the body is larger than {most_bytes:,} bytes; pictures may have {MOST_SENT_BYTES:,}: "
-        "send a smaller one, or index its file and ask for what is similar to it"
-    )
-
-
-def _headers(scope: Scope) -> Mapping[str, str]:
-    """The headers by name.
-
-    Raises:
-        Problem: one that must be unique stands twice.
-    """
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        key = name.decode("latin-1").lower()
-        if key in headers and key in ("host", "origin", "authorization"):
-            raise Problem(400, f"the header {key!r} stands twice")
-        headers[key] = value.decode("latin-1")
-    return headers
-
-
-def _hostname(host: str) -> str:
-    """The name in a Host header, without its port."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-
-
-def _own_address(scope: Scope) -> frozenset[str]:
-    """The address at which this connection arrived: it is no name, so none that was rebound."""
-    server = scope.get("server")
-    return frozenset([server[0]] if server else [])
-
-
-def _check_origin(headers: Mapping[str, str], host: str) -> None:
-    origin = headers.get("origin")
-    if headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
-        raise Problem(403, "this came from a page of another site: only our own may write")
-    if origin is None:
-        return
-    try:
-        netloc = urlsplit(origin).netloc.lower()
-    except ValueError:
-        netloc = ""
-    if netloc != host.lower():
-        raise Problem(403, f"pages of {origin[:200]!r} may not write here: only our own may")

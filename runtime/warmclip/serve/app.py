@@ -23,8 +23,9 @@ from warmclip.serve import (
 )
 from warmclip.serve.admission import AdmissionMiddleware
 from warmclip.serve.auth import Token
-from warmclip.serve.context import THREADS, AppContext
+from warmclip.serve.context import AppContext
 from warmclip.serve.rate_limiter import RateLimiter
+from warmclip.serve.threads import THREADS
 from warmclip.serve.unknown_parameters import refuse_unknown_parameters
 
 _DESCRIPTION = """

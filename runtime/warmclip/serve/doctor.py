@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.errors import WarmclipError
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
+from warmclip.serve.threads import run_redis
 
 _DEADLINE_S = 10.0  # a worker may be at a chunk of pictures
 
@@ -125,18 +126,17 @@ def make_router(context: AppContext) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["operation"], responses=RESPONSES)
 
     @router.get("/doctor")
-    def get_doctor_report() -> DoctorResponse:
+    async def get_doctor_report(request: Request) -> DoctorResponse:
         """Get which provider each tower of a worker computes on and why, queues and workers.
 
         No provider is tried for it: this is what the worker found at its start, and since.
         `/healthz` tells whether everything works now.
         """
-        status = _as_utf8(context.read_status().to_dict())
+        status = _as_utf8((await run_redis(context.read_status)).to_dict())
         verdict, missing = None, None
         try:
-            verdict = ProviderSelection.model_validate(
-                _as_utf8(context.workers.call("verdict", timeout_s=_DEADLINE_S))
-            )
+            answer = await context.workers.call("verdict", request=request, timeout_s=_DEADLINE_S)
+            verdict = ProviderSelection.model_validate(_as_utf8(answer))
         except (WarmclipError, Problem) as exc:
             missing = as_utf8(str(exc))
         return DoctorResponse.model_validate(

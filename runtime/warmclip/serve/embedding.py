@@ -3,6 +3,7 @@
 import json
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -93,17 +94,18 @@ def make_router(context: AppContext) -> APIRouter:
     router = APIRouter(prefix="/api/v1/embed", tags=["embed"], responses=RESPONSES)
 
     @router.post("/text")
-    def embed_texts(request: EmbedTextsRequest) -> EmbedTextsResponse:
+    async def embed_texts(request: Request, body: EmbedTextsRequest) -> EmbedTextsResponse:
         """Embed texts."""
-        answer = context.workers.call("embed_texts", texts=request.texts)
+        answer = await context.workers.call("embed_texts", request=request, texts=body.texts)
         return EmbedTextsResponse(
             fingerprint=answer["fingerprint"],
             dim=answer["dim"],
-            vectors=[answer["vectors"][text] for text in request.texts],
+            vectors=[answer["vectors"][text] for text in body.texts],
         )
 
     @router.post("/image", openapi_extra={"requestBody": _REQUEST_BODY})
-    def embed_image(
+    async def embed_image(
+        request: Request,
         picture: Annotated[UploadFile | EmbedImageRequest, Depends(_read_picture)],
     ) -> EmbedImageResponse:
         """Embed one picture: one that is sent, as a form's field `file`, or one that is named.
@@ -111,10 +113,11 @@ def make_router(context: AppContext) -> APIRouter:
         Nothing of it is kept. A picture that is named must lie inside the roots.
         """
         if isinstance(picture, EmbedImageRequest):
-            require_roots(context.roots).resolve(picture.path)
-            answer = context.workers.call("embed_image", path=picture.path)
+            await to_thread.run_sync(require_roots(context.roots).resolve, picture.path)
+            source: dict[str, Any] = {"path": picture.path}
         else:
-            answer = context.workers.call("embed_image", data=read_base64(picture))
+            source = {"data": await to_thread.run_sync(read_base64, picture)}
+        answer = await context.workers.call("embed_image", request=request, **source)
         return EmbedImageResponse.model_validate(answer)
 
     return router

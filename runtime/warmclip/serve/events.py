@@ -4,22 +4,25 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
-from anyio import to_thread
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
+from warmclip.errors import QueueUnreachable
 from warmclip.serve.context import AppContext
-from warmclip.serve.problems import RESPONSES, problem_of_error
+from warmclip.serve.problems import RESPONSES, problem_of_redis
 from warmclip.serve.sessions import PREFIX, SessionListResponse, SessionResponse
 from warmclip.serve.streams import Streams
+from warmclip.serve.threads import run_redis
 from warmclip.settings import Settings
-from warmclip.work.broker import BROKER_ERRORS, as_ours
+from warmclip.work.broker import BROKER_ERRORS
 from warmclip.work.sessions.store import SessionStore
 
 _MOST_SESSIONS = 50  # that are over
 _INTERVAL_S = 1.0
 _HEARTBEAT_S = 15.0  # below the silence after which proxies close a connection
 _RETRY_MS = 2_000
+
+_READ_ERRORS: tuple[type[Exception], ...] = (QueueUnreachable, *BROKER_ERRORS)
 
 _EXAMPLE = """\
 retry: 2000
@@ -68,7 +71,7 @@ def make_router(context: AppContext) -> APIRouter:
             200: {"content": _CONTENT, "description": "Server-sent events, without end."},
         },
     )
-    def stream_session_events() -> StreamingResponse:
+    async def stream_session_events() -> StreamingResponse:
         """Follow the sessions: all at once at first, then each that is new or has changed.
 
         It tells of the latest 50, and of all that are under way.
@@ -79,7 +82,7 @@ def make_router(context: AppContext) -> APIRouter:
         looked at. A stream ends when the server stops; at most 32 are open at once.
         """
         context.streams.check()
-        first = feed.read()  # an error is a problem document here, as of every route
+        first = await run_redis(feed.read)  # an error is a problem document here, as of every route
         return StreamingResponse(
             send_events(feed, context.streams, context.settings, first),
             media_type="text/event-stream",
@@ -104,10 +107,10 @@ async def send_events(
         while await streams.sleep(_INTERVAL_S):
             event = ""
             try:
-                latest = await to_thread.run_sync(feed.read)
-            except BROKER_ERRORS as exc:
+                latest = await run_redis(feed.read)
+            except _READ_ERRORS as exc:
                 before = problem
-                problem = bytes(problem_of_error(as_ours(settings, exc)).body).decode("ascii")
+                problem = bytes(problem_of_redis(exc, settings).body).decode("ascii")
                 if problem != before:
                     event = _event("problem", problem)
             else:

@@ -1,23 +1,38 @@
-"""Metrics for Prometheus: the server's requests, and what Redis tells of jobs and sessions."""
+"""Metrics for Prometheus: requests, the process, and what Redis tells of jobs and sessions."""
 
+import importlib.metadata
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from anyio import to_thread
 from fastapi import APIRouter, Response
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from warmclip.doctor.dependencies import find_qdrant_outage
+from warmclip.errors import QueueUnreachable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
+from warmclip.serve.threads import run_redis
+from warmclip.work.broker import BROKER_ERRORS
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OUTCOMES = ("indexed", "unchanged", "reused", "skipped")
 _STREAM = b"text/event-stream; charset=utf-8"
+_PAGE = "/page/"
+_QDRANT_S = 2.0  # for one answer
+_REDIS_ERRORS: tuple[type[Exception], ...] = (QueueUnreachable, *BROKER_ERRORS)
 
 
 class RequestTiming:
@@ -27,7 +42,7 @@ class RequestTiming:
         self._app = app
         self._seconds = Histogram(
             "warmclip_request_seconds",
-            "Requests, until their answer was sent",
+            "Requests, until their response was sent",
             ("method", "route", "status"),
             buckets=_BUCKETS_S,
             registry=registry,
@@ -38,94 +53,139 @@ class RequestTiming:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began = ended = time.perf_counter()
         status, is_stream = 500, False
 
         async def observed_send(message: Message) -> None:
-            nonlocal status, is_stream
+            nonlocal status, is_stream, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 is_stream = (b"content-type", _STREAM) in message.get("headers", ())
             await send(message)
+            if message.get("body") or ended == began:  # what is left of a body is read later
+                ended = time.perf_counter()
 
         try:
             await self._app(scope, receive, observed_send)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
             if not is_stream:  # it lasts as long as somebody listens
-                self._seconds.labels(method, route, status).observe(time.perf_counter() - began)
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                labels = (method, _route_label(scope), status)
+                self._seconds.labels(*labels).observe(ended - began)
 
 
-class QueueCollector(Collector):
-    """Metrics of jobs, sessions and providers, read at each scrape."""
+def _route_label(scope: Scope) -> str:
+    """The route's path with its parameters' names: as many labels as there are routes."""
+    path: str = getattr(scope.get("route"), "path", "none")
+    return f"{_PAGE}*" if path.startswith(_PAGE) else path
 
-    def __init__(self, context: AppContext) -> None:
-        self._context = context
 
-    def describe(self) -> list[Metric]:
-        """Describe nothing, so that registering the collector does not ask Redis."""
-        return []
+class _Families(Collector):
+    """Metrics that were read."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Read every metric."""
-        counters = self._context.read_counters()
-        images = CounterMetricFamily(
-            "warmclip_images", "Pictures of training sessions, by outcome", labels=["outcome"]
-        )
-        for outcome in _OUTCOMES:
-            images.add_metric([outcome], counters.get(outcome, 0))
-        yield images
-        yield CounterMetricFamily(
+        """All of them."""
+        yield from self._families
+
+
+def read_redis_metrics(context: AppContext) -> list[Metric]:
+    """Read what Redis tells: counters, queues, workers and sessions."""
+    counters = context.read_counters()
+    images = CounterMetricFamily(
+        "warmclip_images", "Pictures of training sessions, by outcome", labels=["outcome"]
+    )
+    for outcome in _OUTCOMES:
+        images.add_metric([outcome], counters.get(outcome, 0))
+    status = context.read_status()
+    jobs = GaugeMetricFamily("warmclip_jobs", "Jobs by state", labels=["queue", "state"])
+    for queue in status.queues:
+        for state in ("queued", "started", "failed"):
+            jobs.add_metric([queue.name, state], getattr(queue, state))
+    busy = sum(worker.state == "busy" for worker in status.workers)
+    return [
+        images,
+        CounterMetricFamily(
             "warmclip_session_jobs", "Jobs of training sessions that ran", counters.get("jobs", 0)
-        )
-        yield CounterMetricFamily(
+        ),
+        CounterMetricFamily(
             "warmclip_session_jobs_wait_seconds",
             "How long these had waited in their queue, all together",
             counters.get("waited_ms", 0) / 1000,
-        )
-        yield CounterMetricFamily(
+        ),
+        CounterMetricFamily(
             "warmclip_horses_started",
             "Processes that workers had run jobs",
             counters.get("horses", 0),
-        )
-        yield from self._collect_queues()
-        quarantined = GaugeMetricFamily(
-            "warmclip_provider_quarantined", "Passed over on this machine", labels=["provider"]
-        )
-        for provider in Quarantine(self._context.settings.home).active():
-            quarantined.add_metric([provider], 1)
-        yield quarantined
+        ),
+        jobs,
+        GaugeMetricFamily("warmclip_workers", "Workers alive", len(status.workers)),
+        GaugeMetricFamily("warmclip_workers_busy", "Workers that run a job", busy),
+        GaugeMetricFamily("warmclip_dead_letters", "Pictures set aside", status.dead),
+        GaugeMetricFamily(
+            "warmclip_sessions_open", "Sessions under way", len(context.sessions.open_sessions())
+        ),
+    ]
 
-    def _collect_queues(self) -> Iterator[Metric]:
-        status = self._context.read_status()
-        jobs = GaugeMetricFamily("warmclip_jobs", "Jobs by state", labels=["queue", "state"])
-        for queue in status.queues:
-            for state in ("queued", "started", "failed"):
-                jobs.add_metric([queue.name, state], getattr(queue, state))
-        yield jobs
-        yield GaugeMetricFamily("warmclip_workers", "Workers alive", len(status.workers))
-        yield GaugeMetricFamily("warmclip_dead_letters", "Pictures set aside", status.dead)
-        sessions = len(self._context.sessions.open_sessions())
-        yield GaugeMetricFamily("warmclip_sessions_open", "Sessions under way", sessions)
-        streams = self._context.streams.open
-        yield GaugeMetricFamily("warmclip_event_streams", "Event streams that are open", streams)
+
+async def read_metrics(context: AppContext) -> list[Metric]:
+    """Read every metric but those of requests; what cannot be read is left out, and said so."""
+    metrics: list[Metric] = [
+        GaugeMetricFamily(
+            "warmclip_event_streams", "Event streams that are open", context.streams.open
+        ),
+        await to_thread.run_sync(_read_quarantine, context),
+    ]
+    try:
+        metrics += await run_redis(read_redis_metrics, context)
+        is_up = True
+    except _REDIS_ERRORS:
+        is_up = False
+    metrics.append(GaugeMetricFamily("warmclip_redis_up", "Whether Redis answers", is_up))
+    if context.settings.qdrant_url is not None:
+        outage = await to_thread.run_sync(find_qdrant_outage, context.settings, _QDRANT_S)
+        metrics.append(
+            GaugeMetricFamily(
+                "warmclip_qdrant_up", "Whether the Qdrant server answers", outage is None
+            )
+        )
+    return metrics
+
+
+def _read_quarantine(context: AppContext) -> Metric:
+    quarantined = GaugeMetricFamily(
+        "warmclip_provider_quarantined", "Not used on this machine", labels=["provider"]
+    )
+    for provider in Quarantine(context.settings.home).active():
+        quarantined.add_metric([provider], 1)
+    return quarantined
+
+
+def _build_info() -> Metric:
+    version = importlib.metadata.version("warmclip")
+    build = {"version": version, "python": platform.python_version()}
+    return InfoMetricFamily("warmclip_build", "Of the server", build)
 
 
 def make_router(context: AppContext, registry: CollectorRegistry) -> APIRouter:
     """Make the route of metrics."""
     router = APIRouter(tags=["operation"], responses=RESPONSES)
-    queue_registry = CollectorRegistry()
-    queue_registry.register(QueueCollector(context))
+    registry.register(_Families([_build_info()]))
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
 
     @router.get(
         "/metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}, "description": "For Prometheus."}},
     )
-    def get_metrics() -> Response:
-        """Get metrics in Prometheus' text format."""
-        text = generate_latest(registry) + generate_latest(queue_registry)
+    async def get_metrics() -> Response:
+        """Get metrics in Prometheus' text format, whichever service is away."""
+        scrape = CollectorRegistry()
+        scrape.register(_Families(await read_metrics(context)))
+        text = generate_latest(registry) + generate_latest(scrape)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router

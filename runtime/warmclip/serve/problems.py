@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from warmclip import errors
 from warmclip.errors import WarmclipError
@@ -48,6 +49,7 @@ STATUS: Mapping[type[WarmclipError], int] = {
 """The HTTP status of each error; one that is not listed has the status of its base class."""
 
 _RETRY_AFTER_S = "5"
+_CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
 _MOST_CHARS = 2_000  # of a detail, which may quote what a client sent
 
 
@@ -144,6 +146,11 @@ def problem_of_error(exc: WarmclipError) -> ProblemResponse:
     return ProblemResponse(status, str(exc), code=type(exc).__name__)
 
 
+def problem_of_redis(exc: Exception, settings: Settings) -> ProblemResponse:
+    """The response to an error of the connection to Redis, or to one that was made of it."""
+    return problem_of_error(exc if isinstance(exc, WarmclipError) else as_ours(settings, exc))
+
+
 def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     """The methods of all routes of a path: Starlette names those of the first route only."""
     return sorted(
@@ -154,7 +161,7 @@ def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     )
 
 
-Handler: TypeAlias = Callable[[Request, Any], Awaitable[ProblemResponse]]
+Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 
 
 def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
@@ -164,7 +171,7 @@ def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
         return problem_of_error(exc)
 
     async def on_broker_error(_request: Request, exc: Exception) -> ProblemResponse:
-        return problem_of_error(as_ours(settings, exc))
+        return problem_of_redis(exc, settings)
 
     async def on_http_exception(request: Request, exc: HTTPException) -> ProblemResponse:
         detail = str(exc.detail)
@@ -195,11 +202,15 @@ def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
     async def on_bug(_request: Request, _exc: Exception) -> ProblemResponse:
         return ProblemResponse(500, "a bug in warmclip: the server's log has the traceback")
 
+    async def on_disconnect(_request: Request, _exc: Exception) -> Response:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)  # nobody receives it; metrics count it
+
     handlers: dict[type[Exception], Handler] = {
         WarmclipError: on_warmclip_error,
         HTTPException: on_http_exception,
         Problem: on_problem,
         RequestValidationError: on_invalid_request,
+        ClientDisconnect: on_disconnect,
         Exception: on_bug,
         **dict.fromkeys(BROKER_ERRORS, on_broker_error),
     }

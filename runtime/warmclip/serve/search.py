@@ -6,7 +6,8 @@ from datetime import date
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
+from anyio import to_thread
+from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette import datastructures
 
@@ -110,14 +111,21 @@ def make_router(context: AppContext) -> APIRouter:
     """Make the routes of searches."""
     router = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 
-    def search(
-        collection: str | None, offset: int, only: Filter, **question: Any
+    async def search(
+        request: Request, collection: str | None, offset: int, only: Filter, **question: Any
     ) -> SearchResponse:
         name = collection or context.settings.collection
         if only.folder is not None:  # workers may have other roots, and check it by theirs
-            context.roots.resolve(only.folder)
+            await to_thread.run_sync(context.roots.resolve, only.folder)
         question |= only.to_dict()
-        answer = context.workers.call("search", collection=name, offset=offset, **question)
+        answer = await context.workers.call(
+            "search",
+            request=request,
+            needs_store=True,
+            collection=name,
+            offset=offset,
+            **question,
+        )
         return SearchResponse(
             collection=name,
             offset=offset,
@@ -126,7 +134,8 @@ def make_router(context: AppContext) -> APIRouter:
         )
 
     @router.get("/search")
-    def search_by_text(
+    async def search_by_text(
+        request: Request,
         q: Text,
         only: QueryFilter,
         collection: Collection = None,
@@ -134,10 +143,11 @@ def make_router(context: AppContext) -> APIRouter:
         offset: Offset = 0,
     ) -> SearchResponse:
         """Find the pictures that are nearest to a text."""
-        return search(collection, offset, only, text=q, limit=limit)
+        return await search(request, collection, offset, only, text=q, limit=limit)
 
     @router.post("/search/image")
-    def search_by_image(
+    async def search_by_image(
+        request: Request,
         file: Annotated[UploadFile, File(description="A picture, up to 10 MiB.")],
         only: FormFilter,
         collection: Annotated[CollectionName | None, Form()] = None,
@@ -145,10 +155,12 @@ def make_router(context: AppContext) -> APIRouter:
         offset: Annotated[int, Form(ge=0, le=_MOST_OFFSET)] = 0,
     ) -> SearchResponse:
         """Find the pictures that are nearest to one that is sent."""
-        return search(collection, offset, only, data=read_base64(file), limit=limit)
+        data = await to_thread.run_sync(read_base64, file)
+        return await search(request, collection, offset, only, data=data, limit=limit)
 
     @router.get("/points/{id}/similar")
-    def search_by_point(
+    async def search_by_point(
+        request: Request,
         id: PointId,
         only: QueryFilter,
         collection: Collection = None,
@@ -156,7 +168,7 @@ def make_router(context: AppContext) -> APIRouter:
         offset: Offset = 0,
     ) -> SearchResponse:
         """Find the pictures that are nearest to a stored one, without itself."""
-        return search(collection, offset, only, like=str(id), limit=limit)
+        return await search(request, collection, offset, only, like=str(id), limit=limit)
 
     return router
 

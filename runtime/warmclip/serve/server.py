@@ -1,6 +1,7 @@
 """The server: a listening socket, the app, and the scheduler of sessions."""
 
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -11,17 +12,21 @@ from types import FrameType
 
 import uvicorn
 
+from warmclip.doctor.dependencies import find_qdrant_outage
 from warmclip.errors import SettingsError
 from warmclip.indexing.roots import Roots
 from warmclip.serve import DEFAULT_RATE
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
-from warmclip.serve.context import AppContext, WorkerClient
+from warmclip.serve.connections import MOST_CONNECTIONS, ConnectionTable
+from warmclip.serve.context import AppContext
+from warmclip.serve.http_protocol import Timeouts, make_protocol
 from warmclip.serve.rate_limiter import RateLimiter
 from warmclip.serve.streams import Streams
+from warmclip.serve.workers import WorkerClient
 from warmclip.settings import Settings
-from warmclip.work.broker import QUICK_ANSWER_S, open_broker
-from warmclip.work.call import call
+from warmclip.work.broker import open_broker
+from warmclip.work.call import send_call
 from warmclip.work.counters import read_counters
 from warmclip.work.sessions.commands import SessionCommands
 from warmclip.work.sessions.scheduler import SessionScheduler
@@ -29,7 +34,9 @@ from warmclip.work.status import read_status
 
 log = logging.getLogger(__name__)
 
-_MOST_CONNECTIONS = 512
+_MOST_OTHER_FILES = 256  # besides connections: of Redis, threads, uploads on disk
+_REDIS_ANSWER_S = 2.0  # for one command of a request; it is sent twice
+_QDRANT_S = 1.5  # for one answer, when a search waits
 _GRACE_S = 5  # for requests that are being answered when the server stops
 
 
@@ -58,18 +65,23 @@ def run_server(
     """
     token = read_token(token_file, settings.token)
     require_token(host, token)
+    raise_file_limit(MOST_CONNECTIONS + _MOST_OTHER_FILES)
     signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
     with (
-        _listen(host, port) as listener,
-        open_broker(settings, answer_s=QUICK_ANSWER_S) as connection,
+        listen(host, port) as listener,
+        open_broker(settings) as patient,
+        open_broker(settings, answer_s=_REDIS_ANSWER_S, retries=1) as connection,
     ):
-        scheduler, streams = SessionScheduler(connection, settings), Streams()
+        scheduler, streams = SessionScheduler(patient, settings), Streams()
         context = AppContext(
             settings=settings,
             roots=Roots(settings.roots),
             sessions=SessionCommands(connection),
             scheduler=scheduler,
-            workers=WorkerClient(partial(call, connection)),
+            workers=WorkerClient(
+                partial(send_call, connection),
+                partial(find_qdrant_outage, settings, _QDRANT_S),
+            ),
             read_status=partial(read_status, connection),
             read_counters=partial(read_counters, connection),
             streams=streams,
@@ -78,14 +90,13 @@ def run_server(
         config = uvicorn.Config(
             create_app(context, token, RateLimiter(rate) if rate else None),
             loop="asyncio",
-            http="h11",
+            http=make_protocol(ConnectionTable(), Timeouts()),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,  # it would show what people search for
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_S,
         )
         _announce(settings, listener, has_token=token is not None)
@@ -109,15 +120,31 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        SettingsError: the address cannot be used.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as exc:
         raise SettingsError(
             f"cannot listen on {host} port {port}: {exc.strerror}; choose another --port, or the "
             "--host of an address that is this machine's"
         ) from exc
+    # asyncio sets TCP_NODELAY on connections of the protocol TCP only, and create_server leaves
+    # it at 0. Without it, a body waits 40 ms for the acknowledgement of its headers.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
+
+
+def raise_file_limit(needed: int) -> None:
+    """Allow as many descriptors as there may be connections: macOS gives a process 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _host_names(host: str, hosts: Sequence[str]) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Self
 
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
+from warmclip.serve.threads import redis_route, run_redis
 from warmclip.work.producer import chunk_size
 from warmclip.work.sessions.session import Session, State
 
@@ -170,6 +172,13 @@ def make_router(context: AppContext) -> APIRouter:
             raise Problem(404, f"there is no session {id_}, or it ended over a week ago")
         return session
 
+    def start(folder: str, collection: str) -> tuple[Session, bool]:
+        if len(commands.open_sessions()) >= _MOST_OPEN:
+            raise Problem(
+                429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"
+            )
+        return commands.start(folder, collection)
+
     def run_command(id_: str, command: Callable[[str], Session]) -> SessionResponse:
         find(id_)
         session = command(id_)
@@ -177,22 +186,22 @@ def make_router(context: AppContext) -> APIRouter:
         return SessionResponse.from_session(session)
 
     @router.post("", status_code=202)
-    def start_session(request: SessionRequest, response: Response) -> SessionStartedResponse:
+    async def start_session(request: SessionRequest, response: Response) -> SessionStartedResponse:
         """Start to bring a folder into a collection: find its pictures and queue them.
 
         The answer comes at once; `Location` is the path of the session. While a session is at
         this folder, posting the folder again joins that session.
         """
-        folder = require_roots(context.roots).resolve_folder(request.training_directory)
-        if len(commands.open_sessions()) >= _MOST_OPEN:
-            raise Problem(
-                429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"
-            )
-        session, joined = commands.start(folder, request.collection or context.settings.collection)
+        folder = await to_thread.run_sync(
+            require_roots(context.roots).resolve_folder, request.training_directory
+        )
+        collection = request.collection or context.settings.collection
+        session, joined = await run_redis(start, folder, collection)
         response.headers["Location"] = f"{PREFIX}/{session.id}"
         return SessionStartedResponse.from_session(session, joined=joined)
 
     @router.get("")
+    @redis_route
     def list_sessions(offset: Offset = 0, limit: Limit = 50) -> SessionListResponse:
         """List all sessions, the latest first, until a week after their end."""
         sessions, total = commands.page(offset, limit)
@@ -201,6 +210,7 @@ def make_router(context: AppContext) -> APIRouter:
         )
 
     @router.get("/{id}")
+    @redis_route
     def get_session(id: SessionId) -> SessionDetailResponse:
         """Get one session, with the first of its failures."""
         session = find(id)
@@ -209,6 +219,7 @@ def make_router(context: AppContext) -> APIRouter:
         )
 
     @router.get("/{id}/failures")
+    @redis_route
     def list_failures(
         id: SessionId, offset: Offset = 0, limit: Limit = 100
     ) -> SessionFailuresResponse:
@@ -222,21 +233,25 @@ def make_router(context: AppContext) -> APIRouter:
         )
 
     @router.post("/{id}/pause")
+    @redis_route
     def pause_session(id: SessionId) -> SessionResponse:
         """Take the waiting jobs out of the queue; jobs that run are finished. May be repeated."""
         return run_command(id, commands.pause)
 
     @router.post("/{id}/resume")
+    @redis_route
     def resume_session(id: SessionId) -> SessionResponse:
         """Go on after a pause. May be repeated."""
         return run_command(id, commands.resume)
 
     @router.post("/{id}/cancel")
+    @redis_route
     def cancel_session(id: SessionId) -> SessionResponse:
         """Give the waiting jobs up; jobs that run are finished, and what was stored stays."""
         return run_command(id, commands.cancel)
 
     @router.post("/{id}/retry")
+    @redis_route
     def retry_session(id: SessionId) -> SessionResponse:
         """Queue the skipped pictures again, also those that were set aside.
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
@@ -27,15 +27,18 @@ def make_router(context: AppContext) -> APIRouter:
             304: {"description": "It has not changed."},
         },
     )
-    def get_thumbnail(
+    async def get_thumbnail(
+        request: Request,
         id: PointId,
         collection: Collection = None,
         side_px: Side = 256,
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Draw a stored picture small; a worker reads its file."""
-        answer = context.workers.call(
+        answer = await context.workers.call(
             "thumbnail",
+            request=request,
+            needs_store=True,
             collection=collection or context.settings.collection,
             id=str(id),
             side_px=side_px,

@@ -46,6 +46,7 @@ def open_broker(
     patience: Patience | None = None,
     *,
     answer_s: float = _ANSWER_TIMEOUT_S,
+    retries: int = 3,
 ) -> Iterator[Redis]:
     """Connect to Redis, starting the private one if no URL is set and none runs yet.
 
@@ -56,6 +57,7 @@ def open_broker(
         patience: of each command, once Redis has answered; without it, a second or two.
         answer_s: that Redis may take for one command, before it is sent again. Whoever asks
             questions for people takes ``QUICK_ANSWER_S``, and is told of a frozen Redis in time.
+        retries: how often a command is sent again, without patience.
 
     Raises:
         QueueUnreachable: no answer, or Redis refuses what is asked of it; the message has the
@@ -72,7 +74,7 @@ def open_broker(
             url, address = settings.redis_url, without_password(settings.redis_url)
             path = ""
         # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
-        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), 3, LOST)
+        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, LOST)
         with _connect(url, path, soon, timeout_s=_CONNECT_TIMEOUT_S) as probe:
             try:
                 probe.ping()
@@ -123,7 +125,7 @@ def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> R
             socket_timeout=timeout_s,
             retry=retry,
             health_check_interval=_HEALTH_CHECK_S,
-            **_over_network(url),
+            **_over_network(url, timeout_s),
         )
     except ValueError:
         # Its text may hold the URL, and so the password: keep the cause out of the traceback.
@@ -150,10 +152,10 @@ def _check_options(url: str) -> None:
             )
 
 
-def _over_network(url: str) -> dict[str, float | bool]:
+def _over_network(url: str, timeout_s: float) -> dict[str, float | bool]:
     if url.startswith("unix:"):
         return {}
-    return {"socket_connect_timeout": _CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    return {"socket_connect_timeout": min(timeout_s, _CONNECT_TIMEOUT_S), "socket_keepalive": True}
 
 
 def _unreachable(address: str, exc: Exception) -> QueueUnreachable:

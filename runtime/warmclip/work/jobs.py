@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored
+from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored, StoreError
 from warmclip.indexing.files import locate_file, read_picture
 from warmclip.indexing.roots import is_absolute
 from warmclip.inference.machine import chip, os_build
@@ -30,9 +30,12 @@ from warmclip.store.filter import Filter, count_hits
 from warmclip.work.horse.context import JobContext, current_context
 
 if TYPE_CHECKING:
+    from warmclip.inference.arrays import Vector
     from warmclip.store.protocol import Point
 
 _LARGEST_SIDE_PX = 1_024
+_MOST_EQUAL = 20  # hits of a canary: more pictures than these may be copies of one
+_EQUAL = 0.9999  # a cosine
 
 
 def index_images(paths: list[str], collection: str) -> dict[str, Any]:
@@ -227,15 +230,46 @@ def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
     return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
 
 
-def canary() -> dict[str, Any]:
-    """Embed a text that nobody has embedded before, as proof that this worker can.
+def canary(collection: str | None = None) -> dict[str, Any]:
+    """Embed a text that nobody has embedded before, and find a stored picture.
+
+    Args:
+        collection: where a picture is looked for by its own vector; None: nowhere.
 
     Returns:
-        ``providers``: tower -> what it computes on now; ``fingerprint``; ``dim``.
+        ``providers``: tower -> what it computes on now; ``found``: the id of the stored picture,
+        None if nothing is stored; ``fingerprint``; ``dim``.
+
+    Raises:
+        StoreError: the store failed, or a search does not find what is stored.
     """
     context = current_context()
-    context.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
-    return _space(context) | {"providers": dict(context.encoder.providers)}
+    (vector,) = context.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
+    found = None
+    if collection is not None:
+        found = _find_stored(context, check_collection(collection), vector)
+    return _space(context) | {"providers": dict(context.encoder.providers), "found": found}
+
+
+def _find_stored(context: JobContext, collection: str, vector: "Vector") -> str | None:
+    """The picture nearest to a vector, if a search by the picture's own vector finds it too."""
+    indexer = context.indexer(collection)
+    try:
+        (hit,) = indexer.search(vector=vector, limit=1) or (None,)
+        points = context.store.scroll(collection, ids=[hit.id] if hit else None, with_vectors=True)
+        point = next(iter(points), None)
+    except NotStored:  # nothing was indexed so far
+        return None
+    if point is None:  # nothing is stored, or it was deleted meanwhile
+        return None
+    nearest = indexer.search(vector=point.vector, limit=_MOST_EQUAL)
+    is_crowded = len(nearest) == _MOST_EQUAL and nearest[-1].score > _EQUAL
+    if not is_crowded and point.id not in {each.id for each in nearest}:
+        raise StoreError(
+            f"a search in {collection!r} by the vector of {point.payload.path!r}, which is stored, "
+            "does not find it: restart the worker; if it stays so, `warmclip audit` tells more"
+        )
+    return point.id
 
 
 def verdict() -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""Calls of workers, for requests whose clients may leave."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from anyio import to_thread
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from warmclip.errors import StoreUnreachable
+from warmclip.serve.problems import Problem
+from warmclip.serve.threads import REDIS_S, run_redis
+
+ANSWER_S = 30.0
+"""How long a worker may take to answer one request."""
+
+_MOST_WAITING = 64
+_PACKED_PER_S = 1_000_000  # bytes of a picture that RQ compresses, on a busy machine
+_OUTAGE_AFTER_S = 2.5  # without an answer, the store is asked whether it is there
+
+
+class SentCall(Protocol):
+    """See ``warmclip.work.call.SentCall``."""
+
+    def wait(self, is_cancelled: Callable[[], bool]) -> Any:
+        """Wait for the answer."""
+        ...
+
+
+class WorkerClient:
+    """Calls functions of ``warmclip.work.jobs`` in a worker, for a bounded number of requests.
+
+    It belongs to the event loop.
+    """
+
+    def __init__(
+        self,
+        send: Callable[..., SentCall],
+        find_outage: Callable[[], str | None],
+        most_waiting: int = _MOST_WAITING,
+    ) -> None:
+        """Make a client.
+
+        Args:
+            send: ``warmclip.work.call.send_call`` with its connection.
+            find_outage: why the store cannot be reached, in a sentence; None if it can.
+            most_waiting: requests that may wait for workers at once.
+        """
+        self._send = send
+        self._find_outage = find_outage
+        self._most_waiting = most_waiting
+        self._waiting = 0
+
+    async def call(
+        self,
+        function: str,
+        *,
+        request: Request | None = None,
+        needs_store: bool = False,
+        timeout_s: float = ANSWER_S,
+        **arguments: Any,
+    ) -> Mapping[str, Any]:
+        """Have a worker run a function, and return its answer.
+
+        Args:
+            function: its name.
+            request: what waits for the answer. Once its client disconnects, its place is free for
+                another request, and the job is taken back from the queue.
+            needs_store: whether there can be no answer while the store is away.
+            timeout_s: how long to wait.
+            arguments: of the function.
+
+        Raises:
+            Problem: too many requests wait already.
+            ClientDisconnect: the client is gone.
+            StoreUnreachable: the store is needed, and away.
+            WarmclipError: what the function raised, or that no worker answered.
+        """
+        if self._waiting >= self._most_waiting:
+            raise Problem(
+                503,
+                f"{self._most_waiting} requests wait for workers already: try again, or start "
+                "more workers (`warmclip worker --workers N`)",
+            )
+        self._waiting += 1
+        try:
+            size = sum(len(each) for each in arguments.values() if isinstance(each, str))
+            sent = await run_redis(
+                partial(self._send, function, arguments, timeout_s=timeout_s),
+                within_s=REDIS_S + size / _PACKED_PER_S,
+            )
+            return await self._wait(sent, request, needs_store=needs_store)
+        finally:
+            self._waiting -= 1
+
+    async def _wait(
+        self, sent: SentCall, request: Request | None, *, needs_store: bool
+    ) -> Mapping[str, Any]:
+        """Wait for the answer, or for what makes it useless."""
+        cancelled = threading.Event()
+        answer = asyncio.ensure_future(
+            to_thread.run_sync(sent.wait, cancelled.is_set, abandon_on_cancel=True)
+        )
+        waits: set[asyncio.Future[Any]] = {answer}
+        if request is not None:
+            waits.add(asyncio.ensure_future(_wait_for_disconnect(request)))
+        if needs_store:
+            waits.add(asyncio.ensure_future(self._wait_for_outage()))
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if answer not in done:
+                raise done.pop().result()
+            found: Mapping[str, Any] = answer.result()
+            return found
+        finally:
+            cancelled.set()
+            for each in waits:
+                each.cancel()
+
+    async def _wait_for_outage(self) -> StoreUnreachable:
+        """Wait until the store is found to be away, and return the error."""
+        while True:
+            await asyncio.sleep(_OUTAGE_AFTER_S)
+            outage = await to_thread.run_sync(self._find_outage, abandon_on_cancel=True)
+            if outage is not None:
+                return StoreUnreachable(outage)
+
+
+async def _wait_for_disconnect(request: Request) -> ClientDisconnect:
+    """Wait until the client disconnects, and return the error; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    return ClientDisconnect()

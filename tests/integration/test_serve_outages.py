@@ -1,0 +1,209 @@
+"""A service that is gone, frozen, or refuses: a 503 that names it soon, and health that tells."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from running import Running, environment_of, eventually, running_worker
+from serving import SESSIONS, Served, draw, running_server
+from standins import qdrant
+from standins.redis_server import RedisServer, free_port, redis_server
+from warmclip.settings import Settings
+from warmclip.work.queues import open_queue
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+SOON_S = 8.0  # what a client waits: the server has 5, and this machine may be busy
+SEARCH = "/api/v1/search?q=red"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, demo_bundle: Path) -> dict[str, str]:
+    """What server and worker are told."""
+    draw(tmp_path / "pictures", 3)
+    return environment_of(tmp_path / "home", demo_bundle, WARMCLIP_ROOTS=str(tmp_path / "pictures"))
+
+
+def problem(served: Served, path: str, method: str = "GET") -> str:
+    """The sentence of a 503 that comes soon."""
+    body = {"training_directory": "/"} if method == "POST" and path == SESSIONS else None
+    answer = served.client.request(method, path, json=body, timeout=SOON_S)
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    return str(answer.json()["detail"])
+
+
+def metric(served: Served, name: str) -> float:
+    """One figure of metrics, which always are there."""
+    answer = served.client.get("/metrics", timeout=SOON_S)
+    assert answer.status_code == 200
+    (value,) = re.findall(rf"^{name} (\S+)$", answer.text, re.MULTILINE)
+    return float(value)
+
+
+def health(served: Served) -> tuple[int, dict[str, bool]]:
+    """The status, and which service is well."""
+    answer = served.client.get("/healthz", timeout=SOON_S + 10)
+    return answer.status_code, {
+        name: check["ok"] for name, check in answer.json().items() if name != "ok"
+    }
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as redis:
+        yield redis
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that does nothing while the block runs."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_frozen_redis(environment: dict[str, str], redis: RedisServer) -> None:
+    """Every route says so; this process lives, and goes on when Redis does."""
+    pid = int(redis.admin.info("server")["process_id"])
+    with running_server(environment | {"REDIS_URL": redis.url()}) as served:
+        assert metric(served, "warmclip_redis_up") == 1
+        with frozen(pid):
+            for method, path in (
+                *(("GET", SESSIONS), ("GET", SEARCH), ("GET", "/readyz")),
+                *(("GET", f"{SESSIONS}/events"), ("POST", f"{SESSIONS}/{'0' * 32}/pause")),
+            ):
+                assert "Redis" in problem(served, path, method), path
+            assert metric(served, "warmclip_redis_up") == 0
+            assert served.client.get("/livez", timeout=SOON_S).status_code == 200
+            status, checks = health(served)
+            assert (status, checks["redis"], checks["worker"]) == (503, False, False)
+        eventually(lambda: served.client.get("/readyz").status_code == 200)
+        assert served.get(SESSIONS)["total"] == 0
+
+
+def test_redis_that_is_gone(
+    environment: dict[str, str], redis: RedisServer, tmp_path: Path
+) -> None:
+    """As above; another one in its place is enough."""
+    with running_server(environment | {"REDIS_URL": redis.url()}) as served:
+        redis.admin.shutdown(nosave=True)
+        eventually(lambda: served.client.get("/readyz").status_code == 503)
+        for path in (SESSIONS, SEARCH, "/readyz"):
+            assert f"127.0.0.1:{redis.port}" in problem(served, path)
+        assert metric(served, "warmclip_redis_up") == 0
+        with redis_server(tmp_path / "redis", port=redis.port):
+            eventually(lambda: served.client.get("/readyz").status_code == 200)
+            assert served.get(SESSIONS)["total"] == 0
+
+
+def out_of_memory(redis: RedisServer) -> None:
+    """It takes nothing more."""
+    redis.admin.config_set("maxmemory", "1")
+
+
+def read_only(redis: RedisServer) -> None:
+    """It follows another one, which is not there."""
+    redis.admin.replicaof("127.0.0.1", free_port())
+
+
+def forbidden(redis: RedisServer) -> None:
+    """Its user may not do what is needed any more."""
+    redis.admin.acl_setuser("default", enabled=True, commands=["-hset", "-zadd", "-sadd"])
+
+
+def disk_full(redis: RedisServer) -> None:
+    """Its last snapshot failed, after which it takes no writes."""
+    redis.admin.config_set("save", "3600 1")
+    shutil.rmtree(redis.log.parent)
+    redis.admin.set("a", "b")
+    redis.admin.bgsave()
+    eventually(lambda: redis.admin.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "told"),
+    [
+        (out_of_memory, "OOM|maxmemory"),
+        (read_only, "READONLY|read only"),
+        (forbidden, "NOPERM|permission"),
+        (disk_full, "MISCONF"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_redis_that_refuses(
+    environment: dict[str, str],
+    redis: RedisServer,
+    refuse: Callable[[RedisServer], None],
+    told: str,
+) -> None:
+    """What must be written is a 503 with Redis' own reason; what is read is answered."""
+    root = environment["WARMCLIP_ROOTS"]
+    with running_server(environment | {"REDIS_URL": redis.url()}) as served:
+        refuse(redis)
+        answer = served.client.post(SESSIONS, json={"training_directory": root}, timeout=SOON_S)
+        assert answer.status_code == 503, answer.text
+        assert re.search(told, answer.json()["detail"]), answer.text
+        assert "Redis" in answer.json()["detail"]
+        assert served.get(SESSIONS)["total"] == 0
+
+
+@pytest.fixture
+def searched(
+    environment: dict[str, str], tmp_path: Path
+) -> Iterator[tuple[Served, Running, qdrant.QdrantStandIn, ExitStack]]:
+    """A server and a worker with a Qdrant server, and pictures in it; what ends the latter."""
+    with ExitStack() as stack:
+        store = stack.enter_context(qdrant.serve(tmp_path / "qdrant"))
+        variables = environment | {"QDRANT_URL": store.url}
+        served = stack.enter_context(running_server(variables))
+        worker = stack.enter_context(running_worker(Settings.from_env(variables), variables))
+        served.wait(served.begin(Path(environment["WARMCLIP_ROOTS"])))
+        with ExitStack() as after:
+            yield served, worker, store, after
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["gone", "frozen"])
+def test_qdrant_that_does_not_answer(
+    searched: tuple[Served, Running, qdrant.QdrantStandIn, ExitStack], is_frozen: bool
+) -> None:
+    """A search says so at once, and not that a job took too long."""
+    served, _, store, after = searched
+    assert served.client.get(SEARCH).status_code == 200
+    assert health(served) == (200, dict.fromkeys(("redis", "worker", "qdrant", "sessions"), True))
+    assert metric(served, "warmclip_qdrant_up") == 1
+    port = int(store.url.rpartition(":")[2])
+    store.close()
+    if is_frozen:  # connections are taken, and that is all
+        after.enter_context(socket.create_server(("127.0.0.1", port), backlog=100))
+    for path in (SEARCH, "/readyz"):
+        told = problem(served, path)
+        assert f"Qdrant at http://127.0.0.1:{port}" in told
+    assert metric(served, "warmclip_qdrant_up") == 0
+    assert metric(served, "warmclip_redis_up") == 1
+    status, checks = health(served)
+    assert (status, checks["redis"], checks["qdrant"]) == (503, True, False)
+
+
+def test_many_searches_while_qdrant_is_away(
+    searched: tuple[Served, Running, qdrant.QdrantStandIn, ExitStack],
+) -> None:
+    """Those that no worker has begun with are taken back from the queue."""
+    served, worker, store, _ = searched
+    store.close()
+    for _ in range(3):
+        assert "Qdrant" in problem(served, SEARCH)
+    eventually(lambda: open_queue(worker.connection, "high").count == 0, timeout_s=10)

@@ -1,0 +1,188 @@
+"""Who may ask the server: each rule by a table of requests."""
+
+import pytest
+
+from warmclip.errors import SettingsError
+from warmclip.serve.admission import check_host, check_origin, check_unique, needs_token
+from warmclip.serve.auth import Token, is_loopback, require_token
+from warmclip.serve.body import MOST_JSON_BYTES, MOST_UPLOAD_BYTES, BodyBudget, bound_body
+from warmclip.serve.problems import Problem
+
+SECRET = "0123456789abcdef"  # noqa: S105 - of the tests alone
+TOKEN = Token.from_secret(SECRET)
+UPLOAD = {"content-type": "multipart/form-data"}
+NAMES = {"localhost", "127.0.0.1", "::1", "photos.example"}
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("10.0.0.1", False),  # noqa: S104 - compared only
+        ("169.254.1.1", False), ("fe80::1", False), ("2001:db8::1", False), ("", False),
+        ("photos.example", False), ("localhost.example", False), ("my-mac.local", False),
+        ("128.0.0.1", False), ("::ffff:192.0.2.1", False), ("LOCALHOST", False),
+    ],
+)  # fmt: skip
+def test_address_to_listen_on(host: str, expected: bool) -> None:
+    """Only an address that no other machine can reach needs no token."""
+    assert is_loopback(host) is expected
+    require_token(host, TOKEN)
+    if expected:
+        require_token(host, None)
+    else:
+        with pytest.raises(SettingsError, match="--token-file"):
+            require_token(host, None)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "expected"),
+    [
+        (f"Bearer {SECRET}", True), (f"bearer {SECRET}", True), (f"Bearer   {SECRET} ", True),
+        (None, False), ("", False), ("Bearer", False), ("Bearer ", False), (SECRET, False),
+        (f"Basic {SECRET}", False), (f"Bearer {SECRET}x", False), (f"Bearer {SECRET[:-1]}", False),
+        (f"Bearer {SECRET.upper()}", False), ("Bearer \udcff", False), (f"Bearer: {SECRET}", False),
+    ],
+)  # fmt: skip
+def test_token_that_is_shown(authorization: str | None, expected: bool) -> None:
+    """It must be the very token, as a bearer's."""
+    assert TOKEN.is_shown_by(authorization) is expected
+
+
+@pytest.mark.parametrize("secret", ["", "short", "fifteen-letters", "sixteen letters\n", "ü" * 20])
+def test_secret_that_is_no_token(secret: str) -> None:
+    """What can be guessed, or no header can carry, is refused; it is not repeated."""
+    with pytest.raises(SettingsError) as refused:
+        Token.from_secret(secret)
+    assert not secret or secret not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/readyz", False), ("HEAD", "/readyz", False), ("OPTIONS", "/", False),
+        ("GET", "/", False), ("POST", "/", True), ("POST", "/readyz", True),
+        ("GET", "/healthz", True), ("GET", "/metrics", True), ("GET", "/readyz/", True),
+        ("get", "/", True), ("GET", "/READYZ", True), ("GET", "", True), ("PURGE", "/", True),
+    ],
+)  # fmt: skip
+def test_what_needs_the_token(method: str, path: str, expected: bool) -> None:
+    """All but reading exactly the paths that hold no data."""
+    assert needs_token(method, path, {"/", "/readyz"}) is expected
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True), ("LOCALHOST:99", True), ("localhost.", True), ("[::1]:80", True),
+        ("photos.example:8000", True), ("192.0.2.7", True), ("192.0.2.7:8000", True),
+        ("192.0.2.8", False), ("evil.example", False), ("photos.example.evil.example", False),
+        ("", False), ("[::1", False), (":8000", False), ("localhost@evil.example", False),
+        ("evil.example#localhost", False), ("localhost/evil", True), ("::1", False),
+    ],
+)  # fmt: skip
+def test_host_of_a_request(host: str, expected: bool) -> None:
+    """Names that the server has, and the address at which the connection arrived."""
+    if expected:
+        check_host(host, NAMES, "192.0.2.7")
+        return
+    with pytest.raises(Problem, match="--allow-host") as refused:
+        check_host(host, NAMES, "192.0.2.7")
+    assert refused.value.status == 421
+
+
+def test_host_without_an_address() -> None:
+    """A connection without an address, as of a socket file, has names only."""
+    check_host("localhost", NAMES, None)
+    with pytest.raises(Problem):
+        check_host("", NAMES, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, True),
+        ({"origin": "http://localhost:8000"}, True),
+        ({"origin": "https://localhost:8000"}, True),  # behind a proxy that speaks TLS
+        ({"origin": "http://LOCALHOST:8000"}, True),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"origin": "http://localhost"}, False),
+        ({"origin": "http://localhost:8001"}, False),
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": ""}, False),
+        ({"origin": "http://["}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": ""}, False),
+        ({"origin": "http://localhost:8000", "sec-fetch-site": "cross-site"}, False),
+    ],
+)
+def test_origin_of_a_write(headers: dict[str, str], expected: bool) -> None:
+    """Our own page's, or no page's."""
+    headers = {"host": "localhost:8000", **headers}
+    if expected:
+        check_origin(headers)
+        return
+    with pytest.raises(Problem) as refused:
+        check_origin(headers)
+    assert refused.value.status == 403
+
+
+def test_origin_without_a_host() -> None:
+    """An origin that says nothing does not equal a host that is missing."""
+    with pytest.raises(Problem):
+        check_origin({"origin": "null"})
+
+
+@pytest.mark.parametrize("name", ["host", "Origin", "authorization", "Content-Length"])
+def test_header_that_stands_twice(name: str) -> None:
+    """A proxy may have looked at the other one."""
+    pair = (name.encode(), b"1")
+    check_unique([pair, (b"accept", b"*/*"), (b"accept", b"text/plain")])
+    with pytest.raises(Problem, match="stands twice"):
+        check_unique([pair, (name.lower().encode(), b"2")])
+
+
+@pytest.mark.parametrize(
+    ("headers", "most"),
+    [
+        ({}, MOST_JSON_BYTES),
+        ({"content-length": str(MOST_JSON_BYTES)}, MOST_JSON_BYTES),
+        ({"content-length": str(MOST_JSON_BYTES + 1)}, None),
+        ({"content-type": "application/json", "content-length": "1048577"}, None),
+        ({"content-type": "Multipart/Form-Data; boundary=x"}, MOST_UPLOAD_BYTES),
+        (UPLOAD | {"content-length": str(MOST_UPLOAD_BYTES)}, MOST_UPLOAD_BYTES),
+        (UPLOAD | {"content-length": str(MOST_UPLOAD_BYTES + 1)}, None),
+        ({"content-length": "9" * 5000}, None),
+        ({"content-length": "9" * 5000, "transfer-encoding": "chunked"}, MOST_JSON_BYTES),
+        ({"content-length": "-1"}, MOST_JSON_BYTES),  # h11 refuses it before
+    ],
+    ids=str,
+)  # fmt: skip
+def test_size_of_a_body(headers: dict[str, str], most: int | None) -> None:
+    """A picture may have ten times as many bytes as JSON; what is not declared is counted."""
+    if most is not None:
+        assert bound_body(headers) == most
+        return
+    with pytest.raises(Problem, match=r"10,485,760") as refused:
+        bound_body(headers)
+    assert refused.value.status == 413
+
+
+def test_bytes_in_flight() -> None:
+    """They are bounded all together, a request without a body always passes, and all are given
+    back, whatever became of the request.
+    """
+    budget = BodyBudget(100)
+    with budget.reserve(60), budget.reserve(40):
+        with pytest.raises(Problem, match="try again") as refused, budget.reserve(1):
+            pass
+        assert refused.value.status == 503
+        with budget.reserve(0):
+            pass
+    with pytest.raises(ZeroDivisionError), budget.reserve(100):
+        raise ZeroDivisionError
+    with budget.reserve(100):
+        pass
