@@ -14,6 +14,7 @@ from warmclip.activity import Unwatched
 from warmclip.errors import ImageUnreadable, WarmclipError
 from warmclip.inference import image as pictures
 from warmclip.inference.decoding import decode
+from warmclip.inference.reading import FileReader
 from warmclip.settings import DecodeRule, Settings
 from warmclip.store.protocol import Payload, Point, Space
 
@@ -68,7 +69,7 @@ class Warmclip:
     def preprocess(self, path: str) -> Array:
         """See ``Subject``: what a decode thread does to a file, and its share of a batch."""
         recipe, limits = self._encoder._recipe, self._encoder._limits
-        decoded = decode(path, recipe, limits, Unwatched())
+        decoded = decode(path, recipe, limits, Unwatched(), FileReader(limits))
         if isinstance(decoded, ImageUnreadable):
             raise decoded
         row: Array = pictures.normalise(decoded.crop[None], recipe)[0]
