@@ -7,6 +7,7 @@ WarmclipError
 ├── ForkedSessionError         a session was used in a forked child
 ├── BadVectors                 a model's output failed the check before it could be stored
 ├── ImageUnreadable            one image could not be embedded, with the reason
+│   └── ImageUnavailable       its bytes could not be read just now
 ├── ImagesUnreadable           some of a call's images could not: index -> reason
 ├── TextRefused                a text that no tokenizer input can be made of
 ├── SearchRefused              a search with days, a limit or an offset that cannot be used
@@ -62,6 +63,12 @@ class BadVectors(WarmclipError):
 
 class ImageUnreadable(WarmclipError):
     """One image could not be embedded; the message is the reason, without the name."""
+
+
+class ImageUnavailable(ImageUnreadable):
+    """The bytes of one image could not be read just now, so nothing is known of its content."""
+
+    may_pass = True
 
 
 class ImagesUnreadable(WarmclipError):

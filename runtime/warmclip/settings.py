@@ -46,6 +46,7 @@ class Limits:
     resized_side_px: int = _limit(16_384, "WARMCLIP_MAX_RESIZED_SIDE")  # a panorama's long side
     text_chars: int = _limit(100_000, "WARMCLIP_MAX_TEXT_CHARS")
     job_items: int = _limit(1_024, "WARMCLIP_MAX_JOB_ITEMS")  # paths or texts in one job
+    read_s: int = _limit(60, "WARMCLIP_READ_SECONDS")  # for one file to arrive from its disk
 
 
 def default_home() -> Path:

@@ -15,6 +15,7 @@ from warmclip.inference.arrays import Vector, Vectors
 from warmclip.inference.decoding import ImageSource, read_source
 from warmclip.inference.encoder import Embedded
 from warmclip.inference.image import open_image
+from warmclip.inference.reading import FileReader
 from warmclip.inference.selection.canary import Canary
 from warmclip.settings import Limits
 from warmclip.store.protocol import Space
@@ -45,6 +46,7 @@ class PixelEncoder:
         self._before_each = before_each
         self._seconds_each = seconds_each
         self._limits = limits or Limits()
+        self._reader = FileReader(self._limits)
 
     @property
     def space(self) -> Space:
@@ -76,7 +78,7 @@ class PixelEncoder:
                 yield key, embedded
 
     def _embed(self, source: ImageSource) -> Embedded:
-        image = open_image(read_source(source), self._limits)
+        image = open_image(read_source(source, self._limits, self._reader), self._limits)
         return Embedded(
             vector=_vector(image),
             width_px=image.width,

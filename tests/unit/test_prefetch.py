@@ -9,6 +9,10 @@ from warmclip.inference import prefetch as module
 from warmclip.inference.prefetch import prefetch
 
 
+def nothing() -> None:
+    """What is done at the end by those that have nothing to do."""
+
+
 @pytest.mark.parametrize(("size", "ahead", "most"), [(1, 4, 4), (40, 100, 3), (1000, 100, 1)])
 def test_bounds(monkeypatch: pytest.MonkeyPatch, size: int, ahead: int, most: int) -> None:
     """Items are taken as far as their number and their bytes may be; one is taken in any case."""
@@ -23,7 +27,13 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch, size: int, ahead: int, most: in
 
     yielded = 0
     results = prefetch(
-        lambda it: -it, items(), threads=2, ahead=ahead, size_of=lambda _: size, name="test"
+        lambda it: -it,
+        items(),
+        threads=2,
+        ahead=ahead,
+        size_of=lambda _: size,
+        name="test",
+        on_close=nothing,
     )
     for ready in results:
         assert 0 < taken - yielded <= most
@@ -42,7 +52,7 @@ def test_quick_item_passes_a_slow_one() -> None:
         return item.upper()
 
     items = [("a", "slow"), ("b", "quick")]
-    results = prefetch(run, items, threads=2, ahead=4, size_of=len, name="test")
+    results = prefetch(run, items, threads=2, ahead=4, size_of=len, name="test", on_close=nothing)
     assert next(results) == [("b", "QUICK")]
     second_came.set()
     assert list(results) == [[("a", "SLOW")]]
@@ -59,7 +69,14 @@ def test_halves() -> None:
 
     items = [(number, number) for number in range(8)]
     results = prefetch(
-        run, items, threads=8, ahead=8, size_of=lambda _: 0, name="test", in_halves=True
+        run,
+        items,
+        threads=8,
+        ahead=8,
+        size_of=lambda _: 0,
+        name="test",
+        on_close=nothing,
+        in_halves=True,
     )
     assert sorted(next(results)) == [(number, number) for number in range(4)]
     go_on.set()
@@ -67,17 +84,25 @@ def test_halves() -> None:
 
 
 def test_early_end() -> None:
-    """What was not begun is not begun any more, and no thread is left."""
+    """What waits is told to end, what was not begun is not begun, and no thread is left."""
     begun: list[int] = []
+    ended = threading.Event()
+
+    def run(item: int) -> None:
+        begun.append(item)
+        if item:
+            assert ended.wait(30)
+
     results = prefetch(
-        begun.append,
+        run,
         ((number, number) for number in range(1000)),
         threads=2,
         ahead=10,
         size_of=lambda _: 0,
         name="test-early-end",
+        on_close=ended.set,
     )
     next(results)
     results.close()
-    assert len(begun) <= 10
+    assert len(begun) <= 3
     assert not [it for it in threading.enumerate() if it.name.startswith("test-early-end")]

@@ -14,6 +14,7 @@ from warmclip.activity import Unwatched
 from warmclip.errors import ImageUnreadable, WarmclipError
 from warmclip.inference.decoding import decode_picture
 from warmclip.inference.image import normalise
+from warmclip.inference.reading import FileReader
 from warmclip.settings import DecodeRule, Settings
 from warmclip.store.protocol import Payload, Point, Space
 
@@ -72,7 +73,7 @@ class Warmclip:
     def preprocess(self, path: str) -> Array:
         """See ``Adapter``: what a decode thread does to a file, and its share of a batch."""
         recipe, limits = self._encoder._recipe, self._encoder._limits
-        decoded = decode_picture(path, recipe, limits, Unwatched())
+        decoded = decode_picture(path, recipe, limits, Unwatched(), FileReader(limits))
         if isinstance(decoded, ImageUnreadable):
             raise decoded
         row: Array = normalise(decoded.crop[None], recipe)[0]

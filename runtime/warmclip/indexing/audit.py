@@ -27,6 +27,7 @@ from warmclip.indexing.pruning import is_orphan
 from warmclip.indexing.roots import Roots, Scope
 from warmclip.indexing.scan import FileContent, LocatedFile, SeenFiles, is_as_stored, read_files
 from warmclip.indexing.walk import find_images
+from warmclip.inference.reading import FileReader
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root
 from warmclip.store.protocol import Point, VectorStore
@@ -86,7 +87,7 @@ class _Audit:
         self._scope = Scope(self._paths)
         self._points = 0
         self._orphans: dict[str, Orphan] = {}  # by id
-        self._seen = SeenFiles(roots)
+        self._seen = SeenFiles(roots, FileReader(limits))
         self._stored: Counter[bytes] = Counter()  # digests of files that are stored as they are
         self._missing: dict[str, Missing] = {}  # by path
         self._missing_with: defaultdict[str, list[str]] = defaultdict(list)  # digest -> paths

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from warmclip.errors import ImageUnreadable
 from warmclip.indexing.files import locate_file, read_picture
 from warmclip.indexing.roots import Roots
 from warmclip.inference.image import UNDECODABLE, open_image
+from warmclip.inference.reading import FileReader
 from warmclip.settings import Limits, Root
 from warmclip.store.protocol import Hit
 
@@ -102,6 +104,7 @@ class _Pen:
         self._draw = ImageDraw.Draw(sheet)
         self._roots = roots
         self._limits = limits
+        self._reader = FileReader(limits)
         self._large = _font(26)
         self._middle = _font(18)
         self._small = _font(14)
@@ -141,7 +144,7 @@ class _Pen:
 
     def _thumbnail(self, path: str) -> Image.Image:
         """The picture, at most a cell large; RGBA, so that what it lets through shows the panel."""
-        _, content = read_picture(locate_file(path, self._roots), self._roots, self._limits)
+        content = self._reader.read(partial(self._read, path))
         picture = open_image(content, self._limits)
         try:
             picture = ImageOps.exif_transpose(picture)
@@ -150,6 +153,9 @@ class _Pen:
             return ImageOps.contain(picture.convert("RGBA"), (_CELL_PX, _CELL_PX))
         except UNDECODABLE as exc:
             raise ImageUnreadable(f"cannot be drawn: {exc}") from exc
+
+    def _read(self, path: str) -> bytes:
+        return read_picture(locate_file(path, self._roots), self._roots, self._limits)[1]
 
 
 def _font(size_px: int) -> Font:

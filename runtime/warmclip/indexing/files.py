@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmclip.errors import ImageUnreadable
+from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.indexing.roots import Roots, descriptor_path, real_folder
-from warmclip.inference.reading import kind_of, open_file, read_descriptor, reason_not_opened
+from warmclip.inference.reading import kind_of, not_opened, open_file, read_descriptor
 from warmclip.settings import Limits
 
 
@@ -37,7 +37,8 @@ def locate_file(
         real_folder: finds a folder's real path; a caller with many files may remember it.
 
     Raises:
-        ImageUnreadable: there is no such file, it is outside the roots, or no regular file.
+        ImageUnavailable: there is no such file, or it is outside the roots.
+        ImageUnreadable: it is no regular file.
     """
     try:
         real = _real_path(os.fspath(path), real_folder)
@@ -46,7 +47,7 @@ def locate_file(
             raise _outside(roots)
         status = os.lstat(real)
     except (OSError, ValueError) as exc:
-        raise ImageUnreadable(reason_not_opened(exc)) from exc
+        raise not_opened(exc) from exc
     if not stat.S_ISREG(status.st_mode):
         raise ImageUnreadable(f"is {kind_of(status.st_mode)}, not a regular file")
     return Location(
@@ -66,8 +67,8 @@ def read_picture(located: Location, roots: Roots, limits: Limits) -> tuple[Locat
         limits: how many bytes are read at most.
 
     Raises:
-        ImageUnreadable: as ``locate_file``, or no permission to open it, larger than the limit, or
-            the disk failed.
+        ImageUnavailable: as ``locate_file``, or no permission to open it, or the disk failed.
+        ImageUnreadable: as ``locate_file``, or larger than the limit.
     """
     descriptor = open_file(located.path)
     try:
@@ -79,7 +80,7 @@ def read_picture(located: Location, roots: Roots, limits: Limits) -> tuple[Locat
                 raise _outside(roots)
             location = replace(location, id=roots.point_id(real), path=real)
         if not _leads_to(real, status):
-            raise ImageUnreadable("was moved or replaced while it was being opened")
+            raise ImageUnavailable("was moved or replaced while it was being opened")
         return location, read_descriptor(descriptor, limits)
     finally:
         os.close(descriptor)
@@ -104,8 +105,8 @@ def _real_path(path: str, real_folder: Callable[[str], str]) -> str:
     return os.path.realpath(real) if os.path.islink(real) else real  # noqa: PTH114 - as above
 
 
-def _outside(roots: Roots) -> ImageUnreadable:
-    return ImageUnreadable(f"is outside the roots {roots} (WARMCLIP_ROOTS)")
+def _outside(roots: Roots) -> ImageUnavailable:
+    return ImageUnavailable(f"is outside the roots {roots} (WARMCLIP_ROOTS)")
 
 
 def _leads_to(path: str, status: os.stat_result) -> bool:

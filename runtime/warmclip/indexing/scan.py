@@ -6,16 +6,18 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
-from warmclip.errors import ImageUnreadable
+from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.indexing.files import Location, locate_file, read_picture
 from warmclip.indexing.roots import Roots, real_folder
 from warmclip.inference.machine import usable_cores
 from warmclip.inference.prefetch import prefetch
+from warmclip.inference.reading import FileReader
 from warmclip.settings import Limits
 from warmclip.store.protocol import Point, VectorStore
 
 _MOST_READ_THREADS = 4
 _READ_AHEAD = 64  # files
+_SOON_S = 1.0  # for a disk that works to tell of one file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +53,18 @@ class SeenFiles:
     Of those that were seen, 16 bytes are held for each: their ids.
     """
 
-    def __init__(self, roots: Roots) -> None:
+    def __init__(self, roots: Roots, reader: FileReader) -> None:
+        """Nothing was seen yet.
+
+        Args:
+            roots: where files must lie.
+            reader: waits for disks to answer.
+        """
         # A folder's files come one after the other.
         self._locate = partial(
             locate_file, roots=roots, real_folder=lru_cache(maxsize=16)(real_folder)
         )
+        self._reader = reader
         self._seen: set[bytes] = set()
 
     def __len__(self) -> int:
@@ -76,30 +85,52 @@ class SeenFiles:
         new: dict[str, LocatedFile] = {}
         unreadable = {}
         repeated = 0
-        for path in paths:
-            try:
-                location = self._locate(path)
-            except ImageUnreadable as exc:
-                unreadable[path] = str(exc)
-                continue
-            if location.id in self:
+        for path, location in zip(paths, self._locate_each(paths), strict=True):
+            if isinstance(location, ImageUnreadable):
+                unreadable[path] = str(location)
+            elif location.id in self:
                 repeated += 1
             else:
                 self._seen.add(uuid.UUID(location.id).bytes)
                 new[location.id] = LocatedFile(path=path, location=location)
         return new, unreadable, repeated
 
+    def _locate_each(self, paths: Sequence[str]) -> list[Location | ImageUnreadable]:
+        try:
+            return self._reader.read(lambda: [self._locate_one(path) for path in paths])
+        except ImageUnavailable:
+            # One of them does not answer. The others do at once.
+            return [self._locate_soon(path) for path in paths]
+
+    def _locate_soon(self, path: str) -> Location | ImageUnreadable:
+        try:
+            return self._reader.read(partial(self._locate_one, path), seconds=_SOON_S)
+        except ImageUnavailable as exc:
+            return exc
+
+    def _locate_one(self, path: str) -> Location | ImageUnreadable:
+        try:
+            return self._locate(path)
+        except ImageUnreadable as exc:
+            return exc
+
 
 class FileScan:
     """Compares files with one collection, a chunk at a time; nothing is read or written."""
 
     def __init__(
-        self, store: VectorStore, collection: str, *, fingerprint: str, roots: Roots
+        self,
+        store: VectorStore,
+        collection: str,
+        *,
+        fingerprint: str,
+        roots: Roots,
+        reader: FileReader,
     ) -> None:
         self._store = store
         self._collection = collection
         self._fingerprint = fingerprint
-        self._seen = SeenFiles(roots)
+        self._seen = SeenFiles(roots, reader)
 
     def is_usable(self, point: Point) -> bool:
         """Whether a stored vector may stay, and be reused.
@@ -136,22 +167,27 @@ def read_files(
 ) -> Generator[list[tuple[LocatedFile, FileContent | ImageUnreadable]], None, None]:
     """Read files on several threads, each once, and yield those that have become ready.
 
-    What was read waits in memory only within the bounds of ``prefetch``.
+    What was read waits in memory only within the bounds of ``prefetch``. A file that does not
+    arrive in time holds up none of the others.
     """
+    reader = FileReader(limits)
     return prefetch(
-        partial(_read_one, roots=roots, limits=limits),
+        partial(_read_one, roots=roots, limits=limits, reader=reader),
         zip(files, files, strict=True),
         threads=min(_MOST_READ_THREADS, 2 * usable_cores()),
         ahead=_READ_AHEAD,
         size_of=lambda file: file.location.size_bytes,
         name="warmclip-read",
+        on_close=reader.close,
         in_halves=True,  # whoever reads looks the contents up in a store
     )
 
 
-def _read_one(file: LocatedFile, roots: Roots, limits: Limits) -> FileContent | ImageUnreadable:
+def _read_one(
+    file: LocatedFile, roots: Roots, limits: Limits, reader: FileReader
+) -> FileContent | ImageUnreadable:
     try:
-        location, data = read_picture(file.location, roots, limits)
+        location, data = reader.read(partial(read_picture, file.location, roots, limits))
     except ImageUnreadable as exc:
         return exc
     return FileContent(location=location, sha256=hashlib.sha256(data).hexdigest(), data=data)

@@ -16,7 +16,7 @@ from warmclip.indexing.files import Location
 from warmclip.indexing.roots import Roots
 from warmclip.indexing.scan import FileContent, FileScan, LocatedFile, ScannedChunk, read_files
 from warmclip.inference.arrays import Vectors
-from warmclip.inference.reading import NamedImage
+from warmclip.inference.reading import FileReader, NamedImage
 from warmclip.inference.selection.canary import Canary
 from warmclip.progress import Progress
 from warmclip.settings import Limits
@@ -111,7 +111,14 @@ class Sync:
         self._roots = roots
         self._limits = limits
         self._progress = progress
-        self._scan = FileScan(store, collection, fingerprint=encoder.fingerprint, roots=roots)
+        self._reader = FileReader(limits)
+        self._scan = FileScan(
+            store,
+            collection,
+            fingerprint=encoder.fingerprint,
+            roots=roots,
+            reader=self._reader,
+        )
         self._beside = ThreadPoolExecutor(2, thread_name_prefix="warmclip-sync")  # scan and write
         self._batch: list[Point] = []  # the next to be written
         self._writing: Future[int] | None = None
@@ -124,7 +131,7 @@ class Sync:
         self._total = len(paths)
         self._advance(0)
         chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-        with self._beside:
+        with self._beside, self._reader:
             scans = (self._beside.submit(self._scan.scan_chunk, chunk) for chunk in chunks)
             following = next(scans, None)
             while following is not None:

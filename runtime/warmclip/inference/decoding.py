@@ -17,7 +17,7 @@ from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import Source, keep_decoder_memory, make_crop, open_decoded
 from warmclip.inference.machine import usable_cores
 from warmclip.inference.prefetch import prefetch
-from warmclip.inference.reading import LazyImage, NamedImage
+from warmclip.inference.reading import FileReader, LazyImage, NamedImage, read_image_file
 from warmclip.settings import Limits
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | NamedImage | LazyImage
@@ -50,7 +50,10 @@ def decode_each(
     Small pictures pass a large one, which may take a hundred times as long. At most ``ahead``
     items are taken before their result is; none, if the activity wants one thing at a time.
     """
-    decode_one = partial(decode_picture, recipe=recipe, limits=limits, activity=activity)
+    reader = FileReader(limits)
+    decode_one = partial(
+        decode_picture, recipe=recipe, limits=limits, activity=activity, reader=reader
+    )
     if activity.one_at_a_time:
         for key, source in items:
             yield key, decode_one(source)
@@ -62,6 +65,7 @@ def decode_each(
         ahead=ahead,
         size_of=_bytes_of,
         name="warmclip-decode",
+        on_close=reader.close,
     )
     with keep_decoder_memory(), closing(decoding):
         for ready in decoding:
@@ -69,18 +73,43 @@ def decode_each(
 
 
 def decode_picture(
-    source: ImageSource, recipe: ImageRecipe, limits: Limits, activity: Activity
+    source: ImageSource,
+    recipe: ImageRecipe,
+    limits: Limits,
+    activity: Activity,
+    reader: FileReader,
 ) -> Decoded | ImageUnreadable:
-    """Decode and crop one picture; why it cannot be is the answer, not an exception."""
+    """Decode and crop one picture; why it cannot be is the answer, not an exception.
+
+    Reading it comes first and is not announced as decoding: a slow disk is no fault of a picture.
+    """
     try:
+        content = read_source(source, limits, reader)
         with (
             activity.during("decode", _name_of(source)),
-            open_decoded(read_source(source), recipe, limits) as (picture, size),
+            open_decoded(content, recipe, limits) as (picture, size),
         ):
             crop = make_crop(picture, recipe, limits, whole=size)
             return Decoded(crop=crop, width_px=size[0], height_px=size[1])
     except ImageUnreadable as exc:
         return exc
+
+
+def read_source(source: ImageSource, limits: Limits, reader: FileReader) -> Source:
+    """What there is to decode: a source's bytes, read if they are still in a file.
+
+    Raises:
+        ImageUnreadable, ImageUnavailable: it cannot be read.
+    """
+    match source:
+        case NamedImage():
+            return source.data
+        case LazyImage():
+            return reader.read(source.read)
+        case str() | Path():
+            return reader.read(partial(read_image_file, source, limits))
+        case _:
+            return source
 
 
 def _name_of(source: ImageSource) -> str:
@@ -91,21 +120,6 @@ def _name_of(source: ImageSource) -> str:
             return os.fspath(source)
         case _:
             return ""
-
-
-def read_source(source: ImageSource) -> Source:
-    """What there is to decode, read if it was not yet.
-
-    Raises:
-        ImageUnreadable: it cannot be read.
-    """
-    match source:
-        case NamedImage():
-            return source.data
-        case LazyImage():
-            return source.read()
-        case _:
-            return source
 
 
 def _bytes_of(source: ImageSource) -> int:

@@ -20,6 +20,7 @@ def prefetch(
     ahead: int,
     size_of: Callable[[V], int],
     name: str,
+    on_close: Callable[[], None],
     in_halves: bool = False,
 ) -> Generator[list[tuple[K, R]], None, None]:
     """Yield (key, result) of what has become ready, never an empty list.
@@ -34,6 +35,7 @@ def prefetch(
         ahead: items.
         size_of: how many bytes an item keeps in memory until its result is yielded.
         name: of the threads.
+        on_close: called when no more results are wanted; it has the function end soon.
         in_halves: yield half of what is under way at once, rather than each result when it is
             ready: for a consumer that asks another service about each list.
     """
@@ -52,6 +54,7 @@ def prefetch(
         while under_way:
             yield _take_ready(under_way, in_halves=in_halves)[0]
     finally:
+        on_close()
         pool.shutdown(cancel_futures=True)
 
 

@@ -23,7 +23,7 @@ from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotSt
 from warmclip.indexing.files import locate_file, read_picture
 from warmclip.indexing.roots import is_absolute
 from warmclip.inference.machine import chip, os_build
-from warmclip.inference.reading import LazyImage
+from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings, check_collection
 from warmclip.store.filter import Filter, count_hits
@@ -224,7 +224,8 @@ def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
     # As for a job that names it: the store may be shared with workers that have other roots.
     image = _named_image(path, context)
     try:
-        jpeg = draw_thumbnail(image.read(), side_px, context.settings.limits)
+        data = FileReader(context.settings.limits).read(image.read)
+        jpeg = draw_thumbnail(data, side_px, context.settings.limits)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
@@ -343,7 +344,8 @@ def _named_image(path: str, context: JobContext) -> LazyImage:
         JobRefused: it is outside the roots, or as ``check_paths``.
     """
     check_paths([path], context.settings)
-    if not context.roots.allow(os.path.realpath(path)):
+    real = FileReader(context.settings.limits).read(partial(os.path.realpath, path))
+    if not context.roots.allow(real):
         raise JobRefused(f"{path!r} is outside the roots {context.roots} (WARMCLIP_ROOTS)")
     return LazyImage(path, partial(_read, path, context))
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from warmclip.activity import Stage
-from warmclip.errors import ImageUnreadable
+from warmclip.errors import ImageUnavailable
 
 _HEARTBEAT_S = 1.0
 _PROGRESS_EVERY_S = 0.25
@@ -85,7 +85,7 @@ class Reporter:
     ) -> Iterator[None]:
         """See ``Activity.during``."""
         if stage == "decode" and (reason := self._refused(what)):
-            raise ImageUnreadable(reason)
+            raise ImageUnavailable(reason)
         with self._lock:
             self._last = number = self._last + 1
             self._open.add(number)

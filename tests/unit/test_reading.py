@@ -1,0 +1,203 @@
+"""Reads that take their time: each has a deadline, and none keeps a process from ending."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from warmclip.activity import Stage
+from warmclip.errors import ImageUnavailable, ImageUnreadable
+from warmclip.inference import reading
+from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.decoding import Decoded, ImageSource, decode_each
+from warmclip.inference.reading import FileReader, LazyImage
+from warmclip.settings import Limits
+
+SOON_S = 0.05
+
+
+@pytest.fixture
+def stalled() -> Iterator[int]:
+    """A descriptor whose reads do not end, until the test is over."""
+    from_it, to_it = os.pipe()
+    yield from_it
+    os.close(to_it)
+    for thread in [it for it in threading.enumerate() if it.name == "warmclip-read"]:
+        thread.join(30)
+    os.close(from_it)
+
+
+def test_result_and_error() -> None:
+    """What the read returns or raises is what whoever waits gets."""
+    with FileReader(Limits()) as reader:
+        assert reader.read(lambda: b"bytes") == b"bytes"
+        with pytest.raises(ZeroDivisionError):
+            reader.read(lambda: 1 // 0)
+
+
+def test_read_that_does_not_end(stalled: int) -> None:
+    """It is given up, naming the setting; the next read is as quick as ever."""
+    with FileReader(Limits()) as reader:
+        with pytest.raises(ImageUnavailable, match=r"within 0\.05 s \(WARMCLIP_READ_SECONDS\)"):
+            reader.read(lambda: os.read(stalled, 1), seconds=SOON_S)
+        assert reader.read(lambda: b"bytes") == b"bytes"
+
+
+def test_many_reads_that_do_not_end(stalled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process leaves a bounded number behind; it reads again when one of them has ended."""
+    monkeypatch.setattr(reading, "MOST_STUCK", 2)
+    goes_on = threading.Event()
+    with FileReader(Limits()) as reader:
+        for read in (lambda: os.read(stalled, 1), goes_on.wait):
+            with pytest.raises(ImageUnavailable, match="did not arrive"):
+                reader.read(read, seconds=SOON_S)
+        with pytest.raises(ImageUnavailable, match="2 reads of other files have not ended"):
+            reader.read(lambda: b"never begun")
+        goes_on.set()
+        while all(it.is_alive() for it in reading._stuck):
+            time.sleep(0.01)
+        assert reader.read(lambda: b"bytes") == b"bytes"
+
+
+def test_end_of_the_run(stalled: int) -> None:
+    """Whoever waits is told at once, and nothing new is begun."""
+    reader = FileReader(Limits())
+    begun = threading.Event()
+    told: list[Exception] = []
+
+    def read() -> bytes:
+        begun.set()
+        return os.read(stalled, 1)
+
+    def wait() -> None:
+        try:
+            reader.read(read)
+        except ImageUnavailable as exc:
+            told.append(exc)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert begun.wait(30)
+    reader.close()
+    waiting.join(30)
+    assert "the run was ended" in str(told[0])
+    with pytest.raises(ImageUnavailable, match="the run was ended"):
+        reader.read(lambda: b"bytes")
+
+
+_STUCK = """
+import os
+from warmclip.errors import ImageUnavailable
+from warmclip.inference.decoding import decode_each
+from warmclip.inference.reading import LazyImage
+from warmclip.settings import Limits
+
+stalled, _kept_open = os.pipe()
+picture = LazyImage("stuck.jpg", lambda: os.read(stalled, 1))
+{body}
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "from warmclip.inference.reading import FileReader\n"
+        "try:\n    FileReader(Limits(read_s=1)).read(picture.read)\n"
+        "except ImageUnavailable as exc:\n    print(exc)",
+        "from warmclip.activity import Unwatched\n"
+        "results = decode_each([(0, b''), (1, picture)], None, Limits(read_s=3600), ahead=8,"
+        " activity=Unwatched())\n"
+        "assert next(results)[0] == 0\nresults.close()",
+    ],
+    ids=["late", "a stream that is closed"],
+)
+def test_process_with_a_stuck_read(body: str) -> None:
+    """It ends all the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STUCK.format(body=body)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.endswith("ends\n")
+
+
+class Recorded:
+    """An ``Activity`` that knows what goes on."""
+
+    def __init__(self, *, one_at_a_time: bool) -> None:
+        self.one_at_a_time = one_at_a_time
+        self.now: list[str] = []
+        self.ever: list[str] = []
+
+    @contextmanager
+    def during(
+        self, stage: Stage, what: str, *, rows: int = 1, provider: str = ""
+    ) -> Iterator[None]:
+        """Note it."""
+        del rows, provider
+        self.now.append(f"{stage} {what}")
+        self.ever.append(f"{stage} {what}")
+        yield
+        self.now.remove(f"{stage} {what}")
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_reading_is_not_announced_as_decoding(
+    tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, one_at_a_time: bool
+) -> None:
+    """Nobody takes a slow disk for a picture that hangs its decoder: files by path, and those that
+    are read when it is their turn.
+    """
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path)
+    activity = Recorded(one_at_a_time=one_at_a_time)
+    real_read = os.read
+
+    def read(descriptor: int, size: int) -> bytes:
+        assert activity.now == []
+        return real_read(descriptor, size)
+
+    monkeypatch.setattr("warmclip.inference.reading.os.read", read)
+    recipe = ModelBundle.open(demo_bundle).manifest.image
+    for source in (
+        str(path),
+        LazyImage("lazy.png", lambda: reading.read_image_file(path, Limits())),
+    ):
+        sources: list[tuple[int, ImageSource]] = [(0, source)]
+        ((_, result),) = decode_each(sources, recipe, Limits(), ahead=4, activity=activity)
+        assert isinstance(result, Decoded)
+    assert activity.ever == [f"decode {path}", "decode lazy.png"]
+
+
+def test_file_that_does_not_arrive(demo_bundle: Path) -> None:
+    """It costs itself: its neighbours are decoded, and it is told why it is not."""
+    stalled, to_it = os.pipe()
+    recipe = ModelBundle.open(demo_bundle).manifest.image
+    png = _png()
+    sources: list[tuple[int, ImageSource]] = [(number, png) for number in range(8)]
+    sources[3] = (3, LazyImage("stuck.png", lambda: os.read(stalled, 1)))
+    activity = Recorded(one_at_a_time=False)
+    results = dict(decode_each(sources, recipe, Limits(read_s=1), ahead=4, activity=activity))
+    os.close(to_it)
+    stuck = results.pop(3)
+    assert isinstance(stuck, ImageUnreadable)
+    assert "did not arrive within 1 s" in str(stuck)
+    assert all(isinstance(result, Decoded) for result in results.values())
+    assert len(results) == 7
+
+
+def _png() -> bytes:
+    out = BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
