@@ -230,11 +230,12 @@ def test_redis_that_is_frozen(
         environment = environment_of(tmp_path / "home", demo_bundle, REDIS_URL=redis.url())
         pid = redis.admin.info("server")["process_id"]
 
+        queue = ThroughQueue(Settings.from_env(environment))
+
         async def ask() -> None:
-            async with AsyncClient(source) as client:
+            async with AsyncClient(queue) as client:
                 await client.embed_text("red")
 
-        source = ThroughQueue(Settings.from_env(environment))
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(QueueUnreachable, match="no answer from Redis at"):

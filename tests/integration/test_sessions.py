@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq.results import Result
 
 from simulating import (
@@ -648,6 +649,29 @@ def test_folder_that_breaks_the_search(
     assert told in str(failed.error)
 
 
+# Health
+
+
+def test_what_keeps_sessions_from_being_looked_after(
+    connection: Redis, scheduler: SessionScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that has ended, a pass without end, a search that finds nothing: each is said."""
+    assert "has ended" in str(scheduler.trouble())  # it has not begun
+    scheduler.start()
+    try:
+        assert scheduler.trouble() is None
+        late = time.monotonic() + 700
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: late)
+            scheduler._scanner.moved_at = late
+            assert "last looked at" in str(scheduler.trouble())
+            scheduler._passed_at, scheduler._scanner.moved_at = late, late - 700
+            assert "is a disk away" in str(scheduler.trouble())
+    finally:
+        scheduler.stop()
+    assert connection.hlen("rq:warmclip:sessions:scanners") == 0
+
+
 # What is left
 
 
@@ -788,6 +812,23 @@ def test_damaged_record(part: str, connection: Redis, scheduler: SessionSchedule
     failed = now(connection, bad)
     assert failed.state == "failed"
     assert "not warmclip's" in str(failed.error)
+
+
+def test_sessions_where_writes_are_refused(
+    connection: Redis, commands: SessionCommands, redis: Redis
+) -> None:
+    """They are listed all the same; what is asked of one is an error that names the refusal."""
+    session = draw_session(connection, 1)
+    connection.sadd("rq:warmclip:sessions:open", "evil")
+    connection.zadd("rq:warmclip:sessions", {b"evil": 9e9})
+    connection.config_set("min-replicas-to-write", "1")
+    try:
+        assert [each.id for each in commands.open_sessions()] == [session.id]
+        assert [each.id for each in commands.page(0, 9)[0]] == [session.id]
+        with pytest.raises(ResponseError, match="Not enough good replicas"):
+            commands.pause(session.id)
+    finally:
+        redis.config_set("min-replicas-to-write", "0")
 
 
 def test_strangers_among_the_chunks(connection: Redis, scheduler: SessionScheduler) -> None:

@@ -33,5 +33,5 @@ def read_counters(connection: Redis) -> dict[str, int]:
         if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS:
             found[name] = int(digits)
         else:
-            warn_once(f"the count {name[:100]!r} in {_KEY} is none: it is passed by")
+            warn_once(f"{_KEY} in Redis holds what is no count: it is passed by")
     return found

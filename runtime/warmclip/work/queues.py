@@ -49,14 +49,15 @@ def read_members(connection: Redis, key: str, prefix: str) -> list[str]:
     with connection.pipeline(transaction=False) as pipeline:
         pipeline.smembers(key)
         (members,) = answers_of(pipeline)
-    names = []
-    for text in map(text_of, members or ()):
+    names: list[str] = []
+    strays: list[str] = []
+    for text in sorted(map(text_of, members or ())):
         is_name = text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text
-        if is_name and text.startswith(prefix):
-            names.append(text.removeprefix(prefix))
-        else:
-            warn_once(f"{key} in Redis names {text[:100]!r}, which is not RQ's: it is passed by")
-    return sorted(names)
+        (names if is_name and text.startswith(prefix) else strays).append(text)
+    if strays:
+        shown = ", ".join(repr(text[:50]) for text in strays[:3])
+        warn_once(f"{key} in Redis names what is not RQ's, and is passed by: {shown}")
+    return [name.removeprefix(prefix) for name in names]
 
 
 def answers_of(pipeline: Pipeline) -> list[Any]:

@@ -1,5 +1,6 @@
 """How queues and workers are, for people and for monitoring."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.queues import FailureReason, all_queues, answers_of, fetch_jobs, text_of
 from warmclip.work.workers import WorkerState, read_workers
 
+_ID = re.compile("[A-Za-z0-9_-]+")  # of a job
 _MOST_FAILURES = 20
 _LOOKED_AT = 500  # a registry is sorted by when its entries expire
 
@@ -76,7 +78,8 @@ def failed_ids(queue: Queue, most: int = -1) -> list[str]:
     with queue.connection.pipeline(transaction=False) as pipeline:
         pipeline.zrevrange(key, 0, most - 1 if most > 0 else -1)
         (members,) = answers_of(pipeline)
-    return [text_of(member) for member in members or ()]
+    ids = [text_of(member) for member in members or ()]
+    return [id_ for id_ in ids if _ID.fullmatch(id_)]  # RQ raises for what can be no id
 
 
 def _counts(queue: Queue) -> QueueCounts:

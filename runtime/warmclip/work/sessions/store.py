@@ -78,7 +78,7 @@ class SessionStore:
             if session := self.get(text_of(id_)):
                 sessions.append(session)
             else:  # its time is over
-                self.connection.zrem(ALL, id_)
+                self._forget(self.connection.zrem, ALL, id_)
         return sessions, int(self.connection.zcard(ALL))
 
     def skipped(self, id_: str, offset: int, limit: int) -> list[tuple[str, str]]:
@@ -96,12 +96,19 @@ class SessionStore:
             if session := self.get(text_of(id_)):
                 sessions.append(session)
             else:
-                self.connection.srem(OPEN, id_)
+                self._forget(self.connection.srem, OPEN, id_)
         return sorted(sessions, key=lambda session: (session.created_at, session.id))
 
     def chunk_paths(self, id_: str, numbers: Iterable[int]) -> dict[int, tuple[str, ...]]:
         """The pictures of some chunks; one that is not recorded is left out."""
         return read_chunks(self.connection, id_, list(numbers))
+
+    def _forget(self, remove: Callable[[str, Any], Any], key: str, id_: Any) -> None:
+        """Take what is no session any more out of a list of them, if Redis takes writes."""
+        try:
+            remove(key, id_)
+        except ResponseError as exc:
+            warn_once(f"{key} in Redis names what is no session, and cannot be changed: {exc}")
 
     def _pairs(self, key: str, offset: int, limit: int) -> list[tuple[str, str]]:
         raw = self.connection.lrange(key, offset, offset + limit - 1)
