@@ -58,7 +58,7 @@ def refusal(error: BaseException) -> str | None:
     """
     if not isinstance(error, ResponseError):
         return None
-    text = str(error).rstrip(".")
+    text = _said(error)
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return text if text.startswith(code) else f"{code} {text}"
@@ -67,7 +67,12 @@ def refusal(error: BaseException) -> str | None:
 
 def is_wrong_type(error: ResponseError) -> bool:
     """Whether a key holds something else than what RQ keeps there."""
-    return str(error).startswith("WRONGTYPE")
+    return _said(error).startswith("WRONGTYPE")
+
+
+def _said(error: ResponseError) -> str:
+    """What Redis has said: redis-py writes before it which command of a transaction it was."""
+    return str(error).rpartition("caused error: ")[2].rstrip(".")
 
 
 @dataclass(slots=True)

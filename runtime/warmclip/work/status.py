@@ -96,9 +96,10 @@ def _counts(queue: Queue) -> QueueCounts:
     return QueueCounts(
         name=queue.name,
         queued=queue.count,
-        started=queue.started_job_registry.count,
-        finished=queue.finished_job_registry.count,
-        failed=queue.failed_job_registry.count,
+        # Without RQ's cleaning, which gives up jobs whose heartbeats have ceased.
+        started=queue.started_job_registry.get_job_count(cleanup=False),
+        finished=queue.finished_job_registry.get_job_count(cleanup=False),
+        failed=queue.failed_job_registry.get_job_count(cleanup=False),
     )
 
 
@@ -127,7 +128,7 @@ def _at(worker: Any, job: str) -> tuple[int, int, str] | None:
 
 
 def _failures(queue: Queue) -> list[FailedJob]:
-    ids = queue.failed_job_registry.get_job_ids(0, _LOOKED_AT - 1, desc=True)
+    ids = queue.failed_job_registry.get_job_ids(0, _LOOKED_AT - 1, desc=True, cleanup=False)
     return [_failure(queue, job) for job in fetch_jobs(queue.connection, ids).values()]
 
 
