@@ -40,6 +40,7 @@ _PACKAGES = (
     "numpy",
     "pillow",
     "qdrant-client",
+    "qdrant-edge-py",
 )
 
 

@@ -17,6 +17,7 @@ WarmclipError
 │   ├── SpaceMismatch          a collection holds vectors of another model
 │   ├── SourceChanged          a collection was written to while it was being replaced
 │   ├── StoreDamaged           files of the embedded store are torn, or gone
+│   ├── RequestTooLarge        a server refused a request that may pass with less in it
 │   └── StoreUnreachable       no answer from the store's address
 ├── PruneRefused               a deletion that looks like an unmounted disk
 ├── FolderUnreadable           what a training session is to search is no folder
@@ -130,6 +131,10 @@ class StoreDamaged(StoreError):
     def __init__(self, message: str, *, collection: str = "") -> None:
         self.collection = collection
         super().__init__(message)
+
+
+class RequestTooLarge(StoreError):
+    """The store refused a request; with fewer points or conditions in it, it may be carried out."""
 
 
 class StoreUnreachable(StoreError):

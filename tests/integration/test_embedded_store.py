@@ -435,6 +435,23 @@ def test_torn_payload_index(stored: Path, caplog: pytest.LogCaptureFixture) -> N
     assert "made anew" in caplog.text
 
 
+def test_optimized(tmp_path: Path) -> None:
+    """The room of deleted points is given back; what is left is whole, also when opened again."""
+    folder = tmp_path / "qdrant"
+    with QdrantStore.embedded(folder) as store:
+        store.ensure_collection("images", SPACE)
+        points = [point(number) for number in range(3000)]
+        store.upsert("images", points)
+        assert not store.optimize_collection("images")
+        store.delete_unchanged("images", points[500:])
+        assert store.optimize_collection("images")
+        check_whole(store, range(500))
+        store.upsert("images", points[500:600])
+        check_whole(store, range(600))
+    with QdrantStore.embedded(folder) as store:
+        check_whole(store, range(600))
+
+
 def test_store_of_a_newer_format(stored: Path) -> None:
     """It is refused with a sentence, and left as it is."""
     file = stored / "store.json"

@@ -12,7 +12,8 @@ from typing import Any
 from warmclip.inference.machine import chip, os_build, usable_cores
 
 _OURS = (
-    "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "tokenizers",
+    "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "qdrant-edge-py",
+    "tokenizers",
 )  # fmt: skip
 _IF_INSTALLED = ("torch", "open_clip_torch", "setproctitle")
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from warmclip.store.engine import RequestTooLarge
+from warmclip.errors import RequestTooLarge
 
 T = TypeVar("T")
 R = TypeVar("R")

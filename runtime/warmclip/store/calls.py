@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from warmclip.errors import NotStored, StoreError, StoreUnreachable
-from warmclip.store.engine import RequestTooLarge
+from warmclip.errors import NotStored, RequestTooLarge, StoreError, StoreUnreachable
 
 log = logging.getLogger(__name__)
 

@@ -107,14 +107,17 @@ class EmbeddedEngine:
     def describe(self, collection: str) -> dict[str, Any]:
         """See ``Engine``."""
         told = self._read(collection, lambda it: it.info())
-        files = self._catalog.path(collection).rglob("*")
         return {
             "engine": "embedded",
             "points": told.points_count,
             "segments": told.segments_count,
             "indexed_vectors": told.indexed_vectors_count,
-            "size_bytes": sum(it.stat().st_blocks * 512 for it in files if it.is_file()),
+            "size_bytes": self._call(lambda: self._catalog.size_bytes(collection)),
         }
+
+    def optimize(self, collection: str) -> bool:
+        """See ``Engine``."""
+        return self._call(lambda: self._shard(collection).optimize())
 
     def rebuild_collection(self, collection: str, dim: int) -> Salvage:
         """See ``Engine``."""

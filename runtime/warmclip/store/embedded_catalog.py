@@ -65,6 +65,11 @@ class Catalog:
         """The folder of a collection."""
         return self._shards / collection
 
+    def size_bytes(self, collection: str) -> int:
+        """The room that a collection's files take on the disk."""
+        files = self.path(collection).rglob("*")
+        return sum(it.stat().st_blocks * 512 for it in files if it.is_file())
+
     def begin(self, collection: str) -> Path:
         """Where the files of a collection are made that is not there yet."""
         path = self._shards / f".new-{collection}"

@@ -156,6 +156,21 @@ class Shard:
         self._unflushed = 0
         replace_file(self._noted, json.dumps({"points": self.count()}))
 
+    def optimize(self) -> bool:
+        """Build the index, if it pays; returns whether anything was done.
+
+        Raises:
+            StoreError: it failed; the shard must be closed then.
+        """
+        check_space(self.path)
+        try:
+            done = _called(self._shard.optimize)
+        except _EngineError as exc:
+            raise _not_written(self.path, exc) from exc
+        self._unflushed += 1
+        self.flush()
+        return done
+
     def close(self) -> None:
         """Flush, and let go of the files.
 

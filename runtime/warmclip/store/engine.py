@@ -7,14 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from warmclip.errors import StoreError
 from warmclip.inference.arrays import Vector
 from warmclip.store.filters import Condition
 from warmclip.store.protocol import Salvage
-
-
-class RequestTooLarge(StoreError):
-    """The request was refused; with fewer points or conditions in it, it may be carried out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +63,10 @@ class Engine(Protocol):
         Raises:
             StoreError: the engine keeps its files elsewhere.
         """
+        ...
+
+    def optimize(self, collection: str) -> bool:
+        """Build the index of a collection, if it pays; returns whether anything was done."""
         ...
 
     def delete_collection(self, collection: str) -> None:

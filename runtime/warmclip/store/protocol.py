@@ -167,6 +167,21 @@ class VectorStore(Protocol):
         """
         ...
 
+    def optimize_collection(self, name: str) -> bool:
+        """Build an embedded collection's index, and give back the room of deleted points.
+
+        It stops every thread of this process meanwhile, 10 s for 20,000 points and 36 s for
+        50,000: call it in a process that does nothing else. Searches are not exact any more
+        afterwards, as on a server, and take 2 instead of 8 ms at 50,000 points.
+
+        Returns:
+            Whether anything was done: a server does it by itself, and few points need no index.
+
+        Raises:
+            NotStored: the name leads to no collection.
+        """
+        ...
+
     def revision(self, name: str) -> str:
         """One value for all that a name holds: its collection, and each point's id and content.
 

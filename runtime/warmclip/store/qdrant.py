@@ -154,6 +154,10 @@ class QdrantStore:
         collection = self._aliases.require_space(name, space)
         return self._engine.rebuild_collection(collection, space.dim)
 
+    def optimize_collection(self, name: str) -> bool:
+        """See ``VectorStore.optimize_collection``."""
+        return self._engine.optimize(self._aliases.require(name))
+
     def revision(self, name: str) -> str:
         """See ``VectorStore.revision``."""
         collection = self._aliases.require(name)

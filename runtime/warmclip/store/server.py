@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from warmclip.errors import StoreError
+from warmclip.errors import RequestTooLarge, StoreError
 from warmclip.inference.arrays import Vector
 from warmclip.store.calls import ServerCalls
 from warmclip.store.collection_options import CollectionOptions
-from warmclip.store.engine import Record, RequestTooLarge
+from warmclip.store.engine import Record
 from warmclip.store.filters import INDEXED, Condition
 from warmclip.store.protocol import Salvage
 
@@ -132,6 +132,10 @@ class ServerEngine:
             f"{collection!r} is kept by a Qdrant server, which alone knows its files: restore a "
             "snapshot of it, or index its pictures under another name"
         )
+
+    def optimize(self, collection: str) -> bool:  # noqa: ARG002 - the protocol's
+        """See ``Engine``: a server does it by itself."""
+        return False
 
     def delete_collection(self, collection: str) -> None:
         """See ``Engine``."""
