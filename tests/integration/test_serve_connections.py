@@ -4,6 +4,7 @@ import asyncio
 import json
 import resource
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -361,15 +362,15 @@ def test_many_silent_connections(environment: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("server_binary")
 def test_body_comes_with_its_headers(environment: dict[str, str]) -> None:
-    """Of 50 on a kept connection, the quickest does not wait for a delayed acknowledgement, which
-    takes 40 ms.
+    """Half of 50 on a kept connection do not wait for a delayed acknowledgement, which takes 40 ms;
+    only the first few would be spared it anyway.
     """
     with running_server(environment) as served:
         address = ("127.0.0.1", served.client.base_url.port)
         with socket.create_connection(address) as connection:
             connection.settimeout(PATIENCE_S)
             gaps = [body_gap_s(connection) for _ in range(50)]
-    assert min(gaps) < 0.02
+    assert statistics.median(gaps) < 0.02
 
 
 def body_gap_s(connection: socket.socket) -> float:

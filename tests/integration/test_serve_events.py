@@ -96,13 +96,11 @@ def test_changes_are_told(served: Served, environment: dict[str, str]) -> None:
 
 
 def test_end_of_the_server(served: Served) -> None:
-    """It leaves at once, its streams end as answers do, and nothing is complained of."""
+    """Its streams end as answers do, and none has to be cancelled after a while."""
     with ExitStack() as stack:
         streams = open_streams(stack, served, 3)
-        asked_at = time.monotonic()
         served.process.terminate()
         assert served.process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - asked_at < 4  # uvicorn would wait 5 s, then cancel them
         for stream in streams:
             assert list(stream) == []
     assert "Cancel" not in served.log.read_text()
