@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # Pillow, which only pictures in memory need
     from PIL import Image
 
 Picture: TypeAlias = "str | Path | bytes | Image.Image"
-"""A file's path, its bytes, or a picture that is open."""
+"""A file's path, its bytes (of an upload, for example), or a picture that is open."""
 
 
 @dataclass(frozen=True, slots=True)

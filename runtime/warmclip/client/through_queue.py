@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,8 +16,10 @@ from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobFailed, SpaceM
 from warmclip.inference.arrays import Vectors
 from warmclip.settings import Settings
 from warmclip.store.protocol import Space
+from warmclip.work import jobs
 from warmclip.work.broker import BROKER_ERRORS, QUICK_ANSWER_S, as_ours, open_broker
 from warmclip.work.call import MOST_SENT_BYTES, call
+from warmclip.work.horse.context import is_horse
 from warmclip.work.producer import absolute, chunk_size
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ _UNIT = 1e-3  # how far a vector's length may be from 1
 class ThroughQueue:
     """The workers as a backend.
 
+    In a job, where this process is a worker's own, its model answers at once: a call through the
+    queue would wait for the worker that makes it. So an application may use one client in routes
+    and in jobs.
+
     The first answer tells the embedding space. Answers of another space are refused from then on:
     workers may be restarted with another bundle while this process lives.
     """
@@ -35,7 +42,7 @@ class ThroughQueue:
     concurrency = 64  # most calls only wait
 
     def __init__(self, settings: Settings) -> None:
-        """Connect to Redis.
+        """Connect to Redis, unless this process is a worker's.
 
         Raises:
             QueueUnreachable: it does not answer.
@@ -43,10 +50,11 @@ class ThroughQueue:
         """
         self._settings = settings
         self._resources = ExitStack()
-        self._connection = self._resources.enter_context(
-            open_broker(settings, answer_s=QUICK_ANSWER_S)
-        )
+        self._connecting = threading.Lock()
+        self._connected: Any = None
         self._space: Space | None = None
+        if not is_horse():
+            self._connect()
 
     def space(self, deadline: Deadline) -> Space:
         """See ``Backend``; a worker is asked, unless one has answered before."""
@@ -103,17 +111,28 @@ class ThroughQueue:
         """Close the connection; a private Redis that nobody else uses is stopped."""
         self._resources.close()
 
+    def _connect(self) -> Any:
+        with self._connecting:
+            if self._connected is None:
+                self._connected = self._resources.enter_context(
+                    open_broker(self._settings, answer_s=QUICK_ANSWER_S)
+                )
+            return self._connected
+
     def _call(self, deadline: Deadline, function: str, **arguments: Any) -> Mapping[str, Any]:
-        try:
-            answer = call(
-                self._connection,
-                function,
-                arguments,
-                timeout_s=deadline.left_s,
-                is_cancelled=deadline.is_cancelled,
-            )
-        except BROKER_ERRORS as exc:
-            raise as_ours(self._settings, exc) from exc
+        if is_horse():
+            answer = getattr(jobs, function)(**arguments)
+        else:
+            try:
+                answer = call(
+                    self._connect(),
+                    function,
+                    arguments,
+                    timeout_s=deadline.left_s,
+                    is_cancelled=deadline.is_cancelled,
+                )
+            except BROKER_ERRORS as exc:
+                raise as_ours(self._settings, exc) from exc
         fingerprint, dim = _field(answer, "fingerprint", str), _field(answer, "dim", int)
         space = Space(fingerprint=fingerprint, dim=dim)
         if self._space is None:

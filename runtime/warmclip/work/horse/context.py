@@ -100,6 +100,11 @@ def open_context(
         _context = None
 
 
+def is_horse() -> bool:
+    """Whether this process is a horse, and so has a context; no child of one that was forked is."""
+    return _context is not None and _context.pid == os.getpid()
+
+
 def current_context() -> JobContext:
     """The context of this process, which is a horse.
 
