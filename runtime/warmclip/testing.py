@@ -58,7 +58,9 @@ class FakeBackend:
         for text in texts:
             if not isinstance(text, str):
                 raise TextRefused(f"a text must be a str, not {type(text).__name__}")
-        return self._stack([self._vector(b"text " + text.encode("utf-8", "surrogatepass")) for text in texts])
+        return self._stack(
+            [self._vector(b"text " + text.encode("utf-8", "surrogatepass")) for text in texts]
+        )
 
     def embed_images(self, pictures: Sequence[Picture], deadline: Deadline) -> Vectors:  # noqa: ARG002 - the protocol's
         """See ``Backend``."""

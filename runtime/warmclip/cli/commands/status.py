@@ -7,7 +7,7 @@ import typer
 
 from warmclip.cli.commands.index import show_submitted
 from warmclip.cli.console import Terminal
-from warmclip.cli.options import Json, Verbose, open_terminal, read_settings
+from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.logs import printable
 
 
@@ -18,9 +18,13 @@ def status(
     requeue: Annotated[
         bool, typer.Option("--requeue", help="Give them another chance, and queue them again.")
     ] = False,
+<<<<<<< HEAD
     requeue_failed: Annotated[
         bool, typer.Option("--requeue-failed", help="Queue the jobs again that failed.")
     ] = False,
+=======
+    env_file: EnvFile = None,
+>>>>>>> 724c444 (wip6)
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -31,7 +35,7 @@ def status(
         from warmclip.work.poisoned_files import PoisonedFiles
         from warmclip.work.status import read_status
 
-        settings = read_settings()
+        settings = read_settings(env_file=env_file)
         with open_broker(settings) as connection:
             if requeue or requeue_failed:
                 nothing: tuple[list[str], int] = ([], 0)
