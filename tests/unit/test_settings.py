@@ -114,12 +114,8 @@ def test_settings_through_a_pipe() -> None:
 
 def test_functions_of_ones_own() -> None:
     """They are named as Python's entry points are, and known as RQ names them."""
-<<<<<<< HEAD
     settings = Settings.from_env({"WARMCLIP_JOBS": "myapp.training:train, other:run, all:*"})
     assert settings.jobs == ("myapp.training.train", "other.run", "all.*")
-=======
-    settings = Settings.from_env({"WARMCLIP_JOBS": "myapp.training:train, other:run"})
-    assert settings.jobs == ("myapp.training.train", "other.run")
 
 
 @pytest.mark.parametrize(
@@ -185,4 +181,3 @@ def test_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
         file.write_bytes(content)
     with pytest.raises(SettingsError, match=r"--env-file .*\.env"):
         read_env_file(file)
->>>>>>> 724c444 (wip6)

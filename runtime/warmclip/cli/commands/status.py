@@ -18,13 +18,10 @@ def status(
     requeue: Annotated[
         bool, typer.Option("--requeue", help="Give them another chance, and queue them again.")
     ] = False,
-<<<<<<< HEAD
     requeue_failed: Annotated[
         bool, typer.Option("--requeue-failed", help="Queue the jobs again that failed.")
     ] = False,
-=======
     env_file: EnvFile = None,
->>>>>>> 724c444 (wip6)
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
