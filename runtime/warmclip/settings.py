@@ -4,6 +4,7 @@ Nothing here is read at import, and no other module reads the environment.
 """
 
 import difflib
+import io
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ DecodeRule = Literal["full", "scaled"]
 
 log = logging.getLogger(__name__)
 
+_QDRANT_PORT = 6333
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:([A-Za-z_]\w*|\*)", re.ASCII)
 
@@ -63,7 +65,9 @@ class Settings:
     bundle: Path  # WARMCLIP_BUNDLE: the model folder
     collection: str = "images"  # WARMCLIP_COLLECTION
     redis_url: str | None = field(default=None, repr=False)  # REDIS_URL; none: the private Redis
-    qdrant_url: str | None = field(default=None, repr=False)  # QDRANT_URL; none: embedded
+    qdrant_url: str | None = field(
+        default=None, repr=False
+    )  # QDRANT_URL, with its port; none: embedded
     qdrant_api_key: str | None = field(default=None, repr=False)  # QDRANT_API_KEY
     qdrant_collection: str = ""  # WARMCLIP_QDRANT_COLLECTION: JSON, how a server's are made
     roots: tuple[Root, ...] = ()  # WARMCLIP_ROOTS: [name=]/folder, more after a ":"
@@ -113,7 +117,7 @@ class Settings:
             bundle=_path(env, "WARMCLIP_BUNDLE", default.bundle),
             collection=check_collection(env.get("WARMCLIP_COLLECTION", default.collection)),
             redis_url=_url(env, "REDIS_URL", ("redis", "rediss", "unix")),
-            qdrant_url=_url(env, "QDRANT_URL", ("http", "https")),
+            qdrant_url=_qdrant_url(env),
             qdrant_api_key=_secret(env, "QDRANT_API_KEY"),
             qdrant_collection=env.get("WARMCLIP_QDRANT_COLLECTION", ""),
             roots=_roots(env.get("WARMCLIP_ROOTS", "")),
@@ -190,6 +194,41 @@ def check_collection(name: str) -> str:
     return name
 
 
+def read_env_file(file: Path) -> dict[str, str]:
+    """Read variables from a file, as pydantic-settings does: names in capitals or not.
+
+    Args:
+        file: such as ``.env``. A value may name other variables, as ``${HOME}/photos``.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    from dotenv import dotenv_values  # only who asks for it needs it
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise SettingsError(f"--env-file {file} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise SettingsError(f"--env-file {file} is not UTF-8 text") from exc
+    values = dotenv_values(stream=io.StringIO(text))
+    return {name.upper(): value for name, value in values.items() if value is not None}
+
+
+def with_qdrant_port(url: str) -> str:
+    """The address with the port that is dialled.
+
+    One that names none is https, port 443; or has a path, as behind a proxy, port 80; or is
+    Qdrant's own port.
+    """
+    parts = urlsplit(url)
+    if parts.port is not None:
+        return url
+    default = 80 if parts.path.strip("/") else _QDRANT_PORT
+    port = 443 if parts.scheme == "https" else default
+    return parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{port}").geturl()
+
+
 def without_password(url: str) -> str:
     """An address without user, password and query, as it may be shown.
 
@@ -220,6 +259,11 @@ def _url(env: Mapping[str, str], variable: str, schemes: tuple[str, ...]) -> str
             "must be percent-encoded"
         )
     return url
+
+
+def _qdrant_url(env: Mapping[str, str]) -> str | None:
+    url = _url(env, "QDRANT_URL", ("http", "https"))
+    return None if url is None else with_qdrant_port(url)
 
 
 def _secret(env: Mapping[str, str], variable: str) -> str | None:

@@ -275,3 +275,52 @@ def test_bench_prints_figures() -> None:
     assert figures["machine"]
     assert {case["name"] for case in figures["cases"]} >= {"cropped images", "texts"}
     assert all(case["per_second"] > 0 for case in figures["cases"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("index", "search", "migrate", "audit", "duplicates"),
+        *("worker", "serve", "status", "bench", "doctor"),
+    ],
+)
+def test_file_with_variables_of_every_command(command: str, tmp_path: Path) -> None:
+    """Each reads it before it does anything, and says which variable cannot be used."""
+    file = tmp_path / "the.env"
+    file.write_text("WARMCLIP_BATCH_SIZE=none\n")
+    needed = {"index": ["."], "search": ["red"], "migrate": ["images"], "audit": ["images"]}
+    done = run(command, *needed.get(command, []), "--env-file", file)
+    assert done.returncode == 2, done.stderr
+    assert "WARMCLIP_BATCH_SIZE='none'" in " ".join(done.stderr.split())
+
+
+def test_environment_beside_a_file(tmp_path: Path) -> None:
+    """What the environment says comes first; what only the file says counts as well."""
+    file = tmp_path / ".env"
+    file.write_text("redis_url=redis://127.0.0.1:9\nWARMCLIP_EXIF=none\n")
+    done = run("status", "--env-file", file, WARMCLIP_EXIF="ignore")
+    assert done.returncode == 3
+    assert "127.0.0.1:9" in " ".join(done.stderr.split())
+    assert run("status", "--env-file", tmp_path / "none").returncode == 2
+
+
+def test_several_workers_get_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is told where it is."""
+    from typer.testing import CliRunner
+
+    from warmclip.cli import app
+    from warmclip.work import supervisor
+
+    file = tmp_path / ".env"
+    file.write_text("QDRANT_URL=http://qdrant\n")
+    told: list[Any] = []
+
+    def run_workers(*arguments: Any) -> int:
+        told.append(arguments)
+        return 0
+
+    monkeypatch.setattr(supervisor, "run_workers", run_workers)
+    CliRunner().invoke(app, ["worker", "--workers", "2", "--env-file", str(file)])
+    ((count, settings, arguments),) = told
+    assert (count, settings.qdrant_url) == (2, "http://qdrant:6333")
+    assert f"--env-file={file}" in arguments

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from warmclip.errors import SettingsError
-from warmclip.settings import Root, Settings, without_password
+from warmclip.settings import Root, Settings, read_env_file, without_password
 
 
 def test_empty_environment() -> None:
@@ -116,3 +116,68 @@ def test_functions_of_ones_own() -> None:
     """They are named as Python's entry points are, and known as RQ names them."""
     settings = Settings.from_env({"WARMCLIP_JOBS": "myapp.training:train, other:run, all:*"})
     assert settings.jobs == ("myapp.training.train", "other.run", "all.*")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1", "http://127.0.0.1:6333"),
+        ("http://qdrant/", "http://qdrant:6333/"),
+        ("http://qdrant:6333", "http://qdrant:6333"),
+        ("http://qdrant:80/", "http://qdrant:80/"),
+        ("http://proxy/qdrant", "http://proxy:80/qdrant"),
+        ("https://cloud.example", "https://cloud.example:443"),
+        ("https://cloud.example/", "https://cloud.example:443/"),
+        ("https://cloud.example:6333", "https://cloud.example:6333"),
+        ("https://proxy/qdrant/", "https://proxy:443/qdrant/"),
+        ("http://me:secret@qdrant", "http://me:secret@qdrant:6333"),
+        ("http://[::1]", "http://[::1]:6333"),
+        ("http://[::1]/a", "http://[::1]:80/a"),
+        ("http://qdrant:", "http://qdrant:6333"),
+    ],
+)
+def test_port_of_qdrant(url: str, expected: str) -> None:
+    """The address has the port that is dialled, so that every message names it."""
+    assert Settings.from_env({"QDRANT_URL": url}).qdrant_url == expected
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n"])
+def test_empty_key(key: str) -> None:
+    """As an application's template of a .env has it: there is no key."""
+    assert Settings.from_env({"QDRANT_API_KEY": key}).qdrant_api_key is None
+
+
+def test_file_with_variables(tmp_path: Path) -> None:
+    """It is read as pydantic-settings reads it: quotes, comments, export, names in small letters,
+    values that name other variables, a byte order mark; a name without a value says nothing.
+    """
+    file = tmp_path / ".env"
+    file.write_text(
+        "\ufeff# the application's\n"
+        "export REDIS_URL='redis://:p%23ss@redis/1'  # a password\n"
+        "qdrant_url=http://qdrant\n"
+        "FOLDER=/mnt\n"
+        'WARMCLIP_ROOTS="${FOLDER}/photos:${FOLDER}/scans"\n'
+        "QDRANT_API_KEY=\n"
+        "WARMCLIP_EXIF\n"
+        "database_url=postgres://db\n",
+        encoding="utf-8",
+    )
+    variables = read_env_file(file)
+    assert variables["DATABASE_URL"] == "postgres://db"
+    settings = Settings.from_env(variables)
+    assert settings.redis_url == "redis://:p%23ss@redis/1"
+    assert settings.qdrant_url == "http://qdrant:6333"
+    assert settings.qdrant_api_key is None
+    assert [root.folder for root in settings.roots] == [Path("/mnt/photos"), Path("/mnt/scans")]
+    assert settings.exif == "ignore"
+
+
+@pytest.mark.parametrize("content", [None, b"A=\xff"], ids=["missing", "no text"])
+def test_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    """Asked for by name and not to be had is an error, which names it."""
+    file = tmp_path / ".env"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"--env-file .*\.env"):
+        read_env_file(file)

@@ -12,7 +12,7 @@ import typer
 from warmclip.cli.console import Terminal
 from warmclip.errors import WarmclipError
 from warmclip.inference.providers import check_choice
-from warmclip.settings import DecodeRule, Settings, check_collection
+from warmclip.settings import DecodeRule, Settings, check_collection, read_env_file
 
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="The model folder [WARMCLIP_BUNDLE].")
@@ -39,6 +39,14 @@ Decode = Annotated[
         "--decode",
         help="scaled: large JPEGs in less than half the time; its vectors are a space of their own "
         "[WARMCLIP_DECODE].",
+    ),
+]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        readable=False,
+        help="A file with variables, such as .env; those of the environment come first.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
@@ -81,9 +89,12 @@ def read_settings(
     provider: str | None = None,
     exif_transpose: bool = False,
     decode: DecodeRule | None = None,
+    *,
+    env_file: Path | None = None,
 ) -> Settings:
-    """The environment's settings, replaced by the options that are given."""
-    settings = Settings.from_env(os.environ)
+    """The settings of a file and of the environment, replaced by the options that are given."""
+    variables = read_env_file(env_file) if env_file is not None else {}
+    settings = Settings.from_env({**variables, **os.environ})
     return dataclasses.replace(
         settings,
         bundle=bundle or settings.bundle,

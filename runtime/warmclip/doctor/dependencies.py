@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from warmclip.errors import BundleError, WarmclipError
 from warmclip.inference.bundle import ModelBundle
-from warmclip.settings import Settings, without_password
+from warmclip.settings import Settings, with_qdrant_port, without_password
 from warmclip.work.broker import open_broker
 
 State = Literal["ok", "absent", "wrong", "unreachable"]
@@ -147,14 +147,12 @@ def _no_answer(url: str, reason: object) -> str:
 
 
 def _get(settings: Settings, path: str, timeout_s: float) -> tuple[int, bytes]:
-    parts = urlsplit(settings.qdrant_url or "")
+    parts = urlsplit(with_qdrant_port(settings.qdrant_url or ""))
     host = parts.hostname or ""
     connection: HTTPConnection = (
-        HTTPSConnection(
-            host, parts.port or 6333, timeout=timeout_s, context=ssl.create_default_context()
-        )
+        HTTPSConnection(host, parts.port, timeout=timeout_s, context=ssl.create_default_context())
         if parts.scheme == "https"
-        else HTTPConnection(host, parts.port or 6333, timeout=timeout_s)
+        else HTTPConnection(host, parts.port, timeout=timeout_s)
     )
     headers = {}
     if settings.qdrant_api_key:

@@ -14,6 +14,7 @@ from warmclip.cli.options import (
     Bundle,
     Collection,
     Decode,
+    EnvFile,
     ExifTranspose,
     Json,
     Provider,
@@ -70,6 +71,7 @@ def audit(
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
     decode: Decode = None,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -85,7 +87,9 @@ def audit(
         from warmclip.store.open import open_store
 
         chosen = choose_collection(name, collection)
-        settings = read_settings(bundle, chosen, provider, exif_transpose, decode)
+        settings = read_settings(
+            bundle, chosen, provider, exif_transpose, decode, env_file=env_file
+        )
         _check_audit(settings, chosen, paths, suspect=suspect, repair=repair, queue=queue, yes=yes)
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)

@@ -6,13 +6,22 @@ from typing import Annotated, Any
 import typer
 
 from warmclip.cli.console import Terminal
-from warmclip.cli.options import Bundle, Json, Provider, Verbose, open_terminal, read_settings
+from warmclip.cli.options import (
+    Bundle,
+    EnvFile,
+    Json,
+    Provider,
+    Verbose,
+    open_terminal,
+    read_settings,
+)
 
 
 def bench(
     bundle: Bundle = None,
     provider: Provider = None,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of which the median counts.")] = 7,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -20,7 +29,7 @@ def bench(
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.inference.benchmark import measure
 
-        settings = read_settings(bundle, None, provider)
+        settings = read_settings(bundle, None, provider, env_file=env_file)
         with terminal.progress("rounds") as progress:
             benchmark = measure(settings, rounds=rounds, progress=progress)
         show_benchmark(terminal, benchmark.to_dict())

@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from warmclip.cli.console import Terminal
-from warmclip.cli.options import Bundle, Json, Provider, Verbose, open_terminal, read_settings
+from warmclip.cli.options import (
+    Bundle,
+    EnvFile,
+    Json,
+    Provider,
+    Verbose,
+    open_terminal,
+    read_settings,
+)
 from warmclip.inference.providers import AUTO
 from warmclip.settings import Settings
 
@@ -26,6 +34,7 @@ def doctor(
     ] = None,
     bundle: Bundle = None,
     provider: Provider = None,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -37,7 +46,7 @@ def doctor(
         from warmclip.doctor.render import render_report
         from warmclip.doctor.report import examine
 
-        settings = read_settings(bundle, None, provider)
+        settings = read_settings(bundle, None, provider, env_file=env_file)
         if retry_provider is not None:
             _release_provider(terminal, settings, retry_provider)
         with terminal.progress("cells") as progress:

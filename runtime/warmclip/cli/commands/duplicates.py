@@ -8,7 +8,7 @@ from rich.text import Text
 
 from warmclip.cli.collection import CollectionArgument, choose_collection, hint_at_path
 from warmclip.cli.console import MOST_LISTED, Terminal, shorten_path
-from warmclip.cli.options import Collection, Json, Verbose, open_terminal, read_settings
+from warmclip.cli.options import Collection, EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.cli.sheet import check_sheet, save_sheet
 from warmclip.errors import NotStored
 from warmclip.logs import printable
@@ -43,6 +43,7 @@ def duplicates(
         Path | None, typer.Option("--sheet", help="Also draw the groups into this PNG file.")
     ] = None,
     collection: Collection = None,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -55,7 +56,7 @@ def duplicates(
         from warmclip.store.open import open_store
 
         chosen = choose_collection(name, collection)
-        settings = read_settings(collection=chosen)
+        settings = read_settings(collection=chosen, env_file=env_file)
         check_sheet(sheet)
         with open_store(settings) as store, terminal.progress("pictures") as progress:
             try:

@@ -13,6 +13,7 @@ from warmclip.cli.options import (
     Bundle,
     Collection,
     Decode,
+    EnvFile,
     ExifTranspose,
     Json,
     Provider,
@@ -55,6 +56,7 @@ def index(
     yes: Annotated[
         bool, typer.Option("--yes", help="With --prune: even more than 20 % of the collection.")
     ] = False,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -63,7 +65,9 @@ def index(
     if queue:
         when_stopped = "no longer waiting; the jobs stay queued, `warmclip status` shows them"
     with open_terminal(as_json, verbose, when_stopped=when_stopped) as terminal:
-        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
+        settings = read_settings(
+            bundle, collection, provider, exif_transpose, decode, env_file=env_file
+        )
         if detach and not queue:
             raise SettingsError("--detach goes with --queue")
         if yes and not prune:

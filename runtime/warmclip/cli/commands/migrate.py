@@ -8,6 +8,7 @@ from warmclip.cli.commands.index import open_indexer, show_index_report
 from warmclip.cli.options import (
     Bundle,
     Decode,
+    EnvFile,
     ExifTranspose,
     Json,
     Provider,
@@ -29,12 +30,15 @@ def migrate(
     drop: Annotated[
         bool, typer.Option("--drop", help="Delete the former vectors after the switch.")
     ] = False,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Embed a collection's pictures with another model, then switch to it at once."""
     with open_terminal(as_json, verbose) as terminal:
-        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
+        settings = read_settings(
+            bundle, collection, provider, exif_transpose, decode, env_file=env_file
+        )
         with open_indexer(settings, terminal) as indexer, terminal.progress("images") as progress:
             report = indexer.migrate(yes=yes, drop=drop, progress=progress)
         show_index_report(terminal, report)

@@ -15,6 +15,7 @@ from warmclip.cli.options import (
     Bundle,
     Collection,
     Decode,
+    EnvFile,
     ExifTranspose,
     Json,
     Provider,
@@ -73,12 +74,15 @@ def search(
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
     decode: Decode = None,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Find pictures by words, or by a picture."""
     with open_terminal(as_json, verbose) as terminal:
-        settings = read_settings(bundle, collection, provider, exif_transpose, decode)
+        settings = read_settings(
+            bundle, collection, provider, exif_transpose, decode, env_file=env_file
+        )
         queries = [Query(text=text) for text in texts or []]
         for path in image or []:
             if not path.is_file():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from warmclip.cli.options import Collection, LogJson, open_terminal, read_settings
+from warmclip.cli.options import Collection, EnvFile, LogJson, open_terminal, read_settings
 from warmclip.errors import SettingsError
 from warmclip.serve import DEFAULT_RATE
 
@@ -33,11 +33,12 @@ def serve(
         ),
     ] = DEFAULT_RATE,
     collection: Collection = None,
+    env_file: EnvFile = None,
     log_json: LogJson = False,
 ) -> None:
     """Serve training sessions, searches and vectors over HTTP; workers do the work."""
     with open_terminal(verbose=True, log_json=log_json):
-        settings = read_settings(collection=collection)
+        settings = read_settings(collection=collection, env_file=env_file)
         try:
             from warmclip.serve.server import run_server
         except ModuleNotFoundError as exc:

@@ -7,7 +7,7 @@ import typer
 
 from warmclip.cli.commands.index import show_submitted
 from warmclip.cli.console import Terminal
-from warmclip.cli.options import Json, Verbose, open_terminal, read_settings
+from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.logs import printable
 
 
@@ -21,6 +21,7 @@ def status(
     requeue_failed: Annotated[
         bool, typer.Option("--requeue-failed", help="Queue the jobs again that failed.")
     ] = False,
+    env_file: EnvFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -31,7 +32,7 @@ def status(
         from warmclip.work.poisoned_files import PoisonedFiles
         from warmclip.work.status import read_status
 
-        settings = read_settings()
+        settings = read_settings(env_file=env_file)
         with open_broker(settings) as connection:
             if requeue or requeue_failed:
                 nothing: tuple[list[str], int] = ([], 0)

@@ -7,6 +7,7 @@ import typer
 from warmclip.cli.options import (
     Bundle,
     Decode,
+    EnvFile,
     ExifTranspose,
     LogJson,
     Provider,
@@ -32,6 +33,7 @@ def worker(
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
     decode: Decode = None,
+    env_file: EnvFile = None,
     log_json: LogJson = False,
     supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -43,7 +45,7 @@ def worker(
         names = [name.strip() for name in queues.split(",") if name.strip()]
         if not names:
             raise SettingsError(f"--queues={queues!r}: name at least one queue")
-        settings = read_settings(bundle, None, provider, exif_transpose, decode)
+        settings = read_settings(bundle, None, provider, exif_transpose, decode, env_file=env_file)
         if workers > 1:
             # Each worker gets the options of this command.
             arguments = [f"--queues={','.join(names)}"]
@@ -53,6 +55,7 @@ def worker(
             arguments += [f"--provider={provider}"] if provider else []
             arguments += ["--exif-transpose"] if exif_transpose else []
             arguments += [f"--decode={decode}"] if decode else []
+            arguments += [f"--env-file={env_file}"] if env_file else []
             arguments += ["--log-json"] if log_json else []
             raise typer.Exit(run_workers(workers, settings, arguments))
         run_worker(settings, queues=names, burst=burst, max_jobs=max_jobs, supervisor=supervisor)
