@@ -78,7 +78,7 @@ class Settings:
     decode: DecodeRule = "full"  # WARMCLIP_DECODE: part of the fingerprint
     batch_size: int = 32  # WARMCLIP_BATCH_SIZE: images in one run of the model
     threads: int = 0  # WARMCLIP_THREADS: of one session; 0: as many as there are usable cores
-    jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS: module:function,... or module:*; jobs may name them
+    jobs: tuple[str, ...] = ()  # WARMCLIP_JOBS; a module with ``:*`` lists all its functions
     hang_s: int = 30  # WARMCLIP_HANG_SECONDS: without a sign of life, a worker's horse is killed
     max_crashes: int = 2  # WARMCLIP_MAX_CRASHES: in a row, before a provider is quarantined
     token: str | None = field(default=None, repr=False)  # WARMCLIP_TOKEN: of `warmclip serve`
