@@ -20,7 +20,8 @@ import pytest
 
 from small_disk import small_disk
 from standins.points import DIM, OTHER, SPACE, point, vector
-from warmclip.errors import StoreDamaged, StoreError
+from warmclip.errors import StoreDamaged, StoreError, StoreHeld
+from warmclip.store.embedded_lock import lock_store
 from warmclip.store.filter import Filter
 from warmclip.store.protocol import Point, Space, collection_of
 from warmclip.store.qdrant import QdrantStore
@@ -310,6 +311,37 @@ store.close()
         assert "forked child" in child.communicate()[0]
 
 
+def test_lock_that_was_handed_on(tmp_path: Path) -> None:
+    """A worker's horse opens the store with its parent's lock. When that fails, the next job can
+    try again, and closing leaves the lock with the parent.
+    """
+    folder = tmp_path / "qdrant"
+    lock = lock_store(folder)
+    try:
+        (folder / "store.json").write_text("{")
+        with pytest.raises(StoreDamaged):
+            QdrantStore.embedded(folder, lock)
+        (folder / "store.json").unlink()
+        for _ in range(2):
+            with QdrantStore.embedded(folder, lock) as store:
+                store.ensure_collection("images", SPACE)
+            with pytest.raises(StoreHeld):
+                lock_store(folder)
+    finally:
+        os.close(lock)
+    os.close(lock_store(folder))
+
+
+def test_files_of_the_system_among_ours(stored: Path) -> None:
+    """A file manager's notes are neither collections nor leftovers."""
+    (stored / "shards" / ".DS_Store").write_text("")
+    (stored / "shards" / "Thumbs.db").write_text("")
+    with QdrantStore.embedded(stored) as store:
+        assert store.list_names() == ("images", "whole")
+        assert len(store.list_generations("images")) == 1
+        check_whole(store, range(500))
+
+
 def test_used_after_close(tmp_path: Path) -> None:
     """It is refused."""
     store = QdrantStore.embedded(tmp_path / "qdrant")
@@ -540,6 +572,18 @@ def test_former_format(former: Path) -> None:
     with QdrantStore.embedded(former, progress=lambda *it: told.append(it)) as store:
         check_converted(store)
     assert told == []
+
+
+def test_names_are_lost_after_the_conversion(former: Path) -> None:
+    """Whoever deletes ``store.json``, as the message about a torn one says, loses no pictures,
+    even if an older warmclip has begun a store of its own in the same folder meanwhile.
+    """
+    QdrantStore.embedded(former).close()
+    (former / "store.json").unlink()
+    (former / "meta.json").write_text('{"collections": {}, "aliases": {}}')
+    with QdrantStore.embedded(former) as store:
+        store.ensure_collection("images", SPACE)
+        check_whole(store, range(300))
 
 
 _CONVERT = """

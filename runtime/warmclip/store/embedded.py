@@ -48,7 +48,7 @@ class EmbeddedEngine:
 
         Args:
             folder: made if it is not there.
-            lock: from ``lock_store``, of the process that started this one.
+            lock: from ``lock_store``, of the process that started this one; it stays open.
             progress: told how far the conversion is.
 
         Raises:
@@ -60,6 +60,7 @@ class EmbeddedEngine:
             lock = lock_store(folder)
         else:
             check_lock(folder, lock)
+            lock = os.dup(lock)
         try:
             with self._os_errors():
                 convert_local_store(folder, progress)

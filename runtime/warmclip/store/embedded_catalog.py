@@ -6,7 +6,7 @@
     <folder>/damaged/              collections that were set aside by a rebuild
 
 A collection is there as soon as its folder has its name, and gone as soon as it has lost it: both
-are one rename. Names that begin with a dot are work that was not finished, and are removed.
+are one rename. Work that was not finished has a name of ``UNFINISHED``, and is removed.
 """
 
 import json
@@ -20,6 +20,9 @@ from warmclip.errors import StoreDamaged, StoreError
 from warmclip.fsutil import replace_file
 
 FORMAT = 2  # 1 was qdrant-client's local mode
+
+UNFINISHED = (".new-", ".gone-", ".indexes-")
+"""What the names of folders begin with that are made, deleted, or set aside while one is opened."""
 
 _ENGINE = "qdrant-edge-py"
 
@@ -49,12 +52,13 @@ class Catalog:
         else:
             self.write()
         self._shards.mkdir(mode=0o700, exist_ok=True)
-        for leftover in self._shards.glob(".*"):
-            shutil.rmtree(leftover)
+        for leftover in list(self._shards.iterdir()):
+            if leftover.name.startswith(UNFINISHED):
+                shutil.rmtree(leftover)
 
     def list_collections(self) -> list[str]:
         """The collections' own names, sorted."""
-        return sorted(it.name for it in self._shards.iterdir() if not it.name.startswith("."))
+        return sorted(it.name for it in self._shards.iterdir() if it.name[0] != "." and it.is_dir())
 
     def set_alias(self, name: str, collection: str) -> None:
         """Let an alias lead to a collection."""

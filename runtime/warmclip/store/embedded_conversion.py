@@ -28,6 +28,7 @@ from warmclip.store.payload import path_of
 
 log = logging.getLogger(__name__)
 
+_PARTIAL = ".converting"  # the folder that becomes the new store
 _BATCH = 128
 _STAGE = "converting the store"
 
@@ -45,7 +46,10 @@ def convert_local_store(folder: Path, progress: Progress | None = None) -> None:
         OSError: likewise.
     """
     former = folder / "meta.json"
-    if not (folder / "store.json").exists() and former.exists():
+    if (folder / "store.json").exists() or not former.exists():
+        return
+    # Shards without store.json, and without a conversion that was killed: somebody deleted it.
+    if (folder / _PARTIAL).exists() or not (folder / "shards").exists():
         meta = _read_meta(former)
         log.warning("the embedded store %s is converted to the engine's format, once", folder)
         _convert(folder, meta, progress or (lambda _done, _total, _stage: None))
@@ -54,7 +58,7 @@ def convert_local_store(folder: Path, progress: Progress | None = None) -> None:
 def remove_former_files(folder: Path, catalog: Catalog) -> None:
     """Remove the files of the former format once the store is converted."""
     shutil.rmtree(folder / "collection", ignore_errors=True)
-    shutil.rmtree(folder / ".converting", ignore_errors=True)
+    shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
     for file in (".lock", "meta.json"):
         (folder / file).unlink(missing_ok=True)
     catalog.has_former_files = False
@@ -62,9 +66,10 @@ def remove_former_files(folder: Path, catalog: Catalog) -> None:
 
 
 def _convert(folder: Path, meta: dict[str, Any], progress: Progress) -> None:
-    partial = folder / ".converting"
+    partial = folder / _PARTIAL
+    # Of a conversion that was killed between its two renames: in this order, see above.
+    shutil.rmtree(folder / "shards", ignore_errors=True)
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder / "shards", ignore_errors=True)  # of a conversion that was killed here
     partial.mkdir(mode=0o700)
     catalog = Catalog(partial)
     files = {name: _LocalCollection(folder, name) for name in meta["collections"]}
