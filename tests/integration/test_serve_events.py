@@ -77,22 +77,27 @@ def test_changes_are_told(served: Served, environment: dict[str, str]) -> None:
     """First everything, then each change by itself, until it is over; an id is no matter."""
     root = Path(environment["WARMCLIP_ROOTS"])
     first = served.begin(root)
+    told: dict[str, dict[str, Any]] = {}
+
+    def hear_until(session: str, state: str) -> dict[str, Any]:
+        id_ = session.rpartition("/")[2]
+        while id_ not in told or told[id_]["state"] != state:
+            name, page = next(stream)
+            assert name == "sessions"
+            for each in page["sessions"]:
+                assert told.get(each["id"]) != each
+                told[each["id"]] = each
+            assert page["total"] == len(told)
+        return told[id_]
+
     with listening(served, **{"Last-Event-ID": "17"}) as stream:
-        name, page = next(stream)
-        assert (name, page["total"]) == ("sessions", 1)
-        assert page["sessions"][0]["id"] == first.rpartition("/")[2]
-        while page["sessions"][0]["state"] != "running":
-            _, page = next(stream)
-        second = served.begin(root, collection="other")
-        while page["total"] == 1 or page["sessions"][0]["state"] != "running":
-            _, page = next(stream)
-            assert [each["id"] for each in page["sessions"]] == [second.rpartition("/")[2]]
+        hear_until(first, "running")
+        assert len(told) == 1
+        hear_until(served.begin(root, collection="other"), "running")
         served.client.post(f"{first}/pause")
-        _, page = next(stream)
-        (told,) = page["sessions"]
+        heard = hear_until(first, "paused")
         seen = served.get(first)
-        assert told == {name: seen[name] for name in told}
-        assert told["state"] == "paused"
+        assert heard == {name: seen[name] for name in heard}
 
 
 def test_end_of_the_server(served: Served) -> None:

@@ -120,15 +120,18 @@ def test_folder_that_is_posted_twice(place: Place) -> None:
         assert {answer.status_code for answer in answers} == {202}
         (first,) = {answer.headers["Location"] for answer in answers}
         assert sorted(answer.json()["joined"] for answer in answers) == [False] + [True] * 11
+        eventually(lambda: served.get(first)["images"] == 3)
+        draw(place.folder, 1, start=3)
+        assert served.begin(place.folder) == first  # and the folder is searched again
         other = served.begin(place.folder, collection="other")
         assert other != first
         with running_worker(place.settings, place.environment):
-            assert served.wait(first)["indexed"] == 3
-            assert served.wait(other)["indexed"] == 3
+            assert served.wait(first)["indexed"] == 4
+            assert served.wait(other)["indexed"] == 4
             second = served.begin(place.folder)
             assert second != first
-            assert served.wait(second)["unchanged"] == 3
-        assert served.get(first)["indexed"] == 3  # what later sessions do does not change it
+            assert served.wait(second)["unchanged"] == 4
+        assert served.get(first)["indexed"] == 4  # what later sessions do does not change it
         listed = [each["id"] for each in served.get(SESSIONS)["sessions"]]
         assert listed == [it.rpartition("/")[2] for it in (second, other, first)]
 
