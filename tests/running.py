@@ -19,6 +19,7 @@ from rq.serializers import JSONSerializer
 
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
+from warmclip.work.queues import open_queue
 from warmclip.work.status import read_status
 from warmclip.work.worker import STARTING
 
@@ -135,6 +136,25 @@ def running_worker(
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
             process.wait(PATIENCE_S)
+
+
+@contextmanager
+def occupied(worker: Running) -> Iterator[None]:
+    """The worker has a job that does not end while the block runs, so that all others wait.
+
+    Its environment must let a horse be silent for so long: see ``PATIENT``.
+    """
+    horse = worker.kill_horse(signal.SIGSTOP)
+    try:
+        job = worker.enqueue("warmclip.work.jobs.canary")
+        eventually(lambda: not open_queue(worker.connection).job_ids)
+        yield
+    finally:
+        os.kill(horse, signal.SIGCONT)
+    assert outcome(job).return_value
+
+
+PATIENT = {"WARMCLIP_HANG_SECONDS": "3600"}
 
 
 def environment_of(home: Path, bundle: Path, **more: str) -> dict[str, str]:

@@ -1,16 +1,25 @@
 """More requests than the workers answer: who left makes room, and uploads are bounded."""
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from running import PATIENCE_S, Running, environment_of, eventually, running_worker
+from running import (
+    PATIENCE_S,
+    PATIENT,
+    Running,
+    environment_of,
+    eventually,
+    occupied,
+    running_worker,
+)
 from serving import Served, draw, running_server
 from warmclip.settings import Settings
 from warmclip.work.queues import open_queue
@@ -28,7 +37,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path) -> 
     """What server and worker are told."""
     folder = tmp_path_factory.mktemp("overload")
     draw(folder / "pictures", 3)
-    return environment_of(folder / "home", demo_bundle, WARMCLIP_ROOTS=str(folder / "pictures"))
+    roots = str(folder / "pictures")
+    return environment_of(folder / "home", demo_bundle, WARMCLIP_ROOTS=roots, **PATIENT)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +57,6 @@ def worker(served: Served, environment: dict[str, str]) -> Iterator[Running]:
         yield worker
 
 
-@contextmanager
-def stopped(worker: Running) -> Iterator[None]:
-    """The worker takes no job while the block runs, but is registered and alive."""
-    worker.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        worker.process.send_signal(signal.SIGCONT)
-
-
 def waiting(worker: Running) -> int:
     """Calls in the queue."""
     return int(open_queue(worker.connection, "high").count)
@@ -65,7 +65,7 @@ def waiting(worker: Running) -> int:
 def test_abandoned_searches(served: Served, worker: Running) -> None:
     """Their places are free as soon as their clients have gone, and their jobs are taken back."""
     port = served.client.base_url.port
-    with stopped(worker):
+    with occupied(worker):
         with ExitStack() as stack:
             for _ in range(MOST_WAITING):
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -78,7 +78,7 @@ def test_abandoned_searches(served: Served, worker: Running) -> None:
             # Not one of them is refused: none waits any more.
             asked = pool.submit(served.client.get, "/api/v1/search?q=red")
             eventually(lambda: waiting(worker) == 1, timeout_s=10)
-            worker.process.send_signal(signal.SIGCONT)
+            os.kill(worker.horse, signal.SIGCONT)
             assert asked.result().status_code == 200
     text = served.client.get("/metrics").text
     assert 'route="/api/v1/search",status="499"} 64.0' in text
@@ -94,7 +94,7 @@ def test_uploads_while_workers_are_busy(served: Served, worker: Running) -> None
         return served.client.post("/api/v1/embed/image", files={"file": picture})
 
     with ThreadPoolExecutor(3 * MOST_PICTURES) as pool:
-        with stopped(worker):
+        with occupied(worker):
             sent = [pool.submit(upload, number) for number in range(3 * MOST_PICTURES)]
             eventually(lambda: sum(each.done() for each in sent) == 2 * MOST_PICTURES)
             refused = [each.result() for each in sent if each.done()]
@@ -125,7 +125,7 @@ def test_upload_without_a_length(served: Served, worker: Running) -> None:
         return served.client.post("/api/v1/embed/image", content=iter([form]), headers=headers)
 
     with ThreadPoolExecutor(MOST_PICTURES + 1) as pool:
-        with stopped(worker):
+        with occupied(worker):
             sent = [pool.submit(upload, number) for number in range(MOST_PICTURES + 1)]
             eventually(lambda: waiting(worker) == MOST_PICTURES)
         assert sorted(each.result().status_code for each in sent) == [422] * MOST_PICTURES + [503]

@@ -10,6 +10,7 @@ from warmclip.errors import WarmclipError
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.threads import run_redis
+from warmclip.serve.workers import read_answer
 
 _DEADLINE_S = 10.0  # a worker may be at a chunk of pictures
 
@@ -136,7 +137,7 @@ def make_router(context: AppContext) -> APIRouter:
         verdict, missing = None, None
         try:
             answer = await context.workers.call("verdict", request=request, timeout_s=_DEADLINE_S)
-            verdict = ProviderSelection.model_validate(_as_utf8(answer))
+            verdict = read_answer(_as_utf8(answer), ProviderSelection.model_validate)
         except (WarmclipError, Problem) as exc:
             missing = as_utf8(str(exc))
         return DoctorResponse.model_validate(

@@ -13,6 +13,7 @@ from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem
 from warmclip.serve.search import read_base64
+from warmclip.serve.workers import read_answer
 
 _MOST_TEXTS = 256
 
@@ -97,10 +98,13 @@ def make_router(context: AppContext) -> APIRouter:
     async def embed_texts(request: Request, body: EmbedTextsRequest) -> EmbedTextsResponse:
         """Embed texts."""
         answer = await context.workers.call("embed_texts", request=request, texts=body.texts)
-        return EmbedTextsResponse(
-            fingerprint=answer["fingerprint"],
-            dim=answer["dim"],
-            vectors=[answer["vectors"][text] for text in body.texts],
+        return read_answer(
+            answer,
+            lambda found: EmbedTextsResponse(
+                fingerprint=found["fingerprint"],
+                dim=found["dim"],
+                vectors=[found["vectors"][text] for text in body.texts],
+            ),
         )
 
     @router.post("/image", openapi_extra={"requestBody": _REQUEST_BODY})
@@ -118,7 +122,7 @@ def make_router(context: AppContext) -> APIRouter:
         else:
             source = {"data": await to_thread.run_sync(read_base64, picture)}
         answer = await context.workers.call("embed_image", request=request, **source)
-        return EmbedImageResponse.model_validate(answer)
+        return read_answer(answer, EmbedImageResponse.model_validate)
 
     return router
 

@@ -16,6 +16,7 @@ from warmclip.errors import WarmclipError
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.threads import run_redis
+from warmclip.serve.workers import read_answer
 from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
 
@@ -119,8 +120,9 @@ async def _check_worker(context: AppContext) -> str:
     collection = context.settings.collection
     answer = await context.workers.call("canary", timeout_s=_CANARY_S, collection=collection)
     took_s = time.monotonic() - began
-    towers = ", ".join(f"{tower} on {name}" for tower, name in answer["providers"].items())
-    found = "a stored picture was found" if answer.get("found") else "nothing is stored yet"
+    providers, stored = read_answer(answer, lambda it: (dict(it["providers"]), it["found"]))
+    towers = ", ".join(f"{tower} on {name}" for tower, name in providers.items())
+    found = "a stored picture was found" if stored else "nothing is stored yet"
     return f"a text was embedded and {found} in {took_s:.2f} s, wait included; towers: {towers}"
 
 

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from datetime import date
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from starlette import datastructures
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.sessions import CollectionName
+from warmclip.serve.workers import read_answer
 from warmclip.store.filter import MOST_HITS, Filter, parse_day
 
 _MOST_LIMIT = 200  # hits of one page
@@ -126,12 +128,7 @@ def make_router(context: AppContext) -> APIRouter:
             offset=offset,
             **question,
         )
-        return SearchResponse(
-            collection=name,
-            offset=offset,
-            fingerprint=answer["fingerprint"],
-            hits=[_hit(hit, name) for hit in answer["hits"]],
-        )
+        return read_answer(answer, partial(_response, collection=name, offset=offset))
 
     @router.get("/search")
     async def search_by_text(
@@ -183,6 +180,15 @@ def read_base64(file: datastructures.UploadFile) -> str:
     if not data:
         raise Problem(422, "the picture that was sent is empty")
     return base64.b64encode(data).decode("ascii")
+
+
+def _response(answer: Mapping[str, Any], *, collection: str, offset: int) -> SearchResponse:
+    return SearchResponse(
+        collection=collection,
+        offset=offset,
+        fingerprint=answer["fingerprint"],
+        hits=[_hit(hit, collection) for hit in answer["hits"]],
+    )
 
 
 def _hit(raw: Mapping[str, Any], collection: str) -> SearchHit:

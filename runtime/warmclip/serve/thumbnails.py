@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
 from warmclip.serve.search import Collection, PointId
+from warmclip.serve.workers import read_answer
 
 _FRESH_S = 300  # then a browser asks whether it has changed
 
@@ -43,7 +44,7 @@ def make_router(context: AppContext) -> APIRouter:
             id=str(id),
             side_px=side_px,
         )
-        jpeg = base64.b64decode(answer["jpeg"])
+        jpeg = read_answer(answer, lambda found: base64.b64decode(found["jpeg"], validate=True))
         etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
         headers = {"ETag": etag, "Cache-Control": f"private, max-age={_FRESH_S}"}
         if etag in (if_none_match or ""):

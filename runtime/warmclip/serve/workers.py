@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from anyio import to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from warmclip.errors import StoreUnreachable
+from warmclip.errors import JobFailed, StoreUnreachable
 from warmclip.serve.problems import Problem
 from warmclip.serve.threads import REDIS_S, run_redis
 
@@ -22,12 +22,30 @@ _PACKED_PER_S = 1_000_000  # bytes of a picture that RQ compresses, on a busy ma
 _OUTAGE_AFTER_S = 2.5  # without an answer, the store is asked whether it is there
 
 
+T = TypeVar("T")
+
+
 class SentCall(Protocol):
     """See ``warmclip.work.call.SentCall``."""
 
     def wait(self, is_cancelled: Callable[[], bool]) -> Any:
         """Wait for the answer."""
         ...
+
+
+def read_answer(answer: Any, read: Callable[[Any], T]) -> T:
+    """Read a worker's answer, which passed through a Redis that others may write to.
+
+    Raises:
+        JobFailed: it is not what was asked for.
+    """
+    try:
+        return read(answer)
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        raise JobFailed(
+            "a worker answered with something else than it was asked for: are server and workers "
+            "of one warmclip?"
+        ) from exc
 
 
 class WorkerClient:
@@ -62,8 +80,8 @@ class WorkerClient:
         needs_store: bool = False,
         timeout_s: float = ANSWER_S,
         **arguments: Any,
-    ) -> Mapping[str, Any]:
-        """Have a worker run a function, and return its answer.
+    ) -> Any:
+        """Have a worker run a function, and return its answer, for ``read_answer``.
 
         Args:
             function: its name.
@@ -96,9 +114,7 @@ class WorkerClient:
         finally:
             self._waiting -= 1
 
-    async def _wait(
-        self, sent: SentCall, request: Request | None, *, needs_store: bool
-    ) -> Mapping[str, Any]:
+    async def _wait(self, sent: SentCall, request: Request | None, *, needs_store: bool) -> Any:
         """Wait for the answer, or for what makes it useless."""
         cancelled = threading.Event()
         answer = asyncio.ensure_future(
@@ -113,8 +129,7 @@ class WorkerClient:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if answer not in done:
                 raise done.pop().result()
-            found: Mapping[str, Any] = answer.result()
-            return found
+            return answer.result()
         finally:
             cancelled.set()
             for each in waits:

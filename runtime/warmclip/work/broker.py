@@ -104,8 +104,11 @@ def connect_lazily(settings: Settings, socket: str | None) -> Iterator[Redis]:
         yield connection
 
 
-BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError,)
-"""What a connection raises: for those who translate it outside of ``open_broker``."""
+BROKER_ERRORS: tuple[type[Exception], ...] = (RedisError, ConnectionError)
+"""What a connection raises, for those who translate it outside of ``open_broker``.
+
+redis-py below 7.2 lets the system's own error of a refused connection through.
+"""
 
 
 def as_ours(settings: Settings, exc: Exception) -> QueueUnreachable:
