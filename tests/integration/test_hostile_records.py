@@ -19,7 +19,7 @@ from warmclip.work.producer import report_of, requeue_dead
 from warmclip.work.queues import fetch_jobs, open_queue
 from warmclip.work.status import read_status
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 EMBED = "warmclip.work.jobs.embed_texts"
 

@@ -13,7 +13,7 @@ from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 from warmclip.work.producer import requeue_dead, submit_files
 from warmclip.work.queues import open_queue
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from warmclip.work.queues import open_queue
 from warmclip.work.run import run_worker
 from warmclip.work.status import read_status
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 @pytest.fixture(scope="module")
