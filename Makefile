@@ -13,9 +13,9 @@ PEERS := .venv-bench
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
 FUZZ := .venv-fuzz
-# Tests mostly wait for processes that they started.
+# Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 4
-PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
+PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration tests/faults
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ test: $(VENV)/installed $(PRODUCER)/installed browser ## Every test: unit, contr
 	$(BIN)/$(PYTEST)
 
 test-quick: $(VENV)/without-torch ## What finds most faults in under two minutes: unit, contract, quick integration
-	$(BIN)/$(PYTEST) tests/unit tests/contract tests/integration -m 'not slow'
+	$(BIN)/$(PYTEST) tests/unit tests/contract tests/integration -m 'unit or contract or quick'
 
 test-unit: $(VENV)/without-torch ## The tests that need no server and no torch
 	$(BIN)/$(PYTEST) tests/unit tests/contract

@@ -24,6 +24,8 @@ from warmclip.inference.selection.canary import Canary
 from warmclip.settings import Root, Settings
 from warmclip.store.qdrant import QdrantStore
 
+pytestmark = pytest.mark.quick
+
 CATEGORIES = ("missing", "stale", "orphans", "moved", "suspects", "strangers")
 
 

@@ -30,7 +30,7 @@ with open_broker(Settings.from_env(os.environ)) as redis:
 """
 
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 @pytest.fixture

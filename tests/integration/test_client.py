@@ -32,7 +32,7 @@ from warmclip.errors import (
 from warmclip.work.queues import open_queue
 from warmclip_export.drawing import write_gallery
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 TEXTS = [f"a {colour} circle" for colour in ("red", "green", "blue", "yellow", "white")]
 _NEAR = 1e-5  # a vector passes through JSON, and a batch of another size

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from running import eventually
 from warmclip.inference.selection.quarantine import Quarantine
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -196,7 +197,8 @@ def test_stopped_by_ctrl_c(demo_bundle: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    time.sleep(4)
+    children = ["pgrep", "-P", str(process.pid)]
+    eventually(lambda: subprocess.run(children, capture_output=True, check=False).returncode == 0)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert [pid for pid in with_mark(mark) if pid != process.pid] == []

@@ -19,6 +19,8 @@ from warmclip.store.protocol import Payload, Point, Space
 from warmclip.store.qdrant import QdrantStore
 from warmclip_export import drawing
 
+pytestmark = pytest.mark.quick
+
 DIM = 16
 SPACE = Space(fingerprint="a" * 64, dim=DIM)
 

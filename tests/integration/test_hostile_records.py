@@ -20,7 +20,7 @@ from warmclip.work.queues import fetch_jobs, open_queue
 from warmclip.work.requeue import requeue_poisoned
 from warmclip.work.status import read_status
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 EMBED = "warmclip.work.jobs.embed_texts"
 

@@ -25,6 +25,8 @@ from warmclip.store.filter import Filter
 from warmclip.store.protocol import Point
 from warmclip.store.qdrant import QdrantStore
 
+pytestmark = pytest.mark.quick
+
 LIMITS = Limits(image_bytes=2_000_000)
 
 Case = Callable[[Path], object]

@@ -15,7 +15,7 @@ from warmclip.work.producer import submit_files
 from warmclip.work.queues import open_queue
 from warmclip.work.requeue import requeue_failed, requeue_poisoned
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import Running, environment_of, eventually, running_worker
+from running import PATIENCE_S, Running, environment_of, running_worker
 from serving import Served, running_server
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 from warmclip_export.drawing import write_gallery
 
-pytestmark = pytest.mark.usefixtures("server_binary", "worker")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary", "worker")]
 
 HEAVY = ("onnxruntime", "numpy", "PIL", "torch", "qdrant_client", "tokenizers")
 PROC = Path("/proc")
@@ -358,16 +358,18 @@ def test_horse_is_killed_during_a_search(served: Served, worker: Running) -> Non
 def test_no_worker_listens(served: Served, worker: Running) -> None:
     """A search is a 503 that says what to start, and so is health; a session waits."""
     worker.process.terminate()
-    eventually(lambda: served.client.get("/api/v1/search?q=red").status_code == 503)
-    answer = served.client.get("/api/v1/search?q=red")
-    assert "run `warmclip worker`" in answer.json()["detail"]
-    assert int(answer.headers["Retry-After"]) > 0
-    eventually(lambda: served.client.get("/healthz").status_code == 503)
-    health = served.client.get("/healthz").json()
-    assert "no worker is listening" in health["worker"]["detail"]
-    found = served.get("/api/v1/doctor")
-    assert found["verdict"] is None
-    assert "run `warmclip worker`" in found["verdict_missing"]
-    assert found["workers"] == []
-    assert health["redis"]["ok"]
+    assert worker.process.wait(PATIENCE_S) == 0
+    paths = ("/api/v1/search?q=red", "/healthz", "/api/v1/doctor")
+    with ThreadPoolExecutor() as pool:  # each waits a while for a worker
+        search, health, doctor = pool.map(served.client.get, paths)
+    assert search.status_code == 503
+    assert "run `warmclip worker`" in search.json()["detail"]
+    assert int(search.headers["Retry-After"]) > 0
+    assert health.status_code == 503
+    assert "no worker is listening" in health.json()["worker"]["detail"]
+    assert health.json()["redis"]["ok"]
+    assert doctor.status_code == 200
+    assert doctor.json()["verdict"] is None
+    assert "run `warmclip worker`" in doctor.json()["verdict_missing"]
+    assert doctor.json()["workers"] == []
     assert served.client.get("/readyz").status_code == 200

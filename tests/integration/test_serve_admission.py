@@ -12,7 +12,7 @@ import pytest
 from running import environment_of
 from serving import SERVE, SESSIONS, Served, draw, running_server
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 TOKEN = "0123456789abcdef-a-token-of-the-tests"  # noqa: S105 - of the tests alone
 

@@ -11,7 +11,7 @@ import warmclip.serve
 from running import environment_of
 from serving import SESSIONS, Served, running_server
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 TOKEN = "0123456789abcdef-a-token-of-the-tests"  # noqa: S105 - of the tests alone
 FOLDER = Path(warmclip.serve.__file__).with_name("page")

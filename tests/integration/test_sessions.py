@@ -38,7 +38,7 @@ from warmclip.work.sessions.scheduler import SessionScheduler
 from warmclip.work.sessions.session import Session
 from warmclip.work.sessions.store import KEPT_PARTS, folder_key, session_key
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 PENDING = "rq:queue:default"
 

@@ -36,6 +36,8 @@ from warmclip.store.open import open_store
 from warmclip.store.protocol import collection_of
 from warmclip.store.qdrant import QdrantStore
 
+pytestmark = pytest.mark.quick
+
 SPACE = PixelEncoder().space
 
 

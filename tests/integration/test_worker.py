@@ -45,7 +45,7 @@ from warmclip.work.run import run_worker
 from warmclip.work.status import read_status
 from warmclip.work.worker import STARTING
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from running import Running, eventually, outcome, reason
 from standins import user_jobs
 from user_worker import JOBS, enqueue, lines, run
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 def test_on_success(worker: Running) -> None:

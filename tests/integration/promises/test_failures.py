@@ -13,7 +13,7 @@ from running import Running, eventually, outcome, reason
 from standins import user_jobs
 from user_worker import JOBS, begun, enqueue, fresh, lines, queue_of, run, status
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 def test_failure(worker: Running) -> None:

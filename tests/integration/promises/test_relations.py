@@ -18,7 +18,7 @@ from running import PATIENCE_S, Running, eventually, outcome
 from standins import user_jobs
 from user_worker import JOBS, enqueue, lines, queue_of, run, status
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 def test_dependency(worker: Running, trace: Path) -> None:

@@ -9,7 +9,7 @@ from running import Running, outcome
 from standins import user_jobs
 from user_worker import enqueue, fresh, queue_of, run, seen, status
 
-pytestmark = pytest.mark.usefixtures("server_binary")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 
 def test_result(worker: Running) -> None:
