@@ -86,7 +86,8 @@ def audit(
 
     missing: a file without a point. stale: its content has changed. orphan: a point without a
     file. moved: an orphan whose content lies elsewhere. suspect: no good check has followed. Those
-    count; identical (the same bytes twice) and touched (the same bytes, another time) do not.
+    count; identical (the same bytes twice), touched (the same bytes, another time) and unreadable
+    (no repair would help) do not.
     """
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
@@ -112,6 +113,7 @@ def audit(
                     report,
                     _indexing(terminal, settings, store, queue=queue),
                     roots=settings.roots,
+                    home=settings.home,
                     yes=yes,
                 )
         terminal.audit_report(report)
@@ -264,6 +266,7 @@ def _look(
             paths,
             roots=settings.roots,
             limits=settings.limits,
+            home=settings.home,
             model=model,
             progress=progress,
         )

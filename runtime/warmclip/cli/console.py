@@ -114,6 +114,7 @@ class Terminal:
             "pruned": report.pruned,
             "ignored (hidden, or no pictures by name)": report.ignored,
             "skipped": len(skipped),
+            "unreadable as before (--retry-unreadable reads them again)": len(report.unreadable),
         }
         told = [f"{count} {what}" for what, count in counts.items() if count]
         self._answers.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
@@ -162,6 +163,7 @@ class Terminal:
             "moved": {it.path: f"was {it.before.path}" for it in report.moved},
             "suspect": {it.path: it.provider for it in report.unverified},
             "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.foreign},
+            "not-compared": report.problems,
             "unreadable": report.unreadable,
             "touched": dict.fromkeys(report.touched, "another time, the same bytes"),
             "identical": {

@@ -55,6 +55,13 @@ def index(
     yes: Annotated[
         bool, typer.Option("--yes", help="With --prune: even more than 20 % of the collection.")
     ] = False,
+    retry_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--retry-unreadable",
+            help="Also read again the files that could not be read before, though unchanged.",
+        ),
+    ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -76,13 +83,21 @@ def index(
                 "then run it without --queue"
             )
         if queue:
-            report = _index_by_queue(terminal, settings, paths, detach=detach)
+            report = _index_by_queue(
+                terminal, settings, paths, detach=detach, retry_unreadable=retry_unreadable
+            )
         else:
             with (
                 _open_indexer(settings, terminal) as indexer,
                 terminal.progress("images") as progress,
             ):
-                report = indexer.index(paths, prune=prune, yes=yes, progress=progress)
+                report = indexer.index(
+                    paths,
+                    prune=prune,
+                    yes=yes,
+                    retry_unreadable=retry_unreadable,
+                    progress=progress,
+                )
         if report is not None:
             terminal.index_report(report)
             raise typer.Exit(report.exit_code)
@@ -194,13 +209,18 @@ def migrate(
 
 
 def _index_by_queue(
-    terminal: Terminal, settings: Settings, paths: list[Path], *, detach: bool
+    terminal: Terminal,
+    settings: Settings,
+    paths: list[Path],
+    *,
+    detach: bool,
+    retry_unreadable: bool,
 ) -> "IndexReport | None":
     from warmclip.work.broker import open_broker
     from warmclip.work.producer import submit_index, watch
 
     with open_broker(settings) as connection:
-        run = submit_index(connection, settings, paths)
+        run = submit_index(connection, settings, paths, retry_unreadable=retry_unreadable)
         if detach:
             terminal.submitted(run.job_ids, run.images)
             return None

@@ -36,7 +36,9 @@ _MOST_HITS = 1_000
 _LARGEST_SIDE_PX = 1_024
 
 
-def index_images(paths: list[str], collection: str) -> dict[str, Any]:
+def index_images(
+    paths: list[str], collection: str, *, retry_unreadable: bool = False
+) -> dict[str, Any]:
     """Bring a collection up to date with these files, and return an IndexReport as a dict.
 
     A path outside the roots is skipped with that reason.
@@ -49,7 +51,9 @@ def index_images(paths: list[str], collection: str) -> dict[str, Any]:
     here = current_context()
     check_paths(paths, here.settings)
     indexer = here.indexer(check_collection(collection))
-    return indexer.index_files(paths, progress=here.progress).to_dict()
+    return indexer.index_files(
+        paths, retry_unreadable=retry_unreadable is True, progress=here.progress
+    ).to_dict()
 
 
 def embed_images(paths: list[str]) -> dict[str, Any]:

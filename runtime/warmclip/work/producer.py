@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class IndexRun:
     chunks: Mapping[str, tuple[str, ...]]  # job id -> the paths that it is to index
     problems: Mapping[str, str]  # path -> why nothing could be found there
     ignored: int  # names in the folders that are hidden or no pictures
+    closed: Mapping[str, str] = field(default_factory=dict)  # folder -> why nobody is let in
 
     @property
     def job_ids(self) -> list[str]:
@@ -68,6 +69,7 @@ def submit_index(
     *,
     collection: str | None = None,
     chunk: int = DEFAULT_CHUNK,
+    retry_unreadable: bool = False,
 ) -> IndexRun:
     """Find pictures and queue them, in jobs whose ids follow from what they are to do.
 
@@ -80,21 +82,30 @@ def submit_index(
         paths: files, folders and patterns, as ``find_images`` takes them.
         collection: where the vectors go.
         chunk: pictures in one job.
+        retry_unreadable: see ``Indexer.index``.
     """
     from warmclip.indexing.walk import find_images
 
     collection = collection or settings.collection
     found = find_images(paths)
-    chunks = _submit(connection, settings, found.files, collection, chunk)
+    chunks = _submit(
+        connection, settings, found.files, collection, chunk, retry_unreadable=retry_unreadable
+    )
     return IndexRun(
-        collection=collection, chunks=chunks, problems=found.problems, ignored=found.ignored
+        collection=collection,
+        chunks=chunks,
+        problems=found.problems,
+        closed=found.closed,
+        ignored=found.ignored,
     )
 
 
 def submit_files(connection: Redis, settings: Settings, files: Iterable[str]) -> IndexRun:
     """Queue these files, as ``submit_index`` does; nothing is searched for."""
     chunks = _submit(connection, settings, files, settings.collection, DEFAULT_CHUNK)
-    return IndexRun(collection=settings.collection, chunks=chunks, problems={}, ignored=0)
+    return IndexRun(
+        collection=settings.collection, chunks=chunks, problems={}, closed={}, ignored=0
+    )
 
 
 def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]:
@@ -119,7 +130,13 @@ def requeue_dead(connection: Redis, settings: Settings) -> tuple[list[str], int]
 
 
 def _submit(
-    connection: Redis, settings: Settings, files: Iterable[str], collection: str, chunk: int
+    connection: Redis,
+    settings: Settings,
+    files: Iterable[str],
+    collection: str,
+    chunk: int,
+    *,
+    retry_unreadable: bool = False,
 ) -> dict[str, tuple[str, ...]]:
     """Queue files, in chunks; returns job id -> its files."""
     paths = list(dict.fromkeys(map(absolute, files)))
@@ -127,7 +144,11 @@ def _submit(
     parts = [tuple(paths[start : start + size]) for start in range(0, len(paths), size)]
     chunks = {job_id(collection, part): part for part in parts}
     queue = open_queue(connection)
-    _enqueue(queue, collection, _clear(queue, chunks))
+    fresh = _clear(queue, chunks)
+    queue.enqueue_many(
+        index_job(id_, collection, paths, retry_unreadable=retry_unreadable)
+        for id_, paths in fresh.items()
+    )
     return chunks
 
 
@@ -166,7 +187,12 @@ def watch(
     """
     started = time.monotonic()
     queue = open_queue(connection)
-    report = IndexReport(collection=run.collection, skipped=dict(run.problems), ignored=run.ignored)
+    report = IndexReport(
+        collection=run.collection,
+        skipped=dict(run.problems),
+        unreadable=dict(run.closed),
+        ignored=run.ignored,
+    )
     stalls = WorkerWatch(queue, worker_wait_s)
     pending = dict(run.chunks)
     done = 0
@@ -253,12 +279,18 @@ def _clear(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str, tup
 
 
 def index_job(
-    id_: str, collection: str, paths: Sequence[str], *, result_ttl_s: int = _RESULT_TTL_S
+    id_: str,
+    collection: str,
+    paths: Sequence[str],
+    *,
+    retry_unreadable: bool = False,
+    result_ttl_s: int = _RESULT_TTL_S,
 ) -> EnqueueData:
     """A job that indexes these files, for ``Queue.enqueue_many``."""
     return Queue.prepare_data(
         job_name("index_images"),
         args=(list(paths), collection),
+        kwargs={"retry_unreadable": True} if retry_unreadable else {},
         job_id=id_,
         description=f"index {len(paths)} images into {collection}",
         timeout=_JOB_TIMEOUT_S,
@@ -266,10 +298,6 @@ def index_job(
         failure_ttl=_FAILURE_TTL_S,
         retry=Retry(max=2),
     )
-
-
-def _enqueue(queue: Queue, collection: str, chunks: Mapping[str, tuple[str, ...]]) -> None:
-    queue.enqueue_many(index_job(id_, collection, paths) for id_, paths in chunks.items())
 
 
 def jobs_over(queue: Queue, ids: Sequence[str]) -> list[str]:

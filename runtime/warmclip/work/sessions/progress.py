@@ -73,7 +73,7 @@ class SessionProgress(SessionStore):
                 "indexed": report.indexed,
                 "unchanged": report.unchanged,
                 "reused": report.reused,
-                "skipped": len(report.skipped),
+                "skipped": len(report.not_stored),
             }
             for name, more in counts.items():
                 if more:
@@ -82,8 +82,8 @@ class SessionProgress(SessionStore):
             waits = [it.waited_s for it in fresh if it.waited_s is not None]
             increment(pipe, "jobs", len(waits))
             increment(pipe, "waited_ms", round(1000 * sum(waits)))
-            if report.skipped:
-                pipe.rpush(key_of(id_, "skipped"), *map(json.dumps, report.skipped.items()))
+            if report.not_stored:
+                pipe.rpush(key_of(id_, "skipped"), *map(json.dumps, report.not_stored.items()))
             samples = _sampled(session, session.done + sum(counts.values()))
             pipe.hset(key, "samples", json.dumps(samples))
 

@@ -77,7 +77,7 @@ class Scanner:
             chunks=chunks,
             images=images,
             ignored=walk.ignored,
-            unreadable=list(walk.problems.items()),
+            unreadable=[*walk.problems.items(), *walk.closed.items()],
         )
         log.info("session %s: %d pictures in %s", session.id, images, Path(folder))
 
