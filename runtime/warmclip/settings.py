@@ -35,8 +35,8 @@ class Root:
     folder: Path
 
 
-def _limit(default: int, variable: str) -> Any:
-    return field(default=default, metadata={"variable": variable})
+def _limit(default: int, variable: str, *, low: int = 1, high: int = 2**40) -> Any:
+    return field(default=default, metadata={"variable": variable, "low": low, "high": high})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,8 @@ class Limits:
     text_chars: int = _limit(100_000, "WARMCLIP_MAX_TEXT_CHARS")
     job_items: int = _limit(1_024, "WARMCLIP_MAX_JOB_ITEMS")  # paths or texts in one job
     read_s: int = _limit(60, "WARMCLIP_READ_SECONDS")  # for one file to arrive from its disk
+    # 1: files that are only in iCloud or another cloud are downloaded as they are read
+    cloud_files: int = _limit(0, "WARMCLIP_CLOUD_FILES", low=0, high=1)
 
 
 def default_home() -> Path:
@@ -109,7 +111,13 @@ class Settings:
         env = _Environment({name: value for name, value in environ.items() if value})
         default = cls(bundle=Path("models/ViT-B-32-openai"))
         limits = {
-            item.name: _count(env, item.metadata["variable"], getattr(default.limits, item.name))
+            item.name: _count(
+                env,
+                item.metadata["variable"],
+                getattr(default.limits, item.name),
+                low=item.metadata["low"],
+                high=item.metadata["high"],
+            )
             for item in fields(Limits)
         }
         settings = cls(

@@ -290,12 +290,18 @@ def test_former_collection(store: QdrantStore, photos: Path) -> None:
 
 
 def test_file_that_cannot_be_read(store: QdrantStore, photos: Path) -> None:
-    """It is named with its reason, not taken for missing or removed."""
+    """It is named with its reason, not taken for missing or removed, and no fault; a folder that is
+    not there could not be compared, which is one.
+    """
     Indexer(PixelEncoder(), store).index([photos])
     (photos / "a" / "loop.png").symlink_to(photos / "a" / "loop.png")
+    report = look(store, photos)
+    assert set(report.unreadable) == {str(photos / "a" / "loop.png")}
+    assert (report.missing, report.orphans, report.exit_code) == ((), (), 0)
     report = look(store, photos, photos / "nowhere")
-    assert set(report.unreadable) == {str(photos / "a" / "loop.png"), str(photos / "nowhere")}
+    assert set(report.problems) == {str(photos / "nowhere")}
     assert (report.missing, report.orphans, report.exit_code) == ((), (), 1)
+    assert set(report.to_dict()["unreadable"]) == {*report.problems, *report.unreadable}
 
 
 # The command.

@@ -174,6 +174,7 @@ def test_report_as_json(store: QdrantStore, photos: Path) -> None:
         "reused": 0,
         "unchanged": 0,
         "skipped": {str(photos / "b.png"): report.skipped[str(photos / "b.png")]},
+        "unreadable": {},
         "pruned": 0,
         "ignored": 1,
     }
@@ -424,57 +425,6 @@ def test_prune_of_moved_files(store: QdrantStore, photos: Path) -> None:
     paths[0].rename(photos / "moved.png")
     report = indexer.index([photos], prune=True)
     assert (report.reused, report.pruned, encoder.embedded) == (1, 1, 10)
-
-
-def test_migrate(store: QdrantStore, photos: Path) -> None:
-    """Every picture is embedded with the new model, and searched with it from then on."""
-    draw_many(photos, 10)
-    old, new = Indexer(PixelEncoder("a"), store), Indexer(PixelEncoder("b"), store)
-    old.index([photos])
-    (photos / "0003.png").unlink()
-    report = new.migrate()
-    assert report.indexed == 9
-    assert [Path(path).name for path in report.skipped] == ["0003.png"]
-    assert len(new.search("red", limit=20)) == 9
-    with pytest.raises(SpaceMismatch):
-        old.search("red")
-    assert new.migrate().unchanged == 9  # again: nothing left to do
-
-
-def test_migrate_without_the_pictures(store: QdrantStore, photos: Path) -> None:
-    """It switches nothing while a large part cannot be read, unless told to."""
-    paths = draw_many(photos, 10)
-    old, new = Indexer(PixelEncoder("a"), store), Indexer(PixelEncoder("b"), store)
-    old.index([photos])
-    for path in paths[:5]:
-        path.unlink()
-    with pytest.raises(PruneRefused, match="5 of 10"):
-        new.migrate()
-    assert len(old.search("red", limit=20)) == 10
-    assert new.migrate(yes=True, drop=True).unchanged == 5
-    assert len(new.search("red", limit=20)) == 5
-
-
-def test_migrate_interrupted(store: QdrantStore, photos: Path) -> None:
-    """The former vectors serve until the end, and a second run does only what is left."""
-    draw_many(photos, 100)
-    old = Indexer(PixelEncoder("a"), store)
-    old.index([photos])
-    countdown = iter(range(80))
-    broken = PixelEncoder("b", before_each=lambda: next(countdown))
-    with pytest.raises(RuntimeError):  # the countdown's StopIteration, out of a generator
-        Indexer(broken, store).migrate()
-    assert len(old.search("red", limit=200)) == 100
-    encoder = PixelEncoder("b")
-    report = Indexer(encoder, store).migrate()
-    assert (report.unchanged, encoder.embedded) == (64, 36)
-    assert len(stored(store)) == 100
-
-
-def test_migrate_of_no_collection(store: QdrantStore) -> None:
-    """It says that there is none."""
-    with pytest.raises(StoreError, match="no collection"):
-        Indexer(PixelEncoder(), store).migrate()
 
 
 _INDEX_SLOWLY = """

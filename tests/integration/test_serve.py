@@ -168,11 +168,18 @@ def test_many_search_at_once(served: Served) -> None:
 
 
 def test_similar_to_a_stored_picture(served: Served) -> None:
-    """Its neighbours are found without itself."""
+    """Its nearest neighbours are found without itself, as many as are asked for, page by page."""
     hit = served.get("/api/v1/search?q=red&limit=1")["hits"][0]
-    similar = served.get(f"/api/v1/points/{hit['id']}/similar?limit=60")["hits"]
-    assert len(similar) == 59
-    assert hit["id"] not in {it["id"] for it in similar}
+
+    def similar(limit: int, offset: int = 0) -> list[str]:
+        path = f"/api/v1/points/{hit['id']}/similar?limit={limit}&offset={offset}"
+        return [it["id"] for it in served.get(path)["hits"]]
+
+    others = similar(60)
+    assert len(others) == 59
+    assert hit["id"] not in others
+    assert similar(5) == others[:5]
+    assert similar(5, offset=5) == others[5:10]
 
 
 def test_thumbnail(served: Served) -> None:

@@ -2,15 +2,25 @@
 
 import os
 import socket
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from warmclip.errors import ImageUnreadable
-from warmclip.indexing.files import Location, is_gone, locate_file, read_picture
+from warmclip.errors import ImageUnavailable, ImageUnreadable
+from warmclip.indexing.files import (
+    Location,
+    is_file_gone,
+    is_respelled,
+    locate_file,
+    read_picture,
+)
 from warmclip.indexing.roots import Roots
 from warmclip.indexing.walk import find_images
+from warmclip.inference.reading import is_dataless, read_image_file
 from warmclip.settings import Limits, Root
 
 LIMITS = Limits()
@@ -174,6 +184,91 @@ def test_state_of_a_file(tmp_path: Path) -> None:
     assert content == b"12345"
 
 
+def test_file_replaced_between_opening_and_checking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one's bytes are taken for the other's."""
+    path = put(tmp_path / "a.png", b"one")
+    other = put(tmp_path / "b.png", b"other")
+    located = locate(path)
+
+    def open_and_replace(name: str) -> int:
+        descriptor = os.open(name, os.O_RDONLY)
+        # As over a network, where the system still tells the former path.
+        monkeypatch.setattr("warmclip.indexing.files.descriptor_path", lambda _, path: path)
+        other.replace(path)
+        return descriptor
+
+    monkeypatch.setattr("warmclip.indexing.files.open_file", open_and_replace)
+    with pytest.raises(ImageUnavailable, match="moved or replaced"):
+        read_picture(located, Roots(), LIMITS)
+
+
+def test_system_that_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some file systems of macOS: the path without links counts, and the file behind it."""
+    real = put(tmp_path / "folder" / "a.png")
+    (tmp_path / "link").symlink_to("folder")
+
+    def fail(*_: object) -> Path:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("warmclip.indexing.roots.Path.readlink", fail)
+    monkeypatch.setattr("warmclip.indexing.roots.fcntl.fcntl", fail)
+    location, content = read(tmp_path / "link" / "a.png")
+    assert (location.path, content) == (os.path.realpath(real), b"picture")
+
+
+@pytest.mark.parametrize(
+    ("stored", "on_disk", "is_other"),
+    [
+        ("/p/a.png", "/p/a.png", False),
+        ("/p/photo.jpg", "/p/Photo.JPG", True),
+        ("/p/Trip/a.png", "/p/trip/a.png", True),
+        ("/p/caf\u00e9.png", "/p/cafe\u0301.png", True),
+        ("/p/cafe\u0301.png", "/p/CAF\u00c9.png", True),
+        ("/p/stra\u00dfe.png", "/p/STRASSE.png", True),
+        ("/p/a.png", "/p/b.png", False),  # another link of the file
+        ("/p/a.png", "/q/a.png", False),
+        (os.fsdecode(b"/p/\xe9.png"), os.fsdecode(b"/p/\xe9.PNG"), True),
+    ],
+)
+def test_respelled_path(stored: str, on_disk: str, is_other: bool) -> None:
+    """Renamed in case or Unicode form only it is gone by its former name, and nothing else is."""
+    assert is_respelled(stored, on_disk) is is_other
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="Linux takes one spelling of a name only")
+def test_file_renamed_in_case_only(tmp_path: Path) -> None:
+    """It is gone by its former name, though the system still finds it."""
+    path = put(tmp_path / "photo.jpg")
+    path.rename(tmp_path / "Photo.JPG")
+    assert is_file_gone(os.path.realpath(path))
+    assert not is_file_gone(os.path.realpath(tmp_path / "Photo.JPG"))
+
+
+def test_file_that_is_only_in_a_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused without a byte being read, naming what to set; unless that is set."""
+    assert [is_dataless(flags) for flags in (0, 0x40, 0x40000000, 0x40000040)] == [
+        *(False, False, True, True)
+    ]
+    path = put(tmp_path / "a.png")
+    status = SimpleNamespace(st_mode=stat.S_IFREG, st_size=7, st_flags=0x40000000)
+    reads: list[int] = []
+
+    def read_nothing(descriptor: int, _: int) -> bytes:
+        reads.append(descriptor)
+        return b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("warmclip.inference.reading.os.fstat", lambda _: status)
+        patch.setattr("warmclip.inference.reading.os.read", read_nothing)
+        with pytest.raises(ImageUnavailable, match="WARMCLIP_CLOUD_FILES=1"):
+            read_image_file(path, LIMITS)
+        assert reads == []
+        assert read_image_file(path, Limits(cloud_files=1)) == b""
+        assert len(reads) == 1
+
+
 def test_file_that_became_no_regular_file(tmp_path: Path) -> None:
     """A pipe or a folder in a file's place, between looking and reading, is refused."""
     for make, kind in ((os.mkfifo, "pipe"), (os.mkdir, "directory")):
@@ -189,8 +284,8 @@ def test_gone(tmp_path: Path) -> None:
     """Only a file that is surely not there is gone; a dangling link is still something."""
     path = put(tmp_path / "a.png")
     (tmp_path / "dangling.png").symlink_to("nowhere")
-    assert not is_gone(str(path))
-    assert not is_gone(str(tmp_path / "dangling.png"))
-    assert not is_gone(str(tmp_path / ("x" * 300)))  # too long a name: the system cannot tell
-    assert is_gone(str(tmp_path / "b.png"))
-    assert is_gone(str(path / "below-a-file.png"))
+    assert not is_file_gone(str(path))
+    assert not is_file_gone(str(tmp_path / "dangling.png"))
+    assert not is_file_gone(str(tmp_path / ("x" * 300)))  # too long a name: the system cannot tell
+    assert is_file_gone(str(tmp_path / "b.png"))
+    assert is_file_gone(str(path / "below-a-file.png"))

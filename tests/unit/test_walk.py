@@ -1,8 +1,13 @@
 """Finding pictures in files, folders and patterns."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
-from warmclip.indexing.walk import find_images
+import pytest
+
+from warmclip.indexing.walk import Walk, find_images
 
 
 def put(path: Path, content: bytes = b"picture") -> Path:
@@ -91,3 +96,63 @@ def test_unreadable_folder(unprivileged: Path) -> None:
         closed.chmod(0o700)
     assert [Path(path).name for path in found.files] == ["b.png"]
     assert "Permission denied" in found.problems[str(closed)]
+
+
+def test_library_of_photos(tmp_path: Path) -> None:
+    """Only its originals are taken, wherever it lies, and when it is named itself."""
+    library = tmp_path / "Pictures" / "Photos Library.photoslibrary"
+    original = put(library / "originals" / "4" / "4F.jpeg")
+    for name in ("resources/derivatives/4/4F_1_105_c.jpeg", "private/a.png", "b.jpg"):
+        put(library / name)
+    other = put(tmp_path / "Pictures" / "a.png")
+    assert find_images([tmp_path]).files == (str(other), str(original))
+    assert find_images([library]).files == (str(original),)
+
+
+def closing(monkeypatch: pytest.MonkeyPatch, folder: Path, error: int) -> None:
+    """Have a folder not be let in."""
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path == str(folder):
+            raise OSError(error, os.strerror(error))
+        return real(path)
+
+    monkeypatch.setattr("warmclip.indexing.walk.os.scandir", scandir)
+
+
+def test_folder_that_macos_keeps_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to allow is told; it is no problem of a run, unless it is all that was asked for."""
+    put(tmp_path / "open" / "a.png")
+    closed = put(tmp_path / "closed" / "b.png").parent
+    closing(monkeypatch, closed, errno.EPERM)
+    found = find_images([tmp_path])
+    assert [Path(path).name for path in found.files] == ["a.png"]
+    assert (found.problems, list(found.closed)) == ({}, [str(closed)])
+    assert "Full Disk Access" in found.closed[str(closed)]
+    named = find_images([closed])
+    assert (list(named.problems), named.closed) == ([str(closed)], {})
+    assert "Full Disk Access" in named.problems[str(closed)]
+
+
+def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a problem of the run."""
+    closed = put(tmp_path / "closed" / "b.png").parent
+    closing(monkeypatch, closed, errno.EACCES)
+    found = find_images([tmp_path])
+    assert (list(found.problems), found.closed) == ([str(closed)], {})
+
+
+def test_folder_that_vanishes(tmp_path: Path) -> None:
+    """While it is searched: it is told, and the rest is found; the named one itself as well."""
+    for name in ("a/1.png", "b/2.png", "c/3.png"):
+        put(tmp_path / name)
+    walk = Walk(str(tmp_path))
+    names = iter(walk)
+    assert next(names).endswith("1.png")
+    (tmp_path / "b" / "2.png").unlink()
+    (tmp_path / "b").rmdir()
+    assert [Path(path).name for path in names] == ["3.png"]
+    assert list(walk.problems) == [str(tmp_path / "b")]
+    gone = Walk(str(tmp_path / "gone"))
+    assert (list(gone), list(gone.problems)) == ([], [str(tmp_path / "gone")])

@@ -22,8 +22,9 @@ from warmclip.indexing.audit_report import (
     Unverified,
     describe_unverified,
 )
-from warmclip.indexing.files import is_gone
+from warmclip.indexing.files import is_file_gone
 from warmclip.indexing.pruning import is_orphan
+from warmclip.indexing.refusals import Refusals
 from warmclip.indexing.roots import Roots, Scope
 from warmclip.indexing.scan import FileContent, LocatedFile, SeenFiles, is_as_stored, read_files
 from warmclip.indexing.walk import find_images
@@ -43,6 +44,7 @@ def audit_folders(
     *,
     roots: Sequence[Root] = (),
     limits: Limits | None = None,
+    home: Path | None = None,
     model: str = "",
     progress: Progress | None = None,
 ) -> AuditReport:
@@ -56,13 +58,16 @@ def audit_folders(
         paths: see ``find_images``; points below other paths are not looked at.
         roots: as for indexing, or every id is another one.
         limits: see ``read_picture``.
+        home: where refused files are remembered; None: nowhere.
         model: the fingerprint of the model here, for the report.
         progress: told how far it is, for points, then for files.
 
     Raises:
         StoreError: there is no such collection, or the store failed.
     """
-    audit = _Audit(store, collection, paths, Roots(roots), limits or Limits(), model, progress)
+    audit = _Audit(
+        store, collection, paths, Roots(roots), limits or Limits(), home, model, progress
+    )
     return audit.make_report()
 
 
@@ -74,6 +79,7 @@ class _Audit:
         paths: Sequence[str | Path],
         roots: Roots,
         limits: Limits,
+        home: Path | None,
         model: str,
         progress: Progress | None,
     ) -> None:
@@ -82,6 +88,7 @@ class _Audit:
         self._paths = tuple(os.fspath(path) for path in paths)
         self._roots = roots
         self._limits = limits
+        self._home = home
         self._model = model
         self._progress = progress
         self._scope = Scope(self._paths)
@@ -101,7 +108,7 @@ class _Audit:
         generations = self._store.list_generations(self._collection)
         self._find_orphans(generations[0].points)
         found = find_images(self._paths)
-        self._unreadable |= found.problems
+        self._unreadable |= found.closed
         self._compare_files(found.files, generations[0].fingerprint)
         moved = self._pair_moved()
         return AuditReport(
@@ -115,6 +122,7 @@ class _Audit:
             moved=moved,
             unverified=tuple(self._unverified),
             foreign=tuple(self._foreign),
+            problems=found.problems,
             unreadable=self._unreadable,
             touched=tuple(self._touched),
             identical=tuple(self._find_identical()),
@@ -132,16 +140,28 @@ class _Audit:
 
     def _compare_files(self, files: Sequence[str], fingerprint: str) -> None:
         orphan_sizes = {orphan.size_bytes for orphan in self._orphans.values()}
+        refusals = None
+        if self._home is not None:
+            refusals = Refusals(self._home, fingerprint=fingerprint, limits=self._limits)
         for start in range(0, len(files), _CHUNK):
             chunk = files[start : start + _CHUNK]
             self._tell(start, len(files), "files")
             new, unreadable, _ = self._seen.locate_new(chunk)
             self._unreadable |= unreadable
             stored = {it.id: it for it in self._store.scroll(self._collection, ids=new)}
+            differing = {
+                id_: file
+                for id_, file in new.items()
+                if id_ not in stored or not is_as_stored(file.location, stored[id_])
+            }
+            locations = [file.location for file in differing.values()]
+            refused = {} if refusals is None else refusals.find(locations)
             to_read = []  # to know what became of them
             for id_, file in new.items():
                 point = stored.get(id_)
-                if point is None:
+                if file.location.path in refused:
+                    self._unreadable[file.path] = refused[file.location.path]
+                elif point is None:
                     size_bytes = file.location.size_bytes
                     self._missing[file.path] = Missing(path=file.path, size_bytes=size_bytes)
                     if size_bytes in orphan_sizes:  # it may have been moved
@@ -149,10 +169,10 @@ class _Audit:
                 elif point.payload.fingerprint != fingerprint:
                     theirs = point.payload.fingerprint
                     self._foreign.append(ForeignPoint(path=file.path, id=id_, fingerprint=theirs))
-                elif is_as_stored(file.location, point):
-                    self._note_stored(point)
-                else:
+                elif id_ in differing:
                     to_read.append(file)
+                else:
+                    self._note_stored(point)
             for ready in read_files(to_read, self._roots, self._limits):
                 for file, content in ready:
                     self._compare_content(file, content, stored)
@@ -203,7 +223,7 @@ class _Audit:
         digests = {orphan.sha256 for orphan in self._orphans.values()}
         for point in self._store.scroll(self._collection, sha256=digests):
             is_taken = point.id in self._orphans or point.id in self._stale
-            if not is_taken and not is_gone(point.payload.path):
+            if not is_taken and not is_file_gone(point.payload.path):
                 elsewhere[point.payload.sha256] = point.payload.path
         return tuple(
             replace(it, elsewhere=elsewhere.get(it.sha256, ""))

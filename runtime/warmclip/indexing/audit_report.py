@@ -95,7 +95,8 @@ class AuditReport:
     moved: tuple[Moved, ...] = ()
     unverified: tuple[Unverified, ...] = ()
     foreign: tuple[ForeignPoint, ...] = ()
-    unreadable: dict[str, str] = field(default_factory=dict)  # path -> reason
+    problems: dict[str, str] = field(default_factory=dict)  # path -> why nothing was compared there
+    unreadable: dict[str, str] = field(default_factory=dict)  # file -> reason: no fault
     touched: tuple[str, ...] = ()  # the same bytes with another time: no fault
     identical: tuple[IdenticalFiles, ...] = ()  # no fault
     generations: tuple[Generation, ...] = ()
@@ -123,16 +124,19 @@ class AuditReport:
 
     @property
     def faults(self) -> int:
-        """How many pictures are not as they should be."""
+        """How many pictures are not as they should be, and folders could not be compared.
+
+        A file that cannot be read is none: no repair would change that.
+        """
         categories = (self.missing, self.stale, self.orphans, self.moved, self.unverified)
-        return sum(map(len, categories)) + len(self.foreign) + len(self.unreadable)
+        return sum(map(len, categories)) + len(self.foreign) + len(self.problems)
 
     @property
     def exit_code(self) -> int:
         """0: nothing is wrong any more; 1: something is."""
         if self.repaired is None:
             return 1 if self.faults or self.is_of_another_model else 0
-        return 1 if self.unreadable else self.repaired.exit_code
+        return 1 if self.problems else self.repaired.exit_code
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can carry it."""
@@ -153,7 +157,8 @@ class AuditReport:
             "points": self.points,
             "faults": self.faults,
             **{name: [asdict(it) for it in records] for name, records in listed.items()},
-            "unreadable": self.unreadable,
+            "problems": self.problems,
+            "unreadable": self.problems | self.unreadable,
             "touched": list(self.touched),
             "model": self.model,
             "other_model": self.is_of_another_model,

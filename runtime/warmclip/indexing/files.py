@@ -6,6 +6,8 @@ it and a folder linked elsewhere are one picture with one id.
 
 import os
 import stat
+import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,7 @@ class Location:
     path: str  # real
     size_bytes: int
     mtime_ns: int
+    device: int  # of the file system, as long as it is mounted
 
 
 def locate_file(
@@ -55,6 +58,7 @@ def locate_file(
         path=real,
         size_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
+        device=status.st_dev,
     )
 
 
@@ -86,15 +90,44 @@ def read_picture(located: Location, roots: Roots, limits: Limits) -> tuple[Locat
         os.close(descriptor)
 
 
-def is_gone(path: str) -> bool:
-    """Whether there is surely no such file; a disk that does not answer is no proof of it."""
+def is_file_gone(path: str) -> bool:
+    """Whether there is surely no such file; a disk that does not answer is no proof of it.
+
+    A file that was renamed in case or Unicode form only is gone as well: macOS finds it by its
+    former name, and it is known by another id now.
+    """
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
-    return False
+    return is_respelled(path, _path_on_disk(path))
+
+
+def is_respelled(path: str, on_disk: str) -> bool:
+    """Whether two paths differ, but only in case or Unicode form."""
+    return path != on_disk and _folded(path) == _folded(on_disk)
+
+
+def _folded(path: str) -> str:
+    # As HFS+ and APFS compare names: canonically decomposed, without case.
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
+
+
+def _path_on_disk(path: str) -> str:
+    """A file's path as its disk spells it, where the disk takes other spellings as well."""
+    if sys.platform != "darwin":
+        return path
+    try:
+        # It needs no permission to read, and downloads nothing.
+        descriptor = os.open(path, os.O_EVTONLY | os.O_SYMLINK | os.O_CLOEXEC)
+    except OSError:
+        return path
+    try:
+        return descriptor_path(descriptor, path)
+    finally:
+        os.close(descriptor)
 
 
 def _real_path(path: str, real_folder: Callable[[str], str]) -> str:

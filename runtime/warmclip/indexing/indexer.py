@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from warmclip.errors import PruneRefused
+from warmclip.indexing.migration import Migration
+from warmclip.indexing.mounts import MountPoints
 from warmclip.indexing.pruning import (
-    MOST_LOST,
     check_folder,
     check_loss,
+    check_mounted,
     delete_orphans,
     is_orphan,
 )
@@ -44,13 +45,27 @@ class Indexer:
         collection: str = "images",
         roots: Sequence[Root] = (),
         limits: Limits | None = None,
+        home: Path | None = None,
     ) -> None:
+        """Nothing is opened.
+
+        Args:
+            encoder: an ``Encoder``.
+            store: where collections are.
+            collection: the one to bring up to date and to search.
+            roots: where files must lie, and what ids are made by; none: anywhere.
+            limits: on what is read.
+            home: where files that were refused, and disks that were mounted, are remembered from
+                run to run; None: nowhere.
+        """
         self.collection = collection
         self._encoder = encoder
         self._store = store
         self._space = Space(fingerprint=encoder.fingerprint, dim=encoder.dim)
         self._roots = Roots(roots)
         self._limits = limits or Limits()
+        self._home = home
+        self._mounts = None if home is None else MountPoints(home)
 
     @classmethod
     def from_settings(
@@ -67,6 +82,7 @@ class Indexer:
             collection=collection or settings.collection,
             roots=settings.roots,
             limits=settings.limits,
+            home=settings.home,
         )
 
     def index(
@@ -75,6 +91,7 @@ class Indexer:
         *,
         prune: bool = False,
         yes: bool = False,
+        retry_unreadable: bool = False,
         progress: Progress | None = None,
     ) -> IndexReport:
         """Bring the collection up to date with files, folders and patterns.
@@ -82,7 +99,9 @@ class Indexer:
         Args:
             paths: see ``find_images``.
             prune: also delete what the collection has below these folders and the disk has not.
-            yes: prune even more than a fifth of the collection.
+            yes: prune even more than a fifth of the collection, or of a disk that is not mounted.
+            retry_unreadable: read again what was refused in an earlier run, though it has not
+                changed since.
             progress: told how far it is, after every few pictures.
 
         Raises:
@@ -97,18 +116,27 @@ class Indexer:
         self._store.ensure_collection(self.collection, self._space)
         orphans = self._find_orphans(named, yes=yes) if prune else []
         found = find_images(named)
-        report = self._sync_files(found.files, progress)
+        report = self._sync_files(
+            self.collection, found.files, progress, retry_refused=retry_unreadable
+        )
         if orphans:
             pruned = delete_orphans(self._store, self.collection, orphans, self._roots).deleted
             report = replace(report, pruned=pruned)
         return replace(
             report,
             skipped=found.problems | report.skipped,
+            unreadable=found.closed | report.unreadable,
             ignored=found.ignored,
             seconds=time.monotonic() - started,
         )
 
-    def index_files(self, files: Sequence[str], *, progress: Progress | None = None) -> IndexReport:
+    def index_files(
+        self,
+        files: Sequence[str],
+        *,
+        retry_unreadable: bool = False,
+        progress: Progress | None = None,
+    ) -> IndexReport:
         """Bring the collection up to date with these files; nothing is searched for.
 
         A folder or a pattern among them is reported as no picture: whoever names files for
@@ -118,7 +146,7 @@ class Indexer:
             SpaceMismatch, StoreError: as ``index``.
         """
         self._store.ensure_collection(self.collection, self._space)
-        return self._sync_files(files, progress)
+        return self._sync_files(self.collection, files, progress, retry_refused=retry_unreadable)
 
     def search(
         self,
@@ -164,7 +192,8 @@ class Indexer:
         """Embed a collection's pictures with this encoder's model, then switch to them at once.
 
         Searches go on in the former vectors until the switch. A run that was killed is completed
-        by running it again. Pictures whose files are gone are reported and left behind.
+        by running it again. Pictures whose files are gone are reported and left behind. What is
+        indexed with the former model meanwhile is carried over as well.
 
         Args:
             yes: switch even if more than a fifth of the pictures cannot be carried over.
@@ -173,52 +202,51 @@ class Indexer:
 
         Raises:
             PruneRefused: too many pictures cannot be read; nothing was switched.
+            SourceChanged: pictures were indexed with the former model all the time; nothing was
+                switched.
             StoreError: there is no such collection, or the store failed.
         """
         started = time.monotonic()
         if progress is not None:
             progress(0, 0, "finding")
-        paths = sorted(point.payload.path for point in self._store.scroll(self.collection))
-        staged = self._store.create_collection(self.collection, self._space)
-        sync = self._make_sync(staged, progress)
-        sync.sync_files(paths)
-        if not yes and len(sync.skipped) > MOST_LOST * len(paths):
-            path, reason = next(iter(sync.skipped.items()))
-            raise PruneRefused(
-                f"{len(sync.skipped)} of {len(paths)} pictures of {self.collection!r} cannot be "
-                f"read, such as {path!r} ({reason}); is a disk not mounted? The collection is as "
-                "before. To leave them behind, repeat with --yes"
-            )
-        former = self._store.switch_alias(self.collection, self._space)
-        if drop and former is not None:
-            self._store.delete_collection(former)
-        return self._make_report(sync, started)
+        migration = Migration(
+            self._store,
+            self.collection,
+            self._space,
+            lambda collection, files: self._sync_files(collection, files, progress),
+        )
+        report = migration.run(yes=yes, drop=drop)
+        return replace(report, seconds=time.monotonic() - started)
 
-    def _sync_files(self, files: Sequence[str], progress: Progress | None) -> IndexReport:
-        """Bring a collection that is there up to date with files."""
+    def _sync_files(
+        self,
+        collection: str,
+        files: Sequence[str],
+        progress: Progress | None,
+        *,
+        retry_refused: bool = False,
+    ) -> IndexReport:
+        """Bring a collection that is there, by its name or its own name, up to date with files."""
         started = time.monotonic()
-        sync = self._make_sync(self.collection, progress)
+        sync = Sync(
+            self._encoder,
+            self._store,
+            collection,
+            roots=self._roots,
+            limits=self._limits,
+            home=self._home,
+            retry_refused=retry_refused,
+            progress=progress,
+        )
         sync.sync_files(files)
-        return self._make_report(sync, started)
-
-    def _make_report(self, sync: Sync, started: float) -> IndexReport:
         return IndexReport(
             collection=self.collection,
             indexed=sync.indexed,
             reused=sync.reused,
             unchanged=sync.unchanged,
             skipped=sync.skipped,
+            unreadable=sync.refused,
             seconds=time.monotonic() - started,
-        )
-
-    def _make_sync(self, collection: str, progress: Progress | None) -> Sync:
-        return Sync(
-            self._encoder,
-            self._store,
-            collection,
-            roots=self._roots,
-            limits=self._limits,
-            progress=progress,
         )
 
     def _find_orphans(self, paths: Sequence[str], *, yes: bool) -> list[str]:
@@ -233,5 +261,6 @@ class Indexer:
             if point.payload.path in scope and is_orphan(point, self._roots):
                 orphans[point.id] = point.payload.path
         if not yes:
+            check_mounted(self._mounts, orphans.values())
             check_loss(self.collection, list(orphans.values()), total)
         return list(orphans)

@@ -1,11 +1,12 @@
 """Orphans: points whose file is gone. What looks like an unmounted disk is not believed."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmclip.errors import ImageUnreadable, PruneRefused
-from warmclip.indexing.files import is_gone, locate_file
+from warmclip.indexing.files import is_file_gone, locate_file
+from warmclip.indexing.mounts import MountPoints
 from warmclip.indexing.roots import Roots
 from warmclip.indexing.walk import Walk
 from warmclip.store.protocol import Point, VectorStore
@@ -18,7 +19,7 @@ class DeletedOrphans:
     """What became of orphans."""
 
     deleted: int
-    kept: frozenset[str]  # ids of those whose file is there, but not stored as it is named now
+    kept: frozenset[str]  # ids of those whose file is there, but not stored by its new id
 
 
 def is_orphan(point: Point, roots: Roots) -> bool:
@@ -29,7 +30,7 @@ def is_orphan(point: Point, roots: Roots) -> bool:
         roots: what ids are made by.
     """
     path = point.payload.path
-    return is_gone(path) or point.id != roots.point_id(path)
+    return is_file_gone(path) or point.id != roots.point_id(path)
 
 
 def check_folder(path: str) -> None:
@@ -46,6 +47,25 @@ def check_folder(path: str) -> None:
     if next(iter(Walk(path)), None) is None:
         raise PruneRefused(
             f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was changed"
+        )
+
+
+def check_mounted(mounts: MountPoints | None, paths: Iterable[str]) -> None:
+    """Refuse to delete what lies on a disk that was mounted when it was indexed, and is not now.
+
+    Args:
+        mounts: where disks were; None: it is not known.
+        paths: of what would be deleted.
+
+    Raises:
+        PruneRefused: naming the disk.
+    """
+    unmounted = {} if mounts is None else mounts.find_unmounted(paths)
+    for folder, count in unmounted.items():
+        raise PruneRefused(
+            f"this would delete {count} pictures below {folder!r}, where a disk was mounted when "
+            "they were indexed, and none is now; mount it. Nothing was changed. If the disk is "
+            "gone for good, repeat with --yes"
         )
 
 
@@ -78,8 +98,11 @@ def delete_orphans(
 ) -> DeletedOrphans:
     """Delete those of the points that still are orphans, and whose vector nobody needs.
 
-    Where a file is there under another id, or at another place, its vector is needed until the
-    file is stored anew: it may be unreadable just now, or workers may have other roots than we.
+    Each is looked at again, and deleted only if it still is what was looked at: its file may have
+    come back meanwhile, and been indexed. Where a file is there under another id, or at another
+    place, its vector is needed until the file is stored anew: it may be unreadable just now, or
+    workers may have other roots than we. What is gone for good is deleted from the vectors that
+    ``migrate`` kept as well, so that no deleted picture comes back with them.
 
     Args:
         store: where the collection is.
@@ -96,14 +119,27 @@ def delete_orphans(
         path = (moved_to or {}).get(point.id)
         if path is not None:
             new_ids[point.id] = _id_of(path, roots)
-        elif not is_gone(point.payload.path):
+        elif not is_file_gone(point.payload.path):
             new_ids[point.id] = roots.point_id(point.payload.path)
     wanted = {id_ for id_ in new_ids.values() if id_ is not None}
     stored = {point.id for point in store.scroll(collection, ids=wanted)}
     kept = frozenset(id_ for id_, new_id in new_ids.items() if new_id not in stored)
-    deleted = [point for point in orphans if point.id not in kept]
-    changed = store.delete_unchanged(collection, deleted)
-    return DeletedOrphans(deleted=len(deleted) - len(changed), kept=kept | changed)
+    needless = [point for point in orphans if point.id not in kept]
+    changed = store.delete_unchanged(collection, needless)
+    gone = [point.id for point in needless if point.id not in new_ids]
+    _delete_kept_vectors(store, collection, gone)
+    return DeletedOrphans(deleted=len(needless) - len(changed), kept=kept)
+
+
+def _delete_kept_vectors(store: VectorStore, collection: str, ids: Sequence[str]) -> None:
+    """Delete pictures that are gone from the former vectors of a collection."""
+    for generation in store.list_generations(collection)[1:]:
+        points = [
+            point
+            for point in store.scroll(generation.collection, ids=ids)
+            if is_file_gone(point.payload.path)
+        ]
+        store.delete_unchanged(generation.collection, points)
 
 
 def _id_of(path: str, roots: Roots) -> str | None:

@@ -6,9 +6,11 @@ file that it was moved to is stored.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from warmclip.indexing.audit_report import AuditReport
-from warmclip.indexing.pruning import check_folder, check_loss, delete_orphans
+from warmclip.indexing.mounts import MountPoints
+from warmclip.indexing.pruning import check_folder, check_loss, check_mounted, delete_orphans
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.roots import Roots, Scope
 from warmclip.settings import Root
@@ -26,6 +28,7 @@ def repair_collection(
     index_files: Callable[[Sequence[str]], IndexReport],
     *,
     roots: Sequence[Root] = (),
+    home: Path | None = None,
     yes: bool = False,
 ) -> AuditReport:
     """Index the files that an audit named, delete its orphans, and nothing else.
@@ -35,6 +38,7 @@ def repair_collection(
         report: from ``audit_folders``, or one that has unverified pictures only.
         index_files: brings files into the collection, here or by workers.
         roots: as for the audit.
+        home: where mounted disks are remembered; None: nowhere.
         yes: delete even more than a fifth of the collection.
 
     Raises:
@@ -42,7 +46,7 @@ def repair_collection(
         StoreError: the store failed; what was written stays.
     """
     if report.orphans:
-        _check_orphans(report, yes=yes)
+        _check_orphans(report, None if home is None else MountPoints(home), yes=yes)
     files = report.files_to_index
     done = index_files(files) if files else IndexReport(collection=report.collection)
     paths = {it.id: it.path for it in report.orphans}
@@ -61,7 +65,7 @@ def repair_collection(
     )
 
 
-def _check_orphans(report: AuditReport, *, yes: bool) -> None:
+def _check_orphans(report: AuditReport, mounts: MountPoints | None, *, yes: bool) -> None:
     """Refuse what looks like an unmounted disk.
 
     What was moved, or is stored elsewhere as well, is no loss.
@@ -72,4 +76,5 @@ def _check_orphans(report: AuditReport, *, yes: bool) -> None:
             check_folder(path)
     lost = [it.path for it in report.orphans if not it.elsewhere]
     if not yes:
+        check_mounted(mounts, lost)
         check_loss(report.collection, lost, report.points)

@@ -14,14 +14,22 @@ class IndexReport:
     reused: int = 0  # stored with the vector of the same content elsewhere
     unchanged: int = 0  # already there: same size and modification time
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
+    # path -> reason: refused in an earlier run and not changed since, or a folder that the system
+    # keeps closed; a further run would not help
+    unreadable: dict[str, str] = field(default_factory=dict)
     pruned: int = 0  # deleted from the collection, as the file is gone
     ignored: int = 0  # names in the folders that are hidden or no pictures
     seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:
-        """0: all done; 1: some were skipped."""
+        """0: all done that can be; 1: some were skipped."""
         return 1 if self.skipped else 0
+
+    @property
+    def not_stored(self) -> dict[str, str]:
+        """All that is not in the collection: path -> reason."""
+        return self.unreadable | self.skipped
 
     def __add__(self, other: Self) -> Self:
         return type(self)(
@@ -30,6 +38,7 @@ class IndexReport:
             reused=self.reused + other.reused,
             unchanged=self.unchanged + other.unchanged,
             skipped={**self.skipped, **other.skipped},
+            unreadable={**self.unreadable, **other.unreadable},
             pruned=self.pruned + other.pruned,
             ignored=self.ignored + other.ignored,
             seconds=self.seconds + other.seconds,

@@ -142,13 +142,15 @@ def descriptor_path(descriptor: int, path: str) -> str:
         descriptor: of a file or folder.
         path: by which it was opened.
     """
-    if sys.platform == "darwin":
-        # Spelled as on disk, whatever case or Unicode form the caller used.
-        name = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
-        return os.fsdecode(name.rstrip(b"\0"))
     try:
+        if sys.platform == "darwin":
+            # Spelled as on disk, whatever case or Unicode form the caller used.
+            name = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
+            return os.fsdecode(name.rstrip(b"\0"))
         return str(Path(f"/proc/self/fd/{descriptor}").readlink())
-    except OSError:  # no /proc: the caller compares the file behind the path instead
+    except OSError:
+        # Some file systems of macOS tell no path, and there may be no /proc. Whoever reads the
+        # file compares it with what is behind the path.
         return os.path.realpath(path)
 
 

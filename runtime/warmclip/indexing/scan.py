@@ -2,12 +2,13 @@
 
 import hashlib
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.indexing.files import Location, locate_file, read_picture
+from warmclip.indexing.refusals import Refusals
 from warmclip.indexing.roots import Roots, real_folder
 from warmclip.inference.machine import usable_cores
 from warmclip.inference.prefetch import prefetch
@@ -43,6 +44,7 @@ class ScannedChunk:
 
     changed: list[LocatedFile] = field(default_factory=list)  # that are not stored as they are now
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
+    refused: dict[str, str] = field(default_factory=dict)  # that were refused before, as they are
     unchanged: int = 0
     repeated: int = 0  # other paths to files that were seen before
 
@@ -51,6 +53,9 @@ class SeenFiles:
     """Locates files; each counts once, by whatever paths it is found.
 
     Of those that were seen, 16 bytes are held for each: their ids.
+
+    Attributes:
+        devices: of the files that were seen, with one real path on each.
     """
 
     def __init__(self, roots: Roots, reader: FileReader) -> None:
@@ -66,6 +71,7 @@ class SeenFiles:
         )
         self._reader = reader
         self._seen: set[bytes] = set()
+        self.devices: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -92,6 +98,7 @@ class SeenFiles:
                 repeated += 1
             else:
                 self._seen.add(uuid.UUID(location.id).bytes)
+                self.devices.setdefault(location.device, location.path)
                 new[location.id] = LocatedFile(path=path, location=location)
         return new, unreadable, repeated
 
@@ -126,11 +133,31 @@ class FileScan:
         fingerprint: str,
         roots: Roots,
         reader: FileReader,
+        refusals: Refusals | None,
+        retry_refused: bool,
     ) -> None:
+        """Nothing was scanned yet.
+
+        Args:
+            store: where the collection is.
+            collection: its name.
+            fingerprint: of the vectors that may stay.
+            roots: where files must lie.
+            reader: waits for disks to answer.
+            refusals: of former runs; None: none are remembered.
+            retry_refused: whether to forget the refusals of these files.
+        """
         self._store = store
         self._collection = collection
         self._fingerprint = fingerprint
+        self._refusals = refusals
+        self._retry_refused = retry_refused
         self._seen = SeenFiles(roots, reader)
+
+    @property
+    def devices(self) -> Mapping[int, str]:
+        """The devices of the files so far, with one real path on each."""
+        return self._seen.devices
 
     def is_usable(self, point: Point) -> bool:
         """Whether a stored vector may stay, and be reused.
@@ -148,12 +175,26 @@ class FileScan:
         for point in self._store.scroll(self._collection, ids=new):
             if self.is_usable(point) and is_as_stored(new[point.id].location, point):
                 del changed[point.id]
+        refused = self._find_refused([file.location for file in changed.values()])
         return ScannedChunk(
-            changed=list(changed.values()),
+            changed=[file for file in changed.values() if file.location.path not in refused],
             skipped=skipped,
+            refused={
+                file.path: refused[file.location.path]
+                for file in changed.values()
+                if file.location.path in refused
+            },
             unchanged=len(new) - len(changed),
             repeated=repeated,
         )
+
+    def _find_refused(self, locations: Sequence[Location]) -> dict[str, str]:
+        if self._refusals is None:
+            return {}
+        if self._retry_refused:
+            self._refusals.forget(locations)
+            return {}
+        return self._refusals.find(locations)
 
 
 def is_as_stored(location: Location, point: Point) -> bool:

@@ -5,14 +5,18 @@ are read, decoded and embedded, and the last batch of points is written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.files import Location
+from warmclip.indexing.mounts import MountPoints
+from warmclip.indexing.point_writer import PointWriter
+from warmclip.indexing.refusals import Refusals
 from warmclip.indexing.roots import Roots
 from warmclip.indexing.scan import FileContent, FileScan, LocatedFile, ScannedChunk, read_files
 from warmclip.inference.arrays import Vectors
@@ -29,7 +33,6 @@ if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
 K = TypeVar("K")
 
 _CHUNK = 256  # files looked up together
-_WRITE_BATCH = 64  # points in one write: a kill can cost two of these
 
 
 class ImageEncoder(Protocol):
@@ -80,7 +83,7 @@ class _Content:
 
     waiting: list[LocatedFile] = field(default_factory=list)  # files that hold it, until it is
     point: Point | None = None  # embedded
-    reason: str = ""  # or refused
+    refusal: ImageUnreadable | None = None  # or refused
 
 
 class Sync:
@@ -99,12 +102,27 @@ class Sync:
         *,
         roots: Roots,
         limits: Limits,
+        home: Path | None,
+        retry_refused: bool,
         progress: Progress | None,
     ) -> None:
+        """Nothing is done yet.
+
+        Args:
+            encoder: makes vectors.
+            store: where the collection is.
+            collection: its name, or the own name of one beside it.
+            roots: where files must lie.
+            limits: on what is read.
+            home: where refused files and mounted disks are remembered; None: nowhere.
+            retry_refused: whether to read again what was refused in an earlier run.
+            progress: told how far it is.
+        """
         self.indexed = 0
         self.reused = 0
         self.unchanged = 0
         self.skipped: dict[str, str] = {}
+        self.refused: dict[str, str] = {}  # in an earlier run
         self._encoder = encoder
         self._store = store
         self._collection = collection
@@ -112,17 +130,28 @@ class Sync:
         self._limits = limits
         self._progress = progress
         self._reader = FileReader(limits)
+        self._mounts = None if home is None else MountPoints(home)
+        self._refusals = None
+        if home is not None:
+            self._refusals = Refusals(home, fingerprint=encoder.fingerprint, limits=limits)
         self._scan = FileScan(
             store,
             collection,
             fingerprint=encoder.fingerprint,
             roots=roots,
             reader=self._reader,
+            refusals=self._refusals,
+            retry_refused=retry_refused,
         )
         self._beside = ThreadPoolExecutor(2, thread_name_prefix="warmclip-sync")  # scan and write
-        self._batch: list[Point] = []  # the next to be written
-        self._writing: Future[int] | None = None
-        self._unverified: list[Point] = []  # that were written waiting for a canary
+        self._writer = PointWriter(
+            store,
+            collection,
+            is_proven=encoder.is_proven,
+            executor=self._beside,
+            on_written=self._advance,
+        )
+        self._newly_refused: dict[Location, str] = {}
         self._done = 0
         self._total = 0
 
@@ -138,11 +167,15 @@ class Sync:
                 chunk = following.result()
                 following = next(scans, None)
                 self._sync_chunk(chunk)
-                self._mark_verified()
+                self._writer.flush()
+                self._remember()
+        if self._mounts is not None:
+            self._mounts.add(self._scan.devices.values())
 
     def _sync_chunk(self, chunk: ScannedChunk) -> None:
         self.unchanged += chunk.unchanged
-        self._advance(chunk.unchanged + chunk.repeated)
+        self.refused |= chunk.refused
+        self._advance(chunk.unchanged + chunk.repeated + len(chunk.refused))
         for path, reason in chunk.skipped.items():
             self._skip(path, reason)
         contents: dict[str, _Content] = {}  # by digest
@@ -151,16 +184,14 @@ class Sync:
             first, *copies = content.waiting
             content.waiting = []
             if isinstance(result, ImageUnreadable):
-                content.reason = str(result)
-                self._skip(first.path, content.reason)
+                content.refusal = result
+                self._refuse(first, result)
             else:
                 content.point = self._make_point(digest, first, result)
                 self.indexed += 1
-                self._write(content.point)
+                self._writer.write(content.point)
             for file in copies:
                 self._settle(file, content)
-        self._begin_writing()
-        self._end_writing()
 
     def _read_new(
         self, files: Sequence[LocatedFile], contents: dict[str, _Content]
@@ -172,7 +203,7 @@ class Sync:
                 self._find_stored(digests - contents.keys(), contents)
                 for file, read in ready:
                     if isinstance(read, ImageUnreadable):
-                        self._skip(file.path, str(read))
+                        self._refuse(file, read)
                         continue
                     file = replace(file, location=read.location)  # noqa: PLW2901 - as it was read
                     content = contents.get(read.sha256)
@@ -194,55 +225,11 @@ class Sync:
 
     def _settle(self, file: LocatedFile, content: _Content) -> None:
         """Store or skip a file as one that has the same content was."""
-        if content.point is None:
-            self._skip(file.path, content.reason)
-        else:
+        if content.refusal is not None:
+            self._refuse(file, content.refusal)
+        elif content.point is not None:
             self.reused += 1
-            self._write(_copy(content.point, file.location))
-
-    def _write(self, point: Point) -> None:
-        self._batch.append(point)
-        if len(self._batch) == _WRITE_BATCH:
-            self._begin_writing()
-
-    def _begin_writing(self) -> None:
-        """Write a batch while the next is embedded; of two batches, the first is waited for."""
-        self._end_writing()
-        if self._batch:
-            self._writing = self._beside.submit(self._upsert, self._batch)
-            self._batch = []
-
-    def _end_writing(self) -> None:
-        """Wait until all is written that has begun to be.
-
-        Raises:
-            StoreError: it failed.
-        """
-        if self._writing is not None:
-            self._advance(self._writing.result())
-            self._writing = None
-
-    def _upsert(self, points: list[Point]) -> int:
-        """Write points, with their canaries only as long as they wait for them."""
-        marked = [self._without_old_canary(point) for point in points]
-        self._store.upsert(self._collection, marked)
-        self._unverified += [point for point in marked if point.payload.canary]
-        return len(marked)
-
-    def _without_old_canary(self, point: Point) -> Point:
-        if not point.payload.canary or not self._is_proven(point):
-            return point
-        return replace(point, payload=replace(point.payload, canary=""))
-
-    def _mark_verified(self) -> None:
-        """Take the canary from what has been proven since it was written.
-
-        What is left waits for a canary that failed: those points stay unverified.
-        """
-        proven = [point for point in self._unverified if self._is_proven(point)]
-        if proven:
-            self._store.mark_verified(self._collection, proven)
-        self._unverified = []
+            self._writer.write(_copy(content.point, file.location))
 
     def _is_proven(self, point: Point) -> bool:
         return self._encoder.is_proven(Canary.parse(point.payload.canary))
@@ -265,6 +252,17 @@ class Sync:
                 canary=str(embedded.canary or ""),
             ),
         )
+
+    def _refuse(self, file: LocatedFile, refusal: ImageUnreadable) -> None:
+        self._skip(file.path, str(refusal))
+        if not refusal.may_pass:
+            self._newly_refused[file.location] = str(refusal)
+
+    def _remember(self) -> None:
+        """Have the next run pass by what was refused for its content."""
+        if self._refusals is not None:
+            self._refusals.add(self._newly_refused)
+        self._newly_refused = {}
 
     def _skip(self, path: str, reason: str) -> None:
         self.skipped[path] = reason

@@ -1,5 +1,6 @@
 """Which pictures there are in files, folders and patterns."""
 
+import errno
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,11 @@ IMAGE_SUFFIXES = (
     *(".tiff", ".webp"),
 )
 
+_FULL_DISK_ACCESS = (
+    "to have it read, allow Full Disk Access for the program that runs warmclip, such as Terminal "
+    "(System Settings, Privacy & Security)"
+)
+
 _MAGIC = frozenset("*?[")
 
 
@@ -22,6 +28,7 @@ class FoundFiles:
 
     files: tuple[str, ...]  # in the order named; inside a folder, sorted
     problems: dict[str, str]  # path -> why nothing could be found there
+    closed: dict[str, str]  # folder -> why the system lets nobody like us in, at any time
     ignored: int  # names in searched folders that are hidden, or no pictures by their suffix
 
 
@@ -30,19 +37,26 @@ def find_images(paths: Iterable[str | Path]) -> FoundFiles:
 
     A file is taken whatever its name is. A folder is searched to any depth for names with an
     image suffix; hidden names are passed by (macOS keeps ``._photo.jpg`` beside ``photo.jpg``),
-    and links to folders are not followed, so that there are no loops. A path that does not exist
-    but has ``*``, ``?`` or ``[`` in it means what the shell would have made of it.
+    and links to folders are not followed, so that there are no loops. Of a library of Photos only
+    the originals are taken, not their renderings. A path that does not exist but has ``*``, ``?``
+    or ``[`` in it means what the shell would have made of it.
     """
     search = _Search()
     for path in paths:
         search.add(os.fspath(path))
-    return FoundFiles(files=tuple(search.files), problems=search.problems, ignored=search.ignored)
+    return FoundFiles(
+        files=tuple(search.files),
+        problems=search.problems,
+        closed=search.closed,
+        ignored=search.ignored,
+    )
 
 
 class _Search:
     def __init__(self) -> None:
         self.files: dict[str, None] = {}  # a set that keeps its order
         self.problems: dict[str, str] = {}
+        self.closed: dict[str, str] = {}
         self.ignored = 0
 
     def add(self, path: str) -> None:
@@ -73,6 +87,7 @@ class _Search:
             walk = Walk(path)
             self.files |= dict.fromkeys(walk)
             self.problems |= walk.problems
+            self.closed |= walk.closed
             self.ignored += walk.ignored
         else:
             self.files[path] = None
@@ -83,12 +98,14 @@ class Walk:
 
     Attributes:
         problems: folder -> why it could not be read, as far as the walk has come.
+        closed: folder -> why the system lets nobody like us in.
         ignored: names so far that are hidden, or no pictures by their suffix.
     """
 
     def __init__(self, top: str) -> None:
         self._top = top
         self.problems: dict[str, str] = {}
+        self.closed: dict[str, str] = {}
         self.ignored = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -99,11 +116,11 @@ class Walk:
                 with os.scandir(folder) as entries:
                     inside = sorted(entries, key=lambda entry: entry.name)
             except OSError as exc:
-                self.problems[folder] = f"the folder cannot be read: {exc.strerror}"
+                self._note_problem(folder, exc)
                 continue
             deeper = []
             for entry in inside:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or not _is_searched(folder, entry.name):
                     self.ignored += 1
                 elif entry.is_dir(follow_symlinks=False):
                     deeper.append(entry.path)
@@ -114,6 +131,20 @@ class Walk:
                 else:
                     self.ignored += 1
             folders.extend(reversed(deeper))
+
+    def _note_problem(self, folder: str, exc: OSError) -> None:
+        reason = f"the folder cannot be read: {exc.strerror}"
+        if exc.errno == errno.EPERM:
+            # macOS, where a program needs more than the file's own permissions.
+            noted = self.problems if folder == self._top else self.closed
+            noted[folder] = f"{reason}; {_FULL_DISK_ACCESS}"
+        else:
+            self.problems[folder] = reason
+
+
+def _is_searched(folder: str, name: str) -> bool:
+    """Whether a folder's entry counts; of a library of Photos only the originals do."""
+    return not folder.lower().endswith(".photoslibrary") or name == "originals"
 
 
 def _is_folder(path: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 from PIL import Image
 
 from warmclip.activity import Activity
-from warmclip.errors import ImageUnreadable
+from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import Source, keep_decoder_memory, make_crop, open_decoded
@@ -92,6 +92,8 @@ def decode_picture(
             crop = make_crop(picture, recipe, limits, whole=size)
             return Decoded(crop=crop, width_px=size[0], height_px=size[1])
     except ImageUnreadable as exc:
+        if isinstance(exc.__cause__, MemoryError):  # which says nothing of the picture
+            return ImageUnavailable(str(exc))
         return exc
 
 

@@ -16,6 +16,7 @@ from warmclip.settings import Limits
 T = TypeVar("T")
 
 _CHUNK_BYTES = 1024 * 1024
+_SF_DATALESS = 0x40000000  # in macOS's sys/stat.h
 
 # A thread in a read that does not end cannot be stopped. This many a process leaves behind; then it
 # reads nothing until one of them comes back.
@@ -201,6 +202,11 @@ def read_descriptor(descriptor: int, limits: Limits) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ImageUnreadable(f"is {kind_of(status.st_mode)}, not a regular file")
         check_bytes(status.st_size, limits)
+        if is_dataless(getattr(status, "st_flags", 0)) and not limits.cloud_files:
+            raise ImageUnavailable(
+                "is only in iCloud or another cloud, not on this disk: download it first, or set "
+                "WARMCLIP_CLOUD_FILES=1 to have it downloaded when it is read"
+            )
         while chunk := os.read(descriptor, _CHUNK_BYTES):
             chunks.append(chunk)
             read_bytes += len(chunk)
@@ -208,6 +214,11 @@ def read_descriptor(descriptor: int, limits: Limits) -> bytes:
     except OSError as exc:
         raise ImageUnavailable(f"cannot be read: {exc.strerror}") from exc
     return b"".join(chunks)
+
+
+def is_dataless(flags: int) -> bool:
+    """Whether a file's bytes are not on this disk, by its flags as macOS has them (st_flags)."""
+    return bool(flags & _SF_DATALESS)
 
 
 def check_bytes(size_bytes: int, limits: Limits) -> None:

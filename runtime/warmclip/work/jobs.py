@@ -38,7 +38,9 @@ _MOST_EQUAL = 20  # hits of a canary: more pictures than these may be copies of 
 _EQUAL = 0.9999  # a cosine
 
 
-def index_images(paths: list[str], collection: str) -> dict[str, Any]:
+def index_images(
+    paths: list[str], collection: str, *, retry_unreadable: bool = False
+) -> dict[str, Any]:
     """Bring a collection up to date with these files, and return an IndexReport as a dict.
 
     A path outside the roots is skipped with that reason.
@@ -51,7 +53,9 @@ def index_images(paths: list[str], collection: str) -> dict[str, Any]:
     context = current_context()
     check_paths(paths, context.settings)
     indexer = context.indexer(check_collection(collection))
-    return indexer.index_files(paths, progress=context.progress).to_dict()
+    return indexer.index_files(
+        paths, retry_unreadable=retry_unreadable is True, progress=context.progress
+    ).to_dict()
 
 
 def embed_images(paths: list[str]) -> dict[str, Any]:

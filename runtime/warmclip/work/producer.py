@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class IndexRun:
     chunks: Mapping[str, tuple[str, ...]]  # job id -> the paths that it is to index
     problems: Mapping[str, str]  # path -> why nothing could be found there
     ignored: int  # names in the folders that are hidden or no pictures
+    closed: Mapping[str, str] = field(default_factory=dict)  # folder -> why nobody is let in
 
     @property
     def job_ids(self) -> list[str]:
@@ -62,6 +63,7 @@ def submit_index(
     *,
     collection: str | None = None,
     chunk: int = DEFAULT_CHUNK,
+    retry_unreadable: bool = False,
 ) -> IndexRun:
     """Find pictures and queue them, in jobs whose ids follow from what they are to do.
 
@@ -74,30 +76,46 @@ def submit_index(
         paths: files, folders and patterns, as ``find_images`` takes them.
         collection: where the vectors go.
         chunk: pictures in one job.
+        retry_unreadable: see ``Indexer.index``.
     """
     from warmclip.indexing.walk import find_images
 
     collection = collection or settings.collection
     found = find_images(paths)
-    chunks = _submit(connection, settings, found.files, collection, chunk)
+    chunks = _submit(
+        connection, settings, found.files, collection, chunk, retry_unreadable=retry_unreadable
+    )
     return IndexRun(
-        collection=collection, chunks=chunks, problems=found.problems, ignored=found.ignored
+        collection=collection,
+        chunks=chunks,
+        problems=found.problems,
+        closed=found.closed,
+        ignored=found.ignored,
     )
 
 
 def submit_files(connection: Redis, settings: Settings, files: Iterable[str]) -> IndexRun:
     """Queue these files, as ``submit_index`` does; nothing is searched for."""
     chunks = _submit(connection, settings, files, settings.collection, DEFAULT_CHUNK)
-    return IndexRun(collection=settings.collection, chunks=chunks, problems={}, ignored=0)
+    return IndexRun(
+        collection=settings.collection, chunks=chunks, problems={}, closed={}, ignored=0
+    )
 
 
 def _submit(
-    connection: Redis, settings: Settings, files: Iterable[str], collection: str, chunk: int
+    connection: Redis,
+    settings: Settings,
+    files: Iterable[str],
+    collection: str,
+    chunk: int,
+    *,
+    retry_unreadable: bool = False,
 ) -> dict[str, tuple[str, ...]]:
     """Queue files, in chunks; returns job id -> its files."""
     chunks = cut_into_jobs(settings, files, collection, chunk)
     queue = open_queue(connection)
-    enqueue_jobs(queue, collection, clear_ended(queue, chunks))
+    fresh = clear_ended(queue, chunks)
+    enqueue_jobs(queue, collection, fresh, retry_unreadable=retry_unreadable)
     return chunks
 
 
@@ -146,7 +164,12 @@ def watch(
     """
     started = time.monotonic()
     queue = open_queue(connection)
-    report = IndexReport(collection=run.collection, skipped=dict(run.problems), ignored=run.ignored)
+    report = IndexReport(
+        collection=run.collection,
+        skipped=dict(run.problems),
+        unreadable=dict(run.closed),
+        ignored=run.ignored,
+    )
     stalls = WorkerWatch(queue, worker_wait_s)
     pending = dict(run.chunks)
     done = 0
@@ -181,12 +204,18 @@ def clear_ended(queue: Queue, chunks: Mapping[str, tuple[str, ...]]) -> dict[str
 
 
 def index_job(
-    id_: str, collection: str, paths: Sequence[str], *, result_ttl_s: int = _RESULT_TTL_S
+    id_: str,
+    collection: str,
+    paths: Sequence[str],
+    *,
+    retry_unreadable: bool = False,
+    result_ttl_s: int = _RESULT_TTL_S,
 ) -> EnqueueData:
     """A job that indexes these files, for ``Queue.enqueue_many``."""
     return Queue.prepare_data(
         job_name("index_images"),
         args=(list(paths), collection),
+        kwargs={"retry_unreadable": True} if retry_unreadable else {},
         job_id=id_,
         description=f"index {len(paths)} images into {collection}",
         timeout=_JOB_TIMEOUT_S,
@@ -201,10 +230,15 @@ def enqueue_jobs(
     collection: str,
     chunks: Mapping[str, tuple[str, ...]],
     pipeline: Pipeline | None = None,
+    *,
+    retry_unreadable: bool = False,
 ) -> None:
     """Queue index jobs, in this transaction or now: job id -> its files."""
-    datas = (index_job(id_, collection, paths) for id_, paths in chunks.items())
-    queue.enqueue_many(datas, pipeline=pipeline)
+    jobs = (
+        index_job(id_, collection, paths, retry_unreadable=retry_unreadable)
+        for id_, paths in chunks.items()
+    )
+    queue.enqueue_many(jobs, pipeline=pipeline)
 
 
 def jobs_over(queue: Queue, ids: Sequence[str]) -> list[str]:
@@ -236,12 +270,13 @@ def _parse_report(collection: str, paths: Sequence[str], raw: Any) -> IndexRepor
     if not isinstance(raw, dict):
         return None
     counts = [raw.get(name, 0) for name in ("indexed", "reused", "unchanged")]
-    skipped = raw.get("skipped", {})
+    reasons = [raw.get(name, {}) for name in ("skipped", "unreadable")]
     if not all(type(count) is int and count >= 0 for count in counts):
         return None
-    if not isinstance(skipped, dict) or not all(isinstance(it, str) for it in skipped.values()):
-        return None
-    if paths and sum(counts) + len(skipped) > len(paths):
+    for each in reasons:
+        if not isinstance(each, dict) or not all(isinstance(it, str) for it in each.values()):
+            return None
+    if paths and sum(counts) + sum(map(len, reasons)) > len(paths):
         return None
     indexed, reused, unchanged = counts
     return IndexReport(
@@ -249,5 +284,6 @@ def _parse_report(collection: str, paths: Sequence[str], raw: Any) -> IndexRepor
         indexed=indexed,
         reused=reused,
         unchanged=unchanged,
-        skipped=skipped,
+        skipped=reasons[0],
+        unreadable=reasons[1],
     )

@@ -79,7 +79,8 @@ def audit(
 
     missing: a file without a point. stale: its content has changed. orphan: a point without a
     file. moved: an orphan whose content lies elsewhere. suspect: no good check has followed. Those
-    count; identical (the same bytes twice) and touched (the same bytes, another time) do not.
+    count; identical (the same bytes twice), touched (the same bytes, another time) and unreadable
+    (no repair would help) do not.
     """
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
@@ -106,6 +107,7 @@ def audit(
                     report,
                     _make_index_files(terminal, settings, store, queue=queue),
                     roots=settings.roots,
+                    home=settings.home,
                     yes=yes,
                 )
         show_audit_report(terminal, report)
@@ -161,6 +163,7 @@ def _audit(
             paths,
             roots=settings.roots,
             limits=settings.limits,
+            home=settings.home,
             model=model,
             progress=progress,
         )
@@ -248,6 +251,7 @@ def _show_differences(terminal: Terminal, report: "AuditReport") -> None:
         "moved": {it.path: f"was {it.before.path}" for it in report.moved},
         "suspect": {it.path: it.provider for it in report.unverified},
         "other-fingerprint": {it.path: it.fingerprint[:12] for it in report.foreign},
+        "not-compared": report.problems,
         "unreadable": report.unreadable,
         "touched": dict.fromkeys(report.touched, "another time, the same bytes"),
         "identical": {

@@ -57,6 +57,13 @@ def index(
         bool, typer.Option("--yes", help="With --prune: even more than 20 % of the collection.")
     ] = False,
     env_file: EnvFile = None,
+    retry_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--retry-unreadable",
+            help="Also read again the files that could not be read before, though unchanged.",
+        ),
+    ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -80,26 +87,39 @@ def index(
                 "then run it without --queue"
             )
         if queue:
-            report = _index_by_queue(terminal, settings, paths, detach=detach)
+            report = _index_by_queue(
+                terminal, settings, paths, detach=detach, retry_unreadable=retry_unreadable
+            )
         else:
             with (
                 open_indexer(settings, terminal) as indexer,
                 terminal.progress("images") as progress,
             ):
-                report = indexer.index(paths, prune=prune, yes=yes, progress=progress)
+                report = indexer.index(
+                    paths,
+                    prune=prune,
+                    yes=yes,
+                    retry_unreadable=retry_unreadable,
+                    progress=progress,
+                )
         if report is not None:
             show_index_report(terminal, report)
             raise typer.Exit(report.exit_code)
 
 
 def _index_by_queue(
-    terminal: Terminal, settings: Settings, paths: list[Path], *, detach: bool
+    terminal: Terminal,
+    settings: Settings,
+    paths: list[Path],
+    *,
+    detach: bool,
+    retry_unreadable: bool,
 ) -> "IndexReport | None":
     from warmclip.work.broker import open_broker
     from warmclip.work.producer import submit_index, watch
 
     with open_broker(settings) as connection:
-        run = submit_index(connection, settings, paths)
+        run = submit_index(connection, settings, paths, retry_unreadable=retry_unreadable)
         if detach:
             show_submitted(terminal, run.job_ids, run.images)
             return None
@@ -140,6 +160,7 @@ def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
         "pruned": report.pruned,
         "ignored (hidden, or no pictures by name)": report.ignored,
         "skipped": len(report.skipped),
+        "unreadable as before (--retry-unreadable reads them again)": len(report.unreadable),
     }
     told = [f"{count} {what}" for what, count in counts.items() if count]
     terminal.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")

@@ -308,7 +308,7 @@ def _record(pipe: Pipeline, session: Session, outcomes: Sequence[ChunkOutcome]) 
         "indexed": report.indexed,
         "unchanged": report.unchanged,
         "reused": report.reused,
-        "skipped": len(report.skipped),
+        "skipped": len(report.not_stored),
     }
     for name, more in counts.items():
         if more:
@@ -317,8 +317,8 @@ def _record(pipe: Pipeline, session: Session, outcomes: Sequence[ChunkOutcome]) 
     waits = [it.waited_s for it in outcomes if it.waited_s is not None]
     increment(pipe, "jobs", len(waits))
     increment(pipe, "waited_ms", round(1000 * sum(waits)))
-    if report.skipped:
-        pipe.rpush(session_key(session.id, "skipped"), *map(json.dumps, report.skipped.items()))
+    if report.not_stored:
+        pipe.rpush(session_key(session.id, "skipped"), *map(json.dumps, report.not_stored.items()))
     samples = add_sample(session.samples, time.time(), session.done + sum(counts.values()))
     pipe.hset(key, "samples", json.dumps(samples))
 

@@ -225,7 +225,7 @@ class Scanner:
             self._results.add_chunk(session.id, scan, chunk)
         if folder in walk.problems:
             raise FolderUnreadable(f"{folder}: {walk.problems[folder]}")
-        scan.ignored, scan.unreadable = walk.ignored, walk.problems
+        scan.ignored, scan.unreadable = walk.ignored, walk.problems | walk.closed
         self._results.complete(session.id, scan)
         log.info("session %s: %d pictures in %s", session.id, scan.images, folder)
 
