@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 from standins.pixels import PixelEncoder
 from warmclip.errors import FolderUnreadable, PruneRefused, SpaceMismatch, StoreError
 from warmclip.indexing.indexer import Indexer
+from warmclip.indexing.roots import descriptor_path
 from warmclip.inference.arrays import Vector
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Limits
@@ -300,6 +302,36 @@ def test_each_file_is_read_once(
     opened.clear()
     assert indexer.index([photos]).unchanged == 21
     assert not [path for path in opened if path.endswith(".png")]
+
+
+@pytest.mark.parametrize("call", ["inference.reading.os.read", "indexing.files.os.lstat"])
+def test_file_on_a_disk_that_does_not_answer(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It costs itself and its time, whether it is read or only looked at; its neighbours are
+    indexed, and so is it when the disk is back.
+    """
+    draw_many(photos, 9)
+    stuck = draw(photos / "stuck.png", 99)
+    answers = threading.Event()
+    real: Callable[..., Any] = os.read if call.endswith("read") else os.lstat
+
+    def wait(where: Any, *more: Any) -> Any:
+        path = descriptor_path(where, "") if isinstance(where, int) else str(where)
+        if path.endswith("stuck.png"):
+            answers.wait(60)
+        return real(where, *more)
+
+    indexer = Indexer(PixelEncoder(), store, limits=Limits(read_s=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"warmclip.{call}", wait)
+        paths = [str(path) for path in sorted(photos.iterdir())]
+        report = indexer.index_files(paths)
+        answers.set()
+    assert report.indexed == 9
+    assert list(report.skipped) == [str(stuck)]
+    assert "WARMCLIP_READ_SECONDS" in report.skipped[str(stuck)]
+    assert indexer.index_files(paths).indexed == 1
 
 
 def test_another_model(store: QdrantStore, photos: Path) -> None:

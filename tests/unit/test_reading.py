@@ -197,6 +197,27 @@ def test_file_that_does_not_arrive(demo_bundle: Path) -> None:
     assert len(results) == 7
 
 
+def test_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused as soon as more than the limit came, not read to an end that runs away."""
+    path = tmp_path / "log.png"
+    path.write_bytes(bytes(1000))
+    real_read, taken = os.read, 0
+
+    def read(descriptor: int, size: int) -> bytes:
+        nonlocal taken
+        with path.open("ab") as stream:
+            stream.write(bytes(1_000_000))
+        assert taken < 10_000_000, "it would go on for ever"
+        data = real_read(descriptor, size)
+        taken += len(data)
+        return data
+
+    monkeypatch.setattr("warmclip.inference.reading.os.read", read)
+    with pytest.raises(ImageUnreadable, match="more than the limit"):
+        reading.read_image_file(path, Limits(image_bytes=2_000_000))
+    assert taken < 4_000_000
+
+
 def _png() -> bytes:
     out = BytesIO()
     Image.new("RGB", (8, 8)).save(out, "PNG")
