@@ -320,18 +320,60 @@ def test_doctor(served: Served, worker: Running) -> None:
     assert found["dead_letters"] == 0
 
 
-def test_metrics(served: Served) -> None:
-    """Pictures by outcome, jobs, workers, and requests by route."""
-    served.get("/api/v1/search?q=metrics")
+def figures(served: Served) -> dict[str, float]:
+    """Every metric, by its name and labels."""
     text = served.client.get("/metrics").text
-    figures = dict(re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE))
-    assert float(figures['warmclip_images_total{outcome="indexed"}']) == 60
-    assert float(figures['warmclip_images_total{outcome="skipped"}']) == 1
-    assert float(figures["warmclip_workers"]) == 1
-    assert float(figures["warmclip_horses_started_total"]) == 1
-    assert float(figures['warmclip_jobs{queue="default",state="queued"}']) == 0
+    return {name: float(value) for name, value in re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE)}
+
+
+def test_metrics(served: Served) -> None:
+    """Pictures by outcome, jobs, workers, requests by route, the process, and what is up."""
+    served.get("/api/v1/search?q=metrics")
+    eventually(lambda: figures(served)["warmclip_horses_started_total"] == 1)
+    found = figures(served)
+    assert found['warmclip_images_total{outcome="indexed"}'] == 60
+    assert found['warmclip_images_total{outcome="skipped"}'] == 1
+    assert (found["warmclip_workers"], found["warmclip_workers_busy"]) == (1, 0)
+    assert found['warmclip_jobs{queue="default",state="queued"}'] == 0
+    assert found['warmclip_queue_oldest_seconds{queue="default"}'] == 0
     asked = '{method="GET",route="/api/v1/search",status="200"}'
-    assert float(figures[f"warmclip_request_seconds_count{asked}"]) >= 1
+    assert found[f"warmclip_request_seconds_count{asked}"] >= 1
+    assert found["warmclip_redis_up"] == 1
+    assert "warmclip_qdrant_up" not in found  # the store is embedded
+    assert any(name.startswith("warmclip_build_info{") for name in found)
+    if PROC.exists():
+        assert found["process_resident_memory_bytes"] > 1_000_000
+
+
+def test_metrics_of_workers(served: Served) -> None:
+    """What they did, and how long it took: each picture was decoded once, in some batches."""
+    eventually(lambda: figures(served)['warmclip_job_runs_total{outcome="success"}'] >= 2)
+    found = figures(served)
+    assert found["warmclip_decode_seconds_count"] >= 60
+    assert (
+        found['warmclip_decode_seconds_bucket{le="+Inf"}'] == found["warmclip_decode_seconds_count"]
+    )
+    assert 0 < found["warmclip_inference_seconds_sum"] < 600
+    assert found['warmclip_horse_deaths_total{kind="hung"}'] == 0
+
+
+def test_labels_of_routes(served: Served) -> None:
+    """There are no more of them than routes, whatever is asked for."""
+    for path in (
+        "/page/app.js",
+        "/page/style.css",
+        "/nowhere",
+        "/page/none",
+        "/api/v1/points/x/similar",
+    ):
+        served.client.get(path)
+    served.client.request("BREW", "/readyz")
+    text = served.client.get("/metrics").text
+    routes = set(re.findall(r'route="([^"]*)"', text))
+    assert {"/page/*", "none", "/api/v1/points/{id}/similar"} <= routes
+    assert not {route for route in routes if route.endswith((".js", ".css"))}
+    assert "/nowhere" not in text
+    assert 'method="other"' in text
 
 
 def test_searches_are_not_logged(served: Served, worker: Running) -> None:

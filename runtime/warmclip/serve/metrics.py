@@ -1,9 +1,11 @@
 """Metrics for Prometheus: requests, the process, and what Redis tells of jobs and sessions."""
 
 import importlib.metadata
+import itertools
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Response
@@ -11,6 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, Histogram, Process
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -25,6 +28,9 @@ from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
 from warmclip.serve.threads import run_redis
 from warmclip.work.broker import BROKER_ERRORS
+from warmclip.work.counters import BUCKETS_S, SecondsHistogram
+from warmclip.work.crash_policy import DEATHS
+from warmclip.work.horse.report import Outcome
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -53,7 +59,8 @@ class RequestTiming:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = ended = time.perf_counter()
+        began = time.perf_counter()
+        ended: float | None = None
         status, is_stream = 500, False
 
         async def observed_send(message: Message) -> None:
@@ -62,7 +69,7 @@ class RequestTiming:
                 status = message["status"]
                 is_stream = (b"content-type", _STREAM) in message.get("headers", ())
             await send(message)
-            if message.get("body") or ended == began:  # what is left of a body is read later
+            if message.get("body") or ended is None:  # the rest of the request may be read later
                 ended = time.perf_counter()
 
         try:
@@ -71,7 +78,7 @@ class RequestTiming:
             if not is_stream:  # it lasts as long as somebody listens
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 labels = (method, _route_label(scope), status)
-                self._seconds.labels(*labels).observe(ended - began)
+                self._seconds.labels(*labels).observe((ended or time.perf_counter()) - began)
 
 
 def _route_label(scope: Scope) -> str:
@@ -101,9 +108,13 @@ def read_redis_metrics(context: AppContext) -> list[Metric]:
         images.add_metric([outcome], counters.get(outcome, 0))
     status = context.read_status()
     jobs = GaugeMetricFamily("warmclip_jobs", "Jobs by state", labels=["queue", "state"])
+    oldest = GaugeMetricFamily(
+        "warmclip_queue_oldest_seconds", "How long the next job has waited", labels=["queue"]
+    )
     for queue in status.queues:
         for state in ("queued", "started", "failed"):
             jobs.add_metric([queue.name, state], getattr(queue, state))
+        oldest.add_metric([queue.name], queue.oldest_s or 0.0)
     busy = sum(worker.state == "busy" for worker in status.workers)
     return [
         images,
@@ -120,7 +131,9 @@ def read_redis_metrics(context: AppContext) -> list[Metric]:
             "Processes that workers had run jobs",
             counters.get("horses", 0),
         ),
+        *_read_workers_counts(counters),
         jobs,
+        oldest,
         GaugeMetricFamily("warmclip_workers", "Workers alive", len(status.workers)),
         GaugeMetricFamily("warmclip_workers_busy", "Workers that run a job", busy),
         GaugeMetricFamily("warmclip_dead_letters", "Pictures set aside", status.dead),
@@ -128,6 +141,30 @@ def read_redis_metrics(context: AppContext) -> list[Metric]:
             "warmclip_sessions_open", "Sessions under way", len(context.sessions.open_sessions())
         ),
     ]
+
+
+def _read_workers_counts(counters: Mapping[str, int]) -> Iterator[Metric]:
+    """What workers have counted: each adds to these every few seconds."""
+    runs = CounterMetricFamily(
+        "warmclip_job_runs", "Jobs that ended, by outcome", labels=["outcome"]
+    )
+    for outcome in get_args(Outcome):
+        runs.add_metric([outcome], counters.get(f"runs:{outcome}", 0))
+    yield runs
+    deaths = CounterMetricFamily(
+        "warmclip_horse_deaths", "Horses that died under a job, by how", labels=["kind"]
+    )
+    for kind in DEATHS:
+        deaths.add_metric([kind], counters.get(f"deaths:{kind}", 0))
+    yield deaths
+    for stage, name, documentation in (
+        ("decode", "warmclip_decode_seconds", "Decoding one picture"),
+        ("run", "warmclip_inference_seconds", "One batch of the model"),
+    ):
+        histogram = SecondsHistogram.read(counters, f"{stage}_s")
+        bounds = (*map(str, BUCKETS_S), "+Inf")
+        buckets = list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
+        yield HistogramMetricFamily(name, documentation, buckets, histogram.sum_s)
 
 
 async def read_metrics(context: AppContext) -> list[Metric]:

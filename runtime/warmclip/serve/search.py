@@ -89,7 +89,7 @@ class SearchResponse(BaseModel):
     hits: list[SearchHit]
 
 
-def _filter_of_query(
+async def _filter_of_query(
     folder: Annotated[Folder | None, Query()] = None,
     since: Annotated[Since | None, Query()] = None,
     until: Annotated[Until | None, Query()] = None,
@@ -97,7 +97,7 @@ def _filter_of_query(
     return Filter(folder=folder, since=since, until=until)
 
 
-def _filter_of_form(
+async def _filter_of_form(
     folder: Annotated[Folder | None, Form()] = None,
     since: Annotated[Since | None, Form()] = None,
     until: Annotated[Until | None, Form()] = None,

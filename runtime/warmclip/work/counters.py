@@ -1,5 +1,10 @@
 """Counts that outlive every process, for monitoring: one hash in Redis."""
 
+import bisect
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ResponseError
@@ -35,3 +40,47 @@ def read_counters(connection: Redis) -> dict[str, int]:
         else:
             warn_once(f"{_KEY} in Redis holds what is no count: it is passed by")
     return found
+
+
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""The upper bounds of a histogram's buckets; the last bucket has none."""
+
+
+class CounterBuffer:
+    """Counts of one process, added to those in Redis now and then: counting costs no command."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        """Count something."""
+        self.counts[name] += 1
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Count something, by how long it took."""
+        self.counts[f"{name}:{bisect.bisect_left(BUCKETS_S, seconds)}"] += 1
+        self.counts[f"{name}:us"] += round(1e6 * seconds)
+
+    def flush(self, connection: Redis) -> None:
+        """Add what was counted since to the counts in Redis."""
+        counts, self.counts = self.counts, Counter()
+        if not counts:
+            return
+        with connection.pipeline(transaction=False) as pipeline:
+            for name, more in counts.items():
+                pipeline.hincrby(_KEY, name, more)
+            answers_of(pipeline)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondsHistogram:
+    """How long something took, each time."""
+
+    counts: tuple[int, ...]  # by bucket, the last one without bound
+    sum_s: float
+
+    @classmethod
+    def read(cls, counters: Mapping[str, int], name: str) -> "SecondsHistogram":
+        """Read what ``CounterBuffer.observe`` has counted under a name."""
+        counts = (counters.get(f"{name}:{place}", 0) for place in range(len(BUCKETS_S) + 1))
+        return cls(counts=tuple(counts), sum_s=counters.get(f"{name}:us", 0) / 1e6)

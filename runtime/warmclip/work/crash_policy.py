@@ -31,6 +31,10 @@ _MOST_STRIKES = 2  # kills from outside that hit the same picture; the next one 
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
+DEATHS = ("hung", "overran", "hung_up", "on_command", "signal", "exit")
+"""Every kind of death."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
     """How a horse ended, and what it had in flight."""
@@ -43,6 +47,19 @@ class Death:
     has_hung_up: bool = False  # killed by us, as it closed its pipe and lived on
     on_command: bool = False  # killed by us, as somebody asked for it
     said: str = ""  # why it left by itself, in its own words
+
+    @property
+    def kind(self) -> str:
+        """How it ended, in a word, for monitoring."""
+        if self.hung_s is not None:
+            return "hung"
+        if self.overran:
+            return "overran"
+        if self.has_hung_up:
+            return "hung_up"
+        if self.on_command:
+            return "on_command"
+        return "signal" if self.returncode < 0 else "exit"
 
     @property
     def overran(self) -> bool:

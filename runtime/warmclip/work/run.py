@@ -18,6 +18,7 @@ from warmclip.logs import is_json
 from warmclip.settings import Settings
 from warmclip.store.embedded_lock import lock_store
 from warmclip.work.broker import open_broker
+from warmclip.work.counters import CounterBuffer
 from warmclip.work.crash_policy import CrashPolicy
 from warmclip.work.horse.process import HorseProcess
 from warmclip.work.horse.warm_horse import WarmHorse
@@ -67,6 +68,7 @@ def run_worker(
         open_broker(settings, patience) as connection,
         _store_owner(settings, connection) as owner,
     ):
+        counters = CounterBuffer()
         policy = CrashPolicy(
             PoisonedFiles(connection),
             Quarantine(settings.home),
@@ -82,10 +84,11 @@ def run_worker(
             ),
             policy,
             hang_s=settings.hang_s,
+            observe=lambda stage, seconds: counters.observe(f"{stage}_s", seconds),
         )
         if get_version(connection) < _OLDEST_REDIS:
             raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
-        worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
+        worker = WarmWorker(queues, name, connection, horse, policy, counters, supervisor)
         try:
             worker.start()
             if not worker.was_asked_to_stop:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -27,6 +28,7 @@ class QueueCounts:
     started: int
     finished: int
     failed: int
+    oldest_s: float | None  # how long the next job has waited; None if none waits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +93,27 @@ def _counts(queue: Queue) -> QueueCounts:
     )
     with queue.connection.pipeline(transaction=False) as pipeline:
         pipeline.llen(queue.key)
+        pipeline.lindex(queue.key, 0)
         for registry in registries:
             pipeline.zcard(registry.key)
-        queued, started, finished, failed = (count or 0 for count in answers_of(pipeline))
+        queued, first, *others = answers_of(pipeline)
+    started, finished, failed = (count or 0 for count in others)
     return QueueCounts(
-        name=queue.name, queued=queued, started=started, finished=finished, failed=failed
+        name=queue.name,
+        queued=queued or 0,
+        started=started,
+        finished=finished,
+        failed=failed,
+        oldest_s=None if first is None else _waited_s(queue, text_of(first)),
     )
+
+
+def _waited_s(queue: Queue, id_: str) -> float | None:
+    """How long a job has been in its queue; None if its record does not tell."""
+    job = fetch_jobs(queue.connection, [id_]).get(id_)
+    if job is None or job.enqueued_at is None:
+        return None
+    return max(0.0, (datetime.now(UTC) - job.enqueued_at).total_seconds())
 
 
 def _failures(queue: Queue) -> list[FailedJob]:

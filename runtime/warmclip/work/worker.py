@@ -32,7 +32,7 @@ from rq.worker import WorkerStatus
 from warmclip.errors import WarmclipError
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.clock import ClockWatch
-from warmclip.work.counters import increment
+from warmclip.work.counters import CounterBuffer
 from warmclip.work.crash_policy import CrashPolicy, Death, is_ours
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.horse.in_flight import InFlight
@@ -66,6 +66,7 @@ class WarmWorker(RqWorker):
         connection: Redis,
         horse: WarmHorse,
         policy: CrashPolicy,
+        counters: CounterBuffer,
         supervisor: int | None = None,
     ) -> None:
         super().__init__(queues, name=name, connection=connection)
@@ -74,6 +75,7 @@ class WarmWorker(RqWorker):
         self._job_lock = threading.RLock()  # commands come from another thread, each for one job
         self._horse = horse
         self._policy = policy
+        self._counters = counters
         self._poisoned_files = PoisonedFiles(connection)
         self._supervisor = supervisor
         self._recorder = JobRecorder(self)
@@ -123,6 +125,7 @@ class WarmWorker(RqWorker):
         self.work(burst=burst, max_jobs=max_jobs, with_scheduler=False)
         if self._problem is not None:
             raise self._problem
+        self._counters.flush(self.connection)
         has_enough = max_jobs is not None and self._jobs >= max_jobs
         return self.was_asked_to_stop or self._is_done or has_enough
 
@@ -209,7 +212,7 @@ class WarmWorker(RqWorker):
             self._recorded_horse = self._horse.pid
             self.connection.hset(self.key, HORSE, self._recorded_horse)
             if self._recorded_horse:
-                increment(self.connection, "horses")
+                self._counters.add("horses")
 
     # Heartbeats
 
@@ -239,6 +242,7 @@ class WarmWorker(RqWorker):
             answers = pipeline.execute()
         if running is not None:
             self._recorder.was_kept(running, answers)
+        self._counters.flush(self.connection)
         if self.was_asked_to_stop:
             self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]  # rq's is not annotated
 
@@ -288,6 +292,7 @@ class WarmWorker(RqWorker):
         """Have the horse run a job, and fresh ones if it dies, as often as the policy allows."""
         job = running.job
         if job.problem is not None:
+            self._counters.add("runs:failure")
             reason = f"warmclip.errors.JobRefused: job {job.id}: {job.problem}"
             self._recorder.fail(running, reason)
             return
@@ -302,15 +307,18 @@ class WarmWorker(RqWorker):
             )
             if isinstance(outcome, JobReport):
                 self._policy.on_success()
+                self._counters.add(f"runs:{outcome.outcome}")
                 self._recorder.finish(running, outcome)
                 return
             log.warning("job %s: %s", job.id, outcome, extra={"action": "horse_died"})
+            self._counters.add(f"deaths:{outcome.kind}")
             may_repeat = attempt.on_crash(outcome) and time.monotonic() <= order.ends_at
             if may_repeat and self._have_horse_for(running):
                 continue
             if self._stops_now:
                 self._recorder.requeue(running)
             else:
+                self._counters.add("runs:failure")
                 self._fail(running, outcome)
             return
 

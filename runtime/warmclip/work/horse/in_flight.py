@@ -1,6 +1,7 @@
 """What a horse has begun and not ended, as far as its messages tell."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +28,22 @@ class InFlight:
         extends_s: how long a callback may take, told when one begins; None: none has.
     """
 
-    def __init__(self, execution: str = "") -> None:
+    def __init__(
+        self, execution: str = "", observe: Callable[[Stage, float], None] = lambda _, __: None
+    ) -> None:
         """Nothing has begun.
 
         Args:
             execution: the one that is run; messages of another one are passed by.
+            observe: told how long each piece of native work took, in seconds.
         """
         self.begun = False
         self.progress: tuple[int, int, str] | None = None
         self.extends_s: float | None = None
         self._execution = execution
+        self._observe = observe
         self._open: dict[int, NativeCall] = {}
+        self._began_at: dict[int, float] = {}
         self._parts: list[str] = []
         self._chars = 0
 
@@ -54,8 +60,10 @@ class InFlight:
                 self._open[number] = NativeCall(
                     stage=stage, what=what, provider=provider, allow_s=allow_s
                 )
+                self._began_at[number] = time.monotonic()
             case {"end": int(number)}:
-                self._open.pop(number, None)
+                if (ended := self._open.pop(number, None)) is not None:
+                    self._observe(ended.stage, time.monotonic() - self._began_at.pop(number))
             case {"began": self._execution}:
                 self.begun = True
             case {"extends": int() | float() as seconds}:

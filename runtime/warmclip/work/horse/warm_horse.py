@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from warmclip.activity import Stage
 from warmclip.errors import HorseDied, WarmclipError, revive
 from warmclip.work.crash_policy import CrashPolicy, Death
 from warmclip.work.horse.in_flight import InFlight
@@ -66,7 +67,12 @@ class WarmHorse:
     """
 
     def __init__(
-        self, start: Callable[[], HorseProcess], policy: CrashPolicy, *, hang_s: float
+        self,
+        start: Callable[[], HorseProcess],
+        policy: CrashPolicy,
+        *,
+        hang_s: float,
+        observe: Callable[[Stage, float], None] = lambda _, __: None,
     ) -> None:
         """No horse is started yet.
 
@@ -74,11 +80,13 @@ class WarmHorse:
             start: makes a horse.
             policy: told of horses that die before they are ready.
             hang_s: how long a horse may usually be silent.
+            observe: told how long each piece of native work took, in seconds.
         """
         self.ready = Ready()
         self._start = start
         self._policy = policy
         self._hang_s = hang_s
+        self._observe = observe
         self._process: HorseProcess | None = None
         self._is_ready = False  # whether it has loaded the model
         self._tainted = ""  # why it is not to run another job
@@ -248,7 +256,7 @@ class WarmHorse:
         Before the horse is ready, an error is the last message too.
         """
         assert self._process is not None  # noqa: S101 - ours to keep
-        in_flight = InFlight(order.execution)
+        in_flight = InFlight(order.execution, self._observe)
         ends_at, timeout_s = order.ends_at, order.timeout_s
         silent_s, before = 0.0, time.monotonic()
         said = ""  # by a horse that leaves by itself

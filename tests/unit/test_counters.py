@@ -1,0 +1,25 @@
+"""Counts of a worker, before they are written to Redis."""
+
+import pytest
+
+from warmclip.work.counters import BUCKETS_S, CounterBuffer, SecondsHistogram
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"),
+    [(0.0, 0), (0.005, 0), (0.0051, 1), (0.3, 6), (10.0, 10), (10.1, 11), (1e6, 11)],
+)
+def test_bucket(seconds: float, bucket: int) -> None:
+    """A bound belongs to its own bucket, as Prometheus has it; the last has none."""
+    buffer = CounterBuffer()
+    buffer.observe("run_s", seconds)
+    histogram = SecondsHistogram.read(buffer.counts, "run_s")
+    assert [place for place, count in enumerate(histogram.counts) if count] == [bucket]
+    assert len(histogram.counts) == len(BUCKETS_S) + 1
+    assert histogram.sum_s == pytest.approx(seconds)
+
+
+def test_nothing_was_counted() -> None:
+    """A histogram that nobody has begun is empty."""
+    histogram = SecondsHistogram.read({"other": 1}, "run_s")
+    assert (sum(histogram.counts), histogram.sum_s) == (0, 0)
