@@ -983,6 +983,7 @@ def agree_after(
     sessions: int,
     chunks: int,
     orders: int,
+    patience_s: float = 120,
 ) -> None:
     """Give orders at random, let everything come to its end, and compare."""
     schedulers = [SessionScheduler(connection, settings) for _ in range(2)]
@@ -1011,7 +1012,7 @@ def agree_after(
                     getattr(commands, order)(session.id)
                 chance.choice(schedulers).wake()
             except SessionOver:
-                if chance.random() < 0.5:
+                if all(now(connection, each).is_over for each in drawn):
                     drawn.append(draw_session(connection, chunks, directory=session.directory))
             time.sleep(chance.random() * 0.03)
         for session in drawn:
@@ -1019,7 +1020,7 @@ def agree_after(
                 commands.resume(session.id)
             except SessionOver:
                 continue
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + patience_s
         while not all(now(connection, session).is_over for session in drawn):
             assert time.monotonic() < deadline, [now(connection, session) for session in drawn]
             time.sleep(0.02)
