@@ -73,6 +73,13 @@ def is_beyond(served: Served, session: str, done: int) -> bool:
     return bool(served.get(session)["done"] > done)
 
 
+def has_pictures(served: Served, session: str, images: int) -> bool:
+    """Whether its folder was searched, and has so many pictures."""
+    found = served.get(session)
+    assert found["state"] != "failed", found["error"]
+    return bool(found["images"] == images)
+
+
 def test_worker_is_killed_on_the_way(place: Place, connection: Redis) -> None:
     """Two workers are killed with their horses; the session's outcome is as if none had been."""
     draw(place.folder, 768)
@@ -295,6 +302,18 @@ def test_folder_vanishes_before_it_was_searched(place: Place, connection: Redis)
         served.client.post(f"{where}/retry")
         with running_worker(place.settings, place.environment):
             assert served.wait(where)["indexed"] == 2
+
+
+@pytest.mark.usefixtures("connection")
+def test_server_with_other_roots(place: Place, tmp_path: Path) -> None:
+    """It leaves folders that it cannot search to the server that can."""
+    draw(place.folder, 3)
+    away = place.environment | {"WARMCLIP_ROOTS": str(tmp_path / "elsewhere")}
+    with running_server(away) as other, running_server(place.environment) as able:
+        assert other.get("/readyz") == {"ok": True}
+        for number in range(5):  # whichever of the two looks first
+            session = able.begin(place.folder, collection=f"c{number}")
+            eventually(partial(has_pictures, able, session, 3))
 
 
 @pytest.mark.usefixtures("connection")

@@ -814,6 +814,57 @@ def test_damaged_record(part: str, connection: Redis, scheduler: SessionSchedule
     assert "not warmclip's" in str(failed.error)
 
 
+@pytest.mark.parametrize("part", ["lease", "declined", "known", "folder", "scanners"])
+def test_damaged_key_of_scanners(
+    part: str, connection: Redis, commands: SessionCommands, settings: Settings
+) -> None:
+    """A session whose folder cannot be searched for it ends; the folders of others are searched."""
+    folder = settings.roots[0].folder
+    for name in ("bad", "good"):
+        write_pictures(folder / name, "a.png")
+    scanner = scanner_of(connection, settings)
+    bad, _ = commands.start(str(folder / "bad"), "images")
+    if part == "known":  # which only a second search reads
+        scanner.scan_all()
+        commands.start(str(folder / "bad"), "images")
+    key = {"folder": folder_key(str(folder / "bad"), "images")}
+    key["scanners"] = "rq:warmclip:sessions:scanners"
+    name = key.get(part, session_key(bad.id, part))
+    connection.delete(name)
+    connection.rpush(name, "x")
+    connection.hset(session_key(bad.id), "created_at", "2026-11-25T18:00:00+00:00")  # the oldest
+    good, _ = commands.start(str(folder / "good"), "images")
+    scanner._leases.beat()
+    scanner._leases.beat()
+    scanner.scan_all()
+    assert now(connection, good).images == 1
+    seen = now(connection, bad)
+    assert seen.images == 1 or "not warmclip's" in str(seen.error)
+
+
+def test_connection_that_fails_in_a_search(
+    connection: Redis,
+    commands: SessionCommands,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is Redis that is away, not the folder: the session goes on when Redis is back."""
+    write_pictures(settings.roots[0].folder, "a.png")
+    session, _ = commands.start(str(settings.roots[0].folder), "images")
+    scanner = scanner_of(connection, settings)
+
+    def refuse(*_: object) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")  # as redis-py below 7.2 raises it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScanResults, "add_chunk", refuse)
+        with pytest.raises(ConnectionRefusedError):
+            scanner.scan_all()
+    assert now(connection, session).state == "finding"
+    scanner.scan_all()
+    assert now(connection, session).images == 1
+
+
 def test_sessions_where_writes_are_refused(
     connection: Redis, commands: SessionCommands, redis: Redis
 ) -> None:
@@ -932,6 +983,7 @@ def agree_after(
     sessions: int,
     chunks: int,
     orders: int,
+    patience_s: float = 120,
 ) -> None:
     """Give orders at random, let everything come to its end, and compare."""
     schedulers = [SessionScheduler(connection, settings) for _ in range(2)]
@@ -960,7 +1012,7 @@ def agree_after(
                     getattr(commands, order)(session.id)
                 chance.choice(schedulers).wake()
             except SessionOver:
-                if chance.random() < 0.5:
+                if all(now(connection, each).is_over for each in drawn):
                     drawn.append(draw_session(connection, chunks, directory=session.directory))
             time.sleep(chance.random() * 0.03)
         for session in drawn:
@@ -968,7 +1020,7 @@ def agree_after(
                 commands.resume(session.id)
             except SessionOver:
                 continue
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + patience_s
         while not all(now(connection, session).is_over for session in drawn):
             assert time.monotonic() < deadline, [now(connection, session) for session in drawn]
             time.sleep(0.02)

@@ -13,7 +13,6 @@ from redis.client import Pipeline
 
 from warmclip.errors import SessionOver
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.queues import text_of
 from warmclip.work.sessions.session import Session, utc_now
 from warmclip.work.sessions.store import (
     ALL,
@@ -26,6 +25,7 @@ from warmclip.work.sessions.store import (
     read_chunks,
     read_queued,
     read_session,
+    read_text,
     session_key,
 )
 
@@ -45,7 +45,7 @@ class SessionCommands(SessionStore):
 
         def write(pipe: Pipeline) -> tuple[str, bool]:
             # A session that ends lets go of the folder in the same transaction.
-            there = text_of(pipe.get(folder) or b"")
+            there = read_text(pipe, folder)
             session = read_session(pipe, there) if there else None
             pipe.multi()
             if session is not None and not session.is_over:
@@ -117,7 +117,7 @@ class SessionCommands(SessionStore):
                 return
             folder = folder_key(session.directory, session.collection)
             pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
-            holder = text_of(pipe.get(folder) or b"")
+            holder = read_text(pipe, folder)
             chunks = read_chunks(pipe, id_, read_queued(pipe, id_))
             pipe.multi()
             _change(pipe, session, {"state": "cancelled", "ended_at": utc_now()})
@@ -151,7 +151,7 @@ class SessionCommands(SessionStore):
                 raise SessionOver(f"session {id_} was cancelled: post its folder again")
             folder = folder_key(session.directory, session.collection)
             pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
-            other = text_of(pipe.get(folder) or b"")
+            other = read_text(pipe, folder)
             if session.is_over and other not in ("", id_) and _is_open(pipe, other):
                 raise SessionOver(f"session {other} is at the same folder: wait for it")
             entries = [parse_pair(entry) for entry in pipe.lrange(skipped, 0, -1)]

@@ -10,10 +10,10 @@ import uuid
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 
-from warmclip.work.queues import text_of
-from warmclip.work.sessions.store import session_key
+from warmclip.work.queues import is_wrong_type, text_of, warn_once
+from warmclip.work.sessions.store import read_text, session_key
 
 _SCANNERS = "rq:warmclip:sessions:scanners"  # hash: scanner -> its count of beats
 
@@ -37,7 +37,14 @@ class ScanLeases:
 
     def beat(self) -> None:
         """Show that this scanner lives, and look who else does."""
-        self._connection.hincrby(_SCANNERS, self.token, 1)
+        try:
+            self._connection.hincrby(_SCANNERS, self.token, 1)
+        except ResponseError as exc:
+            if not is_wrong_type(exc):
+                raise
+            warn_once(f"{_SCANNERS} in Redis is not warmclip's, and is deleted: {exc}")
+            self._connection.delete(_SCANNERS)
+            return
         now = time.monotonic()
         seen = {}
         for raw, count in self._connection.hgetall(_SCANNERS).items():
@@ -62,7 +69,7 @@ class ScanLeases:
         key = session_key(session, "lease")
         with self._connection.pipeline() as pipe:
             pipe.watch(key)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
-            holder = text_of(pipe.get(key) or b"")
+            holder = read_text(pipe, key)
             if holder != self.token and holder in self.living():
                 return False
             pipe.multi()
@@ -71,7 +78,7 @@ class ScanLeases:
 
     def is_held(self, connection: Redis | Pipeline, session: str) -> bool:
         """Whether this scanner holds the lease; another may have taken it for dead."""
-        return text_of(connection.get(session_key(session, "lease")) or b"") == self.token
+        return read_text(connection, session_key(session, "lease")) == self.token
 
     def release(self, session: str) -> None:
         """Let another scanner search the folder."""

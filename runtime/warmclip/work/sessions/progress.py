@@ -8,6 +8,7 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import RedisError
 from rq.job import JobStatus
 
 from warmclip.indexing.report import IndexReport
@@ -16,6 +17,7 @@ from warmclip.work.producer import index_job
 from warmclip.work.queues import (
     UNDER_WAY,
     forget_jobs,
+    is_wrong_type,
     open_queue,
     read_states,
     text_of,
@@ -31,6 +33,7 @@ from warmclip.work.sessions.store import (
     read_chunks,
     read_queued,
     read_session,
+    read_text,
     session_key,
 )
 
@@ -179,7 +182,7 @@ class SessionProgress(SessionStore):
         def write(pipe: Pipeline) -> bool:
             now = read_session(pipe, id_)
             left = pipe.zcard(session_key(id_, "pending")) or read_queued(pipe, id_)
-            holder = text_of(pipe.get(folder) or b"")
+            holder = read_text(pipe, folder)
             skipped = [pipe.lindex(session_key(id_, "skipped"), place) for place in (0, -1)]
             pipe.multi()
             if now is None or left or now.revision != session.revision:
@@ -207,7 +210,7 @@ class SessionProgress(SessionStore):
                 return
             folder = folder_key(session.directory, session.collection)
             pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
-            holder = text_of(pipe.get(folder) or b"")
+            holder = read_text(pipe, folder)
             pipe.multi()
             fields: dict[Any, Any] = {"state": "failed", "error": json.dumps(error)}
             fields |= {"ended_at": utc_now(), "revision": session.revision + 1}
@@ -215,6 +218,16 @@ class SessionProgress(SessionStore):
             close_session(pipe, session, holder)
 
         self.transact(write, session_key(id_))
+
+    def give_up(self, session: Session, exc: RedisError) -> None:
+        """End a session whose record holds what is not ours: it would never end by itself.
+
+        Raises:
+            RedisError: the error says something else, namely that Redis refuses what it is asked.
+        """
+        if not is_wrong_type(exc):
+            raise exc
+        self.fail(session.id, f"its record in Redis holds what is not warmclip's: {exc}")
 
     def note_workers(self, session: Session, *, are_there: bool) -> None:
         """Record whether a worker listens; the rate begins anew, as nobody worked meanwhile."""

@@ -9,7 +9,7 @@ import time
 import uuid
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,12 +185,12 @@ class Scanner:
                 self._scan(session, folder)
             finally:
                 self._leases.release(session.id)
-        except RedisError:
-            raise
         except WarmclipError as exc:
             self._decline(session, str(exc))
-        except OSError as exc:
-            self._decline(session, f"{session.directory!r} cannot be searched: {exc}")
+        except RedisError as exc:
+            self._progress.give_up(session, exc)
+        except OSError:  # of a connection, from redis-py below 7.2
+            raise
         except Exception as exc:  # a bug: the other folders are searched all the same
             log.exception("session %s: the search of its folder failed", session.id)
             self._decline(session, f"the search of {session.directory!r} failed: {exc!r}")
@@ -208,7 +208,7 @@ class Scanner:
         walk, size = Walk(folder), chunk_size(self._settings)
         chunk: list[str] = []
         checked_at = time.monotonic()
-        for path in walk:
+        for path in _paths_of(walk, folder):
             digest = _digest(path)
             if digest not in known:
                 scan.digests += digest
@@ -249,6 +249,18 @@ class Scanner:
             if self._leases.acquire(session.id):
                 self._results.complete(session.id, scan)
                 self._leases.release(session.id)
+
+
+def _paths_of(walk: Walk, folder: str) -> Iterator[str]:
+    """The pictures that a walk finds.
+
+    Raises:
+        FolderUnreadable: the disk fails in a way that the walk does not expect.
+    """
+    try:
+        yield from walk
+    except OSError as exc:
+        raise FolderUnreadable(f"{folder!r} cannot be searched: {exc}") from exc
 
 
 def _digest(path: str) -> bytes:

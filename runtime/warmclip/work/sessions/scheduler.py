@@ -10,9 +10,8 @@ from redis.exceptions import RedisError
 
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.patience import is_wrong_type
 from warmclip.work.producer import report_of
-from warmclip.work.queues import fetch_jobs, warn_once
+from warmclip.work.queues import fetch_jobs
 from warmclip.work.sessions.leases import BEAT_EVERY_S, ScanLeases
 from warmclip.work.sessions.progress import (
     ChunkOutcome,
@@ -48,6 +47,7 @@ class SessionScheduler:
         self._leases = ScanLeases(connection)
         self._scanner = Scanner(connection, self._leases, settings)
         self._moved: dict[str, float] = {}  # session -> when it last came further
+        self._broken: set[str] = set()  # sessions that met a bug
         self._looks_at = float("-inf")
         self._passed_at = time.monotonic()
         self._stop = threading.Event()
@@ -78,7 +78,7 @@ class SessionScheduler:
             thread.join(_JOIN_S)
         try:
             self._leases.leave()
-        except RedisError as exc:  # it is taken for dead a little later
+        except (RedisError, OSError) as exc:  # it is taken for dead a little later
             log.info("Redis does not learn that this server ends: %s", exc)
 
     def wake(self) -> None:
@@ -110,11 +110,13 @@ class SessionScheduler:
                     self._moved[session.id] = time.monotonic()
                     self._changed.set()  # there may be more to do
             except RedisError as exc:
-                if not is_wrong_type(exc):
-                    raise
-                self._give_up(session, exc)
-            except Exception as exc:  # a bug: the others go on
-                warn_once(f"session {session.id} could not be advanced: {exc!r}")
+                self._progress.give_up(session, exc)
+            except OSError:  # of a connection, from redis-py below 7.2
+                raise
+            except Exception:  # a bug: it is told once, and the others go on
+                if session.id not in self._broken:
+                    self._broken.add(session.id)
+                    log.exception("session %s could not be advanced", session.id)
         self._passed_at = time.monotonic()
 
     def advance_session(self, session: Session, most: int = _MOST_JOBS) -> bool:
@@ -153,16 +155,6 @@ class SessionScheduler:
             if session.state == "running" and session.is_alone == are_there:
                 self._progress.note_workers(session, are_there=are_there)
 
-    def _give_up(self, session: Session, exc: RedisError) -> None:
-        """End a session whose record is damaged: it would run for ever."""
-        reason = f"its record in Redis holds what is not warmclip's: {exc}"
-        try:
-            self._progress.fail(session.id, reason)
-        except RedisError as again:
-            if not is_wrong_type(again):
-                raise
-            warn_once(f"session {session.id} cannot be ended: {reason}")
-
     def _upgrade(self, session: Session) -> None:
         """Convert the record of an older version."""
         if session.queued is not None:
@@ -181,7 +173,7 @@ class SessionScheduler:
             try:
                 step()
                 is_waiting = False
-            except RedisError as exc:
+            except (RedisError, OSError) as exc:
                 if not is_waiting:
                     log.warning("sessions wait for Redis: %s", exc)
                 is_waiting, pause_s = True, 1.0

@@ -80,10 +80,8 @@ class Session:
 
     @property
     def images_per_s(self) -> float | None:
-        """How fast it has been lately; None without an outcome that is fresh, or a worker."""
-        if self.state != "running" or self.is_alone:
-            return None
-        return rate_at(self.samples, time.time())
+        """How fast it has been lately; None without outcomes that are fresh."""
+        return rate_at(self.samples, time.time()) if self.state == "running" else None
 
     @property
     def eta_s(self) -> float | None:

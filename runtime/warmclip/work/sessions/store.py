@@ -170,6 +170,16 @@ def read_session(connection: Redis | Pipeline, id_: str) -> Session | None:
         return None
 
 
+def read_text(connection: Redis | Pipeline, key: str) -> str:
+    """A string; empty if there is none, or the key holds something else."""
+    try:
+        return text_of(connection.get(key) or b"")
+    except ResponseError as exc:
+        if not is_wrong_type(exc):
+            raise
+        return ""
+
+
 def read_chunks(
     connection: Redis | Pipeline, id_: str, numbers: Sequence[int]
 ) -> dict[int, tuple[str, ...]]:
