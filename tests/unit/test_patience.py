@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from warmclip.work.patience import Patience, is_wrong_type, refusal
 
+_IN_PIPELINE = "Command # 1 (SREM rq:workers w) of pipeline caused error: "
 _OOM = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
 
 
@@ -44,6 +45,9 @@ _OOM = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
         (ResponseError("MISCONF Errors writing to the AOF file: No space left"), "MISCONF Errors"),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), "NOREPLICAS Not"),
         (ResponseError("BUSY Redis is busy running a script."), "BUSY Redis"),
+        (ResponseError(f"{_IN_PIPELINE}NOREPLICAS Not enough good replicas."), "NOREPLICAS Not"),
+        (OutOfMemoryError(f"{_IN_PIPELINE}command not allowed"), "OOM command"),
+        (ResponseError(f"{_IN_PIPELINE}WRONGTYPE Operation against a key"), None),
         (ResponseError("WRONGTYPE Operation against a key"), None),
         (ResponseError("ERR value is not an integer or out of range"), None),
         (ResponseError("invalid expire time in 'expire' command"), None),
@@ -63,7 +67,12 @@ def test_refusal(error: Exception, told: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("WRONGTYPE Operation against a key", True), ("NOPERM", False), ("MISCONF WRONGTYPE", False)],
+    [
+        ("WRONGTYPE Operation against a key", True),
+        ("Command # 2 (ZADD a 1 b) of pipeline caused error: WRONGTYPE Operation", True),
+        ("NOPERM", False),
+        ("MISCONF WRONGTYPE", False),
+    ],
 )
 def test_wrong_type(text: str, expected: bool) -> None:
     """Only this says that a key is none of RQ's."""

@@ -58,7 +58,7 @@ def refusal(error: BaseException) -> str | None:
     """
     if not isinstance(error, ResponseError):
         return None
-    text = str(error).rstrip(".")
+    text = _said(error)
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return text if text.startswith(code) else f"{code} {text}"
@@ -67,7 +67,13 @@ def refusal(error: BaseException) -> str | None:
 
 def is_wrong_type(error: Exception) -> bool:
     """Whether a key holds something else than it should, as opposed to a refusal that passes."""
-    return "WRONGTYPE" in str(error) or "is not an integer" in str(error)
+    said = _said(error)
+    return said.startswith("WRONGTYPE") or "is not an integer" in said
+
+
+def _said(error: Exception) -> str:
+    """What Redis has said: redis-py writes before it which command of a transaction it was."""
+    return str(error).rpartition("caused error: ")[2].rstrip(".")
 
 
 @dataclass(slots=True)
