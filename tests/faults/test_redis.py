@@ -1,5 +1,9 @@
-"""Redis is killed, restarts, or is away for a while: the worker waits, and goes on."""
+"""Redis is killed, restarts, or is away for a while: the worker waits, and goes on.
 
+By hand with ``AWAY_SECONDS=1,4,30,120``.
+"""
+
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,13 +13,16 @@ import pytest
 from redis import Redis
 
 from faults.conftest import Rig
-from running import PATIENCE_S, eventually, outcome
+from running import PATIENCE_S, eventually, outcome, start_worker
 from warmclip.work.private_redis import find_server
 from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.status import listening
 
 EMBED = "warmclip.work.jobs.embed_texts"
+
+
+AWAY_S = [float(part) for part in os.environ.get("AWAY_SECONDS", "1,4").split(",")]
 
 
 class Server:
@@ -26,7 +33,8 @@ class Server:
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._options = {"port": "0", "unixsocket": str(self.socket), "dir": str(folder)}
-        self._options |= {"appendonly": "yes", "save": ""}
+        # What was answered is there after a kill: a test would else lose jobs by itself.
+        self._options |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
         self.start()
 
     def start(self) -> None:
@@ -69,6 +77,39 @@ def test_redis_killed_during_jobs(rig: Rig, server: Server, away_s: float) -> No
         assert report.skipped == {}
         assert worker.process.poll() is None
         assert worker.run(EMBED, ["still here"]).return_value
+
+
+@pytest.mark.parametrize("away_s", AWAY_S)
+@pytest.mark.parametrize("when", ["start", "middle", "end"])
+def test_redis_away_from_a_job(rig: Rig, server: Server, when: str, away_s: float) -> None:
+    """Its outcome is recorded once, as it was, and it has run once."""
+    trace = rig.folder / "trace"
+    nowhere = {"REDIS_URL": server.url, "QDRANT_URL": "http://[::1]:1"}
+    with rig.worker(**nowhere) as worker:
+        seconds = round(away_s) + 4 if when == "middle" else 2
+        job = worker.enqueue("faulty_jobs.count_slowly", str(trace), seconds, job_timeout=600)
+        if when != "start":
+            eventually(trace.exists)
+        server.kill()
+        time.sleep(away_s + (seconds if when == "end" else 0))
+        server.start()
+        assert outcome(job, 60).return_value == seconds
+        assert trace.read_text() == "begin\nend\n"
+        assert len(job.results()) == 1
+        queue = open_queue(worker.connection)
+        assert queue.started_job_registry.get_job_ids() == []
+        assert queue.intermediate_queue.get_job_ids() == queue.job_ids == []
+        assert worker.process.poll() is None
+
+
+def test_redis_absent_at_the_start(rig: Rig, server: Server) -> None:
+    """A worker does not start without it: a sentence with the address, and the code of a service."""
+    server.kill()
+    log = rig.folder / "worker.log"
+    process = start_worker(rig.environment(REDIS_URL=server.url), log=log)
+    assert process.wait(PATIENCE_S) == 3
+    assert "no answer from Redis at" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_redis_killed_while_idle(rig: Rig, server: Server) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.settings import Settings
@@ -231,6 +232,58 @@ def test_url_that_redis_cannot_use() -> None:
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
         open_broker(settings).__enter__()
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://host?decode_responses=True", "'decode_responses'"),
+        ("redis://host?encoding=latin-1", "'encoding'"),
+        ("redis://host?protocol=3", "'protocol'"),
+        ("redis://host?foo=bar", "'foo'"),
+        ("redis://host?ssl_cert_reqs=none", "for rediss:// only"),
+        ("rediss://host?ssl_nonsense=1", "'ssl_nonsense'"),
+        ("unix:///tmp/socket?decode_responses=1", "'decode_responses'"),
+    ],
+)
+def test_option_that_is_not_accepted(url: str, told: str) -> None:
+    """What would change what is read, or is not known, is a wrong setting; so is a sentence."""
+    settings = Settings.from_env({"REDIS_URL": url})
+    with pytest.raises(SettingsError, match=told) as caught:
+        open_broker(settings).__enter__()
+    assert caught.value.exit_code == 2
+    assert "REDIS_URL" in str(caught.value)
+
+
+def test_options_that_say_how_to_connect(settings: Settings) -> None:
+    """They are taken, from an address of either kind."""
+    with open_broker(settings):
+        path = socket_path(settings.home / "redis")
+        url = f"unix://{path}?db=3&socket_timeout=7&health_check_interval=11"
+        with open_broker(Settings.from_env({"REDIS_URL": url})) as redis:
+            assert redis.ping()
+            assert redis.connection_pool.connection_kwargs["db"] == 3
+
+
+def test_redis_that_refuses(settings: Settings) -> None:
+    """A refusal inside the block is told in a sentence, with the code of a service."""
+
+    def write() -> None:
+        with open_broker(settings) as redis:
+            redis.config_set("maxmemory", "1")
+            redis.set("rq:a", "b")
+
+    with pytest.raises(QueueUnreachable, match=r"refuses what is asked of it \(OOM") as caught:
+        write()
+    assert caught.value.exit_code == 3
+
+
+def test_key_of_another_kind_is_no_refusal(settings: Settings) -> None:
+    """It is the caller's to judge."""
+    with open_broker(settings) as redis:
+        redis.set("rq:a", "b")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            redis.lpop("rq:a")
 
 
 def test_something_else_listens_there() -> None:

@@ -43,6 +43,7 @@ from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.run import run_worker
 from warmclip.work.status import read_status
+from warmclip.work.worker import STARTING
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -368,6 +369,41 @@ def test_sigterm(tmp_path: Path, demo_bundle: Path) -> None:
         assert worker.process.wait(PATIENCE_S) == 0
         assert read_status(worker.connection).workers == ()
     assert not (settings.home / "redis" / "redis.pid").exists()
+
+
+@pytest.mark.parametrize("name", ["My Disk", "two\nlines", "Küche=1 id=2"])
+def test_home_with_a_strange_name(tmp_path: Path, demo_bundle: Path, name: str) -> None:
+    """A worker works on the private Redis of a home that has a space or a line break in it."""
+    environment = environment_of(tmp_path / name / "home", demo_bundle)
+    (tmp_path / name).mkdir()
+    with running_worker(Settings.from_env(environment), environment) as worker:
+        assert worker.run("warmclip.work.jobs.embed_texts", ["a"]).return_value
+
+
+def test_starting_worker(tmp_path: Path, demo_bundle: Path) -> None:
+    """A worker is known from the beginning, as one that starts; a client waits for it."""
+    environment = environment_of(tmp_path / "home", demo_bundle)
+    settings = Settings.from_env(environment)
+    with open_broker(settings) as connection:
+        process = start_worker(environment, log=tmp_path / "worker.log")
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while not (workers := read_status(connection).workers):
+                assert time.monotonic() < deadline
+            assert workers[0].state == STARTING
+            assert call(connection, "embed_texts", {"texts": ["a"]})["vectors"]
+        finally:
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+
+
+def test_worker_that_cannot_start_is_known_no_more(tmp_path: Path) -> None:
+    """One without a model says why, and leaves nobody waiting for it."""
+    settings = Settings(home=tmp_path / "home", bundle=tmp_path / "no-model")
+    with open_broker(settings) as connection:
+        with pytest.raises(BundleError, match="no-model"):
+            run_worker(settings)
+        assert read_status(connection).workers == ()
 
 
 def test_sigterm_at_birth(tmp_path: Path, demo_bundle: Path) -> None:

@@ -58,7 +58,7 @@ def run_worker(
         QueueUnreachable: Redis does not answer, or was lost for ten minutes.
         HorseDied: none survives its start.
     """
-    # Until RQ listens to it, a SIGTERM too shall close what is open here.
+    # Until the worker handles it, a SIGTERM too shall close what is open here.
     signal.signal(signal.SIGTERM, _leave)
     worker: WarmWorker | None = None
     name = new_name()
@@ -88,7 +88,8 @@ def run_worker(
         worker = WarmWorker(queues, name, connection, horse, policy, supervisor)
         try:
             worker.start()
-            _announce(worker, horse, settings)
+            if not worker.was_asked_to_stop:
+                _announce(worker, horse, settings)
             ended_well = worker.run(burst=burst, max_jobs=max_jobs)
         finally:
             horse.close()

@@ -94,15 +94,16 @@ class WarmWorker(RqWorker):
         return self._stops_now or (is_stopping and not self.horse_pid)
 
     def start(self) -> None:
-        """Register as starting, and load the model in a horse.
+        """Register as starting, and load the model in a horse, unless asked to stop meanwhile.
 
         Raises:
             WarmclipError: no horse can be had.
             RedisError: Redis was lost, or refused commands, for too long.
         """
+        self.install_signal_handlers()
         super().register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
-        self.set_state(STARTING)
         try:
+            self.set_state(STARTING)
             self._ensure_horse(None)
         except BaseException:
             with suppress(RedisError):
@@ -119,7 +120,6 @@ class WarmWorker(RqWorker):
             WarmclipError: no horse can be had any more.
             RedisError: Redis was lost, or refused commands, for too long.
         """
-        self.install_signal_handlers()
         self.work(burst=burst, max_jobs=max_jobs, with_scheduler=False)
         if self._problem is not None:
             raise self._problem
