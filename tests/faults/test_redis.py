@@ -103,7 +103,7 @@ def test_redis_away_from_a_job(rig: Rig, server: Server, when: str, away_s: floa
 
 
 def test_redis_absent_at_the_start(rig: Rig, server: Server) -> None:
-    """A worker does not start without it: a sentence with the address, and the code of a service."""
+    """A worker does not start: a sentence with the address, and the code of a service."""
     server.kill()
     log = rig.folder / "worker.log"
     process = start_worker(rig.environment(REDIS_URL=server.url), log=log)
