@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from faults.conftest import Rig
 from running import PATIENCE_S, eventually, outcome, start_worker
@@ -43,8 +44,14 @@ class Server:
         for name, value in self._options.items():
             command += [f"--{name}", value]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
         with Redis(unix_socket_path=str(self.socket)) as probe:
-            eventually(lambda: self.socket.exists() and probe.ping())
+            try:
+                return bool(probe.ping())
+            except RedisConnectionError:  # a socket is there before somebody listens
+                return False
 
     def kill(self) -> None:
         """End it without a chance to write anything."""
