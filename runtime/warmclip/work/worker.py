@@ -388,15 +388,13 @@ class WarmWorker(RqWorker):
         self._horse.kill()
 
     def unsubscribe(self) -> None:
-        """Stop to listen to commands; the connection's end tells Redis.
+        """Stop to listen to commands; the connection's end, which comes next, tells Redis.
 
-        Said in words over a connection that is broken, it would lock redis-py below 6.4 up.
+        A command over a connection that is broken would lock redis-py below 6.4 up.
         """
         self._hears_commands = False
-        if self.pubsub is not None and self.pubsub_thread is not None:
-            self.pubsub_thread.stop()  # type: ignore[no-untyped-call]  # redis-py's
-            self.pubsub.close()
-            self.pubsub_thread.join(timeout=1)
+        if self.pubsub_thread is not None:
+            self.pubsub_thread.stop()
 
     def _pubsub_exception_handler(self, exc: Exception, *_: object) -> None:
         """Wait until Redis is back, or allows it: this worker receives commands again then."""
