@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import PATIENCE_S, Running, environment_of, running_worker
+from running import PATIENCE_S, Running, environment_of, eventually, running_worker
 from serving import Served, running_server
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings

@@ -67,7 +67,8 @@ def refusal(error: BaseException) -> str | None:
 
 def is_wrong_type(error: Exception) -> bool:
     """Whether a key holds something else than it should, as opposed to a refusal that passes."""
-    return _said(error).startswith("WRONGTYPE") or "is not an integer" in str(error)
+    said = _said(error)
+    return said.startswith("WRONGTYPE") or "is not an integer" in said
 
 
 def _said(error: Exception) -> str:

@@ -85,6 +85,7 @@ class WarmWorker(RqWorker):
         self._deaths_to_tell: deque[tuple[Order, str]] = deque(maxlen=_MOST_DEATHS_TO_TELL)
         self._recorded_horse = 0
         self._jobs = 0
+        self._hears_commands = True
         self._is_done = False  # nothing was left to do
         self._heartbeat_at = float("-inf")
         self._problem: Exception | None = None
@@ -394,8 +395,19 @@ class WarmWorker(RqWorker):
         """End the horse, and with it the job that it runs; from any thread."""
         self._horse.kill()
 
+    def unsubscribe(self) -> None:
+        """Stop to listen to commands; the connection's end, which comes next, tells Redis.
+
+        A command over a connection that is broken would lock redis-py below 6.4 up.
+        """
+        self._hears_commands = False
+        if self.pubsub_thread is not None:
+            self.pubsub_thread.stop()
+
     def _pubsub_exception_handler(self, exc: Exception, *_: object) -> None:
         """Wait until Redis is back, or allows it: this worker receives commands again then."""
+        if not self._hears_commands:
+            return  # the connection is gone, as it was closed
         if refusal(exc) is None and not isinstance(exc, LOST):
             raise exc
         time.sleep(1.0)

@@ -13,11 +13,11 @@ from rq.job import JobStatus
 
 from warmclip.indexing.report import IndexReport
 from warmclip.work.counters import increment
+from warmclip.work.patience import is_wrong_type
 from warmclip.work.producer import index_job
 from warmclip.work.queues import (
     UNDER_WAY,
     forget_jobs,
-    is_wrong_type,
     open_queue,
     read_states,
     text_of,
