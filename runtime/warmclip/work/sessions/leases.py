@@ -12,7 +12,8 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ResponseError, WatchError
 
-from warmclip.work.queues import is_wrong_type, text_of, warn_once
+from warmclip.work.patience import is_wrong_type
+from warmclip.work.queues import text_of, warn_once
 from warmclip.work.sessions.store import read_text, session_key
 
 _SCANNERS = "rq:warmclip:sessions:scanners"  # hash: scanner -> its count of beats
