@@ -42,6 +42,32 @@ def names(hits: Sequence[dict[str, Any]]) -> list[str]:
     return [Path(hit["path"]).name for hit in hits]
 
 
+def test_damaged_collection_is_rebuilt(gallery: Path) -> None:
+    """The error names the command that keeps what can be read; indexing again brings the rest."""
+    assert answer("collections", "list") == {"collections": []}
+    answer("index", gallery)
+    (listed,) = answer("collections", "list")["collections"]
+    assert (listed["name"], listed["points"], listed["in_use"]) == ("images", 12, True)
+    (file,) = Path(os.environ["WARMCLIP_HOME"]).rglob("edge_config.json")
+    os.truncate(file, 20)
+    done = run("search", "a star")
+    assert done.returncode == 2
+    assert "`warmclip collections rebuild images`" in " ".join(done.stderr.split())
+    salvage = answer("collections", "rebuild", "images", expected=1)
+    assert (salvage["kept"], salvage["lost"]) == (0, 12)
+    assert Path(salvage["set_aside"]).is_dir()
+    assert answer("index", gallery)["indexed"] == 12
+    assert answer("collections", "rebuild", "images")["lost"] == 0
+
+
+def test_index_of_few_pictures_is_not_needed(gallery: Path) -> None:
+    """It says so, and what is stored stays found."""
+    answer("index", gallery)
+    optimized = answer("collections", "optimize", "images")
+    assert optimized["collection"] == "images"
+    assert answer("index", gallery)["unchanged"] == 12
+
+
 @pytest.mark.parametrize("by", ["option", "variable"])
 def test_provider_that_nobody_knows(gallery: Path, by: str) -> None:
     """The names are listed before anything is loaded."""

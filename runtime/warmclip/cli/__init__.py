@@ -15,6 +15,7 @@ import warmclip
 from warmclip import logs
 from warmclip.cli.commands.audit import audit
 from warmclip.cli.commands.bench import bench
+from warmclip.cli.commands.collections import app as collections
 from warmclip.cli.commands.doctor import doctor
 from warmclip.cli.commands.duplicates import duplicates
 from warmclip.cli.commands.index import index
@@ -55,6 +56,7 @@ def options(
 
 for command in (index, search, migrate, audit, duplicates, worker, serve, status, bench, doctor):
     app.command()(command)
+app.add_typer(collections)
 
 
 def main() -> None:

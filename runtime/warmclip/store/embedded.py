@@ -291,7 +291,7 @@ class EmbeddedEngine:
         return StoreDamaged(
             f"the collection {name!r} of the embedded store is damaged: {exc}"
             f"{self._catalog.newer_engine()}. The other collections are whole. `warmclip "
-            f"collections rebuild {name}` keeps what can be read and embeds the rest again",
+            f"collections rebuild {name}` keeps what can be read; index its folders afterwards",
             collection=collection,
         )
 
