@@ -60,7 +60,8 @@ class Running:
 
     @property
     def horse(self) -> int:
-        """The process of its horse."""
+        """The process of its horse; one that is being replaced is waited for."""
+        eventually(lambda: len(children(self.process.pid)) == 1)
         (pid,) = children(self.process.pid)
         return pid
 

@@ -173,7 +173,7 @@ def test_fifty_questions_at_once(backend: Backend, encoder: Encoder, pictures: l
     assert np.stack(answers[len(texts) :]) == pytest.approx(
         encoder.encode_images(pictures), abs=_NEAR
     )
-    assert len(ticks) > 10  # a question that blocks the loop lets it tick once or twice
+    assert len(ticks) > 3  # a question that blocks the loop lets it tick once or twice
 
 
 def test_failures_stay_with_their_question(backend: Backend, pictures: list[Path]) -> None:

@@ -24,6 +24,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from running import eventually
 from serving import running_server
 from standins.redis_server import RedisServer, command_lines, redis_server
 from standins.tls import Authority, make_authority, tls_before
@@ -184,6 +185,7 @@ def test_producer_cannot_command_workers(
 ) -> None:
     """RQ's own commands, such as shutdown, travel by PUBLISH: refused, and the worker stays."""
     with worker(worker_environment, tmp_path / "worker.log") as process:
+        eventually(lambda: server.admin.pubsub_channels("rq:pubsub:*"))
         (channel,) = server.admin.pubsub_channels("rq:pubsub:*")
         assert isinstance(channel, bytes)
         order = json.dumps({"command": "shutdown"})

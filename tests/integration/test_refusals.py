@@ -164,7 +164,7 @@ def test_what_is_not_remembered(
                 patch.setattr("PIL.Image.Image.load", _run_out)
                 patch.setattr("PIL.ImageFile.ImageFile.load", _run_out)
             case "set aside":
-                patch.setattr("warmclip.inference.decoding.pictures.decoded", _refuse)
+                patch.setattr("warmclip.inference.decoding.open_decoded", _refuse)
         skipped = indexer.index([path]).skipped
         assert list(skipped) == [str(path)]
     assert indexer.index([path]).indexed == 1

@@ -75,7 +75,6 @@ def frozen(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.slow
 def test_frozen_redis(environment: dict[str, str], redis: RedisServer) -> None:
     """Every route says so; this process lives, and goes on when Redis does."""
     pid = int(redis.admin.info("server")["process_id"])

@@ -23,6 +23,7 @@ from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
 from warmclip.work.producer import submit_index, watch
+from warmclip.work.worker import STARTING
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -38,9 +39,10 @@ class Supervised:
 
     @property
     def workers(self) -> set[int]:
-        """The processes of the workers that are listed."""
+        """The processes of the workers that are listed and have started."""
         listed = Worker.all(connection=self.connection, serializer=JSONSerializer)
-        return {worker.pid for worker in listed if worker.pid and is_running(worker.pid)}
+        ready = [worker for worker in listed if worker.get_state() != STARTING]
+        return {worker.pid for worker in ready if worker.pid and is_running(worker.pid)}
 
     def enqueue(self, function: str, *arguments: object) -> Job:
         """Enqueue one of the user's jobs."""

@@ -32,6 +32,7 @@ from warmclip.errors import (
     ImageUnreadable,
     JobRefused,
     QueueUnreachable,
+    SearchRefused,
     StoreError,
     TextRefused,
 )
@@ -251,7 +252,7 @@ def test_failure_text_that_is_not_utf8(worker: Running) -> None:
         ({"collection": "q", "image": "/nonexistent.png"}, ImageUnreadable),
         ({"collection": "q", "text": "a" * 100_001}, TextRefused),
         ({"collection": "q"}, JobRefused),
-        ({"collection": "q", "text": "a", "limit": 0}, JobRefused),
+        ({"collection": "q", "text": "a", "limit": 0}, SearchRefused),
     ],
 )
 def test_errors_of_a_call_come_home(

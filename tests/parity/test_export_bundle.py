@@ -14,14 +14,16 @@ import torch
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip import Encoder
 from warmclip.inference.arrays import unit_rows
-from warmclip.inference.bundle import FileRecord, ModelBundle, Tower
+from warmclip.inference.bundle import FileRecord, ModelBundle, Precision, Tower
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import one_hot
-from warmclip_export import exporter, onnx_file
+from warmclip_export import exporter, onnx_file, samples
 from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ParityFailed
-from warmclip_export.graph import TextTower
+from warmclip_export.graph import TextTower, to_fp16
+from warmclip_export.parity.gate import Gate
+from warmclip_export.reference import Reference
 
 # What no accelerator takes, or only in pieces.
 FORBIDDEN = {
@@ -269,7 +271,7 @@ def test_wrong_wrapper_leaves_no_bundle(
         spoil(towers)
         return towers
 
-    monkeypatch.setattr(exporter, "wrappers", spoilt)
+    monkeypatch.setattr(exporter, "build_wrappers", spoilt)
     monkeypatch.setattr(exporter, "PRECISIONS", ("fp32",))
     recipe = resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:5")
 
@@ -279,6 +281,90 @@ def test_wrong_wrapper_leaves_no_bundle(
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
 
     assert list((tmp_path / "models").iterdir()) == []
+
+
+class _WrongRow(torch.nn.Module):
+    """A tower that is right but for one row of a batch, whose sign it turns or which it tilts."""
+
+    def __init__(self, tower: torch.nn.Module, row: int, by: float) -> None:
+        super().__init__()
+        self.tower, self.row, self.by = tower, row, by
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.tower(*inputs)
+        features[self.row] += self.by * features[self.row].flip(0)
+        return features
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    """A gate of a tiny model."""
+    recipe = resolve_model(written(tmp_path_factory.mktemp("gate"), "tiny", TINY_VIT), "random:5")
+    return Gate(Reference.build(recipe, None), samples.load_samples())
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("row", [0, 17, 31])
+def test_one_wrong_row_is_enough(gate: Gate, tower: Tower, row: int) -> None:
+    """Of 32 samples, one that is slightly off in float32 fails its stage."""
+    wrapper = exporter.build_wrappers(gate._reference)[tower]
+    gate.check_wrapper(tower, wrapper)
+
+    with pytest.raises(ParityFailed, match=f"{tower} wrapper in torch: largest difference"):
+        gate.check_wrapper(tower, _WrongRow(wrapper, row, 1e-3))
+
+
+def _with_one_wrong_row(graph: Path, marked: float, folder: Path) -> Path:
+    """A graph that turns the features of the picture whose first value is ``marked``."""
+    model = onnx.load(graph)
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == output.name else name for name in node.output]
+    constants = {
+        "first": np.zeros(2, np.int64), "marked": np.float32(marked), "turned": np.float32(-1),
+        "kept": np.float32(1), "axes": np.array([1, 2, 3]), "zero": np.zeros(4, np.int64),
+        "corner": np.array([2**31, 1, 1, 1]), "rows": np.array([-1, 1]),
+    }  # fmt: skip
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    model.graph.node.extend(
+        onnx.helper.make_node(kind, inputs, [made])
+        for kind, inputs, made in (
+            ("Slice", ["pixel_values", "zero", "corner"], "corners"),
+            ("Reshape", ["corners", "rows"], "column"),
+            ("Equal", ["column", "marked"], "is_marked"),
+            ("Where", ["is_marked", "turned", "kept"], "sign"),
+            ("Mul", ["right", "sign"], output.name),
+        )
+    )
+    onnx.checker.check_model(model)
+    path = folder / graph.name
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("place", [0, 8, -1])
+def test_one_wrong_row_of_a_graph_is_enough(
+    gate: Gate, tmp_path: Path, precision: Precision, place: int
+) -> None:
+    """A graph that is wrong for one picture of 32 fails, by difference and by cosine."""
+    wrapper = exporter.build_wrappers(gate._reference)["image"]
+    if precision == "fp16":
+        to_fp16(wrapper)
+    pixels = gate.feeds["image"]["pixel_values"]
+    _, first, counts = np.unique(pixels[:, 0, 0, 0], return_index=True, return_counts=True)
+    row = np.sort(first[counts == 1])[place]  # a sample that its first value alone tells
+    graph = tmp_path / "image.onnx"
+    onnx_file.write_tower(wrapper, {"pixel_values": torch.from_numpy(pixels[:2])}, graph, 20)
+    gate.check_graph("image", precision, graph)
+    (tmp_path / "wrong").mkdir()
+    wrong = _with_one_wrong_row(graph, float(pixels[row, 0, 0, 0]), tmp_path / "wrong")
+    measure = {"fp32": "largest difference", "fp16": "lowest cosine"}[precision]
+
+    with pytest.raises(ParityFailed, match=rf"image {precision}, batch .*: {measure}"):
+        gate.check_graph("image", precision, wrong)
 
 
 def test_wrong_short_texts_leave_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -151,6 +152,53 @@ def test_truncated_checkpoint_is_refused(trained: Path, tmp_path: Path, name: st
 
     with pytest.raises(ExportRefused, match="cannot load the checkpoint"):
         _load_file(trained, path)
+
+
+def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {other: tensor for other, tensor in state.items() if other != name}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "visual.proj",
+        "visual.transformer.resblocks.1.mlp.c_proj.bias",
+        "token_embedding.weight",
+        "transformer.resblocks.0.attn.in_proj_weight",
+        "text_projection",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_checkpoint_that_lacks_a_tensor_is_refused(
+    trained: Path, tmp_path: Path, name: str, suffix: str
+) -> None:
+    """A tensor that is missing would stay random, in the reference as well: it is named."""
+    state = _without(torch.load(trained / "plain.bin", weights_only=True), name)
+    path = tmp_path / f"lacking{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+
+    with pytest.raises(ExportRefused, match=rf"lacking.*{re.escape(name)}"):
+        _load_file(trained, path)
+
+
+def test_checkpoint_with_a_tensor_too_many_is_refused(trained: Path, tmp_path: Path) -> None:
+    """A tensor that the configuration has no place for is of another model: it is named."""
+    state = torch.load(trained / "plain.bin", weights_only=True)
+    torch.save(state | {"visual.head.weight": torch.zeros(2, 2)}, tmp_path / "more.pt")
+
+    with pytest.raises(ExportRefused, match=r"more\.pt.*visual\.head\.weight"):
+        _load_file(trained, tmp_path / "more.pt")
+
+
+def test_checkpoint_is_loaded_whole(trained: Path) -> None:
+    """Both towers compute exactly what the model computes whose weights were saved."""
+    pixels = np.linspace(-1, 1, 2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)
+    loaded = _load(trained, "plain.bin")
+    seeded = Reference.build(resolve_model(str(trained / "tiny.json"), "random:11"), None)
+    ids = loaded.token_ids(["a red star", "two cats"])
+
+    np.testing.assert_array_equal(loaded.image_features(pixels), seeded.image_features(pixels))
+    np.testing.assert_array_equal(loaded.text_features(ids), seeded.text_features(ids))
 
 
 def test_another_model_s_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def fp32_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole corpus is for the suite's own tests."""
     whole = corpus.build_corpus
-    monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
+    monkeypatch.setattr(corpus, "build_corpus", lambda *arguments: whole(*arguments).every(20))
 
 
 def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:
 def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands below are about commands."""
     whole = corpus.build_corpus
-    monkeypatch.setattr(corpus, "gather", lambda *arguments: whole(*arguments).every(20))
+    monkeypatch.setattr(corpus, "build_corpus", lambda *arguments: whole(*arguments).every(20))
 
 
 @pytest.mark.usefixtures("small_corpus")

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import shutil
 import threading
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from standins.faulty.faulty_providers import faulty
 from warmclip import Encoder
 from warmclip.activity import Stage
 from warmclip.errors import BadVectors, ImagesUnreadable, ImageUnreadable
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.decoding import ImageSource
 from warmclip.inference.encoder import Embedded
+from warmclip.inference.providers import PROVIDERS
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
 
@@ -241,6 +244,28 @@ def test_repeated_text(demo_bundle: Path) -> None:
     np.testing.assert_array_equal(again[0], vectors[1])
     again[0] = 0  # the caller's
     np.testing.assert_array_equal(encoder.encode_texts(["a blue star"])[0], vectors[1])
+
+
+def test_texts_of_a_distrusted_provider(
+    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a provider has computed is remembered for that provider: once it is left, the CPU
+    computes the same text again.
+    """
+    monkeypatch.setitem(PROVIDERS, "faulty-drift", faulty("drift"))
+    encoder = Encoder.open(demo_bundle, provider="faulty-drift", home=tmp_path, canary_every=0)
+    # As if "auto" had chosen it, which would go on with the CPU.
+    encoder._context = dataclasses.replace(encoder._context, is_insisted=False)
+    expected = Encoder.open(demo_bundle, provider="cpu").encode_texts(["a red star"])
+    monkeypatch.setenv("FAULTY_N", "1000")
+    encoder.encode_texts(["right for the golden texts"])
+    monkeypatch.setenv("FAULTY_N", "1")  # and wrong by 1 % from here on
+    wrong = encoder.encode_texts(["a red star"])
+    assert np.abs(wrong - expected).max() > 1e-4
+    np.testing.assert_array_equal(encoder.encode_texts(["a red star"]), wrong)
+    encoder._context.distrusted["faulty-drift"] = "seen by the other tower"
+    np.testing.assert_allclose(encoder.encode_texts(["a red star"]), expected, atol=1e-6)
+    assert encoder.providers["text"] == "cpu"
 
 
 def test_texts_are_forgotten(demo_bundle: Path) -> None:

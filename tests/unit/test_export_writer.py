@@ -1,5 +1,7 @@
 """A bundle's folder is whole or absent, whatever happens while it is written."""
 
+import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from warmclip_export.errors import ExportRefused
-from warmclip_export.writer import staged_bundle, write_file
+from warmclip_export.writer import file_sha256, staged_bundle, write_file
 
 FULL_DISK = """
 import resource, sys
@@ -102,6 +104,97 @@ def test_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
         _bundle(tmp_path / "m", b"new", force=True)
 
     assert _names(tmp_path / "m") == ["holiday.jpg"]
+
+
+def _fail_to_put_in_place(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Let the last rename fail, as on a disk that went away; returns what was whole just then."""
+    real, whole = os.rename, []
+
+    def rename(source: str | Path, target: str | Path) -> None:
+        if Path(source).name.startswith(".tmp-"):
+            bundles = Path(source).parent.glob("*/manifest.json")
+            whole.extend(sorted(path.read_bytes() for path in bundles))
+            raise OSError(errno.EIO, "the disk is gone")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    return whole
+
+
+def test_old_bundle_is_whole_until_the_new_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the moment of the exchange both are on the disk; if it fails, the old one is back."""
+    _bundle(tmp_path / "m", b"old")
+    whole = _fail_to_put_in_place(monkeypatch)
+
+    with pytest.raises(ExportRefused, match=r"cannot put the bundle at .*m: the disk is gone"):
+        _bundle(tmp_path / "m", b"new", force=True)
+
+    assert whole == [b"new", b"old"]
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "manifest.json").read_bytes() == b"old"
+
+
+def test_failure_without_an_old_bundle_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to go back to, and nothing hidden stays."""
+    _fail_to_put_in_place(monkeypatch)
+
+    with pytest.raises(ExportRefused, match="the disk is gone"):
+        _bundle(tmp_path / "m", b"new")
+
+    assert _names(tmp_path) == []
+
+
+def _bundle_meanwhile(target: Path, name: str, content: bytes, *, force: bool) -> None:
+    """Write a bundle, while somebody else puts a file in its place."""
+    with staged_bundle(target, force=force) as folder:
+        write_file(folder / "manifest.json", b"new")
+        target.mkdir()
+        (target / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_target_that_became_a_folder_meanwhile_is_kept(tmp_path: Path, *, force: bool) -> None:
+    """The target is looked at again when the new bundle is whole: pictures that were put there
+    since are not replaced, with --force either.
+    """
+    with pytest.raises(ExportRefused, match="is no bundle"):
+        _bundle_meanwhile(tmp_path / "m", "holiday.jpg", b"irreplaceable", force=force)
+
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "holiday.jpg").read_bytes() == b"irreplaceable"
+
+
+def test_bundle_that_another_exporter_made_meanwhile_is_kept(tmp_path: Path) -> None:
+    """Two exporters of one name: the first to end keeps it, and the second says so."""
+    with pytest.raises(ExportRefused, match="--force"):
+        _bundle_meanwhile(tmp_path / "m", "manifest.json", b"first", force=False)
+
+    assert _names(tmp_path) == ["m"]
+    assert (tmp_path / "m" / "manifest.json").read_bytes() == b"first"
+
+
+def test_target_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """What may not be replaced is known before the work begins."""
+    (tmp_path / "m").symlink_to(tmp_path / "nowhere")
+
+    with pytest.raises(ExportRefused, match="is no bundle"):
+        _fail(tmp_path / "m", RuntimeError)
+
+    assert _names(tmp_path) == ["m"]
+
+
+def test_record_is_of_what_was_written(tmp_path: Path) -> None:
+    """Name, length and digest are those of the file on the disk."""
+    with staged_bundle(tmp_path / "m", force=False) as folder:
+        record = write_file(folder / "manifest.json", b"content")
+
+    content = (tmp_path / "m" / record.file).read_bytes()
+    assert (record.size_bytes, record.sha256) == (7, hashlib.sha256(content).hexdigest())
+    assert file_sha256(tmp_path / "m" / record.file) == record.sha256
 
 
 def test_full_disk_leaves_the_old_bundle_and_one_sentence(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ import pytest
 
 from standins.faulty.faulty_providers import faulty
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable
-from warmclip.inference.arrays import Pixels, Vectors, unit_rows
+from warmclip.inference.arrays import Features, Pixels, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.session import OnnxSession
-from warmclip.inference.providers import CPU
+from warmclip.inference.providers import CPU, Provider
 from warmclip.inference.selection.canary import Canary
-from warmclip.inference.selection.golden import Feeds, Golden
+from warmclip.inference.selection.golden import TOLERANCES, Comparison, Feeds, Golden
 from warmclip.inference.selection.guard import Guard, GuardContext
 from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.inference.selection.trial import BATCHES, try_provider
 from warmclip.inference.text import Tokenizer
 
 LOADING = 1  # runs that loading takes: the golden rows
@@ -264,6 +266,136 @@ def test_strange_lengths_that_the_cpu_denies(
     checked = guard.run(pixels(2))
     np.testing.assert_allclose(checked.vectors, expected(context, pixels(2)), atol=1e-6)
     assert "outside the golden" in context.quarantine.active()["faulty-drift"].reason
+
+
+def spoiling(row: int, *, after: int = 0) -> Provider:
+    """A provider that computes one row of each batch wrong: finite, and of the right length."""
+
+    class Spoilt:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+            self._runs = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
+            (features,) = self._session.run(names, feeds, *options)
+            self._runs += 1
+            if self._runs > after and row < len(features):
+                features[row] = features[row, ::-1]
+            return [features]
+
+    return replace(faulty("none"), name="faulty-row", around=Spoilt)
+
+
+@pytest.mark.parametrize("row", [0, 3, 7])
+def test_one_golden_row_that_is_wrong(context: GuardContext, row: int) -> None:
+    """A provider must reproduce every golden row: one that is wrong is enough to leave it."""
+    checked = Guard("image", spoiling(row), context).run(pixels(2))
+    assert checked.provider == "cpu"
+    assert "cosine" in context.quarantine.active()["faulty-row"].reason
+
+
+@pytest.mark.parametrize("row", [0, 2, 3])
+def test_every_row_of_a_strange_batch_must_agree(
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch, row: int
+) -> None:
+    """Of four rows of strange length the CPU confirms three: the provider is left."""
+    guard = Guard("image", spoiling(row, after=LOADING), replace(context, canary_every=0))
+    monkeypatch.setattr(Golden, "norm_range", lambda *_: (0.0, 1.0))
+    checked = guard.run(pixels(4))
+    np.testing.assert_allclose(checked.vectors, expected(context, pixels(4)), atol=1e-6)
+    assert "outside the golden" in context.quarantine.active()["faulty-row"].reason
+
+
+@pytest.mark.parametrize("row", [0, 2, 3])
+def test_one_strange_length_is_seen(context: GuardContext, row: int) -> None:
+    """A single row whose raw length no honest input has makes the CPU look at the batch."""
+
+    class Longer:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+            self._runs = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
+            (features,) = self._session.run(names, feeds, *options)
+            self._runs += 1
+            if self._runs > LOADING:
+                features[row] = 1e4 * features[row, ::-1]
+            return [features]
+
+    provider = replace(faulty("none"), around=Longer)
+    checked = Guard("image", provider, replace(context, canary_every=0)).run(pixels(4))
+    assert checked.provider == "cpu"
+    np.testing.assert_allclose(checked.vectors, expected(context, pixels(4)), atol=1e-6)
+    assert "outside the golden" in context.quarantine.active()["faulty-none"].reason
+
+
+def compare_rows(context: GuardContext, change: Callable[[Features], None]) -> Comparison:
+    """The golden pictures' own features, changed, compared with the golden vectors."""
+    golden = context.golden
+    rows = np.arange(golden.rows("image"))
+    features = OnnxSession(context.bundle.graph("image", "fp32"), CPU).run(
+        golden.feeds("image", rows)
+    )
+    change(features)
+    return golden.compare("image", features, rows)
+
+
+def test_comparison_is_of_the_worst_row(context: GuardContext) -> None:
+    """Cosine, difference and length are each that of the row which is furthest off."""
+    right = compare_rows(context, lambda _: None)
+    assert right.fault(TOLERANCES["fp32"]) is None
+    for row in (0, 4, 7):
+
+        def turn(features: Features, row: int = row) -> None:
+            features[row] = features[row, ::-1]
+
+        def stretch(features: Features, row: int = row) -> None:
+            features[row] *= 1.5
+
+        def shrink(features: Features, row: int = row) -> None:
+            features[row] *= 0.5
+
+        turned = compare_rows(context, turn)
+        assert turned.cosine < 0.5  # their mean is not
+        assert turned.max_abs > 0.05
+        assert turned.fault(TOLERANCES["int8"]) is not None
+        for change in (stretch, shrink):
+            scaled = compare_rows(context, change)
+            assert scaled.norm == pytest.approx(0.5, abs=1e-3)
+            assert scaled.fault(TOLERANCES["int8"]) is not None
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_trial_is_of_the_worst_batch_size(
+    context: GuardContext, tmp_path: Path, batch: int
+) -> None:
+    """A provider that is wrong at one batch size alone does not pass its trial."""
+
+    class Wrong:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
+            (features,) = self._session.run(names, feeds, *options)
+            if len(features) == batch:
+                features[batch // 2] = features[batch // 2, ::-1]
+            return [features]
+
+    provider = replace(faulty("none"), around=Wrong)
+    trial = try_provider(
+        context.bundle, provider, "image", home=tmp_path, threads=0, stage=lambda _: None
+    )
+    assert not trial.passed
+    assert "cosine" in trial.reason
 
 
 def texts(context: GuardContext, *words: str) -> Feeds:

@@ -232,6 +232,42 @@ def test_descriptors_stay_balanced(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
+@pytest.mark.parametrize("growth", [1, 7])
+def test_file_that_grows_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: int
+) -> None:
+    """A file that was small enough when it was opened, and is written to ever faster than it is
+    read, is given up at the limit, not read for ever.
+    """
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"x")
+    limits = Limits(image_bytes=3 * 1024 * 1024)
+    real, read_bytes = os.read, [0]
+
+    def read(descriptor: int, count: int) -> bytes:
+        with path.open("ab") as stream:
+            stream.write(b"x" * growth * count)
+        chunk = real(descriptor, count)
+        read_bytes[0] += len(chunk)
+        assert read_bytes[0] < 10 * limits.image_bytes, "it is read without end"
+        return chunk
+
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(ImageUnreadable, match=r"more than the limit of 3,145,728 \(WARMCLIP_MAX"):
+        read_image_file(path, limits)
+    assert read_bytes[0] <= limits.image_bytes + 1024 * 1024
+
+
+def test_large_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length is enough: not one byte of it is read."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"x" * 1000)
+    monkeypatch.setattr(os, "read", None)
+    assert refused(path, Limits(image_bytes=999)).startswith("has 1,000 bytes, more than")
+
+
 def test_what_is_no_source() -> None:
     """An object of another type is that item's fault alone."""
     with pytest.raises(ImageUnreadable, match="is of type int, not a path"):

@@ -230,7 +230,8 @@ class JobRecorder:
 
         def guarded(pipeline: Pipeline) -> Follows:
             nonlocal was_sent
-            if running.is_held(pipeline):
+            # Writing an outcome would make the record of a deleted job anew.
+            if running.is_held(pipeline) and pipeline.exists(job.key):
                 was_sent = write(pipeline)
                 return was_sent
             pipeline.multi()
