@@ -1,6 +1,7 @@
 """The commands below ``warmclip collections``: what is stored, and how a damaged one is mended."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -8,9 +9,10 @@ from warmclip.cli.collection import CollectionArgument, choose_collection
 from warmclip.cli.console import Terminal
 from warmclip.cli.options import Bundle, EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.errors import BundleError
-from warmclip.inference.bundle import Manifest
 from warmclip.settings import Settings
-from warmclip.store.protocol import Space
+
+if TYPE_CHECKING:
+    from warmclip.store.protocol import Space
 
 app = typer.Typer(
     name="collections",
@@ -105,8 +107,11 @@ def _say_that_it_takes_long(terminal: Terminal) -> None:
         terminal.note("building the index; nothing else runs in this process meanwhile")
 
 
-def _read_space(settings: Settings) -> Space:
+def _read_space(settings: Settings) -> "Space":
     """The embedding space of the settings' bundle; no graph of it is loaded."""
+    from warmclip.inference.bundle import Manifest
+    from warmclip.store.protocol import Space
+
     file = settings.bundle / "manifest.json"
     try:
         text = file.read_text(encoding="utf-8")
