@@ -135,8 +135,8 @@ def _failure(way: Way) -> str | None:
                 timeout=_INSTALL_S,
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            return f"{' '.join(command)} did not end in {_INSTALL_S:.0f} s"
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            return f"{' '.join(command)}: {exc}"
         if done.returncode != 0:
             said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
             errors = [line for line in said if line.startswith(("Error: ", "E: "))]
