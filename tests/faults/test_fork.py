@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from faults.conftest import Rig
 from running import WORKER
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
+
+pytestmark = pytest.mark.skipif(
+    find_spec("open_clip") is None, reason="the service under test needs open_clip in torch"
+)
 
 TESTS = Path(__file__).parents[1]
 # 500 of both were run by hand; a control job costs a second.
