@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
