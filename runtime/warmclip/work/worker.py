@@ -408,7 +408,9 @@ class WarmWorker(RqWorker):
         """Wait until Redis is back, or allows it: this worker receives commands again then."""
         if not self._hears_commands:
             return  # the connection is gone, as it was closed
-        if refusal(exc) is None and not isinstance(exc, LOST):
+        # redis-py 6.0 reads from the connection while it is being closed, and raises anything.
+        passes = refusal(exc) is not None or isinstance(exc, LOST) or self.was_asked_to_stop
+        if not passes:
             raise exc
         time.sleep(1.0)
 
