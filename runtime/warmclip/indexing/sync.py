@@ -231,9 +231,6 @@ class Sync:
             self.reused += 1
             self._writer.write(_copy(content.point, file.location))
 
-    def _is_proven(self, point: Point) -> bool:
-        return self._encoder.is_proven(Canary.parse(point.payload.canary))
-
     def _make_point(self, digest: str, file: LocatedFile, embedded: "Embedded") -> Point:
         return Point(
             id=file.location.id,
