@@ -145,6 +145,7 @@ def occupied(worker: Running) -> Iterator[None]:
 
     Its environment must let a horse be silent for so long: see ``PATIENT``.
     """
+    assert worker.run("warmclip.work.jobs.canary").return_value  # earlier jobs have ended
     horse = worker.kill_horse(signal.SIGSTOP)
     try:
         job = worker.enqueue("warmclip.work.jobs.canary")

@@ -30,15 +30,19 @@ def works(worker: Running) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_killed_while_indexing(rig: Rig, signum: int) -> None:
-    """An index job whose horse is killed is run again, to the end, without its sender's help."""
-    pictures = rig.pictures(40)
-    with rig.worker(**SLOW) as worker:
+    """An index job whose horse is killed is run again, to the end, without its sender's help.
+
+    It dies while it computes: a picture that is decoded alone at that moment would be blamed.
+    """
+    pictures = rig.pictures(24)
+    begun = rig.folder / "begun"
+    with rig.worker(**SLOW | {"FAULTY_SECONDS": "1", "FAULTY_BEGUN": str(begun)}) as worker:
+        begun.unlink()
         run = submit_index(worker.connection, worker.settings, pictures)
-        eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
-        time.sleep(0.5)
+        eventually(begun.exists)
         first = worker.kill_horse(signum)
         report = watch(worker.connection, run)
-        assert (report.indexed, report.skipped) == (40, {})
+        assert (report.indexed, report.skipped) == (24, {})
         assert worker.horse != first
         assert f"died by signal {signum} ({name_of(signum)})" in worker.log.read_text()
         works(worker)

@@ -106,7 +106,6 @@ class WarmWorker(RqWorker):
         self.install_signal_handlers()
         super().register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
         try:
-            self.set_state(STARTING)
             self._ensure_horse(None)
         except BaseException:
             with suppress(RedisError):
@@ -134,8 +133,11 @@ class WarmWorker(RqWorker):
         """Leave it at what ``start`` has registered: RQ would take that for another worker's."""
 
     def serialize(self) -> dict[Any, Any]:
-        """RQ's record of a worker, and what ours add."""
-        return super().serialize() | worker_fields(self._horse.pid)
+        """RQ's record of a worker, and what ours add.
+
+        RQ writes the state after the record; who looked in between would see a worker without one.
+        """
+        return super().serialize() | worker_fields(self._horse.pid) | {"state": self.get_state()}
 
     @property
     def should_run_maintenance_tasks(self) -> bool:

@@ -8,6 +8,7 @@ FAULTY_AUTO=name   the first candidate of ``auto``; it answers from memory what 
 FAULTY_N=n         run number n of a session (from 1) is the first that goes wrong, for
                    ``faulty-nth`` and ``faulty-drift``; 20 unless told
 FAULTY_SECONDS=s   how long ``faulty-slow`` takes for a run; 0.5 unless told
+FAULTY_BEGUN=path  a file that ``faulty-slow`` makes when it begins to take its time
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from warmclip.inference.providers import CPU, PROVIDERS, Provider
@@ -149,6 +151,8 @@ def _nan_from_nth(features: Any, run: int) -> Any:
 
 
 def _slow(features: Any, _: int) -> Any:
+    if begun := os.environ.get("FAULTY_BEGUN"):
+        Path(begun).touch()
     time.sleep(float(os.environ.get("FAULTY_SECONDS", "0.5")))
     return features
 
