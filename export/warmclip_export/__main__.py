@@ -43,7 +43,7 @@ QuickGelu = Annotated[
     bool | None,
     typer.Option(
         "--quick-gelu/--no-quick-gelu",
-        help="The activation; without it the tag's own, or what the model's name says.",
+        help="The activation; a tag brings its own, a file of some models has to be told.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]

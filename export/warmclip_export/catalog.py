@@ -6,7 +6,7 @@ configuration does not show, ``graph`` refuses, and the gate checks all the rest
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,12 @@ class ModelRecipe:
             f" ({note})" if note else ""
         )
 
+    @property
+    def file_options(self) -> str:
+        """The options that name a file instead of a tag, and lead to the same bundle."""
+        activation = "--quick-gelu" if self.activation.quick_gelu else "--no-quick-gelu"
+        return f"--model {self.model} --pretrained FILE.safetensors {activation}"
+
     def call(self, *, quick_gelu: bool) -> str:
         """The call of open_clip that computes with an activation; empty if there is none."""
         arguments = f"{Path(self.model).stem!r}, pretrained={self.pretrained!r}"
@@ -108,13 +114,16 @@ def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None
         quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
 
     Raises:
-        ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them.
+        ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them;
+            or the activation of a file is not known, and was not said.
     """
     config, preprocess = _configuration(model)
     reason = unsupported_reason(config)
     if reason:
         raise ExportRefused(f"{model} cannot become a bundle: {reason}")
     weights = find_weights(model, pretrained)
+    if weights.kind == "file" and quick_gelu is None:
+        _refuse_to_guess(model, pretrained, config_says=bool(config.get("quick_gelu", False)))
     tag_says = bool(weights.tag.get("quick_gelu", False)) if weights.kind == "tag" else None
     config_says = bool(config.pop("quick_gelu", False))
     activation = decide_activation(
@@ -163,6 +172,28 @@ def decide_activation(
     )
 
 
+def activation_question(model: str, *, config_says: bool, tags: Mapping[str, bool]) -> str:
+    """What must be asked of a file whose activation is not known; empty if there is one answer.
+
+    A checkpoint does not show its activation: QuickGELU has no tensors.
+
+    Args:
+        model: the model's name.
+        config_says: whether the model's configuration computes with QuickGELU.
+        tags: whether each of the model's tags was trained with QuickGELU.
+    """
+    if all(quick_gelu == config_says for quick_gelu in tags.values()):
+        return ""
+    sides = [
+        f"{option} ({_activation_name(says)}, as {_a_few(names)})"
+        for says, option in ((True, "--quick-gelu"), (False, "--no-quick-gelu"))
+        for names in ([tag for tag, quick_gelu in tags.items() if quick_gelu == says],)
+    ]
+    return (
+        f"the weights of {model} were trained with one of two activations: say {' or '.join(sides)}"
+    )
+
+
 def unsupported_reason(config: Mapping[str, Any]) -> str:
     """Why a configuration cannot become a bundle; empty if nothing in it speaks against it."""
     image, text = config["vision_cfg"], config["text_cfg"]
@@ -181,6 +212,21 @@ def unsupported_reason(config: Mapping[str, Any]) -> str:
     if text.get("pool_type") == "eos" and text.get("eos_id", 2) != _END_OF_TEXT:
         return f"its text ends with token {text.get('eos_id', 2)}, not {_END_OF_TEXT}"
     return ""
+
+
+def _refuse_to_guess(model: str, pretrained: str, *, config_says: bool) -> None:
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tags = {
+        tag: bool(get_pretrained_cfg(model, tag).get("quick_gelu", False))
+        for tag in list_pretrained_tags_by_model(model)
+    }
+    question = activation_question(model, config_says=config_says, tags=tags)
+    if question:
+        raise ExportRefused(
+            f"{pretrained} does not show its activation, and {question}. "
+            "With the wrong one every vector is wrong"
+        )
 
 
 def _configuration(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -222,6 +268,12 @@ def _folder_name(model: str, pretrained: str, weights: WeightsSource) -> str:
     architecture = Path(model).stem if model.endswith(".json") else model
     origin = weights.path.stem if weights.path else pretrained
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{architecture}-{origin}").lstrip(".-")
+
+
+def _a_few(tags: Sequence[str]) -> str:
+    shown = " and ".join(repr(tag) for tag in tags[:2])
+    more = f" and {len(tags) - 2} more" if len(tags) > 2 else ""
+    return f"open_clip's {shown}{more}" if tags else "none of open_clip's own"
 
 
 def _activation_name(quick_gelu: bool) -> str:

@@ -76,7 +76,7 @@ def export_model(
     """
     check_target(target, force=force)
     step("fetch the weights")
-    checkpoint = fetch_checkpoint(recipe.weights)
+    checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")
     reference = Reference.build(recipe, checkpoint)
     step("run open_clip on the samples")

@@ -54,8 +54,12 @@ def find_weights(model: str, pretrained: str) -> WeightsSource:
     return WeightsSource(kind="file", name=path.name, path=path)
 
 
-def fetch_checkpoint(weights: WeightsSource) -> Path | None:
+def fetch_checkpoint(weights: WeightsSource, *, file_options: str) -> Path | None:
     """The checkpoint file, downloaded by open_clip if it is a tag's; none for random weights.
+
+    Args:
+        weights: where the numbers come from.
+        file_options: the options that name a file instead, for the message of an error.
 
     Raises:
         WeightsUnavailable: the tag's file is not in the cache and could not be downloaded.
@@ -77,7 +81,7 @@ def fetch_checkpoint(weights: WeightsSource) -> Path | None:
             f"the weights {weights.name!r} are not in the cache and could not be downloaded from "
             f"{urlsplit(address).netloc} ({_first_line(exc)}). Three ways on: run this where there "
             "is a network, or copy the cache of such a machine (~/.cache/huggingface, "
-            "~/.cache/clip); name a checkpoint that you have with --pretrained FILE.safetensors "
+            f"~/.cache/clip); name a checkpoint of them that you have, with {file_options} "
             "(or .pt, .bin); or use --pretrained random:0 to try the machinery with weights that "
             "mean nothing"
         ) from exc

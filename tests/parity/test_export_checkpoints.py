@@ -246,6 +246,28 @@ def test_open_clip_s_own_tags_decide_the_activation(
     assert recipe.weights.kind == "tag"
 
 
+@pytest.mark.parametrize(
+    ("model", "asks"),
+    [("ViT-B-32", True), ("RN50", True), ("ViT-B-32-quickgelu", False), ("ViT-g-14", False)],
+)
+def test_file_of_a_model_with_both_activations_must_say_which(
+    trained: Path, model: str, asks: bool
+) -> None:
+    """No silent GELU: openai's own weights in a file were GELU vectors by default."""
+    file = str(trained / "plain.bin")
+    if not asks:
+        assert resolve_model(model, file).activation.quick_gelu is model.endswith("quickgelu")
+        return
+
+    with pytest.raises(
+        ExportRefused, match=r"plain\.bin .*--quick-gelu .*'openai'.*--no-quick-gelu"
+    ):
+        resolve_model(model, file)
+
+    assert resolve_model(model, file, quick_gelu=True).activation.quick_gelu
+    assert not resolve_model(model, file, quick_gelu=False).activation.quick_gelu
+
+
 def test_name_and_option_agree_on_the_architecture() -> None:
     """ViT-B-32 and ViT-B-32-quickgelu with openai are one model, and so one fingerprint."""
     assert (
@@ -291,5 +313,6 @@ def test_tag_without_network_and_cache_is_one_paragraph(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
     assert "Retrying" not in ended.stderr
     error = next(line for line in ended.stderr.splitlines() if line.startswith("error:"))
-    assert all(way in error for way in ("cache", "FILE.safetensors", "random:0"))
+    assert all(way in error for way in ("cache", "random:0"))
+    assert "--model ViT-B-32 --pretrained FILE.safetensors --quick-gelu" in error
     assert not (tmp_path / "models").exists()

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from warmclip_export import catalog
-from warmclip_export.catalog import decide_activation, resolve_model, unsupported_reason
+from warmclip_export.catalog import (
+    activation_question,
+    decide_activation,
+    resolve_model,
+    unsupported_reason,
+)
 from warmclip_export.errors import ExportRefused
 
 TINY: dict[str, Any] = {
@@ -70,6 +75,27 @@ def test_what_was_asked_for_wins(asked: bool, tag_says: bool | None) -> None:
 
     assert chosen.quick_gelu is asked
     assert bool(chosen.note) is (asked is not bool(tag_says))
+
+
+@pytest.mark.parametrize(
+    ("config_says", "tags", "asks"),
+    [
+        (False, {}, False),
+        (False, {"laion": False}, False),
+        (False, {"openai": True}, True),
+        (False, {"openai": True, "laion": False}, True),
+        (True, {"openai": True}, False),
+        (True, {"laion": False}, True),
+    ],
+)
+def test_activation_of_a_file_is_asked_unless_there_is_one_answer(
+    config_says: bool, tags: dict[str, bool], asks: bool
+) -> None:
+    """A file is ambiguous where a tag of the same model departs from the model's name."""
+    question = activation_question("ViT-X", config_says=config_says, tags=tags)
+
+    assert bool(question) is asks
+    assert ("--quick-gelu" in question and "--no-quick-gelu" in question) is asks
 
 
 def test_activation_flag_is_no_part_of_the_architecture(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def check_bundle(
     step("verify the files")
     bundle.verify()
     step("fetch the weights")
-    checkpoint = fetch_checkpoint(recipe.weights)
+    checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")
     reference = Reference.build(recipe, checkpoint)
     if reference.tensors_sha256() != manifest.tensors_sha256:
