@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -22,6 +24,7 @@ from warmclip_export.drawing import write_gallery
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary", "worker")]
 
 HEAVY = ("onnxruntime", "numpy", "PIL", "torch", "qdrant_client", "tokenizers")
+DEPLOY = Path(__file__).parents[2] / "deploy"
 PROC = Path("/proc")
 OLDER = "older"
 NEW_YEAR_S = 978_307_200  # 2001
@@ -355,6 +358,26 @@ def test_metrics_of_workers(served: Served) -> None:
     )
     assert 0 < found["warmclip_inference_seconds_sum"] < 600
     assert found['warmclip_horse_deaths_total{kind="hung"}'] == 0
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "grafana.json"])
+def test_deployed_metrics(served: Served, name: str) -> None:
+    """Every metric that the alerts and the dashboard name is served."""
+    served.get("/api/v1/search?q=deployed")  # a request's histogram begins with the first one
+    shown = served.client.get("/metrics").text
+    names = set(re.findall(r"^([a-z_]+)", shown, re.MULTILINE))
+    names |= set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))  # without a sample yet
+    named = set(re.findall(r"\b(?:warmclip|process)_[a-z_]+", (DEPLOY / name).read_text()))
+    assert len(named) > 5
+    only_with_a_server = {"warmclip_qdrant_up"}  # test_serve_outages reads it
+    on_linux = set() if PROC.exists() else {"process_resident_memory_bytes"}
+    assert named - names - only_with_a_server - on_linux == set()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_by_promtool() -> None:
+    """Prometheus takes the rules."""
+    subprocess.run(["promtool", "check", "rules", DEPLOY / "alerts.yml"], check=True)
 
 
 def test_labels_of_routes(served: Served) -> None:
