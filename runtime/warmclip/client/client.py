@@ -176,8 +176,7 @@ class AsyncClient:
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             raise Overloaded(
-                f"no answer within {self._timeout_s:g} s, with {len(self._deadlines)} calls under "
-                "way in this process: ask for less at once, or let more workers answer"
+                f"no answer within {self._timeout_s:g} s: {_advice(len(self._deadlines))}"
             ) from None
         except asyncio.CancelledError:
             if _was_closed(future):
@@ -186,6 +185,19 @@ class AsyncClient:
         finally:
             deadline.cancel()
             self._deadlines.discard(deadline)
+
+
+def _advice(calls: int) -> str:
+    """What to do about a call that was not answered, while so many were under way."""
+    if calls > 1:
+        return (
+            f"{calls} calls are under way in this process; ask for less at once, or let more "
+            "workers answer"
+        )
+    return (
+        "no other call is under way, so Redis or the workers are slow or frozen; `warmclip status` "
+        "shows whether they answer"
+    )
 
 
 def _run_in_turn(call: Callable[..., T], arguments: Sequence[Any], deadline: Deadline) -> T:
