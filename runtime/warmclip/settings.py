@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _QDRANT_PORT = 6333
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SECRET_FILE_BYTES = 8192
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:([A-Za-z_]\w*|\*)", re.ASCII)
 
 
@@ -109,6 +110,8 @@ class Settings:
             SettingsError: naming the variable, its value and what it may be.
         """
         env = _Environment({name: value for name, value in environ.items() if value})
+        for variable in ("REDIS_URL", "QDRANT_URL", "QDRANT_API_KEY", "WARMCLIP_TOKEN"):
+            env.read_file_of(variable)
         default = cls(bundle=Path("models/ViT-B-32-openai"))
         limits = {
             item.name: _count(
@@ -179,6 +182,20 @@ class _Environment(dict[str, str]):
         self._read.add(name)
         return super().get(name, default)
 
+    def read_file_of(self, variable: str) -> None:
+        """Set a variable to what the file says that ``<variable>_FILE`` names.
+
+        Raises:
+            SettingsError: both are set, or the file cannot be read, is empty or is too large.
+        """
+        by_file = f"{variable}_FILE"
+        name = self.get(by_file)
+        if name is None:
+            return
+        if variable in self:
+            raise SettingsError(f"{variable} and {by_file} are both set; unset one of them")
+        self[variable] = _read_secret_file(by_file, Path(name).expanduser())
+
     def warn_of_unknown(self) -> None:
         """Log each WARMCLIP_ variable that is no setting: a misspelt one would do nothing."""
         for name in sorted(self.keys() - self._read):
@@ -186,6 +203,27 @@ class _Environment(dict[str, str]):
                 near = difflib.get_close_matches(name, self._read, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 log.warning("%s is no setting of this warmclip%s", name, hint)
+
+
+def _read_secret_file(variable: str, file: Path) -> str:
+    """The text of a small file, without the line end that editors leave; never quoted in errors."""
+    told = f"{variable}={file}"
+    try:
+        if not file.is_file():  # a pipe could block for ever
+            raise SettingsError(f"{told}: there is no such file")
+        with file.open("rb") as opened:
+            content = opened.read(_SECRET_FILE_BYTES + 1)
+    except OSError as exc:
+        raise SettingsError(f"{told} cannot be read: {exc.strerror}") from exc
+    if len(content) > _SECRET_FILE_BYTES:
+        raise SettingsError(f"{told} has more than {_SECRET_FILE_BYTES} bytes")
+    try:
+        text = content.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{told} is not UTF-8 text") from None
+    if not text.strip():
+        raise SettingsError(f"{told} is empty")
+    return text
 
 
 def check_collection(name: str) -> str:

@@ -37,6 +37,64 @@ def test_limit_from_the_environment() -> None:
     assert limits.image_bytes == Settings.from_env({}).limits.image_bytes
 
 
+SECRETS = {
+    "REDIS_URL": "redis://:secret@host:6379",
+    "QDRANT_URL": "https://qdrant:6333",
+    "QDRANT_API_KEY": "a-key",
+    "WARMCLIP_TOKEN": "a-token",
+}
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_secret_from_a_file(
+    variable: str, end: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is as if the variable had the file's text; the variable is known."""
+    file = tmp_path / "secret"
+    file.write_bytes(f"{SECRETS[variable]}{end}".encode())
+    settings = Settings.from_env({f"{variable}_FILE": str(file)})
+    assert settings == Settings.from_env({variable: SECRETS[variable]})
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (None, "there is no such file"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"s" * 8193, "more than 8192 bytes"),
+        (b"secret\xff", "is not UTF-8 text"),
+    ],
+)
+def test_unusable_secret_file(content: bytes | None, wrong: str, tmp_path: Path) -> None:
+    """The error names variable and file, and does not repeat what is in it."""
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=wrong) as caught:
+        Settings.from_env({"WARMCLIP_TOKEN_FILE": str(file)})
+    assert f"WARMCLIP_TOKEN_FILE={file}" in str(caught.value)
+    assert "secret" not in str(caught.value).removeprefix(f"WARMCLIP_TOKEN_FILE={file}")
+
+
+def test_largest_secret_file(tmp_path: Path) -> None:
+    """The bound itself is allowed."""
+    file = tmp_path / "token"
+    file.write_bytes(b"s" * 8192)
+    assert Settings.from_env({"WARMCLIP_TOKEN_FILE": str(file)}).token == "s" * 8192
+
+
+def test_secret_set_twice(tmp_path: Path) -> None:
+    """Neither wins silently."""
+    file = tmp_path / "token"
+    file.write_text("one")
+    both = {"WARMCLIP_TOKEN": "two", "WARMCLIP_TOKEN_FILE": str(file)}
+    with pytest.raises(SettingsError, match="WARMCLIP_TOKEN and WARMCLIP_TOKEN_FILE are both set"):
+        Settings.from_env(both)
+
+
 def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
     """A setting that nobody reads is said aloud, with the one that was meant."""
     Settings.from_env({"WARMCLIP_BACTH_SIZE": "8", "WARMCLIP_BATCH_SIZE": "4", "PATH": "/bin"})
