@@ -37,7 +37,9 @@ app = typer.Typer(
 
 Pretrained = Annotated[
     str,
-    typer.Option(help="A tag of the model, a checkpoint (.pt, .bin, .safetensors), random:SEED."),
+    typer.Option(
+        help="A tag of the model, a checkpoint (.safetensors, .pt, .ckpt, .bin), random:SEED."
+    ),
 ]
 QuickGelu = Annotated[
     bool | None,
@@ -79,7 +81,7 @@ def model(
     pretrained: Pretrained = "openai",
     out: Annotated[Path, typer.Option(help="The folder that holds the bundles.")] = Path("models"),
     name: Annotated[
-        str, typer.Option(help="The bundle's folder [MODEL-PRETRAINED].", show_default=False)
+        str, typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED")
     ] = "",
     quick_gelu: QuickGelu = None,
     precision: Annotated[
@@ -120,16 +122,16 @@ def model(
 def parity(
     bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
     model: Annotated[
-        str, typer.Option(help="Its model [what the certificate names].", show_default=False)
+        str, typer.Option(help="Its model.", show_default="what the certificate names")
     ] = "",
     pretrained: Annotated[
-        str, typer.Option(help="Its weights [what the certificate names].", show_default=False)
+        str, typer.Option(help="Its weights.", show_default="what the certificate names")
     ] = "",
     against: Annotated[
         Literal["mps", "cpu"] | None,
         typer.Option(
-            help="Where torch computes the reference [mps if it is there, else cpu].",
-            show_default=False,
+            help="Where torch computes the reference.",
+            show_default="mps if it is there, else cpu",
         ),
     ] = None,
     report: Annotated[
@@ -192,13 +194,13 @@ def lint_graphs(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle.")],
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="A batch size; may be repeated [those CoreML is run with].", min=1),
+        typer.Option(
+            help="A batch size; may be repeated.", min=1, show_default="those CoreML is run with"
+        ),
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(
-            help="Tokens of a text [the bundle's, of a file 77].", min=2, show_default=False
-        ),
+        typer.Option(help="Tokens of a text.", min=2, show_default="the bundle's, of a file 77"),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -8,14 +8,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from warmclip_export.errors import ExportRefused
-from warmclip_export.weights import WeightsSource, find_weights
+from warmclip_export.weights import WeightsSource, find_weights, is_path
 
 _VOCABULARY = 49_408
 _END_OF_TEXT = 49_407
+_NEAR = 0.75  # how alike two names are, of 1, to suggest one for the other
 
 # What a section of open_clip's configuration may say, beside sizes, and why nothing else.
 _BLOCKS = "its attention blocks are not open_clip's default ones"
@@ -117,6 +119,8 @@ def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None
         ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them;
             or the activation of a file is not known, and was not said.
     """
+    if not is_path(model) and Path(model).suffix != ".json":
+        model = model.replace("/", "-")  # ViT-B/32, as open_clip takes it
     config, preprocess = _configuration(model)
     reason = unsupported_reason(config)
     if reason:
@@ -134,7 +138,7 @@ def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None
         tag=weights.name,
     )
     return ModelRecipe(
-        name=_folder_name(model, pretrained, weights),
+        name=_folder_name(model, weights),
         model=Path(model).name,
         architecture=config,
         activation=activation,
@@ -214,6 +218,18 @@ def unsupported_reason(config: Mapping[str, Any]) -> str:
     return ""
 
 
+def explain_unknown(model: str, names: Sequence[str]) -> str:
+    """Why there is no such model, and which may have been meant."""
+    own = "A configuration of your own is named by its path, ending in .json"
+    if is_path(model):
+        return f"--model {model} is no name of a model. {own}; a checkpoint goes to --pretrained"
+    folded = {name.lower(): name for name in names}
+    asked = model.lower().replace("@", "-").removesuffix("px")
+    near = [folded[each] for each in get_close_matches(asked, folded, 3, _NEAR)]
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return f"open_clip has no model {model!r}{hint} {own}"
+
+
 def _refuse_to_guess(model: str, pretrained: str, *, config_says: bool) -> None:
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -254,19 +270,20 @@ def _named_configuration(model: str) -> dict[str, Any]:
     from open_clip.factory import get_model_config
 
     if model not in list_models():
-        near = [name for name in list_models() if name.lower().startswith(model.lower()[:5])]
-        hint = f"; it has: {', '.join(near)}" if near else ""
-        raise ExportRefused(
-            f"open_clip has no model {model!r}{hint}. "
-            "A configuration of your own is named by its path, ending in .json"
-        )
+        raise ExportRefused(explain_unknown(model, list_models()))
     config: dict[str, Any] = json.loads(json.dumps(get_model_config(model)))
     return config
 
 
-def _folder_name(model: str, pretrained: str, weights: WeightsSource) -> str:
+def _folder_name(model: str, weights: WeightsSource) -> str:
     architecture = Path(model).stem if model.endswith(".json") else model
-    origin = weights.path.stem if weights.path else pretrained
+    match weights.kind:
+        case "file":
+            origin = Path(weights.name).stem
+        case "random":
+            origin = f"random-{weights.name}"
+        case "tag":
+            origin = weights.name
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{architecture}-{origin}").lstrip(".-")
 
 

@@ -1,8 +1,6 @@
 """The reference: open_clip itself, in float32, without gradients, on the CPU or on MPS."""
 
 import hashlib
-import os
-import pickle
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,35 +10,21 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer, load_checkpoint
+from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import TextTransformer
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.transforms import ToTensor  # type: ignore[import-untyped]  # it ships no types
 
 from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
 from warmclip_export.catalog import ModelRecipe
+from warmclip_export.checkpoint import load_checkpoint
 from warmclip_export.errors import ExportRefused
 
 Device: TypeAlias = Literal["cpu", "mps"]
 """Where torch computes the reference."""
 
-# All that loading a file which is no checkpoint, or another model's, is known to raise.
-_UNSAFE_LOADING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-_LOADING = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    StopIteration,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 _NO_VECTOR = ("logit_scale", "logit_bias")
 
 
@@ -121,7 +105,7 @@ class Reference:
             except (TypeError, ValueError, AssertionError) as exc:
                 raise ExportRefused(f"open_clip cannot build {recipe.name}: {exc}") from exc
         if checkpoint is not None:
-            _load(model, checkpoint)
+            load_checkpoint(model, checkpoint)
         return cls(model, recipe.preprocess)
 
     def move(self, device: Device) -> None:
@@ -190,22 +174,6 @@ def _text_parts(model: CLIP | CustomTextCLIP) -> TextParts:
         projection=source.text_projection,
         causal=source.attn_mask is not None,
     )
-
-
-def _load(model: nn.Module, checkpoint: Path) -> None:
-    if os.environ.get(_UNSAFE_LOADING):
-        raise ExportRefused(
-            f"{_UNSAFE_LOADING} is set, with which torch would run a checkpoint's code; unset it"
-        )
-    try:
-        # Never unpickles code: weights_only is torch's own allow-list.
-        load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
-    except _LOADING as exc:
-        if "TorchScript" in str(exc):
-            why = "it is a TorchScript archive, which is a program; save its state_dict instead"
-        else:
-            why = " ".join(str(exc).split())[:300] or type(exc).__name__
-        raise ExportRefused(f"cannot load the checkpoint {checkpoint}: {why}") from exc
 
 
 def _tensor_sha256(array: npt.NDArray[np.float32]) -> str:

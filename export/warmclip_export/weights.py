@@ -1,7 +1,8 @@
 """Where a model's numbers come from: a tag of open_clip, a file, or a seed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import HTTPError, URLError
@@ -10,7 +11,7 @@ from urllib.request import Request, urlopen
 
 from warmclip_export.errors import ExportRefused, WeightsUnavailable
 
-CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _RANDOM = "random:"
 _MAX_SEED = 2**32 - 1
 _PROBE_TIMEOUT_S = 5.0
@@ -41,17 +42,41 @@ def find_weights(model: str, pretrained: str) -> WeightsSource:
 
     tag = get_pretrained_cfg(model, pretrained)
     if tag:
-        return WeightsSource(kind="tag", name=pretrained, tag=tag)
-    path = Path(pretrained)
+        name = pretrained.lower().replace("-", "_")  # as open_clip reads a tag
+        return WeightsSource(kind="tag", name=name, tag=tag)
+    path = Path(pretrained).expanduser()
     if not path.is_file():
-        tags = ", ".join(list_pretrained_tags_by_model(model)) or "none"
+        tags = list_pretrained_tags_by_model(model)
+        raise ExportRefused(explain_missing(pretrained, model, tags))
+    if path.suffix.lower() not in CHECKPOINTS:
         raise ExportRefused(
-            f"{pretrained!r} is neither a file nor a tag of {model} (its tags: {tags}) "
-            "nor random:SEED"
+            f"{path} is no checkpoint: its name ends in none of {', '.join(CHECKPOINTS)}"
         )
-    if path.suffix not in CHECKPOINTS:
-        raise ExportRefused(f"{path} is no checkpoint: its name ends in none of {CHECKPOINTS}")
     return WeightsSource(kind="file", name=path.name, path=path)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be meant as the path of a file or a folder."""
+    return (
+        name.startswith(("/", "./", "../", "~"))
+        or Path(name).suffix.lower() in CHECKPOINTS
+        or Path(name).exists()
+    )
+
+
+def explain_missing(pretrained: str, model: str, tags: Sequence[str]) -> str:
+    """Why something is neither a file nor a tag, and what may have been meant."""
+    if is_path(pretrained):
+        there = Path(pretrained).expanduser().absolute()
+        what = f"{there} is a folder: name the file" if there.is_dir() else f"no file {there}"
+        return f"--pretrained {pretrained}: {what}"
+    if not tags:
+        known = "open_clip has no weights for it"
+    else:
+        near = get_close_matches(pretrained.lower().replace("-", "_"), tags, 1)
+        known = f"did you mean {near[0]!r}? " if near else ""
+        known += f"Its tags: {', '.join(tags)}"
+    return f"{pretrained!r} is no tag of {model}, no file and not random:SEED; {known}"
 
 
 def fetch_checkpoint(weights: WeightsSource, *, file_options: str) -> Path | None:
@@ -82,8 +107,8 @@ def fetch_checkpoint(weights: WeightsSource, *, file_options: str) -> Path | Non
             f"{urlsplit(address).netloc} ({_first_line(exc)}). Three ways on: run this where there "
             "is a network, or copy the cache of such a machine (~/.cache/huggingface, "
             f"~/.cache/clip); name a checkpoint of them that you have, with {file_options} "
-            "(or .pt, .bin); or use --pretrained random:0 to try the machinery with weights that "
-            "mean nothing"
+            "(or .pt, .ckpt, .bin); or use --pretrained random:0 to try the machinery with "
+            "weights that mean nothing"
         ) from exc
 
 

@@ -6,7 +6,10 @@ import re
 import subprocess
 import sys
 import warnings
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import open_clip
@@ -18,8 +21,11 @@ from safetensors.torch import save_file
 
 from tiny_models import TINY_RESNET, TINY_VIT, written
 from warmclip_export.catalog import resolve_model, unsupported_reason
+from warmclip_export.checkpoint import shared_prefix
 from warmclip_export.errors import ExportRefused
 from warmclip_export.reference import Reference
+
+State: TypeAlias = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -210,19 +216,137 @@ def test_another_model_s_checkpoint_is_refused(trained: Path, tmp_path: Path) ->
         _load_file(trained, tmp_path / "rn.pt")
 
 
-def test_torchscript_archive_is_refused_by_its_name(trained: Path, tmp_path: Path) -> None:
-    """OpenAI's own .pt files are programs; the message says so."""
+OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+
+
+class _Archive(torch.nn.Module):
+    """A model with the sizes that OpenAI's archives hold among their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        for name in OPENAI_SIZES:
+            self.register_buffer(name, torch.tensor(77))
+
+
+def test_torchscript_archive_is_refused_with_the_call_that_saves_its_tensors(
+    trained: Path, tmp_path: Path
+) -> None:
+    """OpenAI's own .pt files are programs; the message's call makes a file of their tensors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and its files still about
-        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "jit.pt"))
+        torch.jit.save(torch.jit.script(_Archive()), str(tmp_path / "jit.pt"))
 
-        with pytest.raises(ExportRefused, match="TorchScript"):
+        with pytest.raises(ExportRefused, match="TorchScript") as refused:
             _load_file(trained, tmp_path / "jit.pt")
+    call = re.search(r"torch\.save\(.*'weights\.pt'\)", str(refused.value))
+    assert call is not None
+
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"FILE = 'jit.pt'; import torch; {call[0]}"],
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+    )
+
+    saved = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert saved.keys() == {"layer.weight", "layer.bias", *OPENAI_SIZES}
 
 
-def test_missing_file_is_told_from_a_tag(trained: Path) -> None:
-    """A path that is not there is refused with the tags that are."""
-    with pytest.raises(ExportRefused, match=r"neither a file nor a tag of ViT-B-32 .*laion2b"):
+def _renamed(prefix: str) -> Callable[[State], object]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("plain.PT", dict),
+        ("sizes.pt", lambda state: state | {name: torch.tensor(77) for name in OPENAI_SIZES}),
+        ("parallel.pth", _renamed("module.")),
+        ("compiled.pt", _renamed("_orig_mod.")),
+        ("both.pt", _renamed("module._orig_mod.")),
+        ("lightning.ckpt", lambda state: {"epoch": 1, "state_dict": _renamed("model.")(state)}),
+        ("trainer.bin", lambda state: {"model": state, "step": 7}),
+    ],
+)
+def test_spellings_of_a_checkpoint_are_the_same_weights(
+    trained: Path, tmp_path: Path, name: str, change: Callable[[State], object]
+) -> None:
+    """Wrappers' prefixes, a training run's record and OpenAI's sizes are no other model."""
+    torch.save(change(torch.load(trained / "plain.bin", weights_only=True)), tmp_path / name)
+
+    loaded = _load_file(trained, tmp_path / name)
+
+    assert loaded.tensors_sha256() == _load(trained, "plain.bin").tensors_sha256()
+
+
+def test_safetensors_is_told_by_its_suffix_in_any_case(trained: Path, tmp_path: Path) -> None:
+    """A suffix in capitals is read like any other."""
+    path = tmp_path / "SAFE.SAFETENSORS"
+    path.write_bytes((trained / "safe.safetensors").read_bytes())
+
+    loaded = _load_file(trained, path)
+
+    assert loaded.tensors_sha256() == _load(trained, "plain.bin").tensors_sha256()
+
+
+def test_tensors_with_different_prefixes_are_named(trained: Path, tmp_path: Path) -> None:
+    """What stands beside the model in a training run is shown, not guessed away."""
+    state = torch.load(trained / "plain.bin", weights_only=True)
+    mixed = {f"model.{name}": tensor for name, tensor in state.items()}
+    torch.save(mixed | {"loss.scale": torch.ones(1)}, tmp_path / "mixed.ckpt")
+
+    with pytest.raises(ExportRefused, match=r"lacks .* and .*no place for model\."):
+        _load_file(trained, tmp_path / "mixed.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"state_dict": {}, "epoch": 3}, "no tensors by name"),
+        ([torch.ones(1)], "no tensors by name, but list"),
+        ({"epoch": 3, "visual.proj": torch.ones(1)}, "epoch in it are no tensors"),
+        ({"args": Namespace(lr=1), "visual.proj": torch.ones(1)}, r"it holds argparse\.Namespace"),
+    ],
+)
+def test_file_of_something_else_is_refused_without_torch_s_advice(
+    trained: Path, tmp_path: Path, content: object, says: str
+) -> None:
+    """Nobody is told to set weights_only=False, with which a file's code would run."""
+    torch.save(content, tmp_path / "other.pt")
+
+    with pytest.raises(ExportRefused, match=says) as refused:
+        _load_file(trained, tmp_path / "other.pt")
+
+    assert "weights_only" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        ((), ""),
+        (("visual.proj", "ln_final.weight"), ""),
+        (("module.a", "module.b"), "module."),
+        (("module.model.a", "module.model._orig_mod.b"), "module.model."),
+        (("model.a", "b"), ""),
+        (("model.a", "module.b"), ""),
+    ],
+)
+def test_prefix_is_what_every_name_begins_with(names: tuple[str, ...], prefix: str) -> None:
+    """Only a prefix that all tensors share is a wrapper's."""
+    assert shared_prefix(names) == prefix
+
+
+def test_model_s_other_spelling_is_the_same_model() -> None:
+    """ViT-B/32 and a tag with hyphens, as open_clip takes them, name the same bundle."""
+    assert resolve_model("ViT-B/32", "laion2b-s34b-b79k") == resolve_model(
+        "ViT-B-32", "laion2b_s34b_b79k"
+    )
+
+
+def test_missing_file_is_answered_as_a_file(trained: Path) -> None:
+    """A path that is not there is no misspelt tag."""
+    with pytest.raises(ExportRefused, match=r"no file .*missing\.pt$"):
         resolve_model("ViT-B-32", str(trained / "missing.pt"))
 
 

@@ -1,6 +1,7 @@
 """Which model is meant: rules over names and configurations, without torch."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from warmclip_export import catalog
 from warmclip_export.catalog import (
     activation_question,
     decide_activation,
+    explain_unknown,
     resolve_model,
     unsupported_reason,
 )
 from warmclip_export.errors import ExportRefused
+from warmclip_export.weights import explain_missing
 
 TINY: dict[str, Any] = {
     "embed_dim": 32,
@@ -171,3 +174,44 @@ def test_seed_that_is_no_number_is_refused(seed: str, tmp_path: Path) -> None:
     """random:SEED takes whole numbers of 32 bits."""
     with pytest.raises(ExportRefused, match="whole number"):
         resolve_model(_written(tmp_path, "tiny.json", TINY), f"random:{seed}")
+
+
+NAMES = ("RN50", "RN50x4", "ViT-B-16", "ViT-B-32", "ViT-L-14", "ViT-L-14-336", "ViT-H-14")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("vit-b-32", "did you mean ViT-B-32"),
+        ("ViT-L-14@336px", "did you mean ViT-L-14-336"),
+        ("RN-50", "did you mean RN50"),
+        ("./nope.pt", "--model ./nope.pt is no name of a model.*a checkpoint goes to --pretrained"),
+        ("weights.CKPT", "a checkpoint goes to --pretrained"),
+        ("SigLIP", "no model 'SigLIP'. A configuration"),
+    ],
+)
+def test_unknown_model_names_what_may_have_been_meant(model: str, says: str) -> None:
+    """A name that is near is suggested, and nothing where nothing is."""
+    assert re.search(says, explain_unknown(model, NAMES))
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "says", "silent"),
+    [
+        ("./nope.pt", "no file /.*/nope.pt", "openai"),
+        ("nope.safetensors", "no file /.*/nope.safetensors", "openai"),
+        ("~/nope", "no file /.*/nope", "openai"),
+        ("/", "is a folder", "openai"),
+        ("opnai", "did you mean 'openai'", "no file /"),
+        ("laion2b-s34b", "did you mean 'laion2b_s34b_b79k'", "no file /"),
+        ("anything", "Its tags: openai, laion2b_s34b_b79k", "did you mean"),
+    ],
+)
+def test_missing_weights_are_told_by_what_they_look_like(
+    pretrained: str, says: str, silent: str
+) -> None:
+    """A path is answered as a path, a word as a tag."""
+    answer = explain_missing(pretrained, "ViT-B-32", ["openai", "laion2b_s34b_b79k"])
+
+    assert re.search(says, answer)
+    assert silent not in answer

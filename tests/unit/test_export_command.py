@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
+from warmclip import cli
 from warmclip_export import __main__ as command
 
 HEAVY = ("torch", "open_clip", "onnx", "onnxruntime", "skimage", "sklearn")
@@ -72,3 +77,20 @@ def test_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None
     assert result.exit_code == 2
     assert "--name" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def _helps(command: Any) -> Iterator[str]:
+    """Every help text of a command and of those below it; typer's classes vary by version."""
+    yield from filter(None, (command.help, command.epilog))
+    yield from filter(None, (getattr(it, "help", None) for it in command.params))
+    for each in getattr(command, "commands", {}).values():
+        yield from _helps(each)
+
+
+@pytest.mark.parametrize("app", [command.app, cli.app])
+def test_help_loses_no_words_in_brackets(app: typer.Typer) -> None:
+    """Help texts are markup to rich, which drops [words] that look like a tag."""
+    helps = list(_helps(typer.main.get_command(app)))
+
+    assert len(helps) > 20
+    assert [text for text in helps if Text.from_markup(text).plain != text] == []
