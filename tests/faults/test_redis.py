@@ -18,7 +18,7 @@ from running import PATIENCE_S, eventually, outcome, start_worker
 from warmclip.work.private_redis import find_server
 from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
-from warmclip.work.status import listening
+from warmclip.work.status import listening, read_status
 
 EMBED = "warmclip.work.jobs.embed_texts"
 
@@ -128,6 +128,7 @@ def test_redis_killed_while_idle(rig: Rig, server: Server) -> None:
         time.sleep(1)
         server.start()
         eventually(lambda: listening(open_queue(worker.connection)))
+        assert [it.state for it in read_status(worker.connection).workers] == ["idle"]
         assert outcome(worker.enqueue(EMBED, ["a"]), 60).return_value
 
 

@@ -86,7 +86,7 @@ def test_abandoned_searches(served: Served, worker: Running) -> None:
         eventually(lambda: abandoned(served) == MOST_WAITING)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(served.client.get, "/api/v1/search?q=red")
-            eventually(lambda: waiting(worker) == 1)
+            eventually(lambda: waiting(worker) == 1, timeout_s=10)
             os.kill(worker.horse, signal.SIGCONT)
             assert asked.result().status_code == 200
 
