@@ -42,8 +42,7 @@ def find_weights(model: str, pretrained: str) -> WeightsSource:
 
     tag = get_pretrained_cfg(model, pretrained)
     if tag:
-        name = pretrained.lower().replace("-", "_")  # as open_clip reads a tag
-        return WeightsSource(kind="tag", name=name, tag=tag)
+        return WeightsSource(kind="tag", name=_tag_name(pretrained), tag=tag)
     path = Path(pretrained).expanduser()
     if not path.is_file():
         tags = list_pretrained_tags_by_model(model)
@@ -73,10 +72,15 @@ def explain_missing(pretrained: str, model: str, tags: Sequence[str]) -> str:
     if not tags:
         known = "open_clip has no weights for it"
     else:
-        near = get_close_matches(pretrained.lower().replace("-", "_"), tags, 1)
+        near = get_close_matches(_tag_name(pretrained), tags, 1)
         known = f"did you mean {near[0]!r}? " if near else ""
         known += f"Its tags: {', '.join(tags)}"
     return f"{pretrained!r} is no tag of {model}, no file and not random:SEED; {known}"
+
+
+def _tag_name(pretrained: str) -> str:
+    """A tag's own spelling, which open_clip reads in any case and with hyphens too."""
+    return pretrained.lower().replace("-", "_")
 
 
 def fetch_checkpoint(weights: WeightsSource, *, file_options: str) -> Path | None:

@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -205,22 +206,28 @@ class _Environment(dict[str, str]):
                 log.warning("%s is no setting of this warmclip%s", name, hint)
 
 
+@contextmanager
+def _reading(told: str) -> Iterator[None]:
+    """Say of a file, as the user named it, that it cannot be read; its content is not shown."""
+    try:
+        yield
+    except OSError as exc:
+        raise SettingsError(f"{told} cannot be read: {exc.strerror}") from exc
+    except ValueError:  # the error holds the bytes, which may be a secret
+        raise SettingsError(f"{told} is not UTF-8 text") from None
+
+
 def _read_secret_file(variable: str, file: Path) -> str:
     """The text of a small file, without the line end that editors leave; never quoted in errors."""
     told = f"{variable}={file}"
-    try:
+    with _reading(told):
         if not file.is_file():  # a pipe could block for ever
             raise SettingsError(f"{told}: there is no such file")
         with file.open("rb") as opened:
             content = opened.read(_SECRET_FILE_BYTES + 1)
-    except OSError as exc:
-        raise SettingsError(f"{told} cannot be read: {exc.strerror}") from exc
-    if len(content) > _SECRET_FILE_BYTES:
-        raise SettingsError(f"{told} has more than {_SECRET_FILE_BYTES} bytes")
-    try:
+        if len(content) > _SECRET_FILE_BYTES:
+            raise SettingsError(f"{told} has more than {_SECRET_FILE_BYTES} bytes")
         text = content.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise SettingsError(f"{told} is not UTF-8 text") from None
     if not text.strip():
         raise SettingsError(f"{told} is empty")
     return text
@@ -251,12 +258,8 @@ def read_env_file(file: Path) -> dict[str, str]:
     """
     from dotenv import dotenv_values  # only who asks for it needs it
 
-    try:
+    with _reading(f"--env-file {file}"):
         text = file.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise SettingsError(f"--env-file {file} cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise SettingsError(f"--env-file {file} is not UTF-8 text") from exc
     values = dotenv_values(stream=io.StringIO(text))
     return {name.upper(): value for name, value in values.items() if value is not None}
 
