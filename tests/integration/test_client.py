@@ -329,12 +329,13 @@ def test_questions_that_wait_for_their_turn() -> None:
     slow = Slow()
 
     async def ask() -> None:
-        async with AsyncClient(slow, timeout_s=0.2) as client:
+        async with AsyncClient(slow, timeout_s=1) as client:
             first = [asyncio.create_task(client.embed_text(text)) for text in "ab"]
-            await asyncio.sleep(0.05)
+            while len(slow.asked) < len(first):
+                await asyncio.sleep(0.01)
             cancelled = asyncio.create_task(client.embed_text("cancelled"))
             late = asyncio.create_task(client.embed_text("late"))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.2)  # beyond their deadlines
             assert sorted(slow.asked) == ["a", "b"]
             cancelled.cancel()
             slow.let.set()
@@ -342,7 +343,7 @@ def test_questions_that_wait_for_their_turn() -> None:
                 await late
             await asyncio.gather(*first)
             slow.let.clear()
-            with pytest.raises(Overloaded, match=r"within 0\.2 s: no other .* slow or frozen"):
+            with pytest.raises(Overloaded, match=r"within 1 s: no other .* slow or frozen"):
                 await client.embed_text("c")
             slow.let.set()
 
