@@ -331,7 +331,7 @@ def test_questions_that_wait_for_their_turn() -> None:
     async def ask() -> None:
         async with AsyncClient(slow, timeout_s=1) as client:
             first = [asyncio.create_task(client.embed_text(text)) for text in "ab"]
-            while len(slow.asked) < len(first):
+            while len(slow.asked) < slow.concurrency:
                 await asyncio.sleep(0.01)
             cancelled = asyncio.create_task(client.embed_text("cancelled"))
             late = asyncio.create_task(client.embed_text("late"))
@@ -358,7 +358,8 @@ def test_closing() -> None:
     async def ask() -> list[Any]:
         client = AsyncClient(slow)
         asked = [asyncio.create_task(client.embed_text(text)) for text in "abc"]
-        await asyncio.sleep(0.05)
+        while len(slow.asked) < slow.concurrency:
+            await asyncio.sleep(0.01)
         closing = asyncio.create_task(client.aclose())
         await asyncio.sleep(0.05)
         assert not slow.closed
