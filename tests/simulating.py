@@ -123,12 +123,12 @@ class SimulatedWorker:
 def draw_session(
     connection: Redis, chunks: int, *, size: int = 1, directory: str = "/pictures"
 ) -> Session:
-    """A session whose folder was searched: so many chunks of so many pictures."""
+    """A session, or the one at this folder, whose search has found so many chunks of pictures."""
     session, _ = SessionCommands(connection).start(directory, "images")
     leases = ScanLeases(connection)
     leases.beat()
     assert leases.acquire(session.id)
-    results, scan = ScanResults(connection, leases), Scan()
+    results, scan = ScanResults(connection, leases), Scan(rescans_asked=session.rescans_asked)
     for number in range(chunks):
         paths = [f"{directory}/2026/holiday/{number:06}-{place:02}.jpg" for place in range(size)]
         results.add_chunk(session.id, scan, paths)

@@ -1,10 +1,16 @@
-"""Sessions on a real Redis, step by step: each race is forced, workers are simulated."""
+"""Sessions on a real Redis, step by step: each race is forced, workers are simulated.
+
+By hand, in hours, with ``SESSION_SEQUENCES=200 SESSION_JOBS=5000``.
+"""
 
 import json
+import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +47,9 @@ from warmclip.work.sessions.store import KEPT_PARTS, folder_key, session_key
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
 PENDING = "rq:queue:default"
+
+SEQUENCES = int(os.environ.get("SESSION_SEQUENCES", "4"))
+JOBS = int(os.environ.get("SESSION_JOBS", "150"))
 
 
 @pytest.fixture(scope="module")
@@ -963,7 +972,7 @@ def test_session_without_a_worker(connection: Redis, scheduler: SessionScheduler
 # At random
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(SEQUENCES))
 def test_random_sequences(
     seed: int, connection: Redis, settings: Settings, commands: SessionCommands
 ) -> None:
@@ -971,7 +980,7 @@ def test_random_sequences(
     queue and records agree, every picture is counted, and no key is left over.
     """
     chance = random.Random(seed)
-    agree_after(chance, connection, settings, commands, sessions=2, chunks=150, orders=25)
+    agree_after(chance, connection, settings, commands)
 
 
 def agree_after(
@@ -980,10 +989,8 @@ def agree_after(
     settings: Settings,
     commands: SessionCommands,
     *,
-    sessions: int,
-    chunks: int,
-    orders: int,
-    patience_s: float = 120,
+    chunks: int = JOBS,
+    orders: int = 25,
 ) -> None:
     """Give orders at random, let everything come to its end, and compare."""
     schedulers = [SessionScheduler(connection, settings) for _ in range(2)]
@@ -995,34 +1002,45 @@ def agree_after(
         )
         for number in range(2)
     ]
-    folders = [f"/{number}" for number in range(sessions)]
-    drawn = [draw_session(connection, chunks, directory=folder) for folder in folders]
+    drawn: dict[str, Session] = {}
+    images: Counter[str] = Counter()
+
+    def post(folder: str, count: int) -> None:
+        session = draw_session(connection, count, directory=folder)
+        drawn[session.id] = session
+        images[session.id] += count
+
+    def over() -> list[bool]:
+        return [now(connection, each).is_over for each in drawn.values()]
+
+    for folder in ("/0", "/1"):
+        post(folder, chunks)
     for scheduler in schedulers:
         scheduler.start()
     for worker in workers:
         worker.start()
     try:
         for _ in range(orders):
-            session = chance.choice(drawn)
-            order = chance.choices(["pause", "resume", "cancel", "retry"], [5, 5, 0.3, 1])[0]
+            session = chance.choice(list(drawn.values()))
+            kinds = ["pause", "resume", "cancel", "retry", "post"]
+            order = chance.choices(kinds, [5, 5, 0.3, 1, 1])[0]
             try:
-                if order == "retry":
+                if order == "post":  # it joins the session there, or begins another one
+                    post(session.directory, chunks if all(over()) else chunks // 10)
+                elif order == "retry":
                     commands.retry(session.id, 8)
                 else:
                     getattr(commands, order)(session.id)
                 chance.choice(schedulers).wake()
             except SessionOver:
-                if all(now(connection, each).is_over for each in drawn):
-                    drawn.append(draw_session(connection, chunks, directory=session.directory))
+                pass
             time.sleep(chance.random() * 0.03)
-        for session in drawn:
-            try:
+        for session in drawn.values():
+            with suppress(SessionOver):
                 commands.resume(session.id)
-            except SessionOver:
-                continue
-        deadline = time.monotonic() + patience_s
-        while not all(now(connection, session).is_over for session in drawn):
-            assert time.monotonic() < deadline, [now(connection, session) for session in drawn]
+        deadline = time.monotonic() + 120 + chunks * 0.2
+        while not all(over()):
+            assert time.monotonic() < deadline, [now(connection, it) for it in drawn.values()]
             time.sleep(0.02)
         while connection.smembers("rq:warmclip:sessions:open"):
             assert time.monotonic() < deadline
@@ -1033,16 +1051,16 @@ def agree_after(
             scheduler.stop()
         for worker in workers:
             worker.join()
-    for session in drawn:
+    for session in drawn.values():
         ended = now(connection, session)
         assert ended.state in ("finished", "cancelled")
+        assert ended.images == images[session.id]
         if ended.state == "finished":
             assert ended.done == ended.images
-            assert ended.images % chunks == 0  # it was drawn again where it was joined
         assert ended.skipped == connection.llen(session_key(session.id, "skipped"))
     assert connection.llen(PENDING) == 0
     assert connection.llen(f"{PENDING}:intermediate") == 0
-    kept = {session_key(it.id, part) for it in drawn for part in KEPT_PARTS}
+    kept = {session_key(it, part) for it in drawn for part in KEPT_PARTS}
     assert keys_of(connection) - kept == set()
 
 
