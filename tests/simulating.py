@@ -186,3 +186,30 @@ def before_next_write(
         patch.setattr(Pipeline, "execute", interrupted)
         yield
     assert has_acted, "no transaction came"
+
+
+class Died(BaseException):
+    """What ends a process between two of its steps."""
+
+
+@contextmanager
+def dying_before(monkeypatch: pytest.MonkeyPatch, writes: int) -> Iterator[list[Died]]:
+    """The block ends just before it sends its next commands, once it has sent so many pipelines.
+
+    Yields a list that has an entry afterwards if that came to pass.
+    """
+    execute, left, deaths = Pipeline.execute, writes, []
+
+    def counted(pipe: Pipeline, raise_on_error: bool = True) -> list[Any]:
+        nonlocal left
+        if left == 0:
+            raise Died
+        left -= 1
+        return execute(pipe, raise_on_error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "execute", counted)
+        try:
+            yield deaths
+        except Died as death:
+            deaths.append(death)

@@ -6,6 +6,7 @@ onnxruntime, so that the parent of a worker and the doctor can use it.
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -15,11 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
+log = logging.getLogger(__name__)
+
 _READ_BYTES = 64 * 1024
 _KEPT_STDERR_BYTES = 64 * 1024
 _LONGEST_LINE_BYTES = 1024 * 1024
 _MOST_DRAINS = 16  # reads of a pipe that holds 64 KiB
 _ENDED_EVERY_S = 0.02  # how often a child without open pipes is asked whether it has ended
+_DYING_S = 10.0  # between SIGKILL and the end
 
 
 def signal_name(number: int) -> str:
@@ -84,6 +88,7 @@ class ChildProcess:
         self._stderr = _own(None, self._process.stderr)
         self._pending = b""
         self._kept_stderr = b""
+        self._is_left_behind = False
         self._selector = selectors.DefaultSelector()
         for descriptor in (self._messages, self._stderr):
             if descriptor >= 0:
@@ -207,11 +212,24 @@ class ChildProcess:
     def end(self) -> int:
         """Kill what is left of the group, and return the child's code; a signal is negative.
 
-        A child that has ended by itself keeps its own code.
+        A child that has ended by itself keeps its own code. One that is killed may not end for as
+        long as a device does not answer it, or a debugger holds it: it is left behind after ten
+        seconds, with the code that it will have, and ``is_alive`` remains true.
         """
         if self._process.returncode is None:  # not reaped: the group is still its own
             self._kill_group()
-        code = self._process.wait()
+        try:
+            code = self._process.wait(0.0 if self._is_left_behind else _DYING_S)
+        except subprocess.TimeoutExpired:
+            if not self._is_left_behind:
+                log.warning(
+                    "process %d was killed %.0f s ago and has not ended: it waits for a device, or "
+                    "a debugger holds it",
+                    self.pid,
+                    _DYING_S,
+                )
+            self._is_left_behind = True
+            code = -signal.SIGKILL
         self._drain_stderr()
         return code
 

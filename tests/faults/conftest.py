@@ -17,6 +17,7 @@ FAULTY = Path(__file__).parents[1] / "standins" / "faulty"
 FUNCTIONS = (
     *("sleep", "die", "leave", "hang", "hold", "grind", "eat", "embed", "process", "echo"),
     *("answer", "count", "count_slowly", "count_and_fail", "close_descriptors", "scribble"),
+    "repeat_answers",
     *("end_children", "leave_child"),
 )
 

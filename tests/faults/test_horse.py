@@ -5,10 +5,11 @@ import signal
 import time
 
 import pytest
-from rq.job import Retry
+from rq.job import JobStatus, Retry
 
 from faults.conftest import Rig, name_of
-from running import Running, eventually, outcome, reason
+from running import PATIENCE_S, Running, eventually, outcome, reason
+from standins.debugger import debugger_at
 from warmclip.errors import HorseDied
 from warmclip.fsutil import is_running
 from warmclip.work.call import call
@@ -55,6 +56,25 @@ def test_killed_while_idle(rig: Rig, signum: int) -> None:
         first = worker.kill_horse(signum)
         works(worker)
         assert worker.horse != first
+
+
+def test_killed_and_does_not_end(rig: Rig) -> None:
+    """No other horse starts beside it, as it may hold the store: the worker leaves with a sentence,
+    and the job waits for the next worker.
+    """
+    with rig.worker() as worker:
+        horse = worker.kill_horse(signal.SIGSTOP)
+        job = worker.enqueue(EMBED, ["a"])
+        with debugger_at(horse):
+            eventually(open_queue(worker.connection).started_job_registry.get_job_ids)
+            worker.kill_horse()
+            assert worker.process.wait(PATIENCE_S) == 3
+        said = " ".join(worker.log.read_text().split())
+        assert f"the horse {horse} was killed and does not end" in said
+        assert "Traceback" not in said
+        assert job.get_status() == JobStatus.QUEUED
+    with rig.worker() as worker:
+        works(worker)
 
 
 def test_job_that_was_not_begun(rig: Rig) -> None:
@@ -148,6 +168,18 @@ def test_job_that_writes_to_descriptors(rig: Rig) -> None:
     with rig.worker() as worker:
         before = worker.horse
         assert worker.run("faulty_jobs.scribble").return_value == "scribbled"
+        assert worker.horse == before
+        works(worker)
+
+
+def test_horse_that_answers_more_than_once(rig: Rig) -> None:
+    """What it says for another job, or again, is passed by: each job has its own answer, once."""
+    with rig.worker() as worker:
+        before = worker.horse
+        assert worker.run("faulty_jobs.repeat_answers").return_value == "more than once"
+        jobs = [worker.enqueue("faulty_jobs.echo", number) for number in range(10)]
+        assert [outcome(job).return_value for job in jobs] == list(range(10))
+        assert [len(job.results()) for job in jobs] == [1] * 10
         assert worker.horse == before
         works(worker)
 

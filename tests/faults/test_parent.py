@@ -29,6 +29,7 @@ from warmclip.work.call import call
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
+from warmclip.work.status import read_status
 
 SLOW = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.2", "WARMCLIP_BATCH_SIZE": "8"}
 EMBED = "warmclip.work.jobs.embed_texts"
@@ -154,6 +155,24 @@ def test_asked_to_stop_twice(rig: Rig) -> None:
         assert queue.job_ids == [job.id]
         assert queue.started_job_registry.get_job_ids() == []
         assert queue.failed_job_registry.get_job_ids() == []
+
+
+def test_asked_to_stop_while_loading(rig: Rig) -> None:
+    """It leaves at once: a horse that loads for ever is not waited for."""
+    environment = rig.environment()
+    with open_broker(Settings.from_env(environment)) as connection:
+        process = start_worker(environment, log=rig.folder / "worker.log")
+        eventually(lambda: children(process.pid))
+        (horse,) = children(process.pid)
+        os.kill(horse, signal.SIGSTOP)
+        try:
+            eventually(lambda: read_status(connection).workers)
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+            assert not is_running(horse)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_thirty_kills(rig: Rig) -> None:

@@ -22,6 +22,7 @@ from simulating import (
     SimulatedWorker,
     before_next_write,
     draw_session,
+    dying_before,
     jobs_of,
     keys_of,
     register,
@@ -302,6 +303,31 @@ def test_worker_takes_a_job_that_is_taken_back(
     worker.finish(taken[0])
     advance(scheduler)
     assert now(connection, session).indexed == 1
+
+
+def test_scheduler_that_dies_before_a_write(
+    connection: Redis,
+    settings: Settings,
+    commands: SessionCommands,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever write that is, the next scheduler goes on from there: each picture counts once, and
+    none as skipped.
+    """
+    has_died, writes = True, 0
+    while has_died:
+        connection.flushall()
+        session = draw_session(connection, 4)
+        advance(SessionScheduler(connection, settings))
+        assert SimulatedWorker(connection).run_one()
+        commands.pause(session.id)
+        with dying_before(monkeypatch, writes) as deaths:
+            advance(SessionScheduler(connection, settings))
+        commands.resume(session.id)
+        ended = run_to_end(connection, SessionScheduler(connection, settings), session)
+        assert (ended.state, ended.indexed, ended.skipped) == ("finished", 4, 0)
+        has_died, writes = bool(deaths), writes + 1
+    assert writes > 1
 
 
 def test_two_schedulers(connection: Redis, settings: Settings) -> None:

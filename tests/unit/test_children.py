@@ -11,6 +11,8 @@ from subprocess import PIPE
 
 import pytest
 
+from standins.debugger import debugger_at
+from warmclip import children
 from warmclip.children import ChildProcess, describe_exit, signal_name
 from warmclip.fsutil import is_running
 
@@ -165,6 +167,21 @@ def test_kill_is_repeatable() -> None:
         assert child.wait(PATIENCE_S)
         assert child.end() == child.end() == -signal.SIGKILL
         child.kill()
+
+
+def test_killed_and_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left behind after a while, which is said once, and seen to its end when that comes."""
+    monkeypatch.setattr(children, "_DYING_S", 0.5)
+    with ChildProcess(python("import time\ntime.sleep(600)")) as child:
+        with debugger_at(child.pid):
+            assert child.end() == child.end() == -signal.SIGKILL
+            assert child.is_alive
+        (said,) = caplog.messages
+        assert f"process {child.pid} was killed" in said
+        assert child.wait(PATIENCE_S)
+        assert child.end() == -signal.SIGKILL
 
 
 def test_last_words() -> None:

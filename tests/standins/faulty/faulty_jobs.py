@@ -92,6 +92,22 @@ def scribble() -> str:
     return "scribbled"
 
 
+def repeat_answers() -> str:
+    """From now on, have the horse answer for another job before its own answer, and that twice."""
+    from warmclip.work.horse.reporter import Reporter
+
+    send = Reporter.send
+
+    def send_thrice(self: Reporter, **message: Any) -> None:
+        if "done" in message:
+            send(self, **message | {"done": "another", "text": '"of another"'})
+            send(self, **message)
+        send(self, **message)
+
+    Reporter.send = send_thrice  # type: ignore[method-assign]  # that is the fault
+    return "more than once"
+
+
 def end_children(how: str) -> list[int]:
     """Start programs or processes, ask each to end, and return their codes."""
     match how:

@@ -114,17 +114,20 @@ class HorseProcess:
     def end(self) -> int:
         """See it and its children to their end, and return its code; a signal is negative.
 
-        One that died by itself keeps its own code; one that lives is killed.
+        One that died by itself keeps its own code; one that lives is killed, and is still alive if
+        it does not end then (see ``ChildProcess.end``).
         """
         code = self._process.end()
         if self._writer is not None:
             self._writer.join(_EXITING_S)  # its pipe has no reader any more
         return code
 
-    def close(self) -> None:
-        """Hang up, and see it leave; one that does not is killed."""
+    def leave(self) -> None:
+        """Hang up, and give it half a minute to leave."""
         if self._writer is None or not self._writer.is_alive():
             self._process.hang_up()
             self._process.wait(_LEAVING_S)
-        self.end()
+
+    def close(self) -> None:
+        """Close its pipes, once it was seen to its end."""
         self._process.close()

@@ -88,6 +88,7 @@ class WarmHorse:
         self._hang_s = hang_s
         self._observe = observe
         self._process: HorseProcess | None = None
+        self._left_behind: HorseProcess | None = None  # the last one; it may not have ended
         self._is_ready = False  # whether it has loaded the model
         self._tainted = ""  # why it is not to run another job
         self._killed: HorseProcess | None = None  # on command; it may still be dying
@@ -105,7 +106,7 @@ class WarmHorse:
             on_tick: called about once a second while one is started.
 
         Raises:
-            HorseDied: none survives its start.
+            HorseDied: none survives its start, or the last one does not end.
             WarmclipError: what the horse found wrong, of the same class.
         """
         for failures in range(_MOST_STARTS):
@@ -200,8 +201,7 @@ class WarmHorse:
     def close(self) -> None:
         """Have the horse leave; one that is still loading is killed."""
         if self._process is not None and self._is_ready:
-            self._process.close()
-            self._process = None
+            self._process.leave()
         self._end()
 
     @property
@@ -218,17 +218,23 @@ class WarmHorse:
         """Start another horse, when the former one is gone: it may hold the store."""
         if self._process is not None and self._tainted:
             log.info("the horse %d is replaced, as %s", self._process.pid, self._tainted)
-            self._process.close()
-            self._process = None
+            self._process.leave()
         elif self._process is not None:
             log.warning("the horse %d has ended; a new one starts", self._process.pid)
         self._end()
+        if self._left_behind is not None and self._left_behind.is_alive:
+            raise HorseDied(
+                f"the horse {self._left_behind.pid} was killed and does not end, as it waits for a "
+                "device or a debugger holds it; it may hold the store, so start the worker again "
+                "when it has ended"
+            )
         self._process = self._start()
 
     def _end(self) -> None:
         if self._process is not None:
             self._process.end()
             self._process.close()
+            self._left_behind = self._process
             self._process = None
         self._is_ready = False
         self._tainted = ""
