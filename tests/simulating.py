@@ -198,7 +198,8 @@ def dying_before(monkeypatch: pytest.MonkeyPatch, writes: int) -> Iterator[list[
 
     Yields a list that has an entry afterwards if that came to pass.
     """
-    execute, left, deaths = Pipeline.execute, writes, []
+    execute, left = Pipeline.execute, writes
+    deaths: list[Died] = []
 
     def counted(pipe: Pipeline, raise_on_error: bool = True) -> list[Any]:
         nonlocal left

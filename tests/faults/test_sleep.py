@@ -43,6 +43,7 @@ def test_closed_lid(rig: Rig, workers: int) -> None:
                 started = open_queue(one.connection).started_job_registry
                 for entry in started.get_job_and_execution_ids(cleanup=False):
                     one.connection.zadd(started.key, {":".join(entry): 1})
+                    one.connection.delete(f"rq:execution:{':'.join(entry)}")
             read_status(one.connection)  # who counts cleans nothing up
         finally:
             stop(reversed(pids), signal.SIGCONT)

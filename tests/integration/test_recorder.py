@@ -17,8 +17,10 @@ from rq.queue import Queue
 from rq.repeat import Repeat
 from rq.results import Result
 from rq.serializers import JSONSerializer
+from rq.utils import current_timestamp
 
 from standins.redis_server import redis_server
+from warmclip.work import recovery
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.horse.report import JobReport, Outcome
@@ -482,6 +484,7 @@ def expire(worker: Worker, running: Running) -> None:
     """As if its heartbeats had ceased two minutes ago, on another machine."""
     redis = worker.rq.connection
     redis.zadd(worker.queue.started_job_registry.key, {running.execution.composite_key: 1})
+    redis.delete(running.execution.key)
 
 
 def test_recovery_of_an_expired_job(worker: Worker, connection: Redis) -> None:
@@ -507,6 +510,27 @@ def test_recovery_that_rests(worker: Worker, connection: Redis) -> None:
     another.recovery.run_if_due()
     assert running.is_held(connection)
     assert job.get_status() == JobStatus.STARTED
+
+
+@pytest.mark.parametrize("wrong", ["here", "there", "Redis"])
+def test_clock_that_is_an_hour_off(
+    worker: Worker, connection: Redis, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Whoever's it is, a job whose heartbeats come is not taken for lost."""
+    enqueue(connection)
+    running = worker.start()
+    another = Worker(connection, "another")
+    match wrong:
+        case "here":
+            monkeypatch.setattr(recovery, "current_timestamp", lambda: current_timestamp() + 3600)
+        case "there":
+            entry = {running.execution.composite_key: current_timestamp() - 3600}
+            connection.zadd(worker.queue.started_job_registry.key, entry)
+        case _:  # it has expired what was to live for 90 s
+            connection.delete(running.execution.key)
+    another.recovery.run_if_due()
+    assert running.is_held(connection)
+    assert another.given_up == []
 
 
 def test_recovery_leaves_what_runs(worker: Worker, connection: Redis) -> None:

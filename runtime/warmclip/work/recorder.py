@@ -177,7 +177,7 @@ class JobRecorder:
         Args:
             running: the other worker's execution.
             expired_by: give it up only if its heartbeats ceased before this time, in seconds
-                since 1970; None: its processes are known to be gone.
+                since 1970, and by Redis's own clock; None: its processes are known to be gone.
         """
         job = running.job
         registry = job.started_job_registry.key
@@ -187,7 +187,10 @@ class JobRecorder:
             nonlocal is_lost
             score = pipeline.zscore(registry, running.execution.composite_key)
             status = pipeline.hget(job.key, "status")
-            is_lost = score is not None and (expired_by is None or score <= expired_by)
+            is_lost = score is not None and (
+                expired_by is None
+                or (score <= expired_by and not pipeline.exists(running.execution.key))
+            )
             if is_lost and status == JobStatus.STARTED.value.encode():
                 job.mark_ended(JobStatus.STARTED)
                 job.ended_at = now()

@@ -5,6 +5,9 @@ killed in between leaves it in that list; one that is killed later, among the st
 its heartbeats cease. Every worker looks after both, for all; of workers on its own machine it sees
 at once that they are gone.
 
+Heartbeats have ceased when two clocks say so: that of this machine, by which RQ's list of started
+jobs is read, and Redis's own, by which the execution's record expires. Either may be set wrong.
+
 Each job is given up in a transaction of its own, which is only taken while nobody else has given
 it up: two workers that look at the same moment do not queue it twice. RQ's own cleaning of started
 jobs, which two workers may do at once, is never done here.
@@ -120,7 +123,7 @@ class OrphanRecovery:
             expired_by: float | None
             if name and is_gone(queue.connection, key, with_horse=True):
                 expired_by = None
-            elif score <= current_timestamp() and not is_resting:
+            elif not name and score <= current_timestamp() and not is_resting:
                 expired_by = float(current_timestamp())
             else:
                 still.add(job_id)
