@@ -339,14 +339,16 @@ def test_several_workers_get_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
     file = tmp_path / ".env"
     file.write_text("QDRANT_URL=http://qdrant\n")
-    told: list[Any] = []
+    told: list[Sequence[Sequence[str]]] = []
 
-    def run_workers(*arguments: Any) -> int:
-        told.append(arguments)
+    def run(self: supervisor.Supervisor) -> int:
+        told.append(self._workers)
         return 0
 
-    monkeypatch.setattr(supervisor, "run_workers", run_workers)
-    CliRunner().invoke(app, ["worker", "--workers", "2", "--env-file", str(file)])
-    ((count, settings, arguments),) = told
-    assert (count, settings.qdrant_url) == (2, "http://qdrant:6333")
-    assert f"--env-file={file}" in arguments
+    monkeypatch.setattr(supervisor.Supervisor, "run", run)
+    options = ["worker", "--workers", "2", "--reserve", "high", "--env-file", str(file)]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    (workers,) = told
+    queues = ["--queues=high,default", "--queues=high,default", "--queues=high"]
+    assert [arguments[0] for arguments in workers] == queues
+    assert all(f"--env-file={file}" in arguments for arguments in workers)

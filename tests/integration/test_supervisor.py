@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from redis import Redis
+from rq.command import send_stop_job_command
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervised:
-    """Two workers that listen, their supervisor, and their Redis."""
+    """Workers that listen, their supervisor, and their Redis."""
 
     process: subprocess.Popen[str]
     connection: Redis
@@ -50,23 +52,38 @@ class Supervised:
         return queue.enqueue(f"{JOBS}.{function}", args=arguments)
 
 
+@contextmanager
+def supervised(environment: dict[str, str], *arguments: str, log: Path) -> Iterator[Supervised]:
+    """`warmclip worker` with two workers; they are stopped at the end."""
+    settings = Settings.from_env(environment)
+    with open_broker(settings) as connection:
+        process = start_worker(environment, *arguments, log=log)
+        two = Supervised(process=process, connection=connection, settings=settings, log=log)
+        try:
+            eventually(lambda: len(two.workers) == 2)
+            yield two
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
+            eventually(lambda: not two.workers)
+
+
 @pytest.fixture
 def two(tmp_path: Path, demo_bundle: Path) -> Iterator[Supervised]:
     """`warmclip worker --workers 2`, with a store that more than one may use."""
-    log = tmp_path / "log"
     with qdrant.serve(tmp_path / "server") as server:
         environment = user_environment(tmp_path / "home", demo_bundle, QDRANT_URL=server.url)
-        settings = Settings.from_env(environment)
-        with open_broker(settings) as connection:
-            process = start_worker(environment, "--workers", "2", log=log)
-            two = Supervised(process=process, connection=connection, settings=settings, log=log)
-            try:
-                eventually(lambda: len(two.workers) == 2)
-                yield two
-            finally:
-                process.terminate()
-                process.wait(PATIENCE_S)
-                eventually(lambda: not two.workers)
+        with supervised(environment, "--workers", "2", log=tmp_path / "log") as two:
+            yield two
+
+
+@pytest.fixture
+def reserved(tmp_path: Path, demo_bundle: Path) -> Iterator[Supervised]:
+    """`warmclip worker --reserve high`, with a Qdrant server."""
+    with qdrant.serve(tmp_path / "server") as server:
+        environment = user_environment(tmp_path / "home", demo_bundle, QDRANT_URL=server.url)
+        with supervised(environment, "--reserve", "high", log=tmp_path / "log") as two:
+            yield two
 
 
 def test_both_work(two: Supervised, tmp_path: Path) -> None:
@@ -90,6 +107,26 @@ def test_both_work(two: Supervised, tmp_path: Path) -> None:
     assert watch(two.connection, run).indexed == 8
     found = call(two.connection, "search", {"collection": "images", "text": "red", "limit": 20})
     assert len(found["hits"]) == 8
+
+
+def test_search_beside_a_long_job(reserved: Supervised, tmp_path: Path) -> None:
+    """With a worker that is reserved for `high`, a search is answered while a long job runs."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
+    run = submit_index(reserved.connection, reserved.settings, [folder])
+    assert watch(reserved.connection, run).indexed == 1
+    traces = [tmp_path / name for name in ("one", "another")]
+    jobs = [reserved.enqueue("sleep", 600, str(trace)) for trace in traces]
+    eventually(lambda: any(map(lines, traces)))
+    found = call(reserved.connection, "search", {"collection": "images", "text": "red"})
+    assert [Path(hit["path"]).name for hit in found["hits"]] == ["red.png"]
+    # The reserved worker takes nothing else, so one of the two jobs still waits.
+    assert sorted(map(str, map(lines, traces))) == ["['begin']", "[]"]
+    for job in jobs:
+        job.cancel()
+        if lines(traces[jobs.index(job)]):
+            send_stop_job_command(reserved.connection, job.id, JSONSerializer)
 
 
 def test_killed_worker(two: Supervised, tmp_path: Path) -> None:

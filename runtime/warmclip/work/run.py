@@ -43,6 +43,7 @@ def run_worker(
     burst: bool = False,
     max_jobs: int | None = None,
     supervisor: int | None = None,
+    reads_store: bool = False,
 ) -> None:
     """Load the model in a horse, then run jobs until SIGTERM or SIGINT.
 
@@ -52,6 +53,7 @@ def run_worker(
         burst: leave as soon as the queues are empty.
         max_jobs: leave after so many.
         supervisor: the process that started this one; when it is gone, the worker leaves.
+        reads_store: leave the embedded store to another worker, and ask that one for what is in it.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
@@ -66,7 +68,7 @@ def run_worker(
     patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
     with (
         open_broker(settings, patience) as connection,
-        _store_owner(settings, connection) as owner,
+        _store_owner(settings, connection, reads_store) as owner,
     ):
         counters = CounterBuffer()
         policy = CrashPolicy(
@@ -101,16 +103,17 @@ def run_worker(
 
 
 @contextmanager
-def _store_owner(settings: Settings, connection: Redis) -> Iterator[int | None]:
-    """The embedded store's lock, held by this process for its horses; None with a server.
+def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator[int | None]:
+    """The embedded store's lock, held by this process for its horses.
 
+    None with a server, or for a worker that only reads the store.
     A worker that was killed may have left a horse: it leaves within seconds, or is ended here.
 
     Raises:
         StoreHeld: a living process owns it.
         StoreUnreachable: a horse without a worker holds it, and does not end.
     """
-    if settings.qdrant_url is not None:
+    if settings.qdrant_url is not None or reads:
         yield None
         return
     started = time.monotonic()

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from warmclip.errors import SettingsError, WarmclipError
-from warmclip.settings import Settings
+from warmclip.errors import WarmclipError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +27,7 @@ _BAD_CONFIGURATION = WarmclipError.exit_code
 class _Slot:
     """A slot for one worker: one that leaves unasked is replaced."""
 
+    arguments: Sequence[str]
     process: subprocess.Popen[bytes]
     started: float
     failures: int = 0
@@ -36,21 +36,15 @@ class _Slot:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until it is asked to stop, or they have all finished."""
+    """Keeps workers running until it is asked to stop, or they have all finished."""
 
-    def __init__(self, count: int, arguments: Sequence[str]) -> None:
+    def __init__(self, workers: Sequence[Sequence[str]]) -> None:
         """Nothing is started yet.
 
         Args:
-            count: of workers.
-            arguments: of ``warmclip worker``, for each of them.
+            workers: the arguments of ``warmclip worker`` for each of them.
         """
-        self._command = [
-            *(sys.executable, "-P", "-m", "warmclip.cli", "worker"),
-            *arguments,
-            f"--supervisor={os.getpid()}",
-        ]
-        self._count = count
+        self._workers = workers
         self._slots: list[_Slot] = []
         self._signals: list[int] = []  # that this process was sent, for each worker
 
@@ -58,8 +52,9 @@ class Supervisor:
         """Start them, and return the exit code of the whole: the first that is not 0, or 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        while len(self._slots) < self._count and not self._is_stopping:
-            self._slots.append(self._start(0))
+        for arguments in self._workers:
+            if not self._is_stopping:
+                self._slots.append(self._start(arguments, 0))
         exit_code = 0
         while self._slots:
             self._forward_signals()
@@ -75,7 +70,7 @@ class Supervisor:
             if self._is_stopping:
                 self._slots.remove(slot)
             elif time.monotonic() >= slot.again_at:
-                fresh = self._start(slot.failures)
+                fresh = self._start(slot.arguments, slot.failures)
                 self._slots[self._slots.index(slot)] = fresh
             return 0
         code = slot.process.poll()
@@ -99,10 +94,14 @@ class Supervisor:
         )
         return 0
 
-    def _start(self, failures: int) -> _Slot:
+    def _start(self, arguments: Sequence[str], failures: int) -> _Slot:
+        command = [sys.executable, "-P", "-m", "warmclip.cli", "worker", *arguments]
+        command.append(f"--supervisor={os.getpid()}")
         # In a group of its own: a terminal's Ctrl+C comes to it once, from here.
-        process = subprocess.Popen(self._command, process_group=0)  # noqa: S603 - our own command
-        return _Slot(process=process, started=time.monotonic(), failures=failures)
+        process = subprocess.Popen(command, process_group=0)  # noqa: S603 - our own command
+        return _Slot(
+            arguments=arguments, process=process, started=time.monotonic(), failures=failures
+        )
 
     @property
     def _is_stopping(self) -> bool:
@@ -118,17 +117,3 @@ class Supervisor:
                 slot.forwarded += 1
                 if slot.process.poll() is None:
                     slot.process.send_signal(signum)
-
-
-def run_workers(count: int, settings: Settings, arguments: Sequence[str]) -> int:
-    """Run several workers; returns the exit code.
-
-    Raises:
-        SettingsError: they would all want the embedded store, which has one owner.
-    """
-    if settings.qdrant_url is None:
-        raise SettingsError(
-            f"--workers {count}: the embedded store has one owner; several workers need a Qdrant "
-            "server (`make db-up`) and QDRANT_URL"
-        )
-    return Supervisor(count, arguments).run()

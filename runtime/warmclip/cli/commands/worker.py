@@ -29,6 +29,15 @@ def worker(
         int,
         typer.Option("--workers", min=1, max=256, help="So many processes; needs QDRANT_URL."),
     ] = 1,
+    reserve: Annotated[
+        str,
+        typer.Option(
+            "--reserve",
+            metavar="QUEUES",
+            help="One more worker, only for these queues: `high` for searches that never wait "
+            "behind long jobs.",
+        ),
+    ] = "",
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
@@ -36,26 +45,47 @@ def worker(
     env_file: EnvFile = None,
     log_json: LogJson = False,
     supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,
+    reads_store: Annotated[bool, typer.Option("--reads-store", hidden=True)] = False,
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
     with open_terminal(verbose=True, log_json=log_json):
         from warmclip.work.run import run_worker
-        from warmclip.work.supervisor import run_workers
+        from warmclip.work.supervisor import Supervisor
 
-        names = [name.strip() for name in queues.split(",") if name.strip()]
+        names = _queue_names(queues)
         if not names:
             raise SettingsError(f"--queues={queues!r}: name at least one queue")
         settings = read_settings(bundle, None, provider, exif_transpose, decode, env_file=env_file)
-        if workers > 1:
-            # Each worker gets the options of this command.
-            arguments = [f"--queues={','.join(names)}"]
-            arguments += ["--burst"] if burst else []
-            arguments += [f"--max-jobs={max_jobs}"] if max_jobs else []
-            arguments += [f"--bundle={bundle}"] if bundle else []
-            arguments += [f"--provider={provider}"] if provider else []
-            arguments += ["--exif-transpose"] if exif_transpose else []
-            arguments += [f"--decode={decode}"] if decode else []
-            arguments += [f"--env-file={env_file}"] if env_file else []
-            arguments += ["--log-json"] if log_json else []
-            raise typer.Exit(run_workers(workers, settings, arguments))
-        run_worker(settings, queues=names, burst=burst, max_jobs=max_jobs, supervisor=supervisor)
+        reserved = _queue_names(reserve)
+        if workers == 1 and not reserved:
+            run_worker(
+                settings,
+                queues=names,
+                burst=burst,
+                max_jobs=max_jobs,
+                supervisor=supervisor,
+                reads_store=reads_store,
+            )
+            return
+        if workers > 1 and settings.qdrant_url is None:
+            raise SettingsError(
+                f"--workers {workers}: the embedded store has one owner; several workers need a "
+                "Qdrant server (`make db-up`) and QDRANT_URL"
+            )
+        # Each worker gets the options of this command.
+        arguments = ["--burst"] if burst else []
+        arguments += [f"--max-jobs={max_jobs}"] if max_jobs else []
+        arguments += [f"--bundle={bundle}"] if bundle else []
+        arguments += [f"--provider={provider}"] if provider else []
+        arguments += ["--exif-transpose"] if exif_transpose else []
+        arguments += [f"--decode={decode}"] if decode else []
+        arguments += [f"--env-file={env_file}"] if env_file else []
+        arguments += ["--log-json"] if log_json else []
+        commands = [[f"--queues={','.join(names)}", *arguments] for _ in range(workers)]
+        if reserved:
+            commands.append([f"--queues={','.join(reserved)}", "--reads-store", *arguments])
+        raise typer.Exit(Supervisor(commands).run())
+
+
+def _queue_names(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
