@@ -69,14 +69,16 @@ lint: $(VENV)/installed ## Style, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin
 	$(BIN)/lint-imports
 
 format: $(VENV)/without-torch ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/installed ## mypy --strict over code and tests
+types: $(VENV)/installed ## mypy --strict over code and tests, as on Linux and on macOS
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin
 
 docs: $(VENV)/installed ## Build the documentation's site into build/docs; warnings are errors
 	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/docs

@@ -25,7 +25,7 @@ class SmallDisk:
         self.empty()
         disk = os.statvfs(self.folder)
         with self._ballast.open("wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, disk.f_bavail * disk.f_frsize - free_bytes)
+            ballast.write(bytes(disk.f_bavail * disk.f_frsize - free_bytes))
 
     def empty(self) -> None:
         """Give back what was filled."""

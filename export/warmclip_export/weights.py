@@ -1,5 +1,6 @@
 """Where a model's numbers come from: a tag of open_clip, a file, or a seed."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -145,6 +146,10 @@ def _probe(address: str) -> None:
             pass
     except HTTPError:
         pass  # an answer, if only a refusal: the download itself will say more
+    except URLError as exc:
+        # Somebody answered. A Python may lack the certificates that the downloader brings along.
+        if not isinstance(exc.reason, ssl.SSLError):
+            raise
 
 
 def _first_line(exc: BaseException) -> str:

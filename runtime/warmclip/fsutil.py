@@ -97,24 +97,6 @@ def replace_file(file: Path, content: str) -> None:
     partial.replace(file)
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process of this number runs here; one that ended is gone, even if nobody reaps it.
-
-    A container's first process may be slow to reap, or never do it.
-    """
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2][:1]
-    except OSError:  # no Linux, or gone just now
-        return not Path("/proc/self/stat").exists()
-    return state not in ("Z", "X")
-
-
 def prefix_below(folder: str) -> str:
     """What the path of everything below a folder begins with, and of nothing else."""
     return folder.rstrip(os.sep) + os.sep

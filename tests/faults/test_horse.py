@@ -11,7 +11,7 @@ from faults.conftest import Rig, name_of
 from running import PATIENCE_S, Running, eventually, outcome, reason
 from standins.debugger import debugger_at
 from warmclip.errors import HorseDied
-from warmclip.fsutil import is_running
+from warmclip.process_table import is_running
 from warmclip.work.call import call
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.producer import submit_index, watch

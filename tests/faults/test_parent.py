@@ -20,7 +20,7 @@ from running import (
     wait_for_worker,
 )
 from warmclip.errors import StoreHeld
-from warmclip.fsutil import is_running
+from warmclip.process_table import is_running
 from warmclip.settings import Settings
 from warmclip.store.embedded_lock import lock_store
 from warmclip.store.open import open_store

@@ -20,7 +20,7 @@ from rq.worker import Worker
 from running import PATIENCE_S, children, eventually, outcome, start_worker
 from standins import qdrant, user_jobs
 from user_worker import JOBS, lines, user_environment
-from warmclip.fsutil import is_running
+from warmclip.process_table import is_running
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call

@@ -14,7 +14,7 @@ import pytest
 from standins.debugger import debugger_at
 from warmclip import children
 from warmclip.children import ChildProcess, describe_exit, signal_name
-from warmclip.fsutil import is_running
+from warmclip.process_table import is_running
 
 PATIENCE_S = 30.0
 

@@ -3,13 +3,13 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmclip.inference.machine import chip, os_build, usable_cores
+from warmclip.inference.machine import chip, macos_version, os_build, usable_cores
+from warmclip.sysctl import read_sysctl
 
 _OURS = (
     "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "qdrant-edge-py",
@@ -59,7 +59,7 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
     packages |= {name: found for name in _IF_INSTALLED if (found := _version(name))}
     is_mac = sys.platform == "darwin"
     return Machine(
-        system=f"macOS {platform.mac_ver()[0]}" if is_mac else _distribution(),
+        system=f"macOS {macos_version()}" if is_mac else _distribution(),
         build=os_build(),
         architecture=platform.machine(),
         chip=chip(),
@@ -104,14 +104,7 @@ def _distribution() -> str:
 
 def _is_translated() -> bool:
     """Whether an Intel program runs here on Apple Silicon."""
-    done = subprocess.run(
-        ["/usr/sbin/sysctl", "-n", "sysctl.proc_translated"],
-        capture_output=True,
-        text=True,
-        timeout=5,
-        check=False,
-    )
-    return done.stdout.strip() == "1"
+    return read_sysctl("sysctl.proc_translated") == "1"
 
 
 def _memory_bytes() -> int | None:

@@ -5,25 +5,32 @@ import os
 import platform
 import re
 import resource
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+
+from warmclip.sysctl import read_sysctl
 
 
 @cache
 def os_build() -> str:
     """The operating system to the build, such as "macOS 26.1 25B78" or "Linux 6.8.0-45"."""
     if sys.platform == "darwin":
-        return f"macOS {platform.mac_ver()[0]} {_sysctl('kern.osversion')}"
+        return f"macOS {macos_version()} {read_sysctl('kern.osversion') or platform.machine()}"
     return f"{platform.system()} {platform.release()}"
+
+
+@cache
+def macos_version() -> str:
+    """Such as "26.1"; a Python that was built for an older macOS would be told "10.16"."""
+    return read_sysctl("kern.osproductversion") or platform.mac_ver()[0]
 
 
 @cache
 def chip() -> str:
     """The processor's name, such as "Apple M3 Pro"."""
     if sys.platform == "darwin":
-        return _sysctl("machdep.cpu.brand_string")
+        return read_sysctl("machdep.cpu.brand_string") or platform.machine()
     try:
         found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -35,7 +42,7 @@ def chip() -> str:
 def processor_features() -> str:
     """The instruction sets of the processor, as the system names them, for telling two apart."""
     if sys.platform == "darwin":
-        return _sysctl("hw.optional")
+        return read_sysctl("hw.optional") or platform.machine()
     try:  # "flags" on x86-64, "Features" on arm64
         found = re.search(
             r"^(?:flags|Features)\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
@@ -60,7 +67,9 @@ def usable_cores() -> int:
 
 def _physical_cores() -> int:
     if not hasattr(os, "sched_getaffinity"):  # macOS, where a core has one thread
-        return os.cpu_count() or 1
+        # Of the fast ones: a thread on an efficiency core keeps all others waiting.
+        fast = read_sysctl("hw.perflevel0.physicalcpu") or ""
+        return int(fast) if fast.isdigit() else os.cpu_count() or 1
     allowed = os.sched_getaffinity(0)
     siblings = set()
     for cpu in allowed:
@@ -131,16 +140,11 @@ def peak_rss_mb() -> float:
 def return_freed_memory() -> None:
     """Give the system what this process has freed.
 
-    glibc keeps it, in case: 700 MB after a model that was loaded once and dropped. Other
-    allocators have no such call, and need none.
+    glibc keeps it, in case: 700 MB after a model that was loaded once and dropped. macOS has a
+    call of its own for it, which no Mac has been seen to need yet.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    libc = ctypes.CDLL(None)
+    if trim := getattr(libc, "malloc_trim", None):  # glibc
         trim(0)
-
-
-def _sysctl(name: str) -> str:
-    found = subprocess.run(  # noqa: S603 - the system's own tool, with our own arguments
-        ["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=10, check=False
-    )
-    return found.stdout.strip() or platform.machine()
+    elif relieve := getattr(libc, "malloc_zone_pressure_relief", None):  # macOS
+        relieve(None, ctypes.c_size_t(0))  # all zones, as much as can be had

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from warmclip.errors import StoreError, StoreHeld
-from warmclip.fsutil import is_running, private_folder
+from warmclip.fsutil import private_folder
+from warmclip.process_table import is_running
 
 _LOCK = ".owner"
 

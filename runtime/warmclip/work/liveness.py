@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import uuid
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 from rq.worker import Worker
 
-from warmclip.fsutil import is_running
+from warmclip.process_table import is_running, read_process
+from warmclip.sysctl import read_sysctl
 from warmclip.work.patience import is_wrong_type
 from warmclip.work.queues import text_of
 
@@ -45,7 +45,7 @@ def this_machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return f"{boot}-{Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux, and so no namespaces
-        return f"{socket.gethostname()}-{uuid.getnode():x}"
+        return read_sysctl("kern.bootsessionuuid") or f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
 def worker_fields(horse: int) -> dict[str, str | int]:
@@ -94,20 +94,11 @@ def end_leftover_horses(connection: Redis) -> bool:
 
 def _is_leftover(pid: int) -> bool:
     """Whether a process is a horse, and no child of a worker: numbers are used again."""
-    parent, command = _parent_and_command(pid)
-    _, command_of_parent = _parent_and_command(parent)
-    return _HORSE_MODULE in command and _PACKAGE not in command_of_parent
-
-
-def _parent_and_command(pid: int) -> tuple[int, str]:
-    done = subprocess.run(  # noqa: S603 - a number
-        ["ps", "-o", "ppid=,command=", "-p", str(pid)],  # noqa: S607 - wherever the system has it
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    parent, _, command = done.stdout.strip().partition(" ")
-    return int(parent or "0"), command
+    horse = read_process(pid)
+    if horse is None or _HORSE_MODULE not in horse.command:
+        return False
+    parent = read_process(horse.parent)
+    return parent is None or _PACKAGE not in parent.command
 
 
 def _is_pid(text: str) -> bool:

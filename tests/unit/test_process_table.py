@@ -1,0 +1,73 @@
+"""Unit: what is told of other processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from warmclip.process_table import Process, is_running, parse_process, read_process
+
+
+def test_running_process() -> None:
+    """This one runs; one that ended and was reaped does not."""
+    assert is_running(os.getpid())
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not is_running(process.pid)
+
+
+@pytest.mark.parametrize("has_proc", [True, False], ids=["proc", "ps"])
+def test_process_that_nobody_reaps(has_proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ended does not run, though its number is still taken; with /proc and without."""
+    if not has_proc:
+        monkeypatch.setattr("warmclip.process_table._PROC", Path("/no/such/folder"))
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert is_running(process.pid)
+    assert process.stdin is not None
+    process.stdin.close()
+    while (found := read_process(process.pid)) and found.state != "Z":
+        pass  # it is ending
+    os.kill(process.pid, 0)
+    assert not is_running(process.pid)
+    process.wait()
+
+
+def test_parent_and_command() -> None:
+    """The parent is this process; a long command is told whole."""
+    argument = "x" * 500
+    process = subprocess.Popen([sys.executable, "-c", "input()", argument], stdin=subprocess.PIPE)
+    found = read_process(process.pid)
+    assert found is not None
+    assert found.parent == os.getpid()
+    assert found.command.endswith(argument)
+    process.communicate()
+    assert read_process(process.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "process"),
+    [
+        (
+            "  1 Ss   /sbin/launchd -v\n",
+            Process(parent=1, state="S", command="/sbin/launchd -v"),
+        ),
+        ("812 Z+\n", Process(parent=812, state="Z", command="")),
+        ("812 Z (python3.11)\n", Process(parent=812, state="Z", command="(python3.11)")),
+        ("", None),
+        ("812\n", None),
+        ("-1 S x\n", None),
+        ("error: no such option\n", None),
+    ],
+)
+def test_line(line: str, process: Process | None) -> None:
+    """Lines of Linux and macOS; what is none is nothing."""
+    assert parse_process(line) == process
+
+
+def test_no_ps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tool nothing is known."""
+    monkeypatch.setattr("os.defpath", "/no/such/folder")
+    monkeypatch.setenv("PATH", "/no/such/folder")
+    assert read_process(os.getpid()) is None
