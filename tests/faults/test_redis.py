@@ -5,6 +5,7 @@ By hand with ``AWAY_SECONDS=1,4,30,120``.
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self.socket = folder / "redis.sock"
+        # macOS takes a socket's path of 103 bytes at most, and a test's own folder is longer there.
+        self.socket = Path(tempfile.mkdtemp(prefix="warmclip-", dir="/tmp")) / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._options = {"port": "0", "unixsocket": str(self.socket), "dir": str(folder)}
         # What was answered is there after a kill: a test would else lose jobs by itself.

@@ -137,5 +137,5 @@ def test_comparison_of_what_is_not_there(options: tuple[str, ...], words: str) -
 
 def _running() -> str:
     return subprocess.run(
-        ["ps", "-ax", "-o", "args"], capture_output=True, text=True, check=True
+        ["ps", "-axww", "-o", "args"], capture_output=True, text=True, check=True
     ).stdout

@@ -111,7 +111,8 @@ def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
         process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
     assert not folder.exists()
-    others = subprocess.run(["ps", "-ax", "-o", "args"], capture_output=True, text=True, check=True)
+    command = ["ps", "-axww", "-o", "args"]
+    others = subprocess.run(command, capture_output=True, text=True, check=True)
     assert str(folder) not in others.stdout
 
 

@@ -245,7 +245,7 @@ def test_no_roots(environment: dict[str, str]) -> None:
         order = {"training_directory": environment["WARMCLIP_ROOTS"]}
         answer = served.client.post(SESSIONS, json=order)
         assert "WARMCLIP_ROOTS" in problem(answer, 403)
-        answer = served.client.post("/api/v1/embed/image", json={"path": "/etc/hostname"})
+        answer = served.client.post("/api/v1/embed/image", json={"path": "/etc/hosts"})
         assert "WARMCLIP_ROOTS" in problem(answer, 403)
 
 

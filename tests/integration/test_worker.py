@@ -345,7 +345,7 @@ def test_shared_redis_and_roots(tmp_path: Path, demo_bundle: Path, pictures: lis
             environment["WARMCLIP_ROOTS"] = str(Path(pictures[0]).parent)
             with running_worker(Settings.from_env(environment), environment) as worker:
                 link = Path(pictures[0]).with_name("link.png")
-                link.symlink_to("/etc/hostname")
+                link.symlink_to("/etc/hosts")
                 paths = [*pictures, str(link)]
                 answer = worker.run("warmclip.work.jobs.embed_images", paths).return_value
                 assert answer is not None
