@@ -178,7 +178,7 @@ def test_report_as_json(store: QdrantStore, photos: Path) -> None:
         "skipped": {str(photos / "b.png"): report.skipped[str(photos / "b.png")]},
         "unreadable": {},
         "pruned": 0,
-        "ignored": 1,
+        "ignored": {".txt": 1},
     }
 
 

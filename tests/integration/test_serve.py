@@ -77,7 +77,8 @@ def test_folder_is_trained_on(served: Served, pictures: Path) -> None:
     (session,) = served.get("/api/v1/training/sessions")["sessions"]
     assert session["training_directory"] == str(pictures)
     assert (session["images"], session["done"], session["indexed"]) == (61, 61, 60)
-    assert (session["skipped"], session["ignored"], session["state"]) == (1, 3, "finished")
+    assert (session["skipped"], session["state"]) == (1, "finished")
+    assert session["ignored"] == {"linked": 2, ".txt": 1}
     assert session["ended_at"] >= session["created_at"]
     detailed = served.get(f"/api/v1/training/sessions/{session['id']}")
     (failure,) = detailed["failures"]

@@ -21,6 +21,8 @@ def test_begin(visit: Visit, served: Served, pictures: Path) -> None:
     page = visit(served, "#/sessions")
     expect(page.locator(".live")).to_have_text("Live")
     folder = draw(pictures / "fresh", 40)[0].parent
+    for name in ("a.mov", "b.MOV", f"c.{HOSTILE}"):
+        (folder / name).write_bytes(b"no picture")
     page.get_by_label("Folder on the server").fill(str(folder))
     page.get_by_label("Collection").fill("page")
     page.keyboard.press("Enter")
@@ -28,6 +30,7 @@ def test_begin(visit: Visit, served: Served, pictures: Path) -> None:
     expect(session.get_by_role("heading")).to_be_focused()
     expect(session.locator(".badge")).to_have_text("Finished")
     expect(session.locator(".figures")).to_contain_text("40 pictures 40 indexed")
+    expect(session.locator(".figures")).to_contain_text("2 .mov, 1 without suffix ignored")
     expect(session.get_by_role("button")).to_have_count(0)
 
 

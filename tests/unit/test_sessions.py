@@ -138,6 +138,17 @@ def test_record() -> None:
 
 
 @pytest.mark.parametrize(
+    ("recorded", "told"),
+    [(b'{".mov": 1204, "hidden": 3}', {".mov": 1204, "hidden": 3}), (b"7", {"other": 7})],
+)
+def test_ignored_names_in_a_record(recorded: bytes, told: dict[str, int]) -> None:
+    """They are counted by suffix; an older version counted all together."""
+    found = Session.parse("s", RECORD | {b"ignored": recorded})
+    assert found is not None
+    assert found.ignored == told
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         (b"state", b"mad"),
@@ -151,6 +162,11 @@ def test_record() -> None:
         (b"directory", b'"\\ud800"'),
         (b"collection", b"../.."),
         (b"created_at", b"yesterday"),
+        (b"ignored", b"many"),
+        (b"ignored", b"[1]"),
+        (b"ignored", b'{".mov": "many"}'),
+        (b"ignored", b'{".mov": true}'),
+        (b"ignored", json.dumps({f".{n}": 1 for n in range(1000)}).encode()),
         (b"samples", b"[[1]]"),
         (b"samples", b"[" * 100_000),
         (b"samples", b"[[1e999, 1]]"[:4]),

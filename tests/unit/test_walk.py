@@ -27,7 +27,7 @@ def test_folder(tmp_path: Path) -> None:
         put(tmp_path / name)
     found = find_images([tmp_path])
     assert found.files == tuple(str(path) for path in expected)
-    assert found.ignored == 5
+    assert found.ignored == {".txt": 1, "hidden": 2, ".mp4": 1, "without suffix": 1}
     assert found.problems == {}
 
 
@@ -58,6 +58,13 @@ def test_path_named_twice(tmp_path: Path) -> None:
     assert find_images([path, path, tmp_path]).files == (str(path),)
 
 
+def test_several_folders(tmp_path: Path) -> None:
+    """What was passed by in each is counted by its kind, all together."""
+    for name in ("a/1.mov", "a/2.MOV", "b/3.mov", "b/4.psd"):
+        put(tmp_path / name)
+    assert find_images([tmp_path / "a", tmp_path / "b"]).ignored == {".mov": 3, ".psd": 1}
+
+
 def test_pattern(tmp_path: Path) -> None:
     """It means what the shell would have made of it, "**" included."""
     for name in ("1.png", "2.png", "3.txt", "sub/4.png", "sub/deep/5.png"):
@@ -82,7 +89,7 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "in" / "folder.jpg").symlink_to(tmp_path)
     found = find_images([tmp_path])
     assert [Path(path).name for path in found.files] == ["a.png", "b.png"]
-    assert found.ignored == 2
+    assert found.ignored == {"linked": 2}
 
 
 def test_unreadable_folder(unprivileged: Path) -> None:
@@ -105,7 +112,8 @@ def test_library_of_photos(tmp_path: Path) -> None:
     for name in ("resources/derivatives/4/4F_1_105_c.jpeg", "private/a.png", "b.jpg"):
         put(library / name)
     other = put(tmp_path / "Pictures" / "a.png")
-    assert find_images([tmp_path]).files == (str(other), str(original))
+    found = find_images([tmp_path])
+    assert (found.files, found.ignored) == ((str(other), str(original)), {"excluded": 3})
     assert find_images([library]).files == (str(original),)
 
 

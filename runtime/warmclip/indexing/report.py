@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from warmclip.indexing.ignored import add_ignored
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
@@ -18,7 +20,8 @@ class IndexReport:
     # keeps closed; a further run would not help
     unreadable: dict[str, str] = field(default_factory=dict)
     pruned: int = 0  # deleted from the collection, as the file is gone
-    ignored: int = 0  # names in the folders that are hidden or no pictures
+    # names in the folders that were passed by: suffix or reason -> how many
+    ignored: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -40,7 +43,7 @@ class IndexReport:
             skipped={**self.skipped, **other.skipped},
             unreadable={**self.unreadable, **other.unreadable},
             pruned=self.pruned + other.pruned,
-            ignored=self.ignored + other.ignored,
+            ignored=add_ignored(self.ignored, other.ignored),
             seconds=self.seconds + other.seconds,
         )
 

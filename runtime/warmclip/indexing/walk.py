@@ -7,6 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmclip.indexing.ignored import (
+    EXCLUDED,
+    HIDDEN,
+    LINKED,
+    add_ignored,
+    count_ignored,
+    kind_of_name,
+)
+
 # Some of these Pillow may not read (HEIC, for one): better reported with a reason than passed by.
 IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe"),
@@ -29,7 +38,7 @@ class FoundFiles:
     files: tuple[str, ...]  # in the order named; inside a folder, sorted
     problems: dict[str, str]  # path -> why nothing could be found there
     closed: dict[str, str]  # folder -> why the system lets nobody like us in, at any time
-    ignored: int  # names in searched folders that are hidden, or no pictures by their suffix
+    ignored: dict[str, int]  # names in searched folders that were passed by; see ``ignored``
 
 
 def find_images(paths: Iterable[str | Path]) -> FoundFiles:
@@ -57,7 +66,7 @@ class _Search:
         self.files: dict[str, None] = {}  # a set that keeps its order
         self.problems: dict[str, str] = {}
         self.closed: dict[str, str] = {}
-        self.ignored = 0
+        self.ignored: dict[str, int] = {}
 
     def add(self, path: str) -> None:
         try:
@@ -88,7 +97,7 @@ class _Search:
             self.files |= dict.fromkeys(walk)
             self.problems |= walk.problems
             self.closed |= walk.closed
-            self.ignored += walk.ignored
+            self.ignored = add_ignored(self.ignored, walk.ignored)
         else:
             self.files[path] = None
 
@@ -99,14 +108,14 @@ class Walk:
     Attributes:
         problems: folder -> why it could not be read, as far as the walk has come.
         closed: folder -> why the system lets nobody like us in.
-        ignored: names so far that are hidden, or no pictures by their suffix.
+        ignored: names so far that were passed by: suffix or reason -> how many.
     """
 
     def __init__(self, top: str) -> None:
         self._top = top
         self.problems: dict[str, str] = {}
         self.closed: dict[str, str] = {}
-        self.ignored = 0
+        self.ignored: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[str]:
         folders = [self._top]
@@ -120,16 +129,18 @@ class Walk:
                 continue
             deeper = []
             for entry in inside:
-                if entry.name.startswith(".") or not _is_searched(folder, entry.name):
-                    self.ignored += 1
+                if entry.name.startswith("."):
+                    count_ignored(self.ignored, HIDDEN)
+                elif not _is_searched(folder, entry.name):
+                    count_ignored(self.ignored, EXCLUDED)
                 elif entry.is_dir(follow_symlinks=False):
                     deeper.append(entry.path)
                 elif entry.is_symlink() and _is_folder(entry.path):
-                    self.ignored += 1
+                    count_ignored(self.ignored, LINKED)
                 elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                     yield entry.path
                 else:
-                    self.ignored += 1
+                    count_ignored(self.ignored, kind_of_name(entry.name))
             folders.extend(reversed(deeper))
 
     def _note_problem(self, folder: str, exc: OSError) -> None:

@@ -42,6 +42,7 @@ _EXAMPLE: dict[str, Any] = {
     "unchanged": 10,
     "reused": 0,
     "skipped": 2,
+    "ignored": {".mov": 12, "hidden": 1},
     "waiting_for_worker": False,
     "images_per_s": 38.5,
     "eta_s": 8.0,
@@ -94,7 +95,10 @@ class SessionResponse(BaseModel):
     unchanged: Annotated[int, Field(description="Stored before: same size, same time.")]
     reused: Annotated[int, Field(description="Stored with the vector of the same content.")]
     skipped: Annotated[int, Field(description="Not stored; each has a reason.")]
-    ignored: Annotated[int, Field(description="Names that are hidden, or no pictures.")]
+    ignored: Annotated[
+        dict[str, int],
+        Field(description="Names in the folder that were passed by: suffix or reason -> count."),
+    ]
     unreadable_folders: int
     waiting_for_worker: Annotated[
         bool, Field(description="It runs, and no worker is there to do its jobs.")

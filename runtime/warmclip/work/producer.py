@@ -42,7 +42,7 @@ class IndexRun:
     collection: str
     chunks: Mapping[str, tuple[str, ...]]  # job id -> the paths that it is to index
     problems: Mapping[str, str]  # path -> why nothing could be found there
-    ignored: int  # names in the folders that are hidden or no pictures
+    ignored: Mapping[str, int]  # names in the folders that were passed by; see ``IndexReport``
     closed: Mapping[str, str] = field(default_factory=dict)  # folder -> why nobody is let in
 
     @property
@@ -98,7 +98,7 @@ def submit_files(connection: Redis, settings: Settings, files: Iterable[str]) ->
     """Queue these files, as ``submit_index`` does; nothing is searched for."""
     chunks = _submit(connection, settings, files, settings.collection, DEFAULT_CHUNK)
     return IndexRun(
-        collection=settings.collection, chunks=chunks, problems={}, closed={}, ignored=0
+        collection=settings.collection, chunks=chunks, problems={}, closed={}, ignored={}
     )
 
 
@@ -168,7 +168,7 @@ def watch(
         collection=run.collection,
         skipped=dict(run.problems),
         unreadable=dict(run.closed),
-        ignored=run.ignored,
+        ignored=dict(run.ignored),
     )
     stalls = WorkerWatch(queue, worker_wait_s)
     pending = dict(run.chunks)

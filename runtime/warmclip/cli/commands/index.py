@@ -153,17 +153,20 @@ def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
     if terminal.as_json:
         terminal.json(report.to_dict())
         return
+    from warmclip.indexing.ignored import describe_ignored
+
     counts = {
         "indexed": report.indexed,
         "unchanged": report.unchanged,
         "reused": report.reused,
         "pruned": report.pruned,
-        "ignored (hidden, or no pictures by name)": report.ignored,
         "skipped": len(report.skipped),
         "unreadable as before (--retry-unreadable reads them again)": len(report.unreadable),
     }
     told = [f"{count} {what}" for what, count in counts.items() if count]
     terminal.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
+    if report.ignored:
+        terminal.print(f"{describe_ignored(report.ignored)} ignored")
     terminal.print_paths("skipped", "because", report.skipped)
 
 

@@ -2,12 +2,21 @@
 
 const NUMBER = new Intl.NumberFormat("en");
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const KINDS = 5; // that are told one by one
 const UNITS = ["bytes", "kB", "MB", "GB"];
 
 export const number = (value) => NUMBER.format(value);
 
 /** "1 picture", "2,000 pictures". */
 export const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** "1,204 .mov, 88 .psd, 7 more": counts of kinds, the most frequent first. */
+export function kinds(counts) {
+  const ordered = Object.entries(counts).sort(([, a], [, b]) => b - a);
+  const rest = ordered.slice(KINDS).reduce((sum, [, some]) => sum + some, 0);
+  const told = ordered.slice(0, KINDS).map(([kind, some]) => `${number(some)} ${kind}`);
+  return [...told, ...(rest ? [`${number(rest)} more`] : [])].join(", ");
+}
 
 export function bytes(value) {
   let unit = 0;

@@ -3,7 +3,7 @@
 import { post } from "/page/api.js";
 import { fill, h, prose, say } from "/page/dom.js";
 import { makeFailures } from "/page/failures.js";
-import { count, date, duration, number } from "/page/format.js";
+import { count, date, duration, kinds, number } from "/page/format.js";
 
 export const PATH = "/api/v1/training/sessions";
 
@@ -122,6 +122,7 @@ function told(session) {
   for (const name of ["indexed", "unchanged", "reused", "skipped"]) {
     if (session[name]) parts.push(h("span", { class: name }, `${number(session[name])} ${name}`));
   }
+  if (Object.keys(session.ignored).length) parts.push(h("span", { class: "ignored" }, `${kinds(session.ignored)} ignored`));
   if (session.state === "running") {
     if (session.images_per_s) parts.push(h("span", null, `${rate(session.images_per_s)} a second`));
     if (session.eta_s !== null) parts.push(h("span", null, `${duration(session.eta_s)} left`));

@@ -44,7 +44,7 @@ class Scan:
     rescans_asked: int = 0  # how often the folder had been posted again when it began
     chunks: int = 0
     images: int = 0
-    ignored: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
     digests: bytearray = field(default_factory=bytearray)  # of the files, eight bytes each
     unreadable: Mapping[str, str] = field(default_factory=dict)  # folder -> why
 
@@ -89,7 +89,7 @@ class ScanResults(SessionStore):
             pipe.multi()
             fields: dict[Any, Any] = {
                 "images": (session.images or 0) + scan.images,
-                "ignored": scan.ignored,
+                "ignored": json.dumps(scan.ignored),
                 "unreadable_folders": len(scan.unreadable),
                 "chunks": session.chunks + scan.chunks,
                 "rescans_done": scan.rescans_asked,

@@ -4,11 +4,12 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, cast, get_args
 
 from warmclip.errors import SettingsError
+from warmclip.indexing.ignored import MOST_KINDS, OTHER
 from warmclip.settings import check_collection
 from warmclip.work.queues import text_of
 
@@ -41,7 +42,7 @@ class Session:
     unchanged: int = 0
     reused: int = 0
     skipped: int = 0
-    ignored: int = 0  # names in the folder that are hidden, or no pictures
+    ignored: Mapping[str, int] = field(default_factory=dict)  # as in ``IndexReport``
     unreadable_folders: int = 0
     chunks: int = 0  # jobs that the pictures were cut into; the number of the next chunk
     revision: int = 0  # grows with every change that concerns the queue
@@ -113,6 +114,7 @@ class Session:
                 images=_number(values["images"]) if "images" in values else None,
                 queued=_number(values["queued"]) if "queued" in values else None,
                 is_alone=values.get("alone") == "1",
+                ignored=_parse_ignored(values.get("ignored", "{}")),
                 samples=tuple((float(at), int(n)) for at, n in json.loads(values["samples"])),
                 **{name: _number(values.get(name, "0")) for name in _COUNTS},
             )
@@ -121,7 +123,7 @@ class Session:
 
 
 _COUNTS = (
-    *("indexed", "unchanged", "reused", "skipped", "ignored", "unreadable_folders"),
+    *("indexed", "unchanged", "reused", "skipped", "unreadable_folders"),
     *("chunks", "revision", "rescans_asked", "rescans_done"),
 )
 
@@ -131,6 +133,16 @@ def _number(text: str) -> int:
     if len(text) > _MOST_DIGITS or not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text[:20]!r} is no count")
     return int(text)
+
+
+def _parse_ignored(text: str) -> dict[str, int]:
+    """A count by kind; ValueError for what is none. warmclip 0.1 counted all kinds together."""
+    if text.isdigit():
+        text = json.dumps({OTHER: _number(text)})
+    counts = json.loads(text)
+    if not isinstance(counts, dict) or len(counts) > MOST_KINDS + 1:
+        raise ValueError(f"{text[:20]!r} is no count by kind")
+    return {kind: _number(str(number)) for kind, number in counts.items()}
 
 
 def add_sample(samples: Samples, at: float, done: int) -> Samples:
