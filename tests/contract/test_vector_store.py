@@ -589,6 +589,37 @@ def test_names(store: QdrantStore, name: str) -> None:
     assert listed == [f"{name}-a", f"{name}-b"]
 
 
+def test_points_deleted(store: QdrantStore, name: str) -> None:
+    """They go whatever was written to them meanwhile, while a scroll of them goes on."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(number) for number in range(600)])
+    seen = store.scroll(name, only=Filter(folder="/photos"))
+    store.delete_points(name, (it.id for it in seen))
+    assert ids(store.scroll(name)) == []
+    store.upsert(name, [point(1), point(2)])
+    read = list(store.scroll(name, ids=[point(1).id]))
+    store.upsert(name, [point(1, sha256="f" * 64)])
+    store.delete_points(name, [it.id for it in read])
+    store.delete_points(name, [point(1).id])
+    assert ids(store.scroll(name)) == [point(2).id]
+    with pytest.raises(NotStored):
+        store.delete_points(f"{name}-none", [point(1).id])
+
+
+def test_scroll_below_a_folder_without_folders(store: QdrantStore, name: str) -> None:
+    """What was stored before points had them is read as well, and nothing beside it."""
+    store.ensure_collection(name, OLD)
+    store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
+    store._engine.delete_payload(
+        collection_of(name, OLD.fingerprint),
+        folder_keys.FOLDERS_FIELD,
+        {"must": [{"has_id": [point(number).id for number in range(6)]}]},
+    )
+    below = store.scroll(name, only=Filter(folder="/a/b"))
+    assert sorted(it.payload.path for it in below) == sorted([PLACES[0], PLACES[1]])
+    assert list(store.scroll(name, only=Filter(folder="/a/b", until=date(1999, 1, 1)))) == []
+
+
 def test_scroll_by_filter(store: QdrantStore, name: str) -> None:
     """What lies below a folder is read without the rest."""
     store.ensure_collection(name, OLD)

@@ -169,8 +169,10 @@ def test_unmounted_disk(store: QdrantStore, photos: Path, accident: str) -> None
         photos.mkdir()
     report = look(store, photos, photos.parent / "other")
     assert len(report.orphans) == (15 if accident == "half" else 30)
-    with pytest.raises(PruneRefused, match="not mounted"):
+    with pytest.raises(PruneRefused, match="not mounted") as refused:
         mend(store, indexer, report)
+    way_out = f"`warmclip forget --collection images {photos}`"
+    assert (way_out in str(refused.value)) == (accident != "half")
     assert len(list(store.scroll("images"))) == 30
     if accident == "half":
         repair_collection(store, report, indexer.index_files, yes=True)

@@ -434,7 +434,9 @@ def test_prune_of_an_unmounted_disk(store: QdrantStore, photos: Path) -> None:
     draw_many(photos / "other", 1, first=50)
     indexer = Indexer(PixelEncoder(), store)
     indexer.index([photos])
-    with pytest.raises(PruneRefused, match="no folder"):
+    with pytest.raises(
+        PruneRefused, match=r"no folder.*`warmclip forget --collection images /.*gone`"
+    ):
         indexer.index([photos / "gone"], prune=True, yes=True)
     (photos / "empty").mkdir()
     with pytest.raises(PruneRefused, match="no pictures"):

@@ -108,11 +108,39 @@ def test_folder_outside_the_roots(root: Path, path: str) -> None:
         unnamed(root).resolve(path.format(root=root))
 
 
+@pytest.mark.parametrize(
+    ("path", "stored"),
+    [
+        ("{root}", "{real}"),
+        ("{root}/", "{real}"),
+        ("//{root}//trip/./x/..", "{real}/trip"),
+        ("{root}/short", "{real}/short"),
+        ("{root}/out/a.png", "{real}/out/a.png"),
+        ("{root}/gone/deep", "{real}/gone/deep"),
+    ],
+)
+def test_path_as_it_is_stored(root: Path, path: str, stored: str) -> None:
+    """A root that is a link is followed; what is below it is not looked at."""
+    for written in (root, root.with_name("alias")):
+        found = named(p=written).stored_path(path.format(root=written))
+        assert found == stored.format(real=root.resolve())
+
+
+@pytest.mark.parametrize("path", ["/", "{root}-2", "{root}/..", "/nowhere", "{root}x"])
+def test_stored_path_outside_the_roots(root: Path, path: str) -> None:
+    """It is refused; without roots, every path is as it is written."""
+    with pytest.raises(JobRefused, match="outside the roots"):
+        unnamed(root).stored_path(path.format(root=root))
+    assert Roots().stored_path(f"{root}/short/") == f"{root}/short"
+
+
 @pytest.mark.parametrize("path", ["", "trip", "/a\0b", "/\ud800", 7, None])
 def test_what_is_no_folder(root: Path, path: object) -> None:
     """The message names it."""
     with pytest.raises(FolderUnreadable, match="no absolute path"):
         unnamed(root).resolve(path)
+    with pytest.raises(FolderUnreadable, match="no absolute path"):
+        unnamed(root).stored_path(path)
 
 
 def test_folder_that_is_to_be_searched(root: Path) -> None:

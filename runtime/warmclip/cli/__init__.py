@@ -18,6 +18,7 @@ from warmclip.cli.commands.bench import bench
 from warmclip.cli.commands.collections import app as collections
 from warmclip.cli.commands.doctor import doctor
 from warmclip.cli.commands.duplicates import duplicates
+from warmclip.cli.commands.forget import forget
 from warmclip.cli.commands.index import index
 from warmclip.cli.commands.migrate import migrate
 from warmclip.cli.commands.search import search
@@ -54,7 +55,10 @@ def options(
     """Embed pictures and texts with an exported OpenCLIP model, and search them."""
 
 
-for command in (index, search, migrate, audit, duplicates, worker, serve, status, bench, doctor):
+for command in (
+    *(index, search, migrate, audit, duplicates, forget),
+    *(worker, serve, status, bench, doctor),
+):
     app.command()(command)
 app.add_typer(collections)
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from warmclip.errors import WarmclipError
+from warmclip.errors import SettingsError, WarmclipError
 from warmclip.logs import log_json_lines, log_text, printable
 from warmclip.progress import Progress
 
@@ -63,6 +64,17 @@ class Terminal:
             log.info("%s", text)
         else:
             self._notes.print(text, soft_wrap=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr whether something is meant; only "y" and "yes" say so.
+
+        Raises:
+            SettingsError: nobody can be asked.
+        """
+        if self.as_json or not sys.stdin.isatty():
+            raise SettingsError(f"{question}. Nobody can be asked here: repeat with --yes")
+        self._notes.print(printable(f"{question} [y/N] "), end="", soft_wrap=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def error(self, exc: WarmclipError) -> None:
         """Write an error as one paragraph on stderr; with --json also as an object on stdout."""

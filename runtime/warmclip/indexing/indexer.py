@@ -252,7 +252,7 @@ class Indexer:
     def _find_orphans(self, paths: Sequence[str], *, yes: bool) -> list[str]:
         """The ids of the points below these folders that stand for no file any more."""
         for path in paths:
-            check_folder(path)
+            check_folder(path, self.collection)
         scope = Scope(paths)
         total = 0
         orphans: dict[str, str] = {}  # id -> path
@@ -261,6 +261,6 @@ class Indexer:
             if point.payload.path in scope and is_orphan(point, self._roots):
                 orphans[point.id] = point.payload.path
         if not yes:
-            check_mounted(self._mounts, orphans.values())
+            check_mounted(self._mounts, self.collection, orphans.values())
             check_loss(self.collection, list(orphans.values()), total)
         return list(orphans)

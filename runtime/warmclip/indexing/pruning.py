@@ -1,5 +1,6 @@
 """Orphans: points whose file is gone. What looks like an unmounted disk is not believed."""
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from warmclip.errors import ImageUnreadable, PruneRefused
 from warmclip.indexing.files import is_file_gone, locate_file
 from warmclip.indexing.mounts import MountPoints
-from warmclip.indexing.roots import Roots
+from warmclip.indexing.roots import Roots, real_folder
 from warmclip.indexing.walk import Walk
 from warmclip.store.protocol import Point, VectorStore
 
@@ -33,7 +34,7 @@ def is_orphan(point: Point, roots: Roots) -> bool:
     return is_file_gone(path) or point.id != roots.point_id(path)
 
 
-def check_folder(path: str) -> None:
+def check_folder(path: str, collection: str) -> None:
     """Refuse a path that may not be compared with a collection, to delete what is gone.
 
     Raises:
@@ -42,19 +43,30 @@ def check_folder(path: str) -> None:
     if not Path(path).is_dir():
         raise PruneRefused(
             "forgetting pictures that are gone takes folders to compare with the collection, and "
-            f"{path!r} is no folder; is a disk not mounted? Nothing was changed"
+            f"{path!r} is no folder; is a disk not mounted? Nothing was changed. "
+            f"{_if_gone(path, collection)}"
         )
     if next(iter(Walk(path)), None) is None:
         raise PruneRefused(
-            f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was changed"
+            f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was changed. "
+            f"{_if_gone(path, collection)}"
         )
 
 
-def check_mounted(mounts: MountPoints | None, paths: Iterable[str]) -> None:
+def _if_gone(folder: str, collection: str) -> str:
+    named = shlex.quote(real_folder(folder))
+    return (
+        "If it is gone for good, delete what is stored below it with "
+        f"`warmclip forget --collection {collection} {named}`"
+    )
+
+
+def check_mounted(mounts: MountPoints | None, collection: str, paths: Iterable[str]) -> None:
     """Refuse to delete what lies on a disk that was mounted when it was indexed, and is not now.
 
     Args:
         mounts: where disks were; None: it is not known.
+        collection: its name.
         paths: of what would be deleted.
 
     Raises:
@@ -64,8 +76,8 @@ def check_mounted(mounts: MountPoints | None, paths: Iterable[str]) -> None:
     for folder, count in unmounted.items():
         raise PruneRefused(
             f"this would delete {count} pictures below {folder!r}, where a disk was mounted when "
-            "they were indexed, and none is now; mount it. Nothing was changed. If the disk is "
-            "gone for good, repeat with --yes"
+            "they were indexed, and none is now; mount it. Nothing was changed. "
+            f"{_if_gone(folder, collection)}"
         )
 
 

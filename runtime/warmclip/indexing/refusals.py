@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from warmclip.errors import SettingsError
-from warmclip.fsutil import private_folder
+from warmclip.fsutil import prefix_below, private_folder
 from warmclip.indexing.files import Location
 from warmclip.settings import Limits
 
@@ -117,19 +117,46 @@ class Refusals:
         return self._file.exists()
 
     def _transact(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Return what the call returns in one transaction, or None if that cannot be."""
-        file = self._file
-        try:
-            private_folder(file.parent, private=False)
-            with closing(sqlite3.connect(file, timeout=_BUSY_S)) as connection, connection:
-                _prepare(connection)
-                return call(connection)
-        except (OSError, SettingsError, sqlite3.OperationalError) as exc:
-            log.warning("refused files are not remembered in %s: %s", file, exc)
-        except sqlite3.DatabaseError as exc:
-            log.warning("%s is damaged (%s) and is made anew", file, exc)
-            file.unlink(missing_ok=True)
-        return None
+        return _transact(self._file, call)
+
+
+def forget_below(home: Path, paths: Iterable[str]) -> int:
+    """Remember nothing at or below these paths any more, of any embedding space.
+
+    Args:
+        home: where the file is.
+        paths: absolute, as files are stored.
+
+    Returns:
+        How many refusals were forgotten.
+    """
+    file = home / FILE
+    rows = []
+    for path in paths:
+        below = os.fsencode(prefix_below(path))
+        rows.append((os.fsencode(path), below, below[:-1] + bytes([ord(os.sep) + 1])))
+
+    def delete(connection: sqlite3.Connection) -> int:
+        return connection.executemany(
+            "DELETE FROM refusals WHERE path = ? OR (path >= ? AND path < ?)", rows
+        ).rowcount
+
+    return _transact(file, delete) or 0 if rows and file.exists() else 0
+
+
+def _transact(file: Path, call: Callable[[sqlite3.Connection], T]) -> T | None:
+    """Return what the call returns in one transaction, or None if that cannot be."""
+    try:
+        private_folder(file.parent, private=False)
+        with closing(sqlite3.connect(file, timeout=_BUSY_S)) as connection, connection:
+            _prepare(connection)
+            return call(connection)
+    except (OSError, SettingsError, sqlite3.OperationalError) as exc:
+        log.warning("refused files are not remembered in %s: %s", file, exc)
+    except sqlite3.DatabaseError as exc:
+        log.warning("%s is damaged (%s) and is made anew", file, exc)
+        file.unlink(missing_ok=True)
+    return None
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -73,8 +73,8 @@ def _check_orphans(report: AuditReport, mounts: MountPoints | None, *, yes: bool
     for path in report.paths:
         scope = Scope([path])
         if any(it.path in scope for it in report.orphans):
-            check_folder(path)
+            check_folder(path, report.collection)
     lost = [it.path for it in report.orphans if not it.elsewhere]
     if not yes:
-        check_mounted(mounts, lost)
+        check_mounted(mounts, report.collection, lost)
         check_loss(report.collection, lost, report.points)

@@ -72,6 +72,27 @@ class Roots:
             raise FolderUnreadable(f"{path!r} is no folder")
         return real
 
+    def stored_path(self, path: object) -> str:
+        """What a request names, as points have it: whether it is there is not asked.
+
+        No link is followed but the roots themselves, so it is the same before and after a disk
+        goes, and whatever was put in a folder's place.
+
+        Raises:
+            FolderUnreadable: it is no absolute path.
+            JobRefused: it is outside the roots.
+        """
+        if not isinstance(path, str) or not is_absolute(path):
+            raise FolderUnreadable(f"{path!r} is no absolute path")
+        plain = normalise(path)
+        if not self or _is_within(plain, self._real):
+            return plain
+        for named, real in zip(self._named, self._real, strict=True):
+            if _is_within(plain, (named,)):
+                below = os.path.relpath(plain, named.folder)
+                return normalise(os.path.join(real.folder, below))  # noqa: PTH118 - a str, as the file system spells it
+        raise JobRefused(f"{path!r} is outside the roots {self} (WARMCLIP_ROOTS)")
+
     def point_id(self, path: str) -> str:
         """The id of the picture at a real path: a UUID (version 5) over bytes.
 
@@ -121,6 +142,11 @@ def is_absolute(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return os.path.isabs(path) and "\0" not in path  # noqa: PTH117 - a str, as somebody wrote it
+
+
+def normalise(path: str) -> str:
+    """An absolute path without ".", ".." and repeated slashes; no link is followed."""
+    return os.sep + os.path.normpath(path).lstrip(os.sep)  # POSIX keeps two slashes at the start
 
 
 def real_folder(folder: str | Path) -> str:

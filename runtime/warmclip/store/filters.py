@@ -4,6 +4,7 @@ https://qdrant.tech/documentation/concepts/filtering/
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from warmclip.store.filter import Filter
@@ -72,6 +73,12 @@ def passing(only: Filter) -> Condition | None:
         span = {"gte": only.first_ns, "lt": only.end_ns}
         must.append({"key": "mtime_ns", "range": span})
     return {"must": must} if must else None
+
+
+def passing_without_folders(only: Filter) -> Condition:
+    """Those that may pass a filter's folder, and have no folders to be found by."""
+    times = passing(replace(only, folder=None)) or {"must": []}
+    return dict(WITHOUT_FOLDERS) | {"must": [*WITHOUT_FOLDERS["must"], *times["must"]]}
 
 
 def without_foreign(only: Condition | None) -> Condition:

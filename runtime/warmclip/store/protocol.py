@@ -235,6 +235,20 @@ class VectorStore(Protocol):
         """
         ...
 
+    def delete_points(self, collection: str, ids: Iterable[str]) -> None:
+        """Delete points whatever they are by now, and wait until they are gone.
+
+        For what somebody said is to go. ``delete_unchanged`` is for what was found to be gone.
+
+        Args:
+            collection: its own name, or the name that leads to it.
+            ids: of a scroll of it, which may go on meanwhile. One that is gone is no error.
+
+        Raises:
+            NotStored: the name leads to no collection.
+        """
+        ...
+
     def mark_verified(self, name: str, points: Sequence[Point]) -> None:
         """Let these points wait for their canary no more.
 
@@ -266,6 +280,8 @@ class VectorStore(Protocol):
         with_vectors: bool = False,
     ) -> Iterator[Point]:
         """All points, or those that one of the arguments asks for, in no order.
+
+        Those below a folder are found even if they were stored without their folders.
 
         Args:
             name: the collection.

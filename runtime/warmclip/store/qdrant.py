@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from warmclip.errors import SourceChanged, StoreError
+from warmclip.fsutil import prefix_below
 from warmclip.inference.arrays import Vector
 from warmclip.progress import Progress
 from warmclip.settings import without_password
@@ -22,12 +23,13 @@ from warmclip.store.filters import (
     WITHOUT_FOLDERS,
     Condition,
     passing,
+    passing_without_folders,
     unchanged,
     waiting_for,
     with_sha256,
     without_foreign,
 )
-from warmclip.store.payload import from_json, is_ours, to_json
+from warmclip.store.payload import from_json, is_ours, path_of, to_json
 from warmclip.store.protocol import Generation, Hit, Point, Salvage, Space, collection_of
 
 WRITE_BATCH = 64
@@ -136,13 +138,7 @@ class QdrantStore:
     def clear_collection(self, collection: str) -> None:
         """See ``VectorStore.clear_collection``."""
         self._aliases.check_unused(collection)
-        ids = [record.id for record in self._engine.scroll(collection)]
-        self._send(
-            "ids",
-            ids,
-            READ_BATCH,
-            lambda batch: self._engine.delete(collection, {"must": [{"has_id": batch}]}),
-        )
+        self.delete_points(collection, (record.id for record in self._engine.scroll(collection)))
 
     def delete_collection(self, collection: str) -> None:
         """See ``VectorStore.delete_collection``."""
@@ -195,6 +191,16 @@ class QdrantStore:
             left |= {record.id for record in found}
         return frozenset(left)
 
+    def delete_points(self, collection: str, ids: Iterable[str]) -> None:
+        """See ``VectorStore.delete_points``."""
+        target = self._aliases.require(collection)
+        self._send(
+            "ids",
+            ids,
+            READ_BATCH,
+            lambda batch: self._engine.delete(target, {"must": [{"has_id": batch}]}),
+        )
+
     def mark_verified(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.mark_verified``."""
         by_canary = sorted(points, key=_fingerprint_and_canary)
@@ -237,6 +243,12 @@ class QdrantStore:
                 self._warn_of_foreign(collection)
             else:
                 yield _point(record)
+        if only.folder is not None:
+            below = prefix_below(only.folder)
+            chosen = passing_without_folders(only)
+            for record in self._engine.scroll(collection, chosen, with_vectors=with_vectors):
+                if is_ours(record.payload) and path_of(record.payload).startswith(below):
+                    yield _point(record)
 
     def describe(self, collection: str) -> dict[str, Any]:
         """See ``VectorStore.describe``."""

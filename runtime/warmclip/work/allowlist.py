@@ -36,8 +36,8 @@ def job_name(function: str) -> str:
 FUNCTIONS = frozenset(
     job_name(function)
     for function in (
-        *("canary", "embed_image", "embed_images", "embed_texts", "index_images", "search"),
-        *("thumbnail", "verdict"),
+        *("canary", "embed_image", "embed_images", "embed_texts", "forget_images"),
+        *("index_images", "search", "thumbnail", "verdict"),
     )
 )
 

@@ -58,6 +58,40 @@ def index_images(
     ).to_dict()
 
 
+def forget_images(paths: list[str], collection: str, *, dry_run: bool = False) -> dict[str, Any]:
+    """Delete what is stored at or below these paths, whether or not the files are there.
+
+    Paths are those that points have: no link is followed, so that a disk may be gone. The files
+    themselves are not touched.
+
+    Args:
+        paths: of files or folders.
+        collection: where they are stored; vectors that ``migrate`` left are cleared as well.
+        dry_run: only count.
+
+    Returns:
+        A ForgetReport as a dict: ``pictures`` and ``kept`` were deleted, 20,000 at most; unless
+        ``complete``, there are more, and the same job deletes them.
+
+    Raises:
+        JobRefused: a path is outside the roots, or as for ``index_images``; nothing was deleted.
+        NotStored: there is no such collection.
+        StoreError: the store failed.
+    """
+    from warmclip.indexing.forgetting import MOST_AT_ONCE, forget_pictures
+
+    context = current_context()
+    check_paths(paths, context.settings)
+    return forget_pictures(
+        context.store,
+        check_collection(collection),
+        [context.roots.stored_path(path) for path in paths],
+        home=context.settings.home,
+        dry_run=dry_run is not False,
+        most=None if dry_run else MOST_AT_ONCE,
+    ).to_dict()
+
+
 def embed_images(paths: list[str]) -> dict[str, Any]:
     """Embed files without storing anything.
 

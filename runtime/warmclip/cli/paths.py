@@ -1,0 +1,18 @@
+"""Paths on the command line: an empty one is refused, as it would mean the current folder."""
+
+from pathlib import Path
+
+import typer
+
+
+def parse_path(text: str) -> Path:
+    """A path as it was written, for ``parser`` of an argument or option.
+
+    Raises:
+        BadParameter: it is empty, as when a shell's variable is not set.
+    """
+    if not text:
+        raise typer.BadParameter(
+            "an empty path; is a variable not set? The current folder is written '.'"
+        )
+    return Path(text)
