@@ -1,6 +1,7 @@
 """Folders that are ours alone: what lies in them is trusted, so nobody else may write there."""
 
 import fcntl
+import hashlib
 import os
 import stat
 import time
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from warmclip.errors import SettingsError
+
+# What a socket's address holds on macOS, without the final zero; Linux has 4 bytes more.
+_MAX_SOCKET_BYTES = 103
 
 
 def private_folder(folder: Path, *, private: bool) -> Path:
@@ -95,6 +99,19 @@ def replace_file(file: Path, content: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
+
+
+def socket_path(folder: Path, name: str) -> Path:
+    """Where the server of a folder listens: inside it, if the address is short enough.
+
+    Otherwise the folder above it is still to be made, and checked, by ``private_folder``.
+    """
+    inside = folder / name
+    if len(os.fsencode(inside)) <= _MAX_SOCKET_BYTES:
+        return inside
+    # Not TMPDIR, which differs between a terminal and a service: every client must agree.
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    return Path("/tmp", f"warmclip-{os.geteuid()}-{digest}", name)  # noqa: S108 - checked
 
 
 def prefix_below(folder: str) -> str:

@@ -15,9 +15,9 @@ import pytest
 from redis.exceptions import ResponseError
 
 from warmclip.errors import QueueUnreachable, SettingsError
+from warmclip.fsutil import socket_path
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.private_redis import socket_path
 
 # Joins, says which server it found, and leaves when its stdin is closed.
 _CLIENT = """
@@ -127,7 +127,7 @@ def test_jobs_survive_a_killed_server(settings: Settings) -> None:
         pid = redis.info("server")["process_id"]
         os.kill(pid, signal.SIGKILL)
         wait_until_gone(pid)
-    assert socket_path(settings.home / "redis").exists()
+    assert socket_path(settings.home / "redis", "redis.sock").exists()
     with open_broker(settings) as redis:
         assert redis.lrange("rq:queue:default", 0, -1) == [b"a-job"]
         assert redis.info("server")["process_id"] != pid
@@ -146,7 +146,7 @@ def test_nobody_else_gets_in(settings: Settings) -> None:
     with open_broker(settings) as redis:
         assert redis.config_get("port")["port"] == "0"
         folder = settings.home / "redis"
-        assert socket_path(folder).stat().st_mode & 0o077 == 0
+        assert socket_path(folder, "redis.sock").stat().st_mode & 0o077 == 0
         assert folder.stat().st_mode & 0o077 == 0
         assert settings.home.stat().st_mode & 0o077 == 0
 
@@ -156,7 +156,7 @@ def test_long_home(tmp_path: Path) -> None:
     home = tmp_path.joinpath(*["a-long-name-with spaces" * 4] * 2)
     with open_broker(Settings(home=home, bundle=Path("unused"))) as redis:
         redis.set("key", "value")
-        folder = socket_path(home / "redis").parent
+        folder = socket_path(home / "redis", "redis.sock").parent
         assert not folder.is_relative_to(home)
         assert folder.stat().st_mode & 0o777 == 0o700
     with open_broker(Settings(home=home, bundle=Path("unused"))) as redis:
@@ -167,7 +167,7 @@ def test_long_home(tmp_path: Path) -> None:
 def test_squatted_socket_folder(tmp_path: Path) -> None:
     """A folder that somebody laid out for the socket beforehand is refused, not used."""
     home = tmp_path / ("x" * 100)
-    folder = socket_path(home / "redis").parent
+    folder = socket_path(home / "redis", "redis.sock").parent
     folder.symlink_to(tmp_path)
     try:
         with (
@@ -258,7 +258,7 @@ def test_option_that_is_not_accepted(url: str, told: str) -> None:
 def test_options_that_say_how_to_connect(settings: Settings) -> None:
     """They are taken, from an address of either kind."""
     with open_broker(settings):
-        path = socket_path(settings.home / "redis")
+        path = socket_path(settings.home / "redis", "redis.sock")
         url = f"unix://{path}?db=3&socket_timeout=7&health_check_interval=11"
         with open_broker(Settings.from_env({"REDIS_URL": url})) as redis:
             assert redis.ping()

@@ -1,5 +1,6 @@
 """The canary of health: a text is embedded, and what is stored is found."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from serving import draw
 from warmclip.errors import SettingsError, SpaceMismatch, StoreError
 from warmclip.settings import Settings
+from warmclip.store.embedded_lock import lock_store
 from warmclip.work.horse.context import JobContext, open_context
 from warmclip.work.jobs import canary, index_images
 
@@ -18,8 +20,11 @@ COLLECTION = "images"
 @pytest.fixture
 def context(tmp_path: Path, demo_bundle: Path) -> Iterator[JobContext]:
     """This process as a horse, with a store of its own."""
-    with open_context(Settings(home=tmp_path / "home", bundle=demo_bundle)) as context:
+    settings = Settings(home=tmp_path / "home", bundle=demo_bundle)
+    lock = lock_store(settings.embedded_store)
+    with open_context(settings, store_owner=lock) as context:
         yield context
+    os.close(lock)
 
 
 def index(folder: Path, count: int) -> Sequence[str]:

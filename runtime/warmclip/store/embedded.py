@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -22,7 +23,9 @@ from warmclip.progress import Progress
 from warmclip.store.embedded_catalog import Catalog
 from warmclip.store.embedded_conversion import convert_local_store, remove_former_files
 from warmclip.store.embedded_filters import to_filter
+from warmclip.store.embedded_listener import listen
 from warmclip.store.embedded_lock import check_lock, lock_store
+from warmclip.store.embedded_questions import answer
 from warmclip.store.embedded_shard import Shard, copy_readable, read_noted
 from warmclip.store.embedded_thread import StoreThread
 from warmclip.store.engine import Record
@@ -32,7 +35,8 @@ from warmclip.store.protocol import Salvage
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Offset: TypeAlias = int | str | UUID | None  # the id of the first point of the next page
+Offset: TypeAlias = int | str | None
+"""The id of the first point of a page; None: the first one there is."""
 
 _PAGE = 256  # points in one answer
 _IDLE_S = 1.0  # without a call, before what was written is flushed
@@ -73,6 +77,7 @@ class EmbeddedEngine:
         self._lock = lock
         self._open: dict[str, Shard] = {}
         self._thread = StoreThread(self._flush_all, _IDLE_S)
+        self._listener = listen(folder, partial(answer, self))
 
     @property
     def when_missing(self) -> str:
@@ -188,20 +193,28 @@ class EmbeddedEngine:
         self, collection: str, only: Condition | None = None, *, with_vectors: bool = False
     ) -> Iterator[Record]:
         """See ``Engine``."""
-        chosen = None if only is None else to_filter(only)
-        following: _Offset = None
+        following: Offset = None
         while True:
-            request = edge.ScrollRequest(
-                offset=following,
-                limit=_PAGE,
-                filter=chosen,
-                with_payload=True,
-                with_vector=with_vectors,
-            )
-            page, following = self._scroll(collection, request)
-            yield from map(_record, page)
+            page, following = self.read_page(collection, only, following, with_vectors=with_vectors)
+            yield from page
             if following is None:
                 return
+
+    def read_page(
+        self, collection: str, only: Condition | None, offset: Offset, *, with_vectors: bool
+    ) -> tuple[list[Record], Offset]:
+        """At most 256 points from an id on, and the first id of the next page; None: the last."""
+        request = edge.ScrollRequest(
+            offset=offset,
+            limit=_PAGE,
+            filter=None if only is None else to_filter(only),
+            with_payload=True,
+            with_vector=with_vectors,
+        )
+        page, following = self._scroll(collection, request)
+        if isinstance(following, UUID):
+            following = str(following)
+        return [_record(it) for it in page], following
 
     def query(
         self, collection: str, vector: Vector, limit: int, only: Condition | None = None
@@ -217,6 +230,8 @@ class EmbeddedEngine:
 
     def close(self) -> None:
         """See ``Engine``. The folder is given up when all is flushed and closed."""
+        if self._listener is not None:
+            self._listener.close()
         with self._os_errors():
             self._thread.stop(self._close)
 
@@ -238,7 +253,7 @@ class EmbeddedEngine:
 
     def _scroll(
         self, collection: str, request: edge.ScrollRequest
-    ) -> tuple[list[edge.Record], _Offset]:
+    ) -> tuple[list[edge.Record], int | str | UUID | None]:
         return self._read(collection, lambda it: it.scroll(request))
 
     def _write(self, collection: str, write: Callable[[Shard], None]) -> None:

@@ -135,5 +135,10 @@ class Catalog:
             )
 
 
+def is_of_former_format(folder: Path) -> bool:
+    """Whether a folder has a store of qdrant-client's local mode, and none of ours."""
+    return not (folder / "store.json").exists() and (folder / "meta.json").exists()
+
+
 def _numbers(release: str) -> list[int]:
     return [int(part) for part in release.split(".") if part.isdigit()]

@@ -21,7 +21,7 @@ import qdrant_edge as edge
 from warmclip.errors import StoreDamaged
 from warmclip.progress import Progress
 from warmclip.store.batches import batches
-from warmclip.store.embedded_catalog import Catalog
+from warmclip.store.embedded_catalog import Catalog, is_of_former_format
 from warmclip.store.embedded_shard import Shard
 from warmclip.store.folder_keys import FOLDERS_FIELD, keys_above
 from warmclip.store.payload import path_of
@@ -45,12 +45,11 @@ def convert_local_store(folder: Path, progress: Progress | None = None) -> None:
         StoreError: the disk is full; the former files are left as they are.
         OSError: likewise.
     """
-    former = folder / "meta.json"
-    if (folder / "store.json").exists() or not former.exists():
+    if not is_of_former_format(folder):
         return
     # Shards without store.json, and without a conversion that was killed: somebody deleted it.
     if (folder / _PARTIAL).exists() or not (folder / "shards").exists():
-        meta = _read_meta(former)
+        meta = _read_meta(folder / "meta.json")
         log.warning("the embedded store %s is converted to the engine's format, once", folder)
         _convert(folder, meta, progress or (lambda _done, _total, _stage: None))
 

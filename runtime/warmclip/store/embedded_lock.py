@@ -48,18 +48,27 @@ def check_lock(folder: Path, lock: int) -> None:
         raise StoreError(f"the embedded store {folder} was replaced by another folder")
 
 
+def read_owner(folder: Path) -> int | None:
+    """The process that took the lock last, whether or not it still runs; None: nobody knows."""
+    try:
+        told = (folder / _LOCK).read_text("ascii", "replace").strip()
+    except OSError:
+        return None
+    return int(told) if told.isdigit() else None
+
+
 def _locked(folder: Path) -> int:
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
         os.close(descriptor)
+        holder = read_owner(folder)
         raise StoreHeld(
             f"the embedded store {folder} is in use by process {holder or '?'}; wait for it, or "
-            "stop it; a `warmclip worker` does what `warmclip index --queue` and `warmclip search` "
-            "ask for. Several owners need a Qdrant server (`make db-up`) and QDRANT_URL",
-            by_the_living=not holder.isdigit() or is_running(int(holder)),
+            "stop it; a `warmclip worker` does what `warmclip index --queue` asks for. Several "
+            "that write need a Qdrant server (`make db-up`) and QDRANT_URL",
+            by_the_living=holder is None or is_running(holder),
         ) from exc
     with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
         os.ftruncate(descriptor, 0)

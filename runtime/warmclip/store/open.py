@@ -1,5 +1,8 @@
 """The store that the settings name."""
 
+import contextlib
+
+from warmclip.errors import StoreHeld
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.store.qdrant import QdrantStore
@@ -8,7 +11,7 @@ from warmclip.store.qdrant import QdrantStore
 def open_store(
     settings: Settings, lock: int | None = None, *, progress: Progress | None = None
 ) -> QdrantStore:
-    """Open a Qdrant server's store, or the embedded one under ``home``.
+    """Open a Qdrant server's store, or the embedded one under ``home``, to read and write.
 
     Args:
         settings: with the server's address, or the home.
@@ -25,3 +28,31 @@ def open_store(
             settings.qdrant_url, settings.qdrant_api_key, options=settings.qdrant_collection
         )
     return QdrantStore.embedded(settings.embedded_store, lock, progress=progress)
+
+
+def read_store(settings: Settings, *, progress: Progress | None = None) -> QdrantStore:
+    """Open the store to read it, which an embedded one's owner answers if there is one.
+
+    Args:
+        settings: as for ``open_store``.
+        progress: likewise.
+
+    Raises:
+        SettingsError, StoreError: likewise; never StoreHeld.
+    """
+    with contextlib.suppress(StoreHeld):
+        return open_store(settings, progress=progress)
+    return QdrantStore.remote(settings.embedded_store, take_over=True)
+
+
+def borrow_store(settings: Settings) -> QdrantStore:
+    """Open the store without ever owning it: an embedded one is read through its owner.
+
+    What would write raises StoreHeld. A server's store is as ``open_store`` opens it.
+
+    Raises:
+        SettingsError: likewise.
+    """
+    if settings.qdrant_url is not None:
+        return open_store(settings)
+    return QdrantStore.remote(settings.embedded_store)

@@ -75,6 +75,24 @@ class QdrantStore:
         return cls(EmbeddedEngine(folder, lock, progress))
 
     @classmethod
+    def remote(cls, folder: Path, *, take_over: bool = False, patience_s: float = 30.0) -> Self:
+        """Read the store in a folder that another process owns: it is asked there.
+
+        What would write raises StoreHeld. Nobody is asked yet.
+
+        Args:
+            folder: as of ``embedded``.
+            take_over: become the owner when there is none; else the next one is waited for.
+            patience_s: how long an answer is waited for before StoreUnreachable is raised.
+
+        Raises:
+            SettingsError: the folder is not ours alone.
+        """
+        from warmclip.store.embedded_remote import RemoteEngine
+
+        return cls(RemoteEngine(folder, take_over=take_over, patience_s=patience_s))
+
+    @classmethod
     def server(
         cls,
         url: str,

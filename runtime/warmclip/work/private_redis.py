@@ -11,7 +11,6 @@ The server listens on a Unix socket only. What is in its queues outlives it in a
 """
 
 import fcntl
-import hashlib
 import importlib
 import logging
 import os
@@ -29,12 +28,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from warmclip.errors import QueueUnreachable, SettingsError
-from warmclip.fsutil import private_folder
+from warmclip.fsutil import private_folder, socket_path
 
 log = logging.getLogger(__name__)
 
-# What a socket's address holds on macOS, without the final zero; Linux has 4 bytes more.
-_MAX_SOCKET_BYTES = 103
 _START_DEADLINE_S = 60.0  # reading a long append-only file takes its time
 _STOP_DEADLINE_S = 20.0
 _POLL_S = 0.02
@@ -51,16 +48,6 @@ _SERVER_OPTIONS = {
     "aof-use-rdb-preamble": "no",
     "maxmemory-policy": "noeviction",
 }
-
-
-def socket_path(folder: Path) -> Path:
-    """Where the server of this folder listens: inside it, if the address is short enough."""
-    inside = folder / "redis.sock"
-    if len(os.fsencode(inside)) <= _MAX_SOCKET_BYTES:
-        return inside
-    # Not TMPDIR, which differs between a terminal and a service: every client must agree.
-    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    return Path("/tmp", f"warmclip-{os.geteuid()}-{digest}", "redis.sock")  # noqa: S108 - checked
 
 
 def find_server() -> str:
@@ -101,7 +88,7 @@ class PrivateRedis:
         """
         private_folder(home, private=False)
         self._folder = private_folder(home.resolve() / "redis", private=True)
-        self.socket = socket_path(self._folder)
+        self.socket = socket_path(self._folder, "redis.sock")
         if self.socket.parent != self._folder:
             private_folder(self.socket.parent, private=True)
         with self._held("start"), ExitStack() as on_failure:

@@ -85,7 +85,7 @@ def audit(
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
     ) as terminal:
-        from warmclip.store.open import open_store
+        from warmclip.store.open import open_store, read_store
 
         chosen = choose_collection(name, collection)
         settings = read_settings(
@@ -94,7 +94,7 @@ def audit(
         _check_audit(settings, chosen, paths, suspect=suspect, repair=repair, queue=queue, yes=yes)
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
-        with open_store(settings) as store:
+        with open_store(settings) if repair else read_store(settings) as store:
             try:
                 report = _audit(terminal, settings, store, paths or [], bundle)
             except NotStored as exc:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
+    from warmclip.inference.encoder import Encoder
     from warmclip.store.protocol import VectorStore
 
 
@@ -140,12 +141,17 @@ def open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
 def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":
     """Open an encoder of the settings' model over a store that is open."""
     from warmclip.indexing.indexer import Indexer
+
+    return Indexer.from_settings(open_encoder(settings, terminal), store, settings)
+
+
+def open_encoder(settings: Settings, terminal: Terminal) -> "Encoder":
+    """Load the settings' model."""
     from warmclip.inference.encoder import Encoder
 
     # The first time on a machine with more than the CPU, it tries what there is, for a while.
     with terminal.progress("trials") as progress:
-        encoder = Encoder.from_settings(settings, progress=progress)
-    return Indexer.from_settings(encoder, store, settings)
+        return Encoder.from_settings(settings, progress=progress)
 
 
 def show_index_report(terminal: Terminal, report: "IndexReport") -> None:

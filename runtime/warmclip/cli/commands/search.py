@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from warmclip.cli.commands.index import open_indexer
+from warmclip.cli.commands.index import open_encoder
 from warmclip.cli.console import Terminal, shorten_path
 from warmclip.cli.options import (
     WORKERS_CHOICE,
@@ -24,7 +24,7 @@ from warmclip.cli.options import (
     read_settings,
 )
 from warmclip.cli.sheet import check_sheet, save_sheet
-from warmclip.errors import JobFailed, QueueUnreachable, SettingsError, StoreHeld
+from warmclip.errors import JobFailed, SettingsError
 from warmclip.logs import printable
 from warmclip.settings import Settings
 from warmclip.store.filter import MOST_HITS, Filter, Query
@@ -93,23 +93,14 @@ def search(
         if any(query.text is not None and not query.text.strip() for query in queries):
             raise SettingsError("an empty text is like nothing: say what to look for")
         check_sheet(sheet)
-        has_own_model = bool(bundle or provider or exif_transpose or decode)
-        if queue and has_own_model:
+        if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
         below = None if folder is None else str(folder.absolute())
         only = Filter.of(below, since, until)
         if queue:
             found = _search_by_worker(settings, queries, limit, only)
         else:
-            try:
-                found = _search(terminal, settings, queries, limit, only)
-            except StoreHeld as held:
-                if has_own_model:
-                    raise  # the store's owner would answer with a model of its own
-                try:
-                    found = _search_by_worker(settings, queries, limit, only)
-                except QueueUnreachable:
-                    raise held from None
+            found = _search(terminal, settings, queries, limit, only)
         if folder is not None and not any(found) and not folder.is_dir():
             terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
         if sheet is not None:
@@ -120,7 +111,13 @@ def search(
 def _search(
     terminal: Terminal, settings: Settings, queries: list[Query], limit: int, only: Filter
 ) -> "list[list[Hit]]":
-    with open_indexer(settings, terminal) as indexer:
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.store.open import read_store
+
+    # The model first: nobody who wants to own the store has to wait for it.
+    encoder = open_encoder(settings, terminal)
+    with read_store(settings) as store:
+        indexer = Indexer.from_settings(encoder, store, settings)
         return [
             indexer.search(query.text, image=query.image, limit=limit, only=only)
             for query in queries

@@ -1,10 +1,11 @@
 """What a horse owns: a warm Encoder, and the store.
 
-The encoder is opened once, before the first job, and never crosses a fork; the store is opened
-when a job first needs it. The modules that they need are imported only then, so that a process
-which names a job loads none.
+Both are opened before the first job, and never cross a fork. The store comes first, since other
+processes read it through this one. The modules that they need are imported only then, so that a
+process which names a job loads none.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import ForkedSessionError, JobRefused
+from warmclip.errors import ForkedSessionError, JobRefused, StoreError
 from warmclip.indexing.roots import Roots
 from warmclip.progress import Progress
 from warmclip.settings import Settings
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
     from warmclip.inference.encoder import Encoder
     from warmclip.store.protocol import VectorStore
+
+log = logging.getLogger(__name__)
 
 
 class JobContext:
@@ -34,22 +37,40 @@ class JobContext:
         pid: the process that this belongs to.
     """
 
-    def __init__(
-        self, settings: Settings, encoder: "Encoder", progress: Progress, store_owner: int | None
-    ) -> None:
+    encoder: "Encoder"
+
+    def __init__(self, settings: Settings, progress: Progress, store_owner: int | None) -> None:
         self.settings = settings
         self.roots = Roots(settings.roots)
-        self.encoder = encoder
         self.progress = progress
         self.pid = os.getpid()
         self._store_owner = store_owner
 
     @cached_property
     def store(self) -> "VectorStore":
-        """The store, opened now; a store of the former format is converted, with progress."""
-        from warmclip.store.open import open_store
+        """The store, opened when it is first asked for, if it was not before.
 
+        Without the embedded store's lock it is read through the process that has it.
+        """
+        from warmclip.store.open import borrow_store, open_store
+
+        if self._store_owner is None:
+            return borrow_store(self.settings)
         return open_store(self.settings, self._store_owner, progress=self.progress)
+
+    def offer_store(self) -> None:
+        """Open the embedded store for others to read, if this process owns it.
+
+        One of the former format is converted by the first job that needs it, with progress. Why
+        one cannot be opened, that job says.
+        """
+        from warmclip.store.embedded_catalog import is_of_former_format
+
+        if self._store_owner is not None and not is_of_former_format(self.settings.embedded_store):
+            try:
+                _ = self.store
+            except StoreError as exc:
+                log.warning("%s", exc)
 
     def indexer(self, collection: str) -> "Indexer":
         """An Indexer of one collection, with the warm Encoder and the open store."""
@@ -80,7 +101,8 @@ def open_context(
         settings: which model, and where vectors go.
         activity: told of each piece of native work.
         progress: told how far a job is.
-        store_owner: the embedded store's lock, if the worker holds it.
+        store_owner: the embedded store's lock, if the worker holds it; else the store is read
+            through the process that holds it.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
@@ -89,15 +111,17 @@ def open_context(
     from warmclip.inference.encoder import Encoder
 
     activity = activity or Unwatched()
-    with activity.during("load", f"the model {settings.bundle}"):
-        encoder = Encoder.from_settings(settings, progress=progress, activity=activity)
-        encoder.warm()
-    _context = JobContext(settings, encoder, progress, store_owner)
+    context = JobContext(settings, progress, store_owner)
     try:
-        yield _context
+        context.offer_store()
+        with activity.during("load", f"the model {settings.bundle}"):
+            context.encoder = Encoder.from_settings(settings, progress=progress, activity=activity)
+            context.encoder.warm()
+        _context = context
+        yield context
     finally:
-        _context.close()
         _context = None
+        context.close()
 
 
 def is_horse() -> bool:
