@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import warmclip
 from warmclip.cli.console import Terminal
+from warmclip.cli.paths import parse_path
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle, Precision
@@ -79,7 +80,10 @@ def model(
         str, typer.Option(help="open_clip's name, or the path of a configuration.json.")
     ] = "ViT-B-32",
     pretrained: Pretrained = "openai",
-    out: Annotated[Path, typer.Option(help="The folder that holds the bundles.")] = Path("models"),
+    out: Annotated[
+        Path,
+        typer.Option(parser=parse_path, metavar="PATH", help="The folder that holds the bundles."),
+    ] = Path("models"),
     name: Annotated[
         str, typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED")
     ] = "",
@@ -120,7 +124,10 @@ def model(
 
 @app.command(epilog="Exit codes: 0 passed, 1 a stage failed, 2 bad usage, 3 no weights.")
 def parity(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, such as models/ViT-B-32-openai.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, help="A bundle, such as models/ViT-B-32-openai."),
+    ],
     model: Annotated[
         str, typer.Option(help="Its model.", show_default="what the certificate names")
     ] = "",
@@ -137,6 +144,7 @@ def parity(
     report: Annotated[
         Path | None,
         typer.Option(
+            parser=parse_path,
             metavar="DIR|FILE.html",
             help="Write the findings as a page, and as JSON beside it.",
             show_default=False,
@@ -191,7 +199,7 @@ def parity(
 
 @app.command("lint")
 def lint_graphs(
-    path: Annotated[Path, typer.Argument(help="An ONNX file, or a bundle.")],
+    path: Annotated[Path, typer.Argument(parser=parse_path, help="An ONNX file, or a bundle.")],
     batch: Annotated[
         list[int] | None,
         typer.Option(
@@ -227,7 +235,7 @@ def lint_graphs(
 
 @app.command("draw-scenes")
 def draw_scenes(
-    folder: Annotated[Path, typer.Argument(help="Where to write the pictures.")],
+    folder: Annotated[Path, typer.Argument(parser=parse_path, help="Where to write the pictures.")],
     count: Annotated[int, typer.Option(help="How many.", min=1, max=scenes.HELD_OUT)] = 60,
     seed: Annotated[int, typer.Option(help="Decides which ones.")] = 0,
     as_json: Json = False,

@@ -616,6 +616,18 @@ def test_names(store: QdrantStore, name: str) -> None:
     assert listed == [f"{name}-a", f"{name}-b"]
 
 
+def test_misspelt_name(store: QdrantStore, name: str) -> None:
+    """The likely one is named, and no other."""
+    store.ensure_collection(name, OLD)
+    store.create_collection(f"{name}-staged", OLD)
+    with pytest.raises(NotStored, match=rf"'{name[:-1]}'; did you mean '{name}'\?"):
+        list(store.scroll(name[:-1]))
+    with pytest.raises(NotStored) as far:
+        list(store.scroll("quite-another-one"))
+    assert name not in str(far.value)
+    assert "did you mean" not in str(far.value)
+
+
 def test_points_deleted(store: QdrantStore, name: str) -> None:
     """They go whatever was written to them meanwhile, while a scroll of them goes on."""
     store.ensure_collection(name, OLD)

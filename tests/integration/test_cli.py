@@ -139,6 +139,7 @@ def test_contact_sheet(gallery: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "found.png"
     done = run("search", "a star", "a circle", "--limit", "3", "--sheet", sheet)
     assert done.returncode == 0, done.stderr
+    assert f"the sheet is {sheet}" in " ".join(done.stderr.split())
     with Image.open(sheet) as drawn:
         assert drawn.width > 300
         assert len(np.unique(np.asarray(drawn.convert("L")))) > 20

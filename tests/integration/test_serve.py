@@ -212,6 +212,9 @@ def test_collection_that_is_not_there(served: Served) -> None:
     answer = served.client.get("/api/v1/search?q=red&collection=other")
     assert answer.status_code == 404
     assert "there is no collection 'other' yet" in answer.json()["detail"]
+    misspelt = served.client.get("/api/v1/search?q=red&collection=imagse")
+    assert misspelt.status_code == 404
+    assert "there is no collection 'imagse'; did you mean 'images'?" in misspelt.json()["detail"]
 
 
 def test_vectors(served: Served, demo_bundle: Path, pictures: Path) -> None:

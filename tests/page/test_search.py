@@ -204,9 +204,19 @@ def test_picture_that_is_none(visit: Visit, served: Served) -> None:
 def test_nothing_indexed(visit: Visit, served: Served) -> None:
     """A collection that is not there leads to where one is made."""
     page = visit(served, "#/search?q=red&collection=other")
+    expect(page.locator(".state")).to_contain_text("No collection “other”")
     expect(page.locator(".state")).to_contain_text("There is no collection 'other' yet")
     page.get_by_role("link", name="Start a session").click()
     expect(page.get_by_role("heading", name="Training sessions")).to_be_focused()
+
+
+@pytest.mark.usefixtures("worker")
+def test_misspelt_collection(visit: Visit, served: Served) -> None:
+    """The page names the one that is meant, and does not say that nothing is indexed."""
+    page = visit(served, "#/search?q=red&collection=imagse")
+    expect(page.locator(".state")).to_contain_text("No collection “imagse”")
+    expect(page.locator(".state")).to_contain_text("id you mean 'images'?")
+    expect(page.locator(".state")).not_to_contain_text("Nothing is indexed")
 
 
 def test_no_worker(visit: Visit, lonely: Served) -> None:

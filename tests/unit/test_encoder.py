@@ -90,6 +90,16 @@ def test_encode_images_names_what_failed(encoder: Encoder) -> None:
     assert set(caught.value.reasons) == {1, 3}
 
 
+def test_one_in_place_of_a_list(encoder: Encoder, tmp_path: Path) -> None:
+    """A bare str would be its letters: one text and one image are refused in the same way."""
+    for one in ("a.png", b"a", tmp_path / "a.png", picture(0)):
+        with pytest.raises(TypeError, match=r"a list of images is needed.*write \[image\]"):
+            encoder.encode_images(one)  # type: ignore[arg-type]  # a caller without mypy
+    for text in ("a", b"a"):
+        with pytest.raises(TypeError, match=r"a list of texts is needed.*write \[text\]"):
+            encoder.encode_texts(text)  # type: ignore[arg-type]  # as above
+
+
 def test_many_unreadable_in_a_row(encoder: Encoder) -> None:
     """A folder full of rubbish passes through and is all reported."""
     results = list(encoder.encode_each((index, b"rubbish") for index in range(100)))

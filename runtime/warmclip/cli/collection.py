@@ -20,9 +20,9 @@ def choose_collection(argument: str | None, option: str | None) -> str | None:
     Raises:
         SettingsError: it names two, or what is no collection's name.
     """
-    if argument and option and argument != option:
+    if argument is not None and option is not None and argument != option:
         raise SettingsError(f"two collections: {argument!r}, and --collection {option!r}")
-    name = argument or option
+    name = option if argument is None else argument
     if name is None:
         return None
     try:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MOST_LISTED = 20
 """Paths, groups, or pictures of a group that are shown; ``--json`` lists them all."""
 
+_SHARED = 4  # paths with one reason that are told together
 _NO_TERMINAL_WIDTH = 1000  # a file or a pipe: nothing is folded
 _PAGE_WIDTH = 120  # of what is drawn for a file or a pipe
 
@@ -146,6 +147,27 @@ class Terminal:
             cells = (row[column] for column in (first[1], *columns))
             table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
         self.print(table)
+
+
+def fold_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Reasons as people read them: one that many paths share stands once, with their number.
+
+    Args:
+        reasons: path -> its reason.
+
+    Returns:
+        Path -> reason, or "20 files, such as PATH" -> reason, in the order of the first ones.
+    """
+    paths: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        paths.setdefault(reason, []).append(path)
+    folded = {}
+    for reason, some in paths.items():
+        if len(some) >= _SHARED:
+            folded[f"{len(some)} files, such as {some[0]}"] = reason
+        else:
+            folded |= dict.fromkeys(some, reason)
+    return folded
 
 
 def shorten_path(path: str) -> str:

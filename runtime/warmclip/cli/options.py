@@ -10,12 +10,19 @@ from typing import Annotated
 import typer
 
 from warmclip.cli.console import Terminal
+from warmclip.cli.paths import parse_path
 from warmclip.errors import WarmclipError
 from warmclip.inference.providers import check_choice
 from warmclip.settings import DecodeRule, Settings, check_collection, read_env_file
 
 Bundle = Annotated[
-    Path | None, typer.Option("--bundle", help="The model folder [WARMCLIP_BUNDLE].")
+    Path | None,
+    typer.Option(
+        "--bundle",
+        parser=parse_path,
+        metavar="PATH",
+        help="The model folder [WARMCLIP_BUNDLE].",
+    ),
 ]
 Collection = Annotated[
     str | None, typer.Option("--collection", help="Where the vectors live [WARMCLIP_COLLECTION].")
@@ -45,7 +52,8 @@ EnvFile = Annotated[
     Path | None,
     typer.Option(
         "--env-file",
-        readable=False,
+        parser=parse_path,
+        metavar="PATH",
         help="A file with variables, such as .env; those of the environment come first.",
     ),
 ]
@@ -98,7 +106,7 @@ def read_settings(
     return dataclasses.replace(
         settings,
         bundle=bundle or settings.bundle,
-        collection=check_collection(collection) if collection else settings.collection,
+        collection=settings.collection if collection is None else check_collection(collection),
         provider=check_choice(provider or settings.provider),
         exif="transpose" if exif_transpose else settings.exif,
         decode=decode or settings.decode,

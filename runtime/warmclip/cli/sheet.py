@@ -1,10 +1,24 @@
 """The option --sheet of several commands: a contact sheet in a PNG file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from warmclip.cli.console import Terminal
+from warmclip.cli.paths import parse_path
 from warmclip.errors import SettingsError
 from warmclip.settings import Settings
+
+Sheet = Annotated[
+    Path | None,
+    typer.Option(
+        "--sheet",
+        parser=parse_path,
+        metavar="PATH",
+        help="Also draw what was found into this PNG file.",
+    ),
+]
 
 if TYPE_CHECKING:
     from warmclip.indexing.contact_sheet import SheetSection
@@ -21,9 +35,14 @@ def check_sheet(file: Path | None) -> None:
 
 
 def save_sheet(
-    file: Path, settings: Settings, sections: "list[SheetSection]", *, columns: int
+    terminal: Terminal,
+    file: Path,
+    settings: Settings,
+    sections: "list[SheetSection]",
+    *,
+    columns: int,
 ) -> None:
-    """Draw a contact sheet into a file.
+    """Draw a contact sheet into a file, and say where that is.
 
     Raises:
         SettingsError: the file cannot be written.
@@ -37,3 +56,4 @@ def save_sheet(
         sheet.save(file, "PNG")
     except OSError as exc:
         raise SettingsError(f"cannot write --sheet {file}: {exc.strerror}") from exc
+    terminal.note(f"the sheet is {file.absolute()}")

@@ -215,7 +215,7 @@ def _was_closed(future: Future[Any]) -> bool:
 
 def _require_list(items: Sequence[T], what: str) -> Sequence[T]:
     """Return the items if they are a list: a str or bytes would be taken for its characters."""
-    if isinstance(items, str | bytes):
+    if isinstance(items, str | bytes | Path):
         raise TypeError(f"a list of {what} is needed, not one of them")
     return items
 

@@ -237,6 +237,7 @@ class Encoder:
 
         Raises:
             TextRefused: one of them is no str, or longer than the limit.
+            TypeError: one text was given, not a list of them.
             ForkedSessionError: this is a forked child of the process that opened the Encoder.
         """
         self._refuse_fork()
@@ -265,8 +266,9 @@ class Encoder:
 
         Raises:
             ImagesUnreadable: one or more could not be read; it names each with its reason.
+            TypeError: one image was given, not a list of them.
         """
-        if isinstance(images, str | bytes):
+        if isinstance(images, str | bytes | Path | Image.Image):
             raise TypeError("a list of images is needed, not one of them: write [image]")
         vectors = np.empty((len(images), self.dim), np.float32)
         reasons = {}

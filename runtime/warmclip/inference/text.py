@@ -100,9 +100,10 @@ class Tokenizer:
 
         Raises:
             TextRefused: one of them is no str, or longer than the limit.
+            TypeError: there is no list of them.
         """
-        if isinstance(texts, str):
-            raise TextRefused("a list of texts is needed, not one str: write [text]")
+        if isinstance(texts, str | bytes):
+            raise TypeError("a list of texts is needed, not one of them: write [text]")
         length = self._recipe.context_length
         ids = np.zeros((len(texts), length), dtype=np.int64)
         for row, (index, text) in zip(ids, enumerate(texts), strict=True):

@@ -4,6 +4,8 @@ A name as users say it is an alias of Qdrant's; the vectors of one space lie in
 ``<name>__<fingerprint>`` behind it.
 """
 
+import difflib
+
 from warmclip.errors import NotStored, SpaceMismatch, StoreError
 from warmclip.store.backfill import complete_folders
 from warmclip.store.engine import Engine
@@ -60,6 +62,13 @@ class Aliases:
                 f"the name {name!r} leads to no collection, though the store has "
                 f"{', '.join(kept)}, as after a snapshot was restored: run `warmclip index` with "
                 "its model, after which the name leads there again"
+            )
+        # By likeness only: whoever asks need not learn what else the store has.
+        near = difflib.get_close_matches(name, self.names(), 1)
+        if near:
+            return (
+                f"there is no collection {name!r}; did you mean {near[0]!r}? If not, run "
+                "`warmclip index` first"
             )
         return (
             f"there is no collection {name!r} yet; run `warmclip index` first"

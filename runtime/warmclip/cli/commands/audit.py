@@ -22,6 +22,7 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
+from warmclip.cli.paths import parse_path
 from warmclip.errors import BundleError, NotStored, SettingsError
 from warmclip.settings import Settings
 
@@ -37,7 +38,7 @@ def audit(
         list[Path] | None,
         typer.Argument(
             metavar="[PATH]...",
-            readable=False,
+            parser=parse_path,
             help="Compare it with these folders; without, only suspects are looked for.",
         ),
     ] = None,

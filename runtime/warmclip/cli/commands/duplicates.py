@@ -9,7 +9,8 @@ from rich.text import Text
 from warmclip.cli.collection import CollectionArgument, choose_collection, hint_at_path
 from warmclip.cli.console import MOST_LISTED, Terminal, shorten_path
 from warmclip.cli.options import Collection, EnvFile, Json, Verbose, open_terminal, read_settings
-from warmclip.cli.sheet import check_sheet, save_sheet
+from warmclip.cli.paths import parse_path
+from warmclip.cli.sheet import Sheet, check_sheet, save_sheet
 from warmclip.errors import NotStored
 from warmclip.logs import printable
 from warmclip.settings import Settings
@@ -26,7 +27,7 @@ def duplicates(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PATH]...", readable=False, help="Only pictures at or below these."
+            parser=parse_path, metavar="[PATH]...", help="Only pictures at or below these."
         ),
     ] = None,
     threshold: Annotated[
@@ -39,9 +40,7 @@ def duplicates(
             "sheet before you trust a lower one.",
         ),
     ] = 0.995,
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Also draw the groups into this PNG file.")
-    ] = None,
+    sheet: Sheet = None,
     collection: Collection = None,
     env_file: EnvFile = None,
     as_json: Json = False,
@@ -89,7 +88,7 @@ def _draw_groups(
         for group in drawn
     ]
     columns = max(3, *(len(each.hits) for each in sections)) if sections else 3
-    save_sheet(file, settings, sections, columns=columns)
+    save_sheet(terminal, file, settings, sections, columns=columns)
 
 
 def show_duplicates_report(terminal: Terminal, report: "DuplicatesReport") -> None:

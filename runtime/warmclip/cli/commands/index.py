@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warmclip.cli.console import Terminal
+from warmclip.cli.console import Terminal, fold_reasons
 from warmclip.cli.options import (
     WORKERS_CHOICE,
     Bundle,
@@ -21,6 +21,7 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
+from warmclip.cli.paths import parse_path
 from warmclip.errors import SettingsError
 from warmclip.settings import Settings
 
@@ -37,7 +38,9 @@ def index(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            readable=False, help="Pictures, folders, or quoted patterns like 'trip/*.jpg'."
+            parser=parse_path,
+            metavar="PATH...",
+            help="Pictures, folders, or quoted patterns like 'trip/*.jpg'.",
         ),
     ],
     collection: Collection = None,
@@ -173,7 +176,7 @@ def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
     terminal.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
     if report.ignored:
         terminal.print(f"{describe_ignored(report.ignored)} ignored")
-    terminal.print_paths("skipped", "because", report.skipped)
+    terminal.print_paths("skipped", "because", fold_reasons(report.skipped))
 
 
 def show_submitted(terminal: Terminal, job_ids: "Sequence[str]", images: int) -> None:

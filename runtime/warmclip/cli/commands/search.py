@@ -23,7 +23,8 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
-from warmclip.cli.sheet import check_sheet, save_sheet
+from warmclip.cli.paths import parse_path
+from warmclip.cli.sheet import Sheet, check_sheet, save_sheet
 from warmclip.errors import JobFailed, SettingsError
 from warmclip.logs import printable
 from warmclip.settings import Settings
@@ -39,13 +40,18 @@ def search(
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option("--image", readable=False, help="Look for pictures like this one."),
+        typer.Option(
+            "--image", parser=parse_path, metavar="PATH", help="Look for pictures like this one."
+        ),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=MOST_HITS, help="Hits for each query.")
     ] = 10,
     folder: Annotated[
-        Path | None, typer.Option("--folder", readable=False, help="Only what lies below it.")
+        Path | None,
+        typer.Option(
+            "--folder", parser=parse_path, metavar="PATH", help="Only what lies below it."
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -63,9 +69,7 @@ def search(
             help="Only files that were last changed on this day or earlier.",
         ),
     ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Also draw the hits into this PNG file.")
-    ] = None,
+    sheet: Sheet = None,
     queue: Annotated[
         bool, typer.Option("--queue", help="Ask a running `warmclip worker`.")
     ] = False,
@@ -104,7 +108,7 @@ def search(
         if folder is not None and not any(found) and not folder.is_dir():
             terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
         if sheet is not None:
-            _draw_sheet(sheet, settings, queries, found)
+            _draw_sheet(terminal, sheet, settings, queries, found)
         show_hits(terminal, queries, [[hit.to_dict() for hit in hits] for hits in found])
 
 
@@ -148,7 +152,11 @@ def _search_by_worker(
 
 
 def _draw_sheet(
-    file: Path, settings: Settings, queries: list[Query], found: "list[list[Hit]]"
+    terminal: Terminal,
+    file: Path,
+    settings: Settings,
+    queries: list[Query],
+    found: "list[list[Hit]]",
 ) -> None:
     from warmclip.indexing.contact_sheet import SheetSection
 
@@ -156,7 +164,9 @@ def _draw_sheet(
         SheetSection(heading=query.heading, hits=hits)
         for query, hits in zip(queries, found, strict=True)
     ]
-    save_sheet(file, settings, sections, columns=min(5, max(3, *(len(hits) for hits in found))))
+    save_sheet(
+        terminal, file, settings, sections, columns=min(5, max(3, *(len(hits) for hits in found)))
+    )
 
 
 def show_hits(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from warmclip.cli.options import Collection, EnvFile, LogJson, open_terminal, read_settings
+from warmclip.cli.paths import parse_path
 from warmclip.errors import SettingsError
 from warmclip.serve import DEFAULT_RATE
 
@@ -17,7 +18,12 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any.")] = 8000,
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", help="A file with the bearer token [WARMCLIP_TOKEN]."),
+        typer.Option(
+            "--token-file",
+            parser=parse_path,
+            metavar="PATH",
+            help="A file with the bearer token [WARMCLIP_TOKEN].",
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,

@@ -269,7 +269,8 @@ export function mount(main, go, signal) {
 
   function refused(problem) {
     if (problem.status === 404 && !params.like) {
-      return state("Nothing is indexed yet", problem.detail,
+      const title = params.collection ? `No collection “${params.collection}”` : "Nothing is indexed yet";
+      return state(title, problem.detail,
         h("a", { class: "button primary", href: "#/sessions" }, "Start a session"));
     }
     return failure(problem, load);
