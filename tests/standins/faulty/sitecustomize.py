@@ -9,9 +9,11 @@ faulty_providers.enter()
 if "warmclip.work.horse" in sys.orig_argv:
     import faulty_files  # type: ignore[import-not-found]  # as above
     import faulty_pictures  # type: ignore[import-not-found]  # as above
+    import faulty_timeouts  # type: ignore[import-not-found]  # as above
 
     faulty_files.enter()
     faulty_pictures.enter()
+    faulty_timeouts.enter()
 elif "FAULTY_DIES_AFTER_TAKING" in os.environ:
     import faulty_worker  # type: ignore[import-not-found]  # as above
 
