@@ -1,7 +1,10 @@
 """Redis answers, and refuses: the worker waits with one line, and goes on; no job is lost or runs
 twice.
+
+By hand with ``REFUSED_JOBS=120``.
 """
 
+import os
 import threading
 import time
 from collections import Counter
@@ -21,7 +24,7 @@ from warmclip.work.status import read_status
 
 PASSWORD = "s3cret"  # noqa: S105 - of a server that lives for one test
 ALL = "on >s3cret ~* &* +@all"
-JOBS = 40
+JOBS = int(os.environ.get("REFUSED_JOBS", "40"))
 
 
 @pytest.fixture
@@ -34,16 +37,21 @@ def server(tmp_path: Path, server_binary: None) -> Iterator[RedisServer]:  # noq
         yield server
 
 
-def order(server: RedisServer, *commands: str) -> None:
-    """Have the administrator do it."""
-    for command in commands:
+def order(server: RedisServer, commands: str) -> None:
+    """Have the administrator do it, one after the other."""
+    for command in commands.split("; "):
         server.admin.execute_command(*command.split())  # type: ignore[no-untyped-call]  # redis-py
 
 
 # What makes Redis refuse -> what ends that -> how the line begins.
 EVERYTHING = {
     "memory is full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OOM"),
-    "became a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", ""),
+    "became a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "READONLY"),
+    "lost its master": (
+        "CONFIG SET replica-serve-stale-data no; REPLICAOF 127.0.0.1 1",
+        "REPLICAOF NO ONE; CONFIG SET replica-serve-stale-data yes",
+        "MASTERDOWN",
+    ),
     "too few replicas": (
         "CONFIG SET min-replicas-to-write 1",
         "CONFIG SET min-replicas-to-write 0",
