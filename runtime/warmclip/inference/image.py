@@ -23,6 +23,13 @@ from PIL import ExifTags, Image, ImageOps
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.arrays import Crop, Crops, Pixels
 from warmclip.inference.bundle import ImageRecipe
+from warmclip.inference.decoding_work import (
+    Work,
+    check_directory,
+    check_work,
+    decoding_work,
+    opening_work,
+)
 from warmclip.inference.reading import check_bytes, read_image_file
 from warmclip.inference.resizing import SCALED_GAP, Size, box_filled, cut_square, resized_size
 from warmclip.settings import Limits
@@ -61,7 +68,8 @@ UNDECODABLE = (
     zlib.error,
 )
 
-_LARGE_PIXELS = 25_000_000  # decoders take up to 16 bytes a pixel: 400 MB
+_LARGE_PIXELS = 25_000_000  # 400 MB
+_PIXEL_BYTES = 16  # that decoders take at most, but for that of JPEG 2000
 _large_lock = threading.Lock()
 
 _pool = Image.core  # type: ignore[attr-defined]  # a name that Pillow's own stubs leave out
@@ -82,7 +90,7 @@ def open_image(source: Source, limits: Limits) -> Image.Image:
     Raises:
         ImageUnreadable: the source is no whole picture, or is larger than the limits.
     """
-    image = _identify_source(source, limits)
+    image, _ = _identify_source(source, limits)
     return _load(image, is_callers=image is source)
 
 
@@ -123,14 +131,15 @@ def open_decoded(
     Raises:
         ImageUnreadable: as ``open_image``.
     """
-    image = _identify_source(source, limits)
+    image, work = _identify_source(source, limits)
     size = image.size
     if recipe.decode == "scaled" and image is not source:  # a caller's picture is as it was opened
         _draft(image, recipe)
     is_drafted = image.size != size
     # A progressive JPEG is held whole in any case, as coefficients.
     held = size if "progressive" in image.info else image.size
-    with _large_lock if held[0] * held[1] > _LARGE_PIXELS else nullcontext():
+    is_large = max(held[0] * held[1], work.bytes / _PIXEL_BYTES) > _LARGE_PIXELS
+    with _large_lock if is_large else nullcontext():
         image = _load(image, is_callers=image is source)
         yield image, size if is_drafted else image.size  # loading turns a TIFF by its tag
 
@@ -141,11 +150,11 @@ def _draft(image: Image.Image, recipe: ImageRecipe) -> None:
     image.draft(None, (SCALED_GAP * max(width, 1), SCALED_GAP * max(height, 1)))
 
 
-def _identify_source(source: Source, limits: Limits) -> Image.Image:
+def _identify_source(source: Source, limits: Limits) -> tuple[Image.Image, Work]:
     match source:
         case Image.Image():
             _check_pixels(source.size, limits)
-            return source
+            return source, Work(0)
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
         case str() | Path():
@@ -154,9 +163,11 @@ def _identify_source(source: Source, limits: Limits) -> Image.Image:
             kind = type(source).__name__
             raise ImageUnreadable(f"is of type {kind}, not a path, bytes or a Pillow image")
     check_bytes(len(data), limits)
-    image = _identify(data)
+    image = _identify(data, limits)
     _check_pixels(image.size, limits)
-    return image
+    work = decoding_work(image, data)
+    check_work(work, limits)
+    return image, work
 
 
 def make_crop(
@@ -177,6 +188,7 @@ def make_crop(
     left, orientation = image.size, None
     try:
         if recipe.exif == "transpose":
+            check_directory(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
             orientation = image.getexif().get(ExifTags.Base.Orientation)
         if orientation in range(2, 9):
             image = ImageOps.exif_transpose(image)
@@ -219,7 +231,7 @@ def normalise(crops: Crops | Sequence[Crop], recipe: ImageRecipe) -> Pixels:
     return pixels
 
 
-def _identify(data: bytes) -> Image.Image:
+def _identify(data: bytes, limits: Limits) -> Image.Image:
     """Read the header.
 
     This is ``Image.open`` for our formats, without its bound on pixels, which is global, warns in
@@ -237,6 +249,7 @@ def _identify(data: bytes) -> Image.Image:
         accepted = accept is None or accept(prefix)
         if not accepted or isinstance(accepted, str):  # a str says that a codec is not built in
             continue
+        check_work(opening_work(name, data, limits), limits)
         try:
             return factory(BytesIO(data), "")
         except _NOT_THIS_FORMAT as exc:
