@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from standins.redis_server import RedisServer, command_lines, redis_server
 from warmclip.settings import Settings
@@ -65,11 +66,24 @@ def of_launchd(name: str = "worker") -> Service:
     return Service(command=plist["ProgramArguments"], environment=plist["EnvironmentVariables"])
 
 
+def of_compose(name: str = "worker") -> Service:
+    """A service as compose.yaml starts it in the image."""
+    file = yaml.safe_load((_DEPLOY.parent / "compose.yaml").read_text())
+    service = file["services"][name]
+    # The token's file is mounted by Docker; the test gives the token itself.
+    environment = dict(service["environment"])
+    environment.pop("WARMCLIP_TOKEN_FILE", None)
+    return Service(command=["warmclip", *service["command"]], environment=environment)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis with a password."""
     with redis_server(tmp_path, password=_PASSWORD) as running:
         yield running
+
+
+_FILES = [of_systemd, of_launchd, of_compose]
 
 
 @contextmanager
@@ -89,7 +103,7 @@ def started(service: Service, log: Path, **environment: str) -> Iterator["subpro
             process.wait()
 
 
-@pytest.mark.parametrize("file", [of_systemd, of_launchd], ids=["systemd", "launchd"])
+@pytest.mark.parametrize("file", _FILES, ids=["systemd", "launchd", "compose"])
 def test_command_line_of_the_service_file(
     file: Callable[[], Service], server: RedisServer, tmp_path: Path, demo_bundle: Path
 ) -> None:
@@ -140,7 +154,7 @@ def test_wrong_setting_ends_with_what_systemd_does_not_repeat(tmp_path: Path) ->
     assert "make export-model" in last["message"]
 
 
-@pytest.mark.parametrize("file", [of_systemd, of_launchd], ids=["systemd", "launchd"])
+@pytest.mark.parametrize("file", _FILES, ids=["systemd", "launchd", "compose"])
 def test_command_line_of_the_server(
     file: Callable[[str], Service], server: RedisServer, tmp_path: Path
 ) -> None:
@@ -210,7 +224,7 @@ def test_secrets_have_a_file_of_their_own(name: str) -> None:
 
 
 def test_stopping_leaves_time_for_a_job() -> None:
-    """Both supervisors wait longer than a job may run, and systemd signals the worker alone."""
+    """All supervisors wait longer than a job may run, and systemd signals the worker alone."""
     from warmclip.work import producer
 
     unit = systemd_unit()
@@ -218,3 +232,13 @@ def test_stopping_leaves_time_for_a_job() -> None:
     assert unit["KillMode"] == ["mixed"]
     assert int(unit["TimeoutStopSec"][0]) > producer._JOB_TIMEOUT_S
     assert plist["ExitTimeOut"] > producer._JOB_TIMEOUT_S
+    service = yaml.safe_load((_DEPLOY.parent / "compose.yaml").read_text())["services"]["worker"]
+    assert int(service["stop_grace_period"].removesuffix("s")) > producer._JOB_TIMEOUT_S
+
+
+def test_image_starts_what_compose_starts() -> None:
+    """The image's own command is the worker of compose.yaml, and it runs as nobody's user."""
+    lines = (_DEPLOY.parent / "Dockerfile").read_text().splitlines()
+    commands = dict(line.split(" ", 1) for line in lines if line.startswith(("CMD", "ENTRY", "US")))
+    assert json.loads(commands["ENTRYPOINT"]) + json.loads(commands["CMD"]) == of_compose().command
+    assert int(commands["USER"]) > 0
