@@ -108,7 +108,7 @@ bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safe
 	$(BIN)/python -m bench.workers $(BENCH_FLAGS)
 
 db-up: ## Start Redis and Qdrant servers with Docker
-	docker compose up --detach --wait
+	docker compose up --detach --wait redis qdrant
 
 wheel: $(VENV)/without-torch ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

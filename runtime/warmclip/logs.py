@@ -109,7 +109,8 @@ def printable(text: str, *, lines: bool = False) -> str:
 def _silence_libraries() -> None:
     # stamina announces every retry in its own words; ``store.calls`` says the same in ours.
     logging.getLogger("stamina").setLevel(logging.ERROR)
-    for library in ("httpx", "httpcore"):  # they log every request to Qdrant
+    # Every request to Qdrant, and a server's own start and stop, which ``serve`` says in our words.
+    for library in ("httpx", "httpcore", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)
 
 

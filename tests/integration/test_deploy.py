@@ -7,10 +7,11 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from standins.redis_server import RedisServer, command_lines, redis_server
+from warmclip.fsutil import file_lock
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
@@ -70,9 +72,9 @@ def of_compose(name: str = "worker") -> Service:
     """A service as compose.yaml starts it in the image."""
     file = yaml.safe_load((_DEPLOY.parent / "compose.yaml").read_text())
     service = file["services"][name]
-    # The token's file is mounted by Docker; the test gives the token itself.
-    environment = dict(service["environment"])
-    environment.pop("WARMCLIP_TOKEN_FILE", None)
+    # The servers and the token are the test's own.
+    others = {"REDIS_URL", "QDRANT_URL", "WARMCLIP_TOKEN_FILE"}
+    environment = {k: v for k, v in service["environment"].items() if k not in others}
     return Service(command=["warmclip", *service["command"]], environment=environment)
 
 
@@ -81,6 +83,13 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis with a password."""
     with redis_server(tmp_path, password=_PASSWORD) as running:
         yield running
+
+
+@pytest.fixture
+def turns() -> Iterator[ExitStack]:
+    """Holds what a test took until it is over."""
+    with ExitStack() as stack:
+        yield stack
 
 
 _FILES = [of_systemd, of_launchd, of_compose]
@@ -156,9 +165,11 @@ def test_wrong_setting_ends_with_what_systemd_does_not_repeat(tmp_path: Path) ->
 
 @pytest.mark.parametrize("file", _FILES, ids=["systemd", "launchd", "compose"])
 def test_command_line_of_the_server(
-    file: Callable[[str], Service], server: RedisServer, tmp_path: Path
+    file: Callable[[str], Service], server: RedisServer, tmp_path: Path, turns: ExitStack
 ) -> None:
     """It answers on loopback, keeps password and token to itself, and ends with 0 on SIGTERM."""
+    # Tests at once take turns: the port is one.
+    turns.enter_context(file_lock(Path(tempfile.gettempdir()) / f"warmclip-port-{_PORT}.lock"))
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", _PORT)) == 0:
             pytest.skip(f"something listens on port {_PORT} already")

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +77,19 @@ def two(tmp_path: Path, demo_bundle: Path) -> Iterator[Supervised]:
             yield two
 
 
-@pytest.fixture
-def reserved(tmp_path: Path, demo_bundle: Path) -> Iterator[Supervised]:
-    """`warmclip worker --reserve high`, with a Qdrant server."""
-    with qdrant.serve(tmp_path / "server") as server:
-        environment = user_environment(tmp_path / "home", demo_bundle, QDRANT_URL=server.url)
-        with supervised(environment, "--reserve", "high", log=tmp_path / "log") as two:
-            yield two
+@pytest.fixture(params=["server", "embedded"])
+def reserved(
+    request: pytest.FixtureRequest, tmp_path: Path, demo_bundle: Path
+) -> Iterator[Supervised]:
+    """`warmclip worker --reserve high`, with a Qdrant server and with the embedded store."""
+    environment = user_environment(tmp_path / "home", demo_bundle)
+    del environment["QDRANT_URL"]
+    with ExitStack() as stack:
+        if request.param == "server":
+            server = stack.enter_context(qdrant.serve(tmp_path / "server"))
+            environment["QDRANT_URL"] = server.url
+        two = supervised(environment, "--reserve", "high", log=tmp_path / "log")
+        yield stack.enter_context(two)
 
 
 def test_both_work(two: Supervised, tmp_path: Path) -> None:

@@ -130,15 +130,16 @@ def test_whether_it_logs_json() -> None:
     assert is_json()
 
 
-def test_libraries_that_log_every_request(
+def test_talkative_libraries(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their requests are not told, their warnings are."""
-    for library in ("httpx", "httpcore"):
+    """Their requests and their starts are not told, their warnings are."""
+    for library in ("httpx", "httpcore", "uvicorn"):
         monkeypatch.setattr(logging.getLogger(library), "level", logging.NOTSET)
     log_json_lines()
     logging.getLogger("httpx").info("HTTP Request: GET http://qdrant/collections")
     logging.getLogger("httpcore.connection").info("connect_tcp.started")
+    logging.getLogger("uvicorn.error").info("Application startup complete.")
     logging.getLogger("httpx").warning("something is wrong")
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "something is wrong"
