@@ -90,6 +90,18 @@ def test_precision_that_the_bundle_does_not_have(gallery: Path) -> None:
     assert "make export-model PRECISION=int8" in said
 
 
+def test_names_that_are_no_pictures(gallery: Path) -> None:
+    """They are counted by suffix, and what is excluded as such."""
+    for name in ("a.mov", "b.MOV", "c.psd", ".d.png"):
+        (gallery / name).write_bytes(b"no picture")
+    some = len(list(gallery.glob("*star*.png")))
+    done = run("index", gallery, "--exclude", "*star*")
+    assert done.returncode == 0, done.stderr
+    assert f"{some} excluded, 2 .mov, 1 .psd, 1 hidden ignored" in done.stdout
+    report = answer("index", gallery, "--exclude", "*star*")
+    assert report["ignored"] == {"excluded": some, ".mov": 2, ".psd": 1, "hidden": 1}
+
+
 def test_search_in_a_folder(gallery: Path) -> None:
     """Only what lies below it is found; a folder that is not there is told of."""
     (gallery / "some").mkdir()
@@ -162,6 +174,8 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["index", ".", "--collection", "a b"], {}, 2, "a b"),
         (["index", ".", "--provider", "coreml"], {}, 2, "CoreMLExecutionProvider"),
         (["index", ".", "--detach"], {}, 2, "--queue"),
+        (["index", ".", "--exclude", "a["], {}, 2, "the pattern to exclude 'a[' has a [ without"),
+        (["index", ".", "--exclude", ""], {}, 2, "the pattern to exclude '' has no name"),
         (["index", ".", "--exif-transpose", "--queue"], {}, 2, "warmclip worker"),
         (["index", ".", "--decode", "scaled", "--queue"], {}, 2, "warmclip worker"),
         (["index", ".", "--decode", "fast"], {}, 2, "'fast' is not one of 'full'"),
@@ -248,7 +262,9 @@ def test_name_that_is_not_utf8(gallery: Path) -> None:
 
 def test_queue_without_a_worker_then_with_one(gallery: Path) -> None:
     """Jobs wait for a worker; status shows them; a burst worker does them and leaves."""
-    queued = answer("index", gallery, "--queue", "--detach")
+    refused = answer("index", gallery / "none", "--queue", "--detach", expected=1)
+    assert list(refused["skipped"]) == [str(gallery / "none")]
+    queued = answer("index", gallery, "--queue", "--detach", "--exclude", "none")
     assert queued["images"] == 12
     waiting = answer("status")
     assert {queue["name"]: queue["queued"] for queue in waiting["queues"]} == {"default": 1}

@@ -88,6 +88,26 @@ def test_folder_is_trained_on(served: Served, pictures: Path) -> None:
     assert listed["skipped"] == detailed["failures"]
 
 
+@pytest.mark.parametrize(
+    ("exclude", "told"),
+    [
+        (["a["], "without its ]"),
+        ([""], "exclude"),
+        (["x" * 501], "exclude"),
+        (["x"] * 101, "exclude"),
+        ("x", "exclude"),
+    ],
+)
+def test_patterns_that_are_refused(
+    served: Served, pictures: Path, exclude: object, told: str
+) -> None:
+    """Bounded in number and length, and never taken for nothing."""
+    body = {"training_directory": str(pictures), "exclude": exclude}
+    answer = served.client.post("/api/v1/training/sessions", json=body)
+    assert answer.status_code == 422
+    assert told in answer.text
+
+
 def test_search_by_words(served: Served) -> None:
     """The first hits fit the words, and pages follow each other."""
     query = "/api/v1/search?q=a+large+green+star"

@@ -462,6 +462,46 @@ def write_pictures(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x")
 
 
+def test_pictures_that_are_excluded(
+    connection: Redis, commands: SessionCommands, settings: Settings
+) -> None:
+    """By the request or a file: they are no pictures of the session, and are counted."""
+    folder = settings.roots[0].folder / "some"
+    write_pictures(folder / "raw", "a.png")
+    write_pictures(folder, "b.png", "c-small.png", "d.mov")
+    (folder / ".warmclipignore").write_text("*-small.png")
+    session, _ = commands.start(str(folder), "images", ["raw/"])
+    scanner_of(connection, settings).scan_all()
+    found = now(connection, session)
+    assert (found.images, found.exclude) == (1, ("raw/",))
+    assert found.ignored == {"excluded": 2, ".mov": 1, "hidden": 1}
+    assert commands.start(str(folder), "images", ["raw/"]) == (now(connection, session), True)
+    other, joined = commands.start(str(folder), "images")
+    assert (other.id != session.id, joined) == (True, False)
+    scanner_of(connection, settings).scan_all()
+    assert now(connection, other).images == 2
+
+
+def test_ignore_file_that_cannot_be_used(
+    connection: Redis, commands: SessionCommands, settings: Settings
+) -> None:
+    """The session fails with a sentence; in a folder further down, that one is not searched."""
+    folder = settings.roots[0].folder / "some"
+    write_pictures(folder / "below", "a.png")
+    write_pictures(folder, "b.png")
+    (folder / "below" / ".warmclipignore").write_bytes(b"\xff")
+    session, _ = commands.start(str(folder), "images")
+    scanner = scanner_of(connection, settings)
+    scanner.scan_all()
+    assert (now(connection, session).images, now(connection, session).unreadable_folders) == (1, 1)
+    ((where, reason),) = commands.unreadable_folders(session.id, 0, 10)
+    assert (where, "not UTF-8" in reason) == (str(folder / "below"), True)
+    below, _ = commands.start(str(folder / "below"), "images")
+    scanner.scan_all()
+    assert now(connection, below).state == "failed"
+    assert "not UTF-8" in str(now(connection, below).error)
+
+
 def test_posting_again_finds_what_was_added(
     connection: Redis,
     scheduler: SessionScheduler,

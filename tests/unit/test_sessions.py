@@ -162,6 +162,8 @@ def test_ignored_names_in_a_record(recorded: bytes, told: dict[str, int]) -> Non
         (b"directory", b'"\\ud800"'),
         (b"collection", b"../.."),
         (b"created_at", b"yesterday"),
+        (b"exclude", b"raw/"),
+        (b"exclude", b"[1]"),
         (b"ignored", b"many"),
         (b"ignored", b"[1]"),
         (b"ignored", b'{".mov": "many"}'),

@@ -57,6 +57,15 @@ EnvFile = Annotated[
         help="A file with variables, such as .env; those of the environment come first.",
     ),
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Pass by what matches, as .gitignore has it, such as 'raw/' or '*-small.jpg'; may be "
+        "repeated.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 LogJson = Annotated[
     bool,

@@ -22,6 +22,7 @@ from warmclip.indexing.audit_report import (
     Unverified,
     describe_unverified,
 )
+from warmclip.indexing.exclusion import ExcludedPaths, Exclusion
 from warmclip.indexing.files import is_file_gone
 from warmclip.indexing.pruning import is_orphan
 from warmclip.indexing.refusals import Refusals
@@ -46,6 +47,7 @@ def audit_folders(
     limits: Limits | None = None,
     home: Path | None = None,
     model: str = "",
+    exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> AuditReport:
     """Find out where files, folders and patterns differ from a collection.
@@ -60,13 +62,15 @@ def audit_folders(
         limits: see ``read_picture``.
         home: where refused files are remembered; None: nowhere.
         model: the fingerprint of the model here, for the report.
+        exclude: see ``Exclusion``; a stored picture that is excluded is an orphan.
         progress: told how far it is, for points, then for files.
 
     Raises:
+        SettingsError: a pattern to exclude is none.
         StoreError: there is no such collection, or the store failed.
     """
     audit = _Audit(
-        store, collection, paths, Roots(roots), limits or Limits(), home, model, progress
+        store, collection, paths, Roots(roots), limits or Limits(), home, model, exclude, progress
     )
     return audit.make_report()
 
@@ -81,6 +85,7 @@ class _Audit:
         limits: Limits,
         home: Path | None,
         model: str,
+        exclude: Sequence[str],
         progress: Progress | None,
     ) -> None:
         self._store = store
@@ -92,6 +97,8 @@ class _Audit:
         self._model = model
         self._progress = progress
         self._scope = Scope(self._paths)
+        self._exclusion = Exclusion(exclude, roots)
+        self._excluded = ExcludedPaths(self._exclusion, self._paths)
         self._points = 0
         self._orphans: dict[str, Orphan] = {}  # by id
         self._seen = SeenFiles(roots, FileReader(limits))
@@ -107,13 +114,14 @@ class _Audit:
     def make_report(self) -> AuditReport:
         generations = self._store.list_generations(self._collection)
         self._find_orphans(generations[0].points)
-        found = find_images(self._paths)
+        found = find_images(self._paths, self._exclusion)
         self._unreadable |= found.closed
         self._compare_files(found.files, generations[0].fingerprint)
         moved = self._pair_moved()
         return AuditReport(
             collection=self._collection,
             paths=self._paths,
+            exclude=self._exclusion.patterns,
             files=len(self._seen),
             points=self._points,
             missing=tuple(self._missing.values()),
@@ -123,6 +131,7 @@ class _Audit:
             unverified=tuple(self._unverified),
             foreign=tuple(self._foreign),
             problems=found.problems,
+            ignored=found.ignored,
             unreadable=self._unreadable,
             touched=tuple(self._touched),
             identical=tuple(self._find_identical()),
@@ -135,8 +144,10 @@ class _Audit:
             self._points += 1
             if self._points % _TOLD_EVERY == 0:
                 self._tell(self._points, max(total, self._points), "points")
-            if point.payload.path in self._scope and is_orphan(point, self._roots):
-                self._orphans[point.id] = _describe_orphan(point)
+            path = point.payload.path
+            if path in self._scope and is_orphan(point, self._roots, self._excluded):
+                is_excluded = not is_file_gone(path) and path in self._excluded
+                self._orphans[point.id] = _describe_orphan(point, is_excluded=is_excluded)
 
     def _compare_files(self, files: Sequence[str], fingerprint: str) -> None:
         orphan_sizes = {orphan.size_bytes for orphan in self._orphans.values()}
@@ -223,8 +234,9 @@ class _Audit:
         digests = {orphan.sha256 for orphan in self._orphans.values()}
         for point in self._store.scroll(self._collection, sha256=digests):
             is_taken = point.id in self._orphans or point.id in self._stale
-            if not is_taken and not is_file_gone(point.payload.path):
-                elsewhere[point.payload.sha256] = point.payload.path
+            path = point.payload.path
+            if not is_taken and not is_file_gone(path) and path not in self._excluded:
+                elsewhere[point.payload.sha256] = path
         return tuple(
             replace(it, elsewhere=elsewhere.get(it.sha256, ""))
             for it in sorted(self._orphans.values(), key=lambda it: it.path)
@@ -244,11 +256,12 @@ class _Audit:
             self._progress(done, total, stage)
 
 
-def _describe_orphan(point: Point) -> Orphan:
+def _describe_orphan(point: Point, *, is_excluded: bool) -> Orphan:
     return Orphan(
         path=point.payload.path,
         id=point.id,
         size_bytes=point.payload.size_bytes,
         indexed_at=point.payload.indexed_at,
         sha256=point.payload.sha256,
+        excluded=is_excluded,
     )

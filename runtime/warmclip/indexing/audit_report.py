@@ -46,13 +46,14 @@ class Stale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A point without a file."""
+    """A point without a file, or whose file is excluded."""
 
     path: str
     id: str
     size_bytes: int
     indexed_at: str
     sha256: str
+    excluded: bool = False  # its file is there
     elsewhere: str = ""  # another stored file with this content that is there, if there is one
 
 
@@ -87,6 +88,7 @@ class AuditReport:
 
     collection: str
     paths: tuple[str, ...] = ()  # what was compared; none: only unverified points were looked for
+    exclude: tuple[str, ...] = ()  # patterns that were given
     files: int = 0
     points: int = 0  # in the whole collection
     missing: tuple[Missing, ...] = ()
@@ -99,6 +101,7 @@ class AuditReport:
     unreadable: dict[str, str] = field(default_factory=dict)  # file -> reason: no fault
     touched: tuple[str, ...] = ()  # the same bytes with another time: no fault
     identical: tuple[IdenticalFiles, ...] = ()  # no fault
+    ignored: dict[str, int] = field(default_factory=dict)  # as in ``IndexReport``: no fault
     generations: tuple[Generation, ...] = ()
     model: str = ""  # the fingerprint of the model here, where there is one
     repaired: IndexReport | None = None  # None: it was only listed
@@ -153,6 +156,7 @@ class AuditReport:
         return {
             "collection": self.collection,
             "paths": list(self.paths),
+            "exclude": list(self.exclude),
             "files": self.files,
             "points": self.points,
             "faults": self.faults,
@@ -160,6 +164,7 @@ class AuditReport:
             "problems": self.problems,
             "unreadable": self.problems | self.unreadable,
             "touched": list(self.touched),
+            "ignored": self.ignored,
             "model": self.model,
             "other_model": self.is_of_another_model,
             "repaired": None if self.repaired is None else self.repaired.to_dict(),

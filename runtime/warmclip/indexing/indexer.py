@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from warmclip.indexing.exclusion import ExcludedPaths, Exclusion
 from warmclip.indexing.migration import Migration
 from warmclip.indexing.mounts import MountPoints
 from warmclip.indexing.pruning import (
@@ -92,19 +93,23 @@ class Indexer:
         prune: bool = False,
         yes: bool = False,
         retry_unreadable: bool = False,
+        exclude: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> IndexReport:
         """Bring the collection up to date with files, folders and patterns.
 
         Args:
             paths: see ``find_images``.
-            prune: also delete what the collection has below these folders and the disk has not.
+            prune: also delete what the collection has below these folders and the disk has not,
+                and what is excluded.
             yes: prune even more than a fifth of the collection, or of a disk that is not mounted.
             retry_unreadable: read again what was refused in an earlier run, though it has not
                 changed since.
+            exclude: see ``Exclusion``.
             progress: told how far it is, after every few pictures.
 
         Raises:
+            SettingsError: a pattern to exclude is none.
             SpaceMismatch: the collection holds vectors of another model.
             PruneRefused: before anything was written.
             StoreError: the store failed; what was written stays.
@@ -113,15 +118,19 @@ class Indexer:
         if progress is not None:
             progress(0, 0, "finding")
         named = [os.fspath(path) for path in paths]
+        exclusion = Exclusion(exclude, self._roots)
+        excluded = ExcludedPaths(exclusion, named)
         self._store.ensure_collection(self.collection, self._space)
-        orphans = self._find_orphans(named, yes=yes) if prune else []
-        found = find_images(named)
+        orphans = self._find_orphans(named, excluded, yes=yes) if prune else []
+        found = find_images(named, exclusion)
         report = self._sync_files(
             self.collection, found.files, progress, retry_refused=retry_unreadable
         )
         if orphans:
-            pruned = delete_orphans(self._store, self.collection, orphans, self._roots).deleted
-            report = replace(report, pruned=pruned)
+            deleted = delete_orphans(
+                self._store, self.collection, orphans, self._roots, excluded=excluded
+            ).deleted
+            report = replace(report, pruned=deleted)
         return replace(
             report,
             skipped=found.problems | report.skipped,
@@ -249,7 +258,9 @@ class Indexer:
             seconds=time.monotonic() - started,
         )
 
-    def _find_orphans(self, paths: Sequence[str], *, yes: bool) -> list[str]:
+    def _find_orphans(
+        self, paths: Sequence[str], excluded: ExcludedPaths, *, yes: bool
+    ) -> list[str]:
         """The ids of the points below these folders that stand for no file any more."""
         for path in paths:
             check_folder(path, self.collection)
@@ -258,7 +269,7 @@ class Indexer:
         orphans: dict[str, str] = {}  # id -> path
         for point in self._store.scroll(self.collection):
             total += 1
-            if point.payload.path in scope and is_orphan(point, self._roots):
+            if point.payload.path in scope and is_orphan(point, self._roots, excluded):
                 orphans[point.id] = point.payload.path
         if not yes:
             check_mounted(self._mounts, self.collection, orphans.values())

@@ -1,7 +1,7 @@
-"""Orphans: points whose file is gone. What looks like an unmounted disk is not believed."""
+"""Orphans: points whose file is gone or excluded. What looks like an unmounted disk is doubted."""
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +23,20 @@ class DeletedOrphans:
     kept: frozenset[str]  # ids of those whose file is there, but not stored by its new id
 
 
-def is_orphan(point: Point, roots: Roots) -> bool:
-    """Whether a point's file is gone, or has another id since the roots were named otherwise.
+def is_orphan(point: Point, roots: Roots, excluded: Container[str] = ()) -> bool:
+    """Whether a point's file is gone, excluded, or has another id, as roots were named otherwise.
 
     Args:
         point: of any collection.
         roots: what ids are made by.
+        excluded: the paths that do not belong to the collection any more: see ``ExcludedPaths``.
     """
     path = point.payload.path
-    return is_file_gone(path) or point.id != roots.point_id(path)
+    return _is_gone(path, excluded) or point.id != roots.point_id(path)
+
+
+def _is_gone(path: str, excluded: Container[str]) -> bool:
+    return is_file_gone(path) or path in excluded
 
 
 def check_folder(path: str, collection: str) -> None:
@@ -46,7 +51,7 @@ def check_folder(path: str, collection: str) -> None:
             f"{path!r} is no folder; is a disk not mounted? Nothing was changed. "
             f"{_if_gone(path, collection)}"
         )
-    if next(iter(Walk(path)), None) is None:
+    if next(iter(Walk(path, None)), None) is None:  # those that are excluded show that it is there
         raise PruneRefused(
             f"{path!r} holds no pictures at all; is a disk not mounted? Nothing was changed. "
             f"{_if_gone(path, collection)}"
@@ -95,8 +100,8 @@ def check_loss(collection: str, gone: Sequence[str], total: int) -> None:
     if len(gone) > MOST_LOST * total:
         raise PruneRefused(
             f"this would delete {len(gone)} of the {total} pictures in {collection!r}, such as "
-            f"{gone[0]!r}; is a disk not mounted? Nothing was changed. If they are meant to go, "
-            "repeat with --yes"
+            f"{gone[0]!r}; is a disk not mounted, or is too much excluded? Nothing was "
+            "changed. If they are meant to go, repeat with --yes"
         )
 
 
@@ -106,6 +111,7 @@ def delete_orphans(
     ids: Collection[str],
     roots: Roots,
     *,
+    excluded: Container[str] = (),
     moved_to: Mapping[str, str] | None = None,
 ) -> DeletedOrphans:
     """Delete those of the points that still are orphans, and whose vector nobody needs.
@@ -121,17 +127,18 @@ def delete_orphans(
         collection: its name.
         ids: of the points.
         roots: what ids are made by.
+        excluded: see ``is_orphan``.
         moved_to: id -> the path to which its file was moved.
     """
     if not ids:
         return DeletedOrphans(deleted=0, kept=frozenset())
-    orphans = [it for it in store.scroll(collection, ids=ids) if is_orphan(it, roots)]
+    orphans = [it for it in store.scroll(collection, ids=ids) if is_orphan(it, roots, excluded)]
     new_ids = {}  # id -> the id that its file has now; None: none that could be stored
     for point in orphans:
         path = (moved_to or {}).get(point.id)
         if path is not None:
             new_ids[point.id] = _id_of(path, roots)
-        elif not is_file_gone(point.payload.path):
+        elif not _is_gone(point.payload.path, excluded):
             new_ids[point.id] = roots.point_id(point.payload.path)
     wanted = {id_ for id_ in new_ids.values() if id_ is not None}
     stored = {point.id for point in store.scroll(collection, ids=wanted)}
@@ -139,17 +146,19 @@ def delete_orphans(
     needless = [point for point in orphans if point.id not in kept]
     changed = store.delete_unchanged(collection, needless)
     gone = [point.id for point in needless if point.id not in new_ids]
-    _delete_kept_vectors(store, collection, gone)
+    _delete_kept_vectors(store, collection, gone, excluded)
     return DeletedOrphans(deleted=len(needless) - len(changed), kept=kept)
 
 
-def _delete_kept_vectors(store: VectorStore, collection: str, ids: Sequence[str]) -> None:
+def _delete_kept_vectors(
+    store: VectorStore, collection: str, ids: Sequence[str], excluded: Container[str]
+) -> None:
     """Delete pictures that are gone from the former vectors of a collection."""
     for generation in store.list_generations(collection)[1:]:
         points = [
             point
             for point in store.scroll(generation.collection, ids=ids)
-            if is_file_gone(point.payload.path)
+            if _is_gone(point.payload.path, excluded)
         ]
         store.delete_unchanged(generation.collection, points)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmclip.indexing.audit_report import AuditReport
+from warmclip.indexing.exclusion import ExcludedPaths, Exclusion
 from warmclip.indexing.mounts import MountPoints
 from warmclip.indexing.pruning import check_folder, check_loss, check_mounted, delete_orphans
 from warmclip.indexing.report import IndexReport
@@ -51,11 +52,13 @@ def repair_collection(
     done = index_files(files) if files else IndexReport(collection=report.collection)
     paths = {it.id: it.path for it in report.orphans}
     paths |= {it.before.id: it.path for it in report.moved}
+    allowed = Roots(roots)
     orphans = delete_orphans(
         store,
         report.collection,
         paths,
-        Roots(roots),
+        allowed,
+        excluded=ExcludedPaths(Exclusion(report.exclude, allowed), report.paths),
         moved_to={it.before.id: it.path for it in report.moved},
     )
     kept = {paths[id_]: _KEPT for id_ in orphans.kept}

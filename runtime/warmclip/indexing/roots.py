@@ -41,6 +41,10 @@ class Roots:
         """Whether the file at a real path may be opened."""
         return not self._real or _innermost_above(path, self._real) is not None
 
+    def allow_folder(self, folder: str) -> bool:
+        """Whether a folder, by its real path, may be looked into: a root, or what lies in one."""
+        return not self._real or _is_within(folder, self._real)
+
     def resolve(self, path: object) -> str:
         """The real path of a file or folder that a request names, or of a root itself.
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmclip.errors import FolderUnreadable
+from warmclip.indexing.exclusion import BY_DEFAULT, IGNORE_FILE, Exclusion, FolderRules
 from warmclip.indexing.ignored import (
     EXCLUDED,
     HIDDEN,
@@ -41,7 +43,7 @@ class FoundFiles:
     ignored: dict[str, int]  # names in searched folders that were passed by; see ``ignored``
 
 
-def find_images(paths: Iterable[str | Path]) -> FoundFiles:
+def find_images(paths: Iterable[str | Path], exclusion: Exclusion = BY_DEFAULT) -> FoundFiles:
     """Find pictures in files, folders and patterns.
 
     A file is taken whatever its name is. A folder is searched to any depth for names with an
@@ -49,8 +51,12 @@ def find_images(paths: Iterable[str | Path]) -> FoundFiles:
     and links to folders are not followed, so that there are no loops. Of a library of Photos only
     the originals are taken, not their renderings. A path that does not exist but has ``*``, ``?``
     or ``[`` in it means what the shell would have made of it.
+
+    Args:
+        paths: files, folders and patterns.
+        exclusion: what is passed by besides.
     """
-    search = _Search()
+    search = _Search(exclusion)
     for path in paths:
         search.add(os.fspath(path))
     return FoundFiles(
@@ -62,7 +68,8 @@ def find_images(paths: Iterable[str | Path]) -> FoundFiles:
 
 
 class _Search:
-    def __init__(self) -> None:
+    def __init__(self, exclusion: Exclusion) -> None:
+        self._exclusion = exclusion
         self.files: dict[str, None] = {}  # a set that keeps its order
         self.problems: dict[str, str] = {}
         self.closed: dict[str, str] = {}
@@ -93,11 +100,13 @@ class _Search:
 
     def _add_existing(self, path: str) -> None:
         if _is_folder(path):
-            walk = Walk(path)
+            walk = Walk(path, self._exclusion)
             self.files |= dict.fromkeys(walk)
             self.problems |= walk.problems
             self.closed |= walk.closed
             self.ignored = add_ignored(self.ignored, walk.ignored)
+        elif self._exclusion.excludes_named(path):
+            count_ignored(self.ignored, EXCLUDED)
         else:
             self.files[path] = None
 
@@ -111,30 +120,45 @@ class Walk:
         ignored: names so far that were passed by: suffix or reason -> how many.
     """
 
-    def __init__(self, top: str) -> None:
+    def __init__(self, top: str, exclusion: Exclusion | None = BY_DEFAULT) -> None:
+        """Nothing is read yet.
+
+        Args:
+            top: the folder.
+            exclusion: what is passed by; None: only hidden names, and what Photos has made.
+        """
         self._top = top
+        self._exclusion = exclusion
         self.problems: dict[str, str] = {}
         self.closed: dict[str, str] = {}
         self.ignored: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[str]:
-        folders = [self._top]
+        # Each folder with the rules of the one above it.
+        folders: list[tuple[str, FolderRules | None]] = [(self._top, None)]
         while folders:
-            folder = folders.pop()
+            folder, above = folders.pop()
             try:
                 with os.scandir(folder) as entries:
                     inside = sorted(entries, key=lambda entry: entry.name)
+                rules = self._rules_of(folder, above, inside)
             except OSError as exc:
                 self._note_problem(folder, exc)
                 continue
-            deeper = []
+            except FolderUnreadable as exc:
+                self.problems[folder] = str(exc)
+                continue
+            deeper: list[tuple[str, FolderRules | None]] = []
             for entry in inside:
                 if entry.name.startswith("."):
                     count_ignored(self.ignored, HIDDEN)
-                elif not _is_searched(folder, entry.name):
+                    continue
+                is_folder = entry.is_dir(follow_symlinks=False)
+                is_in = _is_searched(folder, entry.name)
+                if not is_in or rules.excludes(entry.name, is_folder=is_folder):
                     count_ignored(self.ignored, EXCLUDED)
-                elif entry.is_dir(follow_symlinks=False):
-                    deeper.append(entry.path)
+                elif is_folder:
+                    deeper.append((entry.path, rules))
                 elif entry.is_symlink() and _is_folder(entry.path):
                     count_ignored(self.ignored, LINKED)
                 elif entry.name.lower().endswith(IMAGE_SUFFIXES):
@@ -142,6 +166,22 @@ class Walk:
                 else:
                     count_ignored(self.ignored, kind_of_name(entry.name))
             folders.extend(reversed(deeper))
+
+    def _rules_of(
+        self, folder: str, above: FolderRules | None, inside: Iterable["os.DirEntry[str]"]
+    ) -> FolderRules:
+        """What is excluded in a folder, by what is excluded above it, and what is in it.
+
+        Raises:
+            FolderUnreadable: see ``Exclusion.rules_of``.
+        """
+        if self._exclusion is None:
+            return FolderRules()
+        if above is None:
+            return self._exclusion.rules_of(folder)
+        name = os.path.basename(folder)  # noqa: PTH119 - a str, as the walk spells it
+        may_have_file = any(entry.name == IGNORE_FILE for entry in inside)
+        return above.enter(name, folder, may_have_file=may_have_file)
 
     def _note_problem(self, folder: str, exc: OSError) -> None:
         reason = f"the folder cannot be read: {exc.strerror}"

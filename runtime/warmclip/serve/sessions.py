@@ -1,6 +1,6 @@
 """Training sessions over HTTP: start, list, pause, resume, cancel, retry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -8,6 +8,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from warmclip.indexing.exclusion import Exclusion
+from warmclip.indexing.patterns import LONGEST_PATTERN
 from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
@@ -18,6 +20,7 @@ from warmclip.work.sessions.session import Session, State
 PREFIX = "/api/v1/training/sessions"
 
 _MOST_OPEN = 100
+_MOST_EXCLUDED = 100
 _FIRST_FAILURES = 20  # that a session is shown with
 
 CollectionName = Annotated[
@@ -35,6 +38,7 @@ _EXAMPLE: dict[str, Any] = {
     "state": "running",
     "training_directory": "/mnt/photos/2026",
     "collection": "images",
+    "exclude": ["raw/"],
     "created_at": "2026-11-25T18:00:00+00:00",
     "images": 500,
     "done": 192,
@@ -68,6 +72,14 @@ class SessionRequest(BaseModel):
         ),
     ]
     collection: CollectionName | None = None
+    exclude: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]],
+        Field(
+            max_length=_MOST_EXCLUDED,
+            description="Names that are passed by, as patterns in the syntax of .gitignore.",
+            examples=[["raw/", "*-small.jpg"]],
+        ),
+    ] = []
 
 
 class SkippedItem(BaseModel):
@@ -86,6 +98,7 @@ class SessionResponse(BaseModel):
     state: State
     training_directory: Annotated[str, Field(description="Its real path.")]
     collection: str
+    exclude: list[str]
     created_at: Annotated[str, Field(description="ISO 8601, UTC.")]
     ended_at: str | None
     error: Annotated[str | None, Field(description="Why nothing could be done at all.")]
@@ -116,6 +129,7 @@ class SessionResponse(BaseModel):
             {
                 **{name: getattr(session, name) for name in _COPIED},
                 "training_directory": as_utf8(session.directory),
+                "exclude": [as_utf8(it) for it in session.exclude],
                 "error": None if session.error is None else as_utf8(session.error),
                 "images_per_s": None if rate is None else round(rate, 2),
                 "eta_s": None if eta is None else round(eta, 1),
@@ -176,12 +190,12 @@ def make_router(context: AppContext) -> APIRouter:
             raise Problem(404, f"there is no session {id_}, or it ended over a week ago")
         return session
 
-    def start(folder: str, collection: str) -> tuple[Session, bool]:
+    def start(folder: str, collection: str, exclude: Sequence[str]) -> tuple[Session, bool]:
         if len(commands.open_sessions()) >= _MOST_OPEN:
             raise Problem(
                 429, f"{_MOST_OPEN} sessions are open already: wait for one, or cancel one"
             )
-        return commands.start(folder, collection)
+        return commands.start(folder, collection, exclude)
 
     def run_command(id_: str, command: Callable[[str], Session]) -> SessionResponse:
         find(id_)
@@ -194,13 +208,14 @@ def make_router(context: AppContext) -> APIRouter:
         """Start to bring a folder into a collection: find its pictures and queue them.
 
         The answer comes at once; `Location` is the path of the session. While a session is at
-        this folder, posting the folder again joins that session.
+        this folder, posting the folder again joins that session, unless other patterns are given.
         """
         folder = await to_thread.run_sync(
             require_roots(context.roots).resolve_folder, request.training_directory
         )
+        Exclusion(request.exclude)  # refuses what is no pattern
         collection = request.collection or context.settings.collection
-        session, joined = await run_redis(start, folder, collection)
+        session, joined = await run_redis(start, folder, collection, request.exclude)
         response.headers["Location"] = f"{PREFIX}/{session.id}"
         return SessionStartedResponse.from_session(session, joined=joined)
 

@@ -64,6 +64,7 @@ def submit_index(
     collection: str | None = None,
     chunk: int = DEFAULT_CHUNK,
     retry_unreadable: bool = False,
+    exclude: Sequence[str] = (),
 ) -> IndexRun:
     """Find pictures and queue them, in jobs whose ids follow from what they are to do.
 
@@ -77,11 +78,17 @@ def submit_index(
         collection: where the vectors go.
         chunk: pictures in one job.
         retry_unreadable: see ``Indexer.index``.
+        exclude: see ``Exclusion``.
+
+    Raises:
+        SettingsError: a pattern to exclude is none.
     """
+    from warmclip.indexing.exclusion import Exclusion
+    from warmclip.indexing.roots import Roots
     from warmclip.indexing.walk import find_images
 
     collection = collection or settings.collection
-    found = find_images(paths)
+    found = find_images(paths, Exclusion(exclude, Roots(settings.roots)))
     chunks = _submit(
         connection, settings, found.files, collection, chunk, retry_unreadable=retry_unreadable
     )

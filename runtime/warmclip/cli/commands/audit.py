@@ -15,6 +15,7 @@ from warmclip.cli.options import (
     Collection,
     Decode,
     EnvFile,
+    Exclude,
     ExifTranspose,
     Json,
     Provider,
@@ -67,6 +68,7 @@ def audit(
         bool,
         typer.Option("--yes", help="With --repair: forget even more than 20 % of the collection."),
     ] = False,
+    exclude: Exclude = None,
     collection: Collection = None,
     bundle: Bundle = None,
     provider: Provider = None,
@@ -79,9 +81,9 @@ def audit(
     """Compare a collection with folders; exit code 1 if they differ.
 
     missing: a file without a point. stale: its content has changed. orphan: a point without a
-    file. moved: an orphan whose content lies elsewhere. suspect: no good check has followed. Those
-    count; identical (the same bytes twice), touched (the same bytes, another time) and unreadable
-    (no repair would help) do not.
+    file, or whose file is excluded. moved: an orphan whose content lies elsewhere. suspect: no
+    good check has followed. Those count; identical (the same bytes twice), touched (the same
+    bytes, another time) and unreadable (no repair would help) do not.
     """
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
@@ -97,7 +99,7 @@ def audit(
             raise SettingsError(WORKERS_CHOICE)
         with open_store(settings) if repair else read_store(settings) as store:
             try:
-                report = _audit(terminal, settings, store, paths or [], bundle)
+                report = _audit(terminal, settings, store, paths or [], bundle, exclude or ())
             except NotStored as exc:
                 raise NotStored(f"{exc}{hint_at_path(chosen)}") from exc
             if repair and (report.orphans or report.files_to_index):
@@ -148,6 +150,7 @@ def _audit(
     store: "VectorStore",
     paths: Sequence[Path],
     bundle: Path | None,
+    exclude: Sequence[str],
 ) -> "AuditReport":
     from warmclip.indexing.audit import audit_folders
     from warmclip.indexing.audit_report import AuditReport, find_unverified
@@ -166,6 +169,7 @@ def _audit(
             limits=settings.limits,
             home=settings.home,
             model=model,
+            exclude=exclude,
             progress=progress,
         )
 
@@ -246,7 +250,8 @@ def _show_differences(terminal: Terminal, report: "AuditReport") -> None:
             for it in report.stale
         },
         "orphan": {
-            it.path: "the file is gone" + (it.elsewhere and f", as {it.elsewhere} it is stored")
+            it.path: ("the file is excluded" if it.excluded else "the file is gone")
+            + (it.elsewhere and f", as {it.elsewhere} it is stored")
             for it in report.orphans
         },
         "moved": {it.path: f"was {it.before.path}" for it in report.moved},

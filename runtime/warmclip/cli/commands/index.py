@@ -14,6 +14,7 @@ from warmclip.cli.options import (
     Collection,
     Decode,
     EnvFile,
+    Exclude,
     ExifTranspose,
     Json,
     Provider,
@@ -26,7 +27,7 @@ from warmclip.errors import SettingsError
 from warmclip.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from warmclip.indexing.indexer import Indexer
     from warmclip.indexing.report import IndexReport
@@ -55,11 +56,13 @@ def index(
         bool, typer.Option("--detach", help="With --queue: do not wait; see `warmclip status`.")
     ] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Also forget pictures that are gone from PATHS.")
+        bool,
+        typer.Option("--prune", help="Also forget pictures that are gone from PATHS, or excluded."),
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="With --prune: even more than 20 % of the collection.")
     ] = False,
+    exclude: Exclude = None,
     env_file: EnvFile = None,
     retry_unreadable: Annotated[
         bool,
@@ -92,7 +95,12 @@ def index(
             )
         if queue:
             report = _index_by_queue(
-                terminal, settings, paths, detach=detach, retry_unreadable=retry_unreadable
+                terminal,
+                settings,
+                paths,
+                detach=detach,
+                retry_unreadable=retry_unreadable,
+                exclude=exclude or (),
             )
         else:
             with (
@@ -104,6 +112,7 @@ def index(
                     prune=prune,
                     yes=yes,
                     retry_unreadable=retry_unreadable,
+                    exclude=exclude or (),
                     progress=progress,
                 )
         if report is not None:
@@ -118,14 +127,19 @@ def _index_by_queue(
     *,
     detach: bool,
     retry_unreadable: bool,
+    exclude: "Sequence[str]",
 ) -> "IndexReport | None":
     from warmclip.work.broker import open_broker
     from warmclip.work.producer import submit_index, watch
 
     with open_broker(settings) as connection:
-        run = submit_index(connection, settings, paths, retry_unreadable=retry_unreadable)
+        run = submit_index(
+            connection, settings, paths, retry_unreadable=retry_unreadable, exclude=exclude
+        )
         if detach:
-            show_submitted(terminal, run.job_ids, run.images)
+            show_submitted(terminal, run.job_ids, run.images, run.problems)
+            if run.problems:
+                raise typer.Exit(1)
             return None
         with terminal.progress("images") as progress:
             return watch(connection, run, progress=progress)
@@ -179,13 +193,21 @@ def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
     terminal.print_paths("skipped", "because", fold_reasons(report.skipped))
 
 
-def show_submitted(terminal: Terminal, job_ids: "Sequence[str]", images: int) -> None:
-    """Write what was queued, when nobody waits for it."""
+def show_submitted(
+    terminal: Terminal,
+    job_ids: "Sequence[str]",
+    images: int,
+    problems: "Mapping[str, str] | None" = None,
+) -> None:
+    """Write what was queued, when nobody waits for it, and where nothing could be found."""
     if terminal.as_json:
-        terminal.json({"jobs": list(job_ids), "images": images})
+        skipped = {} if problems is None else {"skipped": dict(problems)}
+        terminal.json({"jobs": list(job_ids), "images": images, **skipped})
     elif not job_ids:
         terminal.print("nothing was queued")
     else:
         terminal.print(
             f"queued; images: {images}, jobs: {len(job_ids)}; `warmclip status` shows them"
         )
+    if not terminal.as_json:
+        terminal.print_paths("skipped", "because", problems or {})

@@ -26,6 +26,7 @@ from warmclip.work.sessions.store import (
     read_queued,
     read_session,
     read_text,
+    session_folder_key,
     session_key,
 )
 
@@ -33,14 +34,17 @@ from warmclip.work.sessions.store import (
 class SessionCommands(SessionStore):
     """Changes a session's record as people want it."""
 
-    def start(self, directory: str, collection: str) -> tuple[Session, bool]:
+    def start(
+        self, directory: str, collection: str, exclude: Sequence[str] = ()
+    ) -> tuple[Session, bool]:
         """Start a session, or join the one that is at this folder already.
 
-        A session that is joined searches the folder once more, for what was added since.
+        One that excludes something else is another one. A session that is joined searches the
+        folder once more, for what was added since.
 
         Returns the session, and whether it was there before.
         """
-        folder = folder_key(directory, collection)
+        folder = folder_key(directory, collection, exclude)
         new = uuid.uuid4().hex
 
         def write(pipe: Pipeline) -> tuple[str, bool]:
@@ -58,6 +62,7 @@ class SessionCommands(SessionStore):
                     "state": "finding",
                     "directory": json.dumps(directory),
                     "collection": collection,
+                    "exclude": json.dumps(list(exclude)),
                     "created_at": utc_now(),
                     "samples": "[]",
                 },
@@ -115,7 +120,7 @@ class SessionCommands(SessionStore):
             if session is None:
                 pipe.multi()
                 return
-            folder = folder_key(session.directory, session.collection)
+            folder = session_folder_key(session)
             pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
             holder = read_text(pipe, folder)
             chunks = read_chunks(pipe, id_, read_queued(pipe, id_))
@@ -149,7 +154,7 @@ class SessionCommands(SessionStore):
                 return
             if session.state == "cancelled":
                 raise SessionOver(f"session {id_} was cancelled: post its folder again")
-            folder = folder_key(session.directory, session.collection)
+            folder = session_folder_key(session)
             pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
             other = read_text(pipe, folder)
             if session.is_over and other not in ("", id_) and _is_open(pipe, other):

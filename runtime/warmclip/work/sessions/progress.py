@@ -27,13 +27,13 @@ from warmclip.work.sessions.session import Session, add_sample, utc_now
 from warmclip.work.sessions.store import (
     SessionStore,
     close_session,
-    folder_key,
     parse_numbers,
     parse_pair,
     read_chunks,
     read_queued,
     read_session,
     read_text,
+    session_folder_key,
     session_key,
 )
 
@@ -177,7 +177,7 @@ class SessionProgress(SessionStore):
 
     def finish_if_done(self, session: Session) -> bool:
         """End a session of which nothing is left to be done; whether it has ended."""
-        id_, folder = session.id, folder_key(session.directory, session.collection)
+        id_, folder = session.id, session_folder_key(session)
 
         def write(pipe: Pipeline) -> bool:
             now = read_session(pipe, id_)
@@ -208,7 +208,7 @@ class SessionProgress(SessionStore):
             if session is None or session.is_over:
                 pipe.multi()
                 return
-            folder = folder_key(session.directory, session.collection)
+            folder = session_folder_key(session)
             pipe.watch(folder)  # type: ignore[no-untyped-call]  # redis-py's is not annotated
             holder = read_text(pipe, folder)
             pipe.multi()

@@ -18,6 +18,7 @@ from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from warmclip.errors import FolderUnreadable, WarmclipError
+from warmclip.indexing.exclusion import Exclusion
 from warmclip.indexing.roots import Roots, require_roots
 from warmclip.indexing.walk import Walk
 from warmclip.settings import Settings
@@ -205,7 +206,8 @@ class Scanner:
             return
         scan = Scan(rescans_asked=now.rescans_asked)
         known = self._results.known_files(session.id) if now.images is not None else KnownFiles(b"")
-        walk, size = Walk(folder), chunk_size(self._settings)
+        exclusion = Exclusion(session.exclude, Roots(self._settings.roots))
+        walk, size = Walk(folder, exclusion), chunk_size(self._settings)
         chunk: list[str] = []
         checked_at = time.monotonic()
         for path in _paths_of(walk, folder):

@@ -35,6 +35,7 @@ class Session:
     directory: str  # its real path
     collection: str
     created_at: str
+    exclude: tuple[str, ...] = ()  # patterns: see ``Exclusion``
     ended_at: str | None = None
     error: str | None = None  # why nothing could be done at all
     images: int | None = None  # how many were found; None until the first scan is complete
@@ -108,6 +109,7 @@ class Session:
                 state=cast("State", state),
                 directory=directory,
                 collection=check_collection(values["collection"]),
+                exclude=_parse_patterns(values.get("exclude", "[]")),
                 created_at=datetime.fromisoformat(values["created_at"]).isoformat(),
                 ended_at=values.get("ended_at"),
                 error=None if error is None else str(error),
@@ -133,6 +135,14 @@ def _number(text: str) -> int:
     if len(text) > _MOST_DIGITS or not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text[:20]!r} is no count")
     return int(text)
+
+
+def _parse_patterns(text: str) -> tuple[str, ...]:
+    """Patterns to exclude; ValueError for what is none."""
+    patterns = json.loads(text)
+    if not isinstance(patterns, list) or not all(isinstance(it, str) for it in patterns):
+        raise ValueError(f"{text[:20]!r} are no patterns")
+    return tuple(patterns)
 
 
 def _parse_ignored(text: str) -> dict[str, int]:

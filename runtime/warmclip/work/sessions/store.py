@@ -154,10 +154,17 @@ def session_key(id_: str, part: str = "") -> str:
     return f"{_PREFIX}{id_}:{part}" if part else _PREFIX + id_
 
 
-def folder_key(directory: str, collection: str) -> str:
-    """The key that names the session of a folder."""
+def folder_key(directory: str, collection: str, exclude: Sequence[str] = ()) -> str:
+    """The key that names the session of a folder, of which this is excluded."""
     digest = hashlib.sha256(collection.encode() + b"\0" + os.fsencode(directory))
+    if exclude:
+        digest.update(b"\0" + json.dumps(list(exclude)).encode())
     return f"{_PREFIX}at:{digest.hexdigest()[:32]}"
+
+
+def session_folder_key(session: Session) -> str:
+    """The key that names a session by its folder."""
+    return folder_key(session.directory, session.collection, session.exclude)
 
 
 def read_session(connection: Redis | Pipeline, id_: str) -> Session | None:
@@ -242,7 +249,7 @@ def close_session(pipe: Pipeline, session: Session, holder: str) -> None:
     """
     pipe.srem(OPEN, session.id)
     if holder == session.id:
-        pipe.delete(folder_key(session.directory, session.collection))
+        pipe.delete(session_folder_key(session))
     pipe.unlink(*(session_key(session.id, part) for part in WORKING_PARTS))
     for part in KEPT_PARTS:
         pipe.expire(session_key(session.id, part), _KEPT_S)
