@@ -18,6 +18,7 @@ from uuid import uuid4
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError, WatchError
 from rq.defaults import DEFAULT_FAILURE_TTL, UNSERIALIZABLE_RETURN_VALUE_PAYLOAD
+from rq.exceptions import DeserializationError
 from rq.executions import Execution, ExecutionRegistry
 from rq.group import Group
 from rq.job import Job, JobStatus, Retry
@@ -31,6 +32,7 @@ from rq.worker import WorkerStatus
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.horse.report import JobReport
 from warmclip.work.patience import LOST, refusal
+from warmclip.work.queues import FailureReason
 from warmclip.work.rq_worker import LIFE_S, RqWorker
 
 log = logging.getLogger(__name__)
@@ -279,7 +281,7 @@ class JobRecorder:
     def _after_success(self, running: Running, ready: dict[str, list[str]]) -> None:
         running.queue.enqueue_ready_jobs_by_queue(ready)
         release_slot(running.job)
-        log.info("job %s is done", running.job.id)
+        self._tell(running, logging.INFO, "job_done", "is done")
 
     def _fail(self, running: Running, reason: str, pipeline: Pipeline, *, stopped: bool) -> Follows:
         job = running.job
@@ -294,11 +296,11 @@ class JobRecorder:
             at_front = job.enqueue_at_front_on_retry
             _enqueue_in(job, running.queue, interval, pipeline, at_front=at_front)
             job.retries_left += 1  # as before, in case that all this has to be written again
-            return partial(release_slot, job)
+            return partial(self._after_retry, running, reason)
         job.set_status(JobStatus.STOPPED if stopped else JobStatus.FAILED, pipeline=pipeline)
         job.failed_job_registry.add(job, job.failure_ttl, reason, pipeline=pipeline)
         self._add_result(running, Result.Type.FAILED, job.failure_ttl, pipeline, exc_string=reason)
-        return partial(self._after_failure, running)
+        return partial(self._after_failure, running, reason)
 
     def _fail_plainly(self, running: Running, reason: str, pipeline: Pipeline) -> Follows:
         """Record a failure with nothing of the job's record but its id."""
@@ -327,17 +329,43 @@ class JobRecorder:
         if is_last:
             job.set_status(JobStatus.FAILED, pipeline=pipeline)
             job.failed_job_registry.add(job, job.failure_ttl, "", pipeline=pipeline)
-            return partial(self._after_failure, running)
+            return partial(self._after_failure, running, "it has asked to run again too often")
         job.number_of_retries = done + 1
         interval = Retry.get_interval(done, asked["intervals"])
         at_front = job.enqueue_at_front_on_retry or asked["at_front"]
         _enqueue_in(job, running.queue, interval, pipeline, at_front=at_front)
         job.number_of_retries = done  # as before, in case that all this has to be written again
-        return partial(release_slot, job)
+        return partial(self._after_retry, running, "it has asked to")
 
-    def _after_failure(self, running: Running) -> None:
+    def _after_retry(self, running: Running, reason: str) -> None:
+        release_slot(running.job)
+        self._tell(running, logging.WARNING, "job_retried", "runs again", reason)
+
+    def _after_failure(self, running: Running, reason: str) -> None:
         running.queue.enqueue_dependents(running.job)
         release_slot(running.job)
+        self._tell(running, logging.WARNING, "job_failed", "failed", reason)
+
+    def _tell(
+        self, running: Running, level: int, action: str, outcome: str, reason: str | None = None
+    ) -> None:
+        """Log an outcome with its fields; the horse has logged an error with its traceback."""
+        job = running.job
+        took_s = job.ended_at - job.started_at if job.ended_at and job.started_at else timedelta()
+        about: dict[str, Any] = {
+            "action": action,
+            "job": job.id,
+            "queue": running.queue.name,
+            "worker": self._worker.name,
+            "function": _function_of(job),
+            "seconds": round(took_s.total_seconds(), 3),
+        }
+        if reason is None:
+            log.log(level, "job %s %s", job.id, outcome, extra=about)
+            return
+        about["error"] = FailureReason.of(reason).kind
+        why = f": {about['error']}" if about["error"] else ""
+        log.log(level, "job %s %s%s", job.id, outcome, why, extra=about)
 
     def _add_result(
         self,
@@ -391,6 +419,13 @@ class JobRecorder:
                     continue
             _do(follows)
             return answers
+
+
+def _function_of(job: AllowedJob) -> str | None:
+    try:
+        return str(job.func_name)
+    except DeserializationError:  # a record that says nothing of it: why the job failed
+        return None
 
 
 def _tell_that_it_is_gone(job: Job) -> None:

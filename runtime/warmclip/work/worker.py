@@ -313,7 +313,8 @@ class WarmWorker(RqWorker):
                 self._counters.add(f"runs:{outcome.outcome}")
                 self._recorder.finish(running, outcome)
                 return
-            log.warning("job %s: %s", job.id, outcome, extra={"action": "horse_died"})
+            about = {"action": "horse_died", "job": job.id, "cause": outcome.kind}
+            log.warning("job %s: %s", job.id, outcome, extra=about)
             self._counters.add(f"deaths:{outcome.kind}")
             may_repeat = attempt.on_crash(outcome) and time.monotonic() <= order.ends_at
             if may_repeat and self._have_horse_for(running):
