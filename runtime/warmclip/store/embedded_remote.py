@@ -219,7 +219,7 @@ class RemoteEngine:
             )
         return StoreUnreachable(
             f"process {owner} owns the embedded store {self._folder}, and has not answered for "
-            f"{self._patience_s:.0f} s: it was stopped, is converting a store of the former "
+            f"{self._patience_s:g} s: it was stopped, is converting a store of the former "
             "format, or builds an index. Ask again when it goes on or has ended"
         )
 
