@@ -288,7 +288,7 @@ def test_failed_jobs_get_another_chance(gallery: Path) -> None:
 
 
 def test_search_while_a_worker_owns_the_store(gallery: Path) -> None:
-    """The embedded store has one owner; a search asks it and gets the same answer."""
+    """The embedded store has one owner; a search reads it there, and finds the same."""
     answer("index", gallery)
     alone = answer("search", "a star", "--limit", "5")
     command = [sys.executable, "-m", "warmclip.cli", "worker"]

@@ -140,7 +140,7 @@ def _check_audit(
     if queue and settings.qdrant_url is None:
         raise SettingsError(
             "--queue needs a Qdrant server (QDRANT_URL): the embedded store has one owner, and "
-            "the audit reads it. Stop the worker for a moment, then repair without --queue"
+            "a repair writes to it. Stop the worker for a moment, then repair without --queue"
         )
 
 

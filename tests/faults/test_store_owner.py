@@ -1,0 +1,76 @@
+"""The embedded store is read by commands while another process has it, and when that one dies."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rq.job import JobStatus
+
+from faults.conftest import Rig
+from running import eventually, run
+from warmclip.settings import Settings
+from warmclip.store.embedded_wire import address_of
+
+SLEEP = "faulty_jobs.sleep"
+
+
+def answer(rig: Rig, *arguments: str) -> Any:
+    """What a command says in JSON."""
+    done = run(*arguments, "--json", **rig.environment())
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(done.stdout)
+
+
+def found(rig: Rig) -> int:
+    """How many pictures a search finds."""
+    (query,) = answer(rig, "search", "a red star", "--limit", "500")["queries"]
+    return len(query["hits"])
+
+
+def test_reading_while_index_runs(rig: Rig) -> None:
+    """A search, a list, duplicates and an audit are answered while a long `index` has the store;
+    when it is killed, by whoever comes next. What would write is refused with the way out.
+    """
+    pictures = rig.pictures(200)
+    assert answer(rig, "index", *pictures[:5])["indexed"] == 5
+    slow = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "1", "WARMCLIP_BATCH_SIZE": "1"}
+    environment = rig.environment(**slow)
+    store = Settings.from_env(environment).embedded_store
+    command = [sys.executable, "-m", "warmclip.cli", "index", str(Path(pictures[0]).parent)]
+    with subprocess.Popen(command, env=os.environ | environment) as index:
+        try:
+            eventually(address_of(store).is_socket)
+            assert found(rig) >= 5
+            (listed,) = answer(rig, "collections", "list")["collections"]
+            assert listed["points"] >= 5
+            assert answer(rig, "duplicates", "images")["pictures"] >= 5
+            audited = answer(rig, "audit", "images", str(Path(pictures[0]).parent))
+            assert audited["files"] == 200
+            for writing in (("index", pictures[0]), ("collections", "optimize", "images")):
+                refused = run(*writing, **rig.environment())
+                assert refused.returncode == 2
+                assert f"in use by process {index.pid}" in " ".join(refused.stderr.split())
+            assert index.poll() is None
+        finally:
+            index.kill()
+    assert 5 <= found(rig) < 200
+    assert answer(rig, "index", *pictures)["indexed"] > 0
+    assert found(rig) == 200
+
+
+def test_reading_beside_a_worker(rig: Rig) -> None:
+    """A worker's horse answers before its first job, during a long one, and after it was killed."""
+    pictures = rig.pictures(5)
+    assert answer(rig, "index", *pictures)["indexed"] == 5
+    with rig.worker() as worker:
+        assert found(rig) == 5
+        job = worker.enqueue(SLEEP, 600)
+        eventually(lambda: job.get_status() == JobStatus.STARTED)
+        assert found(rig) == 5
+        worker.kill_horse()
+        assert found(rig) == 5
+        worker.process.kill()  # it would wait for the job, which is tried again
+        assert found(rig) == 5
