@@ -16,6 +16,32 @@ TINY_RESNET: dict[str, Any] = {
     **TINY_VIT,
     "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None},
 }
+# SigLIP's two towers; the tokenizer is a test's own.
+TINY_SIGLIP: dict[str, Any] = {
+    "embed_dim": 64,
+    "custom_text": True,
+    "init_logit_bias": -10,
+    "vision_cfg": {
+        "image_size": 32,
+        "timm_model_name": "test_vit",
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 500,
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "width": 32,
+        "heads": 4,
+        "layers": 2,
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+        "act_kwargs": {"approximate": "tanh"},
+    },
+}
 
 
 def varied(base: dict[str, Any], **changes: dict[str, Any]) -> dict[str, Any]:

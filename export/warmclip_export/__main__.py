@@ -49,10 +49,19 @@ QuickGelu = Annotated[
         help="The activation; a tag brings its own, a file of some models has to be told.",
     ),
 ]
+Tokenizer = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="The files of a tokenizer that comes from Hugging Face, if that is out of reach.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 
 _NEEDED = (
-    "torch", "open_clip", "onnx", "onnxscript", "safetensors", "skimage", "sklearn", "jinja2",
+    "torch", "open_clip", "timm", "onnx", "onnxscript", "safetensors", "skimage",
+    "sklearn", "jinja2",
 )  # fmt: skip
 
 
@@ -88,6 +97,7 @@ def model(
         str, typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED")
     ] = "",
     quick_gelu: QuickGelu = None,
+    tokenizer: Tokenizer = "",
     precision: Annotated[
         list[str] | None,
         typer.Option(help="int8: make that too, beside fp32 and fp16.", show_default=False),
@@ -101,7 +111,7 @@ def model(
     with _command(as_json) as terminal:
         _check_name(name)
         int8 = "int8" in _precisions(precision or [])
-        recipe = _resolve(terminal, model, pretrained, quick_gelu)
+        recipe = _resolve(terminal, model, pretrained, quick_gelu, tokenizer)
         from warmclip_export.exporter import count_steps, export_model
 
         target = out / (name or recipe.name)
@@ -134,6 +144,7 @@ def parity(
     pretrained: Annotated[
         str, typer.Option(help="Its weights.", show_default="what the certificate names")
     ] = "",
+    tokenizer: Tokenizer = "",
     against: Annotated[
         Literal["mps", "cpu"] | None,
         typer.Option(
@@ -169,6 +180,7 @@ def parity(
             model or of_model,
             pretrained or of_weights,
             opened.manifest.activation == "quick_gelu",
+            tokenizer,
         )
         from warmclip_export.parity import corpus, suite
         from warmclip_export.parity import report as reports
@@ -274,10 +286,10 @@ def main() -> None:
 
 
 def _resolve(
-    terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None
+    terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None, tokenizer: str
 ) -> catalog.ModelRecipe:
     _need(*_NEEDED)
-    recipe = catalog.resolve_model(model, pretrained, quick_gelu=quick_gelu)
+    recipe = catalog.resolve_model(model, pretrained, quick_gelu=quick_gelu, tokenizer=tokenizer)
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
     if recipe.weights.kind == "random":

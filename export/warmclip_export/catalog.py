@@ -7,13 +7,16 @@ configuration does not show, ``graph`` refuses, and the gate checks all the rest
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from warmclip_export.errors import ExportRefused
 from warmclip_export.weights import WeightsSource, find_weights, is_path
+
+Cleaning: TypeAlias = Literal["lower", "whitespace", "canonicalize"]
+"""What is done to a text before it is encoded, in open_clip's words."""
 
 _VOCABULARY = 49_408
 _END_OF_TEXT = 49_407
@@ -32,17 +35,15 @@ _PLAIN_BLOCK: dict[str, tuple[tuple[Any, ...], str]] = {
     "output_tokens": ((False,), "it returns tokens beside its features"),
 }
 _IMAGE_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
-    "timm_model_name": ((None, ""), "its image tower comes from timm"),
-    "attentional_pool": ((False, None), "its image tower pools by attention"),
     "pool_type": (("tok", "avg"), "its image tower does not pool to one vector"),
     **_PLAIN_BLOCK,
 }
 _TEXT_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
     "hf_model_name": ((None, ""), "its text tower comes from Hugging Face transformers"),
-    "hf_tokenizer_name": ((None, ""), "its tokenizer comes from Hugging Face"),
-    "tokenizer_kwargs": ((None, {}), "it changes the options of open_clip's tokenizer"),
+    "tokenizer_mode": ((None, ""), "its tokenizer appends a class token"),
     "embed_cls": ((False,), "its text tower appends a class token"),
-    "pool_type": (("argmax", "eos"), "its text tower does not pool at the end-of-text token"),
+    "use_pad_mask": ((False,), "its text tower masks the padding"),
+    "pool_type": (("argmax", "eos", "first", "last"), "its text tower does not pool to one vector"),
     **_PLAIN_BLOCK,
 }
 
@@ -56,6 +57,21 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerSource:
+    """Which tokenizer a model has.
+
+    Attributes:
+        name: a folder, or a name on Hugging Face; empty for open_clip's own.
+        cleaning: what is done to a text first.
+        options: those of open_clip's class, the cleaning among them.
+    """
+
+    name: str = ""
+    cleaning: Cleaning = "lower"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecipe:
     """All that is needed to build one model.
 
@@ -66,6 +82,7 @@ class ModelRecipe:
         activation: QuickGELU or GELU.
         preprocess: what departs from open_clip's default preprocessing.
         weights: where the numbers come from.
+        tokenizer: which one.
         name_says_quick_gelu: what open_clip computes with, if only asked for the model by name.
     """
 
@@ -76,6 +93,7 @@ class ModelRecipe:
     preprocess: dict[str, Any]
     weights: WeightsSource
     name_says_quick_gelu: bool
+    tokenizer: TokenizerSource = field(default_factory=TokenizerSource)
 
     @property
     def pretrained(self) -> str:
@@ -107,13 +125,16 @@ class ModelRecipe:
         return f"open_clip.create_model({arguments})"
 
 
-def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None) -> ModelRecipe:
+def resolve_model(
+    model: str, pretrained: str, *, quick_gelu: bool | None = None, tokenizer: str = ""
+) -> ModelRecipe:
     """Find the model and its weights' source; nothing is downloaded or loaded yet.
 
     Args:
         model: a name of open_clip, or the path of a configuration in its JSON format.
         pretrained: a tag of that model, the path of a checkpoint, or ``random:SEED``.
         quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
+        tokenizer: the folder of its tokenizer, if that shall not come from Hugging Face.
 
     Raises:
         ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them;
@@ -125,10 +146,13 @@ def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None
     reason = unsupported_reason(config)
     if reason:
         raise ExportRefused(f"{model} cannot become a bundle: {reason}")
+    source = find_tokenizer(config["text_cfg"], tokenizer)
     weights = find_weights(model, pretrained)
     if weights.kind == "file" and quick_gelu is None:
         _refuse_to_guess(model, pretrained, config_says=bool(config.get("quick_gelu", False)))
     tag_says = bool(weights.tag.get("quick_gelu", False)) if weights.kind == "tag" else None
+    if source.name and not tokenizer and Path(source.name).is_dir():
+        config["text_cfg"]["hf_tokenizer_name"] = Path(source.name).name
     config_says = bool(config.pop("quick_gelu", False))
     activation = decide_activation(
         config_says=config_says,
@@ -145,7 +169,29 @@ def resolve_model(model: str, pretrained: str, *, quick_gelu: bool | None = None
         preprocess={**preprocess, **weights.tag},
         weights=weights,
         name_says_quick_gelu=config_says,
+        tokenizer=source,
     )
+
+
+def find_tokenizer(text: Mapping[str, Any], folder: str = "") -> TokenizerSource:
+    """The tokenizer that the text section of a configuration names.
+
+    Args:
+        text: the section.
+        folder: where its files lie, if not where the configuration says.
+
+    Raises:
+        ExportRefused: there is no such folder, or nothing to find in it.
+    """
+    named, options = text.get("hf_tokenizer_name") or "", dict(text.get("tokenizer_kwargs") or {})
+    if folder and not named:
+        raise ExportRefused(
+            f"--tokenizer {folder}: the model has open_clip's own tokenizer, which is installed"
+        )
+    if folder and not Path(folder).is_dir():
+        raise ExportRefused(f"--tokenizer {folder}: there is no such folder")
+    cleaning = options.get("clean", "whitespace" if named else "lower")
+    return TokenizerSource(name=folder or named, cleaning=cleaning, options=options)
 
 
 def decide_activation(
@@ -211,10 +257,24 @@ def unsupported_reason(config: Mapping[str, Any]) -> str:
     if isinstance(size, list) and len(set(size)) != 1:
         return f"its images are not square (image_size = {size})"
     vocabulary = text.get("vocab_size", _VOCABULARY)
+    if text.get("hf_tokenizer_name"):
+        return _refused_hf_tokenizer(text)
     if vocabulary < _VOCABULARY:
         return f"its vocabulary of {vocabulary} is not open_clip's own, which has {_VOCABULARY}"
     if text.get("pool_type") == "eos" and text.get("eos_id", 2) != _END_OF_TEXT:
         return f"its text ends with token {text.get('eos_id', 2)}, not {_END_OF_TEXT}"
+    return ""
+
+
+def _refused_hf_tokenizer(text: Mapping[str, Any]) -> str:
+    options = text.get("tokenizer_kwargs") or {}
+    odd = sorted(options.keys() - {"clean", "strip_sep_token"})
+    if odd:
+        return f"it changes options of its tokenizer that warmclip does not know ({', '.join(odd)})"
+    if options.get("clean", "whitespace") not in get_args(Cleaning):
+        return f"its tokenizer cleans texts in a way of its own (clean = {options['clean']!r})"
+    if text.get("pool_type", "argmax") == "argmax":
+        return "its text tower pools at the highest token, which says nothing in its vocabulary"
     return ""
 
 

@@ -137,6 +137,7 @@ def export_model(
             dim=gate.dim,
             image=image,
             tokenizer=tokens,
+            logits=reference.logits(),
             opset=opset,
             graphs=graphs,
             golden=golden,
@@ -184,7 +185,7 @@ def build_wrappers(reference: Reference) -> dict[Tower, nn.Module]:
     """Both towers as they are exported.
 
     Raises:
-        ExportRefused: no wrapper re-expresses such a tower.
+        ExportRefused: a tower has parts that no wrapper re-expresses.
     """
     return {
         "image": graph.build_image_tower(reference.model.visual),
@@ -193,15 +194,7 @@ def build_wrappers(reference: Reference) -> dict[Tower, nn.Module]:
 
 
 def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> TokenizerRecipe:
-    document = tokenizer.build_tokenizer_json()
-    start, end = tokenizer.special_ids(document)
-    recipe = TokenizerRecipe(
-        file=write_file(folder / "tokenizer.json", document.encode("utf-8")),
-        vocabulary_sha256=tokenizer.vocabulary_sha256(document),
-        context_length=reference.tokenizer.context_length,
-        start_id=start,
-        end_id=end,
-    )
+    recipe = tokenizer.write_tokenizer(reference, folder)
     gate.check_tokens(Tokenizer.open(folder / recipe.file.file, recipe))
     return recipe
 

@@ -1,10 +1,12 @@
-"""open_clip's towers, re-expressed over their own weights so that accelerators take them whole.
+"""open_clip's own towers, re-expressed over their weights so that accelerators take them whole.
 
 The activations travel as rows, shape (batch * tokens, width), so that every linear layer becomes
 one Gemm with its weight as stored; queries, keys and values are three linear layers, with the
 attention's scale folded into the first; attention is written out; nothing has more than four axes.
 The text's end is an input, and normalising is left to the host. ``parity`` compares each wrapper
 with open_clip before anything is exported. Inputs and outputs are float32, also after ``to_fp16``.
+
+An image tower of another kind is exported as PyTorch traces it (``traced``).
 """
 
 import copy
@@ -20,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from warmclip_export.errors import ExportRefused
 from warmclip_export.reference import TextParts
+from warmclip_export.traced import TracedTower
 
 # Finite, and within float16: a row of -inf becomes NaN on some accelerators.
 _MASKED = -1e4
@@ -29,16 +32,14 @@ def build_image_tower(visual: nn.Module) -> nn.Module:
     """The wrapper of an image tower: pixels (batch, 3, S, S) -> raw features (batch, dim).
 
     Raises:
-        ExportRefused: no wrapper re-expresses such a tower.
+        ExportRefused: it is open_clip's vision transformer, with blocks that are not re-expressed.
     """
-    if isinstance(visual, VisionTransformer):
-        return ImageTower(visual).eval().requires_grad_(False)
-    if isinstance(visual, ModifiedResNet):
-        return ResNetTower(visual).eval().requires_grad_(False)
-    raise ExportRefused(
-        f"its image tower is a {type(visual).__name__}; "
-        "warmclip re-expresses open_clip's VisionTransformer and ModifiedResNet"
-    )
+    kind: type[nn.Module] = TracedTower
+    if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
+        kind = ImageTower
+    elif isinstance(visual, ModifiedResNet):
+        kind = ResNetTower
+    return kind(visual).eval().requires_grad_(False)
 
 
 def build_text_tower(parts: TextParts) -> nn.Module:
@@ -53,7 +54,8 @@ def max_text_length(tower: nn.Module) -> int:
 
 def required_opset(*towers: nn.Module) -> int:
     """20 if a tower needs the Gelu operator, which 18 does not have; else 18."""
-    return 20 if any(isinstance(m, nn.GELU) for tower in towers for m in tower.modules()) else 18
+    modules = [module for tower in towers for module in tower.modules()]
+    return 20 if any(isinstance(module, nn.GELU | TracedTower) for module in modules) else 18
 
 
 def to_fp16(tower: nn.Module, kept: Iterable[str] = ()) -> nn.Module:
@@ -77,9 +79,14 @@ class _Wide(nn.Module):
         super().__init__()
         self.part = part
 
-    def forward(self, x: Tensor, *sizes: int) -> Tensor:
-        computed: Tensor = self.part(x.float(), *sizes).to(x.dtype)
+    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
+        wide = {name: _widened(value) for name, value in named.items()}
+        computed: Tensor = self.part(x.float(), *map(_widened, others), **wide).to(x.dtype)
         return computed
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class ImageTower(nn.Module):
@@ -87,8 +94,6 @@ class ImageTower(nn.Module):
 
     def __init__(self, visual: VisionTransformer) -> None:
         super().__init__()
-        if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-            raise ExportRefused("its image tower pools by attention, which no wrapper re-expresses")
         position = visual.positional_embedding.detach()
         self.patches = copy.deepcopy(visual.conv1)
         self.tokens, self.width = position.shape
@@ -119,7 +124,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A text transformer; where each text ends comes from the host, as a one-hot row.
+    """A text transformer; the place of each text's vector comes from the host, as a one-hot row.
 
     Where attention is causal nothing after its end decides a text's vector, so it takes texts that
     are cut to any ``length``; else it takes them whole.

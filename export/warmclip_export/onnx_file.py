@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from warmclip.inference.bundle import FileRecord
 from warmclip_export.errors import ExportRefused
 from warmclip_export.graph import max_text_length
+from warmclip_export.traced import DECOMPOSITIONS, TracedTower
 from warmclip_export.writer import write_file
 
 # A protobuf message, and so a file with its weights inside, ends at 2 GiB.
 _MAX_BYTES = 2**31 - 2**20
 _SCOPES = "pkg.torch.onnx.name_scopes"
+# All that tracing a tower which cannot be traced is known to raise.
+_EXPORTING = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AssertionError)
 
 
 def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: int) -> FileRecord:
@@ -50,7 +53,7 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
         axes[-1] = torch.export.Dim("length", min=2, max=tokens)
     try:
         program = _export(tower, inputs, opset, axes)
-    except torch.onnx.OnnxExporterError as exc:
+    except _EXPORTING as exc:
         why = " ".join(str(exc).split())[:300]
         raise ExportRefused(
             f"torch {torch.__version__} cannot export {path.name}: {why}; try the tested versions "
@@ -65,18 +68,23 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
 
 
 def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, axes: dict[int, Any]) -> Any:
+    examples = tuple(inputs.values())
+    shapes: tuple[dict[int, Any], ...] | None = tuple(
+        {axis % tensor.ndim: symbol for axis, symbol in axes.items()} for tensor in examples
+    )
     with _quiet():
+        exported: nn.Module | torch.export.ExportedProgram = tower
+        if isinstance(tower, TracedTower):
+            exported = torch.export.export(tower, examples, dynamic_shapes=shapes)
+            exported, shapes = exported.run_decompositions(DECOMPOSITIONS), None
         return torch.onnx.export(
-            tower,
-            tuple(inputs.values()),
+            exported,
+            examples,
             dynamo=True,
             opset_version=opset,
             input_names=list(inputs),
             output_names=["features"],
-            dynamic_shapes=tuple(
-                {axis % tensor.ndim: symbol for axis, symbol in axes.items()}
-                for tensor in inputs.values()
-            ),
+            dynamic_shapes=shapes,
             verbose=False,
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import TextTransformer
 from PIL import Image
@@ -18,13 +19,19 @@ from torch import Tensor, nn
 from torchvision.transforms import ToTensor  # type: ignore[import-untyped]  # it ships no types
 
 from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
-from warmclip_export.catalog import ModelRecipe
+from warmclip.inference.bundle import Logits
+from warmclip_export.catalog import ModelRecipe, TokenizerSource
 from warmclip_export.checkpoint import load_checkpoint
 from warmclip_export.errors import ExportRefused
+from warmclip_export.hf_tokenizer import open_hf_tokenizer
 
 Device: TypeAlias = Literal["cpu", "mps"]
 """Where torch computes the reference."""
 
+# open_clip's words for the token that the features are taken from, and ours.
+_POOLS: dict[str, Literal["end", "first", "last"]] = {
+    "argmax": "end", "eos": "end", "first": "first", "last": "last",
+}  # fmt: skip
 _NO_VECTOR = ("logit_scale", "logit_bias")
 
 
@@ -75,19 +82,28 @@ class TextParts:
     norm: nn.Module
     projection: nn.Linear | Tensor | None
     causal: bool
+    pool: Literal["end", "first", "last"]  # the token that the features are taken from
+    end_id: int | None  # of the token that ends a text; without one it has the highest id
 
 
 class Reference:
     """open_clip's model as its users run it: preprocessing, tokenizer and the two towers."""
 
-    def __init__(self, model: CLIP | CustomTextCLIP, preprocess: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: CLIP | CustomTextCLIP,
+        preprocess: dict[str, Any],
+        tokenizer: TokenizerSource | None = None,
+    ) -> None:
+        source = tokenizer or TokenizerSource()
         self.model = model.eval().requires_grad_(False)
         self.device: Device = "cpu"
         base = merge_preprocess_dict(asdict(PreprocessCfg()), preprocess)
         self.preprocess = PreprocessCfg(**{**base, "size": model.visual.image_size})
         self.transform = image_transform_v2(self.preprocess, is_train=False)
         self.text_parts = _text_parts(model)
-        self.tokenizer = SimpleTokenizer(context_length=len(self.text_parts.position))
+        self.cleaning = source.cleaning
+        self.tokenizer = _open_tokenizer(source, len(self.text_parts.position))
 
     @classmethod
     def build(cls, recipe: ModelRecipe, checkpoint: Path | None) -> Self:
@@ -106,7 +122,7 @@ class Reference:
                 raise ExportRefused(f"open_clip cannot build {recipe.name}: {exc}") from exc
         if checkpoint is not None:
             load_checkpoint(model, checkpoint)
-        return cls(model, recipe.preprocess)
+        return cls(model, recipe.preprocess, recipe.tokenizer)
 
     def move(self, device: Device) -> None:
         """Compute on another device from now on."""
@@ -134,9 +150,26 @@ class Reference:
 
     def eot_onehot(self, ids: TokenIds) -> OneHot:
         """Where open_clip takes each text's vector from, (n, 1, context length)."""
-        ends = ids.argmax(axis=1)  # the end-of-text token has the highest id
-        onehot: OneHot = np.eye(ids.shape[1], dtype=np.float32)[ends][:, None]
+        match self.text_parts:
+            case TextParts(pool="first"):
+                places = np.zeros(len(ids), np.intp)
+            case TextParts(pool="last"):
+                places = np.full(len(ids), ids.shape[1] - 1, np.intp)
+            case TextParts(end_id=None):
+                places = ids.argmax(axis=1)  # the end-of-text token has the highest id
+            case TextParts(end_id=end):
+                places = (ids == end).argmax(axis=1)
+        onehot: OneHot = np.eye(ids.shape[1], dtype=np.float32)[places][:, None]
         return onehot
+
+    def logits(self) -> Logits | None:
+        """What the model was trained to make of a cosine; None if that is not two numbers."""
+        scale, bias = self.model.logit_scale, self.model.logit_bias
+        if scale.numel() != 1:
+            return None
+        return Logits(
+            scale=float(scale.detach().exp()), bias=None if bias is None else float(bias.detach())
+        )
 
     @torch.inference_mode()
     def image_features(self, pixels: Pixels) -> Features:
@@ -166,6 +199,8 @@ def _text_parts(model: CLIP | CustomTextCLIP) -> TextParts:
     source = model.text if isinstance(model, CustomTextCLIP) else model
     if source is not model and not isinstance(source, TextTransformer):
         raise ExportRefused(f"its text tower is a {type(source).__name__}, not open_clip's own")
+    pool = source.text_pool_type if source is model else source.pool_type
+    end = source.text_eos_id if source is model else source.eos_id
     return TextParts(
         lookup=source.token_embedding,
         position=source.positional_embedding,
@@ -173,7 +208,15 @@ def _text_parts(model: CLIP | CustomTextCLIP) -> TextParts:
         norm=source.ln_final,
         projection=source.text_projection,
         causal=source.attn_mask is not None,
+        pool=_POOLS[pool],
+        end_id=end if pool == "eos" else None,
     )
+
+
+def _open_tokenizer(source: TokenizerSource, context_length: int) -> SimpleTokenizer | HFTokenizer:
+    if source.name:
+        return open_hf_tokenizer(source, context_length)
+    return SimpleTokenizer(context_length=context_length, **dict(source.options))
 
 
 def _tensor_sha256(array: npt.NDArray[np.float32]) -> str:

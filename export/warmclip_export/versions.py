@@ -2,7 +2,10 @@
 
 import importlib.metadata
 
-_MADE_WITH = ("warmclip", "open_clip_torch", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+_MADE_WITH = (
+    "warmclip", "open_clip_torch", "torch", "timm", "transformers", "tokenizers", "onnx",
+    "onnxscript", "onnxruntime", "numpy",
+)  # fmt: skip
 
 
 def made_with() -> dict[str, str]:

@@ -118,3 +118,31 @@ def test_graph_files_are_not_part_of_the_identity(bundle: Path) -> None:
     opened = ModelBundle.open(bundle)
     with pytest.raises(BundleError, match="no image graph in fp16; it has: fp32"):
         opened.graph("image", "fp16")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"pool": "last"}, {"kind": "huggingface"}, {"cleaning": "whitespace"}]
+)
+def test_tokenizer_decides_the_space(bundle: Path, changed: dict[str, str]) -> None:
+    """Another token to pool at, another kind or cleaning is another space."""
+    manifest = ModelBundle.open(bundle).manifest
+    tokenizer = manifest.tokenizer.model_copy(update=changed)
+
+    other = manifest.model_copy(update={"tokenizer": tokenizer}).derive_fingerprint()
+
+    assert other != manifest.fingerprint
+
+
+def test_bundle_of_format_1_keeps_its_fingerprint(bundle: Path) -> None:
+    """What format 2 added is not there, is not asked for, and changes no collection's name."""
+    where = bundle / "manifest.json"
+    raw = json.loads(where.read_text(encoding="utf-8"))
+    for added in ("kind", "pool", "zeroed_id"):
+        raw["tokenizer"].pop(added, None)
+    raw.pop("logits", None)
+    where.write_text(json.dumps({**raw, "format": 1}), encoding="utf-8")
+
+    manifest = ModelBundle.open(bundle).manifest
+
+    assert manifest.logits is None
+    assert manifest.derive_fingerprint() == raw["fingerprint"]

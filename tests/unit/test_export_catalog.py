@@ -12,6 +12,7 @@ from warmclip_export.catalog import (
     activation_question,
     decide_activation,
     explain_unknown,
+    find_tokenizer,
     resolve_model,
     unsupported_reason,
 )
@@ -33,6 +34,12 @@ def _written(folder: Path, name: str, content: object) -> str:
 
 def _with(section: str, **values: object) -> dict[str, Any]:
     return {**TINY, section: {**TINY[section], **values}}
+
+
+def _tokenizer_options(**options: object) -> dict[str, Any]:
+    return _with(
+        "text_cfg", hf_tokenizer_name="some/name", pool_type="last", tokenizer_kwargs=options
+    )
 
 
 def test_tag_trained_with_quick_gelu_decides_over_a_name_that_says_gelu() -> None:
@@ -129,17 +136,18 @@ def test_wrapped_configuration_brings_its_preprocessing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (_with("vision_cfg", timm_model_name="vit_base"), "timm"),
         (_with("text_cfg", hf_model_name="xlm-roberta-base"), "transformers"),
-        (_with("text_cfg", hf_tokenizer_name="bert-base"), "tokenizer comes from Hugging Face"),
-        (_with("text_cfg", tokenizer_kwargs={"clean": "canonicalize"}), "options of"),
+        (_with("text_cfg", tokenizer_mode="clips"), "appends a class token"),
+        (_with("text_cfg", hf_tokenizer_name="bert-base"), "pools at the highest token"),
+        (_tokenizer_options(language="fr"), r"does not know \(language\)"),
+        (_tokenizer_options(clean="mine"), "clean = 'mine'"),
         ({**TINY, "multimodal_cfg": {}}, "CoCa"),
-        (_with("vision_cfg", attentional_pool=True), "pools by attention"),
         (_with("vision_cfg", pool_type="none"), "pool to one vector"),
         (_with("vision_cfg", qk_norm=True), "attention blocks"),
         (_with("text_cfg", scaled_cosine_attn=True), "attention blocks"),
         (_with("text_cfg", block_type="custom"), "attention blocks"),
-        (_with("text_cfg", pool_type="last"), "end-of-text"),
+        (_with("text_cfg", pool_type="none"), "pool to one vector"),
+        (_with("text_cfg", use_pad_mask=True), "masks the padding"),
         (_with("text_cfg", pool_type="eos"), "ends with token 2"),
         (_with("text_cfg", embed_cls=True), "class token"),
         (_with("text_cfg", vocab_size=32000), "vocabulary of 32000"),
@@ -152,6 +160,48 @@ def test_model_of_another_kind_is_refused_with_its_reason(
     """What cannot be re-expressed is refused before anything is built, saying why."""
     with pytest.raises(ExportRefused, match=reason):
         resolve_model(_written(tmp_path, "other.json", config), "random:0")
+
+
+@pytest.mark.parametrize(
+    ("text", "folder", "name", "cleaning"),
+    [
+        ({}, False, "", "lower"),
+        ({"hf_tokenizer_name": "some/name"}, False, "some/name", "whitespace"),
+        (
+            {"hf_tokenizer_name": "some/name", "tokenizer_kwargs": {"clean": "canonicalize"}},
+            False,
+            "some/name",
+            "canonicalize",
+        ),
+        ({"hf_tokenizer_name": "some/name"}, True, "FOLDER", "whitespace"),
+    ],
+)
+def test_tokenizer_is_the_configurations_unless_a_folder_is_named(
+    text: dict[str, Any], folder: bool, name: str, cleaning: str, tmp_path: Path
+) -> None:
+    """The name of the configuration holds, with open_clip's cleaning; --tokenizer overrules it."""
+    found = find_tokenizer(text, str(tmp_path) if folder else "")
+
+    assert found.name == (str(tmp_path) if name == "FOLDER" else name)
+    assert found.cleaning == cleaning
+
+
+def test_folder_of_a_tokenizer_has_to_be_one_that_is_needed(tmp_path: Path) -> None:
+    """A folder that is not there, or that the model has no use for, is named."""
+    with pytest.raises(ExportRefused, match="there is no such folder"):
+        find_tokenizer({"hf_tokenizer_name": "some/name"}, str(tmp_path / "nothing"))
+    with pytest.raises(ExportRefused, match="open_clip's own tokenizer"):
+        find_tokenizer({}, str(tmp_path))
+
+
+def test_folder_of_a_tokenizer_is_no_part_of_the_architecture(tmp_path: Path) -> None:
+    """Where a tokenizer lies is no part of what a bundle says of the model, or of its space."""
+    config = _with("text_cfg", hf_tokenizer_name=str(tmp_path), pool_type="last")
+
+    recipe = resolve_model(_written(tmp_path, "own.json", config), "random:0")
+
+    assert recipe.tokenizer.name == str(tmp_path)
+    assert recipe.architecture["text_cfg"]["hf_tokenizer_name"] == tmp_path.name
 
 
 def test_plain_model_is_not_refused() -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from warmclip.errors import BundleError
 from warmclip.settings import DecodeRule, ExifRule
 
-FORMAT = 1
+FORMAT = 2  # 1 had no tokenizers but open_clip's own, and no logits
 MANIFEST = "manifest.json"
 
 Tower = Literal["image", "text"]
@@ -53,14 +53,31 @@ class FileRecord(_Record):
 
 
 class TokenizerRecipe(_Record):
-    """How a text becomes token ids: cleaning in Python, byte-pair encoding from the file."""
+    """How a text becomes token ids: cleaning in Python, the encoding from the file.
+
+    With ``clip`` words are split in Python as well, and the file has the byte-pair encoding of one
+    word. With ``huggingface`` the file does all but the cleaning, special tokens and padding too.
+    """
 
     file: FileRecord
-    vocabulary_sha256: Sha256  # over the vocabulary and merges, whatever the file's layout
-    cleaning: Literal["lower"] = "lower"
+    vocabulary_sha256: Sha256  # over all that decides ids, whatever the file's layout
+    kind: Literal["clip", "huggingface"] = "clip"
+    cleaning: Literal["lower", "whitespace", "canonicalize"] = "lower"
     context_length: Annotated[int, Field(gt=1)]
-    start_id: int
-    end_id: int
+    start_id: int = -1  # clip's; -1 is no token
+    end_id: int = -1  # where a text is pooled at its end
+    pool: Literal["end", "first", "last"] = "end"  # the token that a text's vector is taken from
+    zeroed_id: int | None = None  # of a token that the model does not see, but a 0
+
+
+class Logits(_Record):
+    """What the model was trained to make of a cosine: ``scale * cosine + bias``.
+
+    A model with a bias was trained with a sigmoid over it, which is the probability of a match.
+    """
+
+    scale: float
+    bias: float | None = None
 
 
 class Weights(_Record):
@@ -83,6 +100,7 @@ class Manifest(_Record):
     dim: Annotated[int, Field(gt=0)]
     image: ImageRecipe
     tokenizer: TokenizerRecipe
+    logits: Logits | None = None  # of bundles since format 2; no vector depends on them
     opset: int
     graphs: dict[Tower, dict[Precision, FileRecord]]
     golden: FileRecord
@@ -105,6 +123,10 @@ class Manifest(_Record):
             "tensors": self.tensors_sha256,
             "tokenizer": self.tokenizer.model_dump(
                 include={"vocabulary_sha256", "cleaning", "context_length", "start_id", "end_id"}
+            )
+            # Not there where they say what format 1 took for granted.
+            | self.tokenizer.model_dump(
+                include={"kind", "pool", "zeroed_id"}, exclude_defaults=True
             ),
             "image": (image or self.image).model_dump(mode="json"),
         }
