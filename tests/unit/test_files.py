@@ -288,4 +288,6 @@ def test_gone(tmp_path: Path) -> None:
     assert not is_file_gone(str(tmp_path / "dangling.png"))
     assert not is_file_gone(str(tmp_path / ("x" * 300)))  # too long a name: the system cannot tell
     assert is_file_gone(str(tmp_path / "b.png"))
+    put(tmp_path / ".b.png.icloud")
+    assert not is_file_gone(str(tmp_path / "b.png"))  # macOS took it away from this disk only
     assert is_file_gone(str(path / "below-a-file.png"))

@@ -58,6 +58,14 @@ def test_path_named_twice(tmp_path: Path) -> None:
     assert find_images([path, path, tmp_path]).files == (str(path),)
 
 
+def test_placeholders_of_icloud(tmp_path: Path) -> None:
+    """What is in iCloud only is counted, by itself."""
+    for name in (".a.heic.icloud", ".b.jpg.icloud", ".icloud", ".c.png", "d.icloud"):
+        put(tmp_path / name)
+    found = find_images([tmp_path])
+    assert (found.files, found.ignored) == ((), {"only in iCloud": 2, "hidden": 2, ".icloud": 1})
+
+
 def test_several_folders(tmp_path: Path) -> None:
     """What was passed by in each is counted by its kind, all together."""
     for name in ("a/1.mov", "a/2.MOV", "b/3.mov", "b/4.psd"):

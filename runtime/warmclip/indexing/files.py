@@ -17,6 +17,8 @@ from warmclip.indexing.roots import Roots, descriptor_path, real_folder
 from warmclip.inference.reading import kind_of, not_opened, open_file, read_descriptor
 from warmclip.settings import Limits
 
+_ICLOUD = ".icloud"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
@@ -90,15 +92,25 @@ def read_picture(located: Location, roots: Roots, limits: Limits) -> tuple[Locat
         os.close(descriptor)
 
 
+def is_placeholder(name: str) -> bool:
+    """Whether it is what macOS up to 13 leaves of a file that is in iCloud only: .name.icloud."""
+    return name.startswith(".") and name.endswith(_ICLOUD) and len(name) > len(_ICLOUD) + 1
+
+
 def is_file_gone(path: str) -> bool:
     """Whether there is surely no such file; a disk that does not answer is no proof of it.
+
+    A file that is in iCloud only is not gone.
 
     A file that was renamed in case or Unicode form only is gone as well: macOS finds it by its
     former name, and it is known by another id now.
     """
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        folder, name = os.path.split(path)
+        return not os.path.lexists(os.path.join(folder, f".{name}{_ICLOUD}"))  # noqa: PTH118 - a str
+    except NotADirectoryError:
         return True
     except OSError:
         return False

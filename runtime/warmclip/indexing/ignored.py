@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 EXCLUDED = "excluded"
 HIDDEN = "hidden"
+IN_ICLOUD = "only in iCloud"
 LINKED = "linked"  # links to folders
 NO_SUFFIX = "without suffix"
 OTHER = "other"  # of further kinds

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from warmclip.errors import FolderUnreadable
 from warmclip.indexing.exclusion import BY_DEFAULT, IGNORE_FILE, Exclusion, FolderRules
+from warmclip.indexing.files import is_placeholder
 from warmclip.indexing.ignored import (
     EXCLUDED,
     HIDDEN,
+    IN_ICLOUD,
     LINKED,
     add_ignored,
     count_ignored,
@@ -151,7 +153,8 @@ class Walk:
             deeper: list[tuple[str, FolderRules | None]] = []
             for entry in inside:
                 if entry.name.startswith("."):
-                    count_ignored(self.ignored, HIDDEN)
+                    is_in_cloud = is_placeholder(entry.name)
+                    count_ignored(self.ignored, IN_ICLOUD if is_in_cloud else HIDDEN)
                     continue
                 is_folder = entry.is_dir(follow_symlinks=False)
                 is_in = _is_searched(folder, entry.name)
