@@ -45,7 +45,7 @@ def _limit(default: int, variable: str, *, low: int = 1, high: int = 2**40) -> A
 class Limits:
     """Bounds on what is accepted. Each refusal names the bound and its variable."""
 
-    image_pixels: int = _limit(100_000_000, "WARMCLIP_MAX_IMAGE_PIXELS")  # before decoding
+    image_pixels: int = _limit(210_000_000, "WARMCLIP_MAX_IMAGE_PIXELS")  # before decoding
     image_bytes: int = _limit(256 * 1024 * 1024, "WARMCLIP_MAX_IMAGE_BYTES")
     resized_side_px: int = _limit(16_384, "WARMCLIP_MAX_RESIZED_SIDE")  # a panorama's long side
     text_chars: int = _limit(100_000, "WARMCLIP_MAX_TEXT_CHARS")
