@@ -14,6 +14,9 @@ CollectionArgument = Annotated[
 ]
 
 
+NameArgument = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection.")]
+
+
 def choose_collection(argument: str | None, option: str | None) -> str | None:
     """The collection that the command line names, by position or with --collection.
 

@@ -113,6 +113,22 @@ class Aliases:
         self._engine.set_alias(name, collection, former=former)
         return former
 
+    def delete(self, name: str, *, dry_run: bool) -> tuple[str, ...]:
+        """See ``VectorStore.delete_name``."""
+        target = self.target(name)
+        others = self.others(name)
+        if target is None and not others:
+            raise NotStored(self._why_missing(name))
+        found = (*others, *([] if target is None else [target]))
+        if dry_run:
+            return found
+        for collection in others:
+            self._engine.delete_collection(collection)
+        if target is not None:
+            self._engine.delete_alias(name)
+            self._engine.delete_collection(target)
+        return found
+
     def others(self, name: str) -> list[str]:
         """The collections of a name that it does not lead to, sorted."""
         in_use = self.target(name)

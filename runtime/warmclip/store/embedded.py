@@ -96,6 +96,10 @@ class EmbeddedEngine:
         """See ``Engine``."""
         self._call(lambda: self._catalog.set_alias(name, collection))
 
+    def delete_alias(self, name: str) -> None:
+        """See ``Engine``."""
+        self._call(lambda: self._catalog.delete_alias(name))
+
     def create_collection(self, collection: str, dim: int) -> None:
         """See ``Engine``."""
 

@@ -65,6 +65,12 @@ class Catalog:
         self.aliases = self.aliases | {name: collection}
         self.write()
 
+    def delete_alias(self, name: str) -> None:
+        """Take an alias away; one that is not there is no error."""
+        if name in self.aliases:
+            self.aliases = {it: to for it, to in self.aliases.items() if it != name}
+            self.write()
+
     def path(self, collection: str) -> Path:
         """The folder of a collection."""
         return self._shards / collection

@@ -120,6 +120,10 @@ class RemoteEngine:
         """Refused."""
         raise self._refusal()
 
+    def delete_alias(self, name: str) -> None:
+        """Refused."""
+        raise self._refusal()
+
     def create_collection(self, collection: str, dim: int) -> None:
         """Refused."""
         raise self._refusal()

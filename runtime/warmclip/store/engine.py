@@ -45,6 +45,10 @@ class Engine(Protocol):
         """Let an alias lead to a collection instead of the former one, if any, in one step."""
         ...
 
+    def delete_alias(self, name: str) -> None:
+        """Take an alias away; one that is not there is no error."""
+        ...
+
     def create_collection(self, collection: str, dim: int) -> None:
         """Make an empty collection of unit vectors, unless it is there."""
         ...

@@ -154,6 +154,23 @@ class VectorStore(Protocol):
         """
         ...
 
+    def delete_name(self, name: str, *, dry_run: bool = False) -> tuple[str, ...]:
+        """Delete a name with all collections that are kept under it, damaged ones as well.
+
+        A call that was killed is completed by the next one.
+
+        Args:
+            name: no collection's own name.
+            dry_run: delete nothing.
+
+        Returns:
+            The collections' own names.
+
+        Raises:
+            NotStored: there is nothing under this name.
+        """
+        ...
+
     def rebuild_collection(self, name: str, space: Space) -> Salvage:
         """Make a damaged collection anew of what can be read, and set its files aside.
 

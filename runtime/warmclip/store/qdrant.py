@@ -163,6 +163,10 @@ class QdrantStore:
         self._aliases.check_unused(collection)
         self._engine.delete_collection(collection)
 
+    def delete_name(self, name: str, *, dry_run: bool = False) -> tuple[str, ...]:
+        """See ``VectorStore.delete_name``."""
+        return self._aliases.delete(name, dry_run=dry_run)
+
     def rebuild_collection(self, name: str, space: Space) -> Salvage:
         """See ``VectorStore.rebuild_collection``."""
         collection = self._aliases.require_space(name, space)

@@ -81,6 +81,13 @@ class ServerEngine:
             steps.insert(0, models.DeleteAliasOperation(delete_alias=former_alias))
         self._calls(lambda: self._client.update_collection_aliases(steps))
 
+    def delete_alias(self, name: str) -> None:
+        """See ``Engine``."""
+        if name in self.read_aliases():
+            alias = models.DeleteAlias(alias_name=name)
+            step = models.DeleteAliasOperation(delete_alias=alias)
+            self._calls(lambda: self._client.update_collection_aliases([step]))
+
     def create_collection(self, collection: str, dim: int) -> None:
         """See ``Engine``."""
         params = models.VectorParams(

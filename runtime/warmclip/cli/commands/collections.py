@@ -1,22 +1,29 @@
-"""The commands below ``warmclip collections``: what is stored, and how a damaged one is mended."""
+"""The commands below ``warmclip collections``: what is stored, and what can be done with it."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from warmclip.cli.collection import CollectionArgument, choose_collection
-from warmclip.cli.console import Terminal
+from warmclip.cli.collection import CollectionArgument, NameArgument, choose_collection
+from warmclip.cli.console import MOST_LISTED, Terminal
 from warmclip.cli.options import Bundle, EnvFile, Json, Verbose, open_terminal, read_settings
-from warmclip.errors import BundleError
+from warmclip.cli.paths import parse_path
+from warmclip.errors import BundleError, NotStored, SettingsError, StoreDamaged
+from warmclip.logs import printable
 from warmclip.settings import Settings
 
 if TYPE_CHECKING:
-    from warmclip.store.protocol import Space
+    from warmclip.indexing.collection_info import CollectionInfo
+    from warmclip.inference.bundle import Manifest
+    from warmclip.store.protocol import Space, VectorStore
 
 app = typer.Typer(
     name="collections",
-    help="List collections, mend a damaged one, build an index.",
+    help="List, describe, export and delete collections, mend a damaged one, build an index.",
     no_args_is_help=True,
 )
 
@@ -44,6 +51,88 @@ def list_collections(
             terminal.print("nothing is stored yet")
 
 
+@app.command("info")
+def info(
+    name: CollectionArgument = None,
+    bundle: Bundle = None,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Tell what a collection holds: pictures, model, providers, folders, size on disk."""
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.indexing.collection_info import describe_collection
+        from warmclip.store.open import read_store
+
+        settings = read_settings(bundle, choose_collection(name, None), env_file=env_file)
+        with read_store(settings) as store:
+            found = describe_collection(store, settings.collection)
+        model = _model_of(settings, found.generations[0].fingerprint, insist=bundle is not None)
+        if as_json:
+            terminal.json(found.to_dict() | {"model": model})
+        else:
+            _show_info(terminal, found, model)
+
+
+@app.command("delete")
+def delete(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Delete a collection, with the vectors that `migrate` left. The pictures are not touched."""
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.store.open import open_store
+
+        settings = read_settings(collection=choose_collection(name, None), env_file=env_file)
+        with open_store(settings) as store:
+            kept = _kept_under(store, settings.collection)
+            question = (
+                f"Delete the collection {settings.collection!r}: {kept}? The pictures' files are "
+                "not touched"
+            )
+            if not yes and not terminal.confirm(question):
+                raise SettingsError("nothing was deleted")
+            store.delete_name(settings.collection)
+        if as_json:
+            terminal.json({"collection": settings.collection, "deleted": True})
+        else:
+            terminal.print(f"deleted: {settings.collection}")
+
+
+@app.command("export")
+def export(
+    name: NameArgument,
+    to: Annotated[
+        Path,
+        typer.Option("--to", parser=parse_path, metavar="FILE.npz", help="The file to write."),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it is there.")
+    ] = False,
+    env_file: EnvFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a collection's vectors and payloads into a file that numpy reads."""
+    with open_terminal(as_json, verbose) as terminal:
+        from warmclip.indexing.vector_file import check_target, export_collection
+        from warmclip.store.open import read_store
+
+        settings = read_settings(collection=choose_collection(name, None), env_file=env_file)
+        check_target(to, force=force)
+        with read_store(settings) as store, terminal.progress("pictures") as progress:
+            points = export_collection(
+                store, settings.collection, to, force=force, progress=progress
+            )
+        if as_json:
+            terminal.json({"collection": settings.collection, "points": points, "file": str(to)})
+        else:
+            terminal.print(f"{points} pictures of {settings.collection!r} are in {to}")
+
+
 @app.command("rebuild")
 def rebuild(
     name: CollectionArgument = None,
@@ -63,7 +152,7 @@ def rebuild(
         chosen = choose_collection(name, None)
         settings = read_settings(bundle, chosen, env_file=env_file)
         with open_store(settings) as store:
-            salvage = store.rebuild_collection(settings.collection, _read_space(settings))
+            salvage = store.rebuild_collection(settings.collection, _read_manifest(settings)[1])
         if as_json:
             terminal.json({"collection": settings.collection, **asdict(salvage)})
         else:
@@ -102,13 +191,69 @@ def optimize(
             terminal.print("its index was built" if done else "there was nothing to do")
 
 
+def _kept_under(store: "VectorStore", name: str) -> str:
+    """What is kept under a name, as people read it.
+
+    Raises:
+        NotStored: nothing.
+    """
+    collections = store.delete_name(name, dry_run=True)
+    try:
+        in_use, *kept = store.list_generations(name)
+    except (StoreDamaged, NotStored):  # the latter: a deletion was killed
+        return f"what is left of {', '.join(collections)}"
+    told = [f"{in_use.points} pictures"]
+    told += [f"{it.points} vectors that `migrate` left" for it in kept]
+    return ", ".join(told)
+
+
+def _show_info(terminal: Terminal, found: "CollectionInfo", model: str | None) -> None:
+    from warmclip.indexing.collection_info import group_folders
+
+    in_use, *kept = found.generations
+    engine = dict(found.engine)
+    size = engine.pop("size_bytes", None)
+    rows = {
+        "collection": found.name,
+        "pictures": str(found.points),
+        "model": f"{model or 'not the one here'}, fingerprint {in_use.fingerprint}",
+        "dim": "unknown: it is empty" if found.dim is None else str(found.dim),
+        "computed by": _counts(found.providers),
+        "suspect": str(found.unverified),
+        "not ours": str(in_use.foreign),
+        "on disk": "the server does not tell" if size is None else f"{size / 1e6:,.1f} MB",
+        "made as": json.dumps(engine),
+    }
+    rows |= {f"kept, {it.fingerprint[:12]}": f"{it.points} pictures" for it in kept}
+    for heading, told in rows.items():
+        if told not in ("0", ""):
+            terminal.print(f"{heading:12}  {printable(told)}")
+    for folder, count in group_folders(found.folders, MOST_LISTED).items():
+        terminal.print(f"{count:12}  {printable(folder)}")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
+
+
+def _model_of(settings: Settings, fingerprint: str, *, insist: bool) -> str | None:
+    """The name of the model here, if its vectors are those of a collection."""
+    try:
+        manifest, space = _read_manifest(settings)
+    except BundleError:
+        if insist:
+            raise
+        return None
+    return manifest.name if space.fingerprint == fingerprint else None
+
+
 def _say_that_it_takes_long(terminal: Terminal) -> None:
     if not terminal.as_json:
         terminal.note("building the index; nothing else runs in this process meanwhile")
 
 
-def _read_space(settings: Settings) -> "Space":
-    """The embedding space of the settings' bundle; no graph of it is loaded."""
+def _read_manifest(settings: Settings) -> "tuple[Manifest, Space]":
+    """The manifest of the settings' bundle, and its embedding space; no graph is loaded."""
     from warmclip.inference.bundle import Manifest
     from warmclip.store.protocol import Space
 
@@ -122,4 +267,4 @@ def _read_space(settings: Settings) -> "Space":
     manifest = Manifest.parse(text, file)
     recipe = {"exif": settings.exif, "decode": settings.decode}
     fingerprint = manifest.derive_fingerprint(manifest.image.model_copy(update=recipe))
-    return Space(fingerprint=fingerprint, dim=manifest.dim)
+    return manifest, Space(fingerprint=fingerprint, dim=manifest.dim)
