@@ -8,6 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import typer.main
@@ -138,11 +139,17 @@ def test_commands_and_options(page: Path) -> None:
             assert option in options[program, name], f"{program} {name} {option}"
 
 
+def _params(command: Any) -> list[Any]:
+    """What a command takes, and the commands below it."""
+    below = getattr(command, "commands", {}).values()
+    return [*command.params, *(param for it in below for param in _params(it))]
+
+
 @functools.cache
 def _options() -> dict[tuple[str, str], set[str]]:
-    """The options of each command."""
+    """The options of each command, with those of the commands below it."""
     return {
-        (program, name): {"-h"}.union(*(it.opts + it.secondary_opts for it in command.params))
+        (program, name): {"-h"}.union(*(it.opts + it.secondary_opts for it in _params(command)))
         for program, app in (("warmclip", cli.app), ("warmclip-export", export.app))
         for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]  # a group
     }
