@@ -5,6 +5,7 @@ torch is imported inside the commands that need it, so that ``--help`` answers a
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle, Precision
 from warmclip.logs import printable
+from warmclip.settings import export_folder
 from warmclip_export import catalog, drawing, scenes
 from warmclip_export.errors import ExportRefused
 from warmclip_export.probe import NEEDED, Device, Stage, run_probe
@@ -90,9 +92,14 @@ def model(
     ] = "ViT-B-32",
     pretrained: Pretrained = "openai",
     out: Annotated[
-        Path,
-        typer.Option(parser=parse_path, metavar="PATH", help="The folder that holds the bundles."),
-    ] = Path("models"),
+        Path | None,
+        typer.Option(
+            parser=parse_path,
+            metavar="PATH",
+            help="The folder that holds the bundles.",
+            show_default="./models if there is one, else models in WARMCLIP_HOME",
+        ),
+    ] = None,
     name: Annotated[
         str, typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED")
     ] = "",
@@ -114,7 +121,7 @@ def model(
         recipe = _resolve(terminal, model, pretrained, quick_gelu, tokenizer)
         from warmclip_export.exporter import count_steps, export_model
 
-        target = out / (name or recipe.name)
+        target = (out or export_folder(os.environ)) / (name or recipe.name)
         with _steps(count_steps(int8=int8), hidden=as_json) as step:
             exported = export_model(recipe, target, force=force, step=step, int8=int8)
         for note in exported.notes:

@@ -23,6 +23,8 @@ DecodeRule = Literal["full", "scaled"]
 
 log = logging.getLogger(__name__)
 
+_MODELS = "models"
+_BUNDLE = "ViT-B-32-openai"
 _QDRANT_PORT = 6333
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECRET_FILE_BYTES = 8192
@@ -94,6 +96,11 @@ class Settings:
         return self.home / "qdrant"
 
     @property
+    def model_folders(self) -> list[Path]:
+        """Where bundles are looked for: the current folder's ``models``, then the home's."""
+        return model_folders(self.home)
+
+    @property
     def missing_roots(self) -> list[Path]:
         """The folders of roots that do not exist now."""
         return [root.folder for root in self.roots if not root.folder.is_dir()]
@@ -113,7 +120,8 @@ class Settings:
         env = _Environment({name: value for name, value in environ.items() if value})
         for variable in ("REDIS_URL", "QDRANT_URL", "QDRANT_API_KEY", "WARMCLIP_TOKEN"):
             env.read_file_of(variable)
-        default = cls(bundle=Path("models/ViT-B-32-openai"))
+        home = home_folder(env)
+        default = cls(bundle=default_bundle(home))
         limits = {
             item.name: _count(
                 env,
@@ -125,7 +133,7 @@ class Settings:
             for item in fields(Limits)
         }
         settings = cls(
-            home=_path(env, "WARMCLIP_HOME", default.home).absolute(),
+            home=home,
             bundle=_path(env, "WARMCLIP_BUNDLE", default.bundle),
             collection=check_collection(env.get("WARMCLIP_COLLECTION", default.collection)),
             redis_url=_url(env, "REDIS_URL", ("redis", "rediss", "unix")),
@@ -166,6 +174,28 @@ class Settings:
             "limits": Limits(**raw["limits"]),
         }
         return cls(**raw | parts)
+
+
+def home_folder(environ: Mapping[str, str]) -> Path:
+    """The folder of everything that warmclip keeps for this user, absolute; it need not exist."""
+    return _path(environ, "WARMCLIP_HOME", default_home()).absolute()
+
+
+def model_folders(home: Path) -> list[Path]:
+    """Where bundles are looked for: the current folder's ``models``, then the home's."""
+    return [Path(_MODELS), home / _MODELS]
+
+
+def export_folder(environ: Mapping[str, str]) -> Path:
+    """Where an export puts bundles: the current folder's ``models`` if it is there, else home's."""
+    here, at_home = model_folders(home_folder(environ))
+    return here if here.is_dir() else at_home
+
+
+def default_bundle(home: Path) -> Path:
+    """The bundle that is used where none is named: the first that is there."""
+    places = [folder / _BUNDLE for folder in model_folders(home)]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 class _Environment(dict[str, str]):

@@ -21,6 +21,7 @@ from warmclip.cli.commands.duplicates import duplicates
 from warmclip.cli.commands.forget import forget
 from warmclip.cli.commands.index import index
 from warmclip.cli.commands.migrate import migrate
+from warmclip.cli.commands.models import models
 from warmclip.cli.commands.search import search
 from warmclip.cli.commands.serve import serve
 from warmclip.cli.commands.status import status
@@ -57,7 +58,7 @@ def options(
 
 for command in (
     *(index, search, migrate, audit, duplicates, forget),
-    *(worker, serve, status, bench, doctor),
+    *(worker, serve, status, models, bench, doctor),
 ):
     app.command()(command)
 app.add_typer(collections)

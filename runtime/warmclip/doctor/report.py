@@ -112,8 +112,8 @@ def _conclude(
     conclusion = draw_conclusion(rows, settings.provider)
     if any(each.name == "model" and each.state == "absent" for each in dependencies):
         needed = (
-            f" There is no model yet at {settings.bundle}: `make export-model` makes one, or "
-            "WARMCLIP_BUNDLE names the folder of one that is there."
+            f" There is no model yet at {settings.bundle}: `warmclip-export model` makes one, or "
+            "WARMCLIP_BUNDLE names the folder of one; `warmclip models` lists what is here."
         )
         return replace(conclusion, sentence=conclusion.sentence + needed)
     return conclusion

@@ -195,7 +195,10 @@ class ModelBundle:
         try:
             text = where.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError) as exc:
-            hint = "run `make export-model`, or name a bundle with WARMCLIP_BUNDLE or --bundle"
+            hint = (
+                "make one with `warmclip-export model` (`make export-model` in a checkout), or "
+                "name one with WARMCLIP_BUNDLE or --bundle; `warmclip models` lists what is here"
+            )
             here = folder.absolute()
             what = f"{here} holds no {MANIFEST}" if folder.is_dir() else f"no folder {here}"
             raise BundleError(f"{what}: there is no model there; {hint}") from exc
