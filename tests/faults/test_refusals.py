@@ -129,6 +129,20 @@ def test_refused_for_a_while(
         assert server.admin.zcard(f"rq:wip:{queue}") == 0
 
 
+def test_no_channel_for_a_while(rig: Rig, server: RedisServer) -> None:
+    """A worker that hears no commands any more runs its jobs, and hears them again when it may."""
+    trace = rig.folder / "trace"
+    with rig.worker(REDIS_URL=server.url("worker", PASSWORD)) as worker:
+        jobs = submit(worker, "count", trace)
+        eventually(lambda: len(trace.read_text().split()) >= 5)
+        order(server, "ACL SETUSER worker resetchannels")
+        check(jobs, trace, JobStatus.FINISHED)
+        order(server, f"ACL SETUSER worker {ALL}")
+        (name,) = (it.name for it in read_status(server.admin).workers)
+        eventually(lambda: server.admin.publish(f"rq:pubsub:{name}", "no command") == 1)
+        assert worker.process.poll() is None
+
+
 def test_busy_with_a_script(rig: Rig, server: RedisServer) -> None:
     """The same while a script keeps it."""
     trace = rig.folder / "trace"
@@ -175,6 +189,7 @@ def test_disk_of_redis_is_full(rig: Rig, server: RedisServer) -> None:
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
         ("ACL SETUSER worker -sadd", f"ACL SETUSER worker {ALL}"),
         ("ACL SETUSER worker -subscribe", f"ACL SETUSER worker {ALL}"),
+        ("ACL SETUSER worker resetchannels", f"ACL SETUSER worker {ALL}"),
     ],
 )
 def test_refused_at_the_start(rig: Rig, server: RedisServer, begin: str, end: str) -> None:
