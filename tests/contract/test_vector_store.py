@@ -1,4 +1,4 @@
-"""One suite over every vector store: embedded Qdrant, the same read through its owner's socket, the
+"""One suite over every vector store: embedded Qdrant, the same through its owner's socket, the
 stand-in, and a real server if there is one.
 
 Set QDRANT_URL to run it against a real server as well; it makes and removes its own collections.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +21,7 @@ from standins import qdrant as stand_in
 from warmclip.errors import NotStored, SourceChanged, SpaceMismatch, StoreError
 from warmclip.inference.arrays import Vector
 from warmclip.store import folder_keys
-from warmclip.store.embedded import EmbeddedEngine
-from warmclip.store.embedded_remote import RemoteEngine
-from warmclip.store.engine import Engine, Record
+from warmclip.store.engine import Record
 from warmclip.store.filter import Filter
 from warmclip.store.protocol import Payload, Point, Space, collection_of
 from warmclip.store.qdrant import QdrantStore
@@ -37,27 +35,6 @@ _SERVER = os.environ.get("QDRANT_URL")
 _API_KEY = os.environ.get("QDRANT_API_KEY")
 
 
-class ReadThroughSocket:
-    """An embedded store whose reading verbs take the way that another process takes."""
-
-    _READS = (
-        "list_collections",
-        "read_aliases",
-        "count",
-        "retrieve",
-        "scroll",
-        "query",
-        "describe",
-    )
-
-    def __init__(self, folder: Path) -> None:
-        self._owner = EmbeddedEngine(folder)
-        self._reader = RemoteEngine(folder, take_over=False, patience_s=30)
-
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self._reader if verb in self._READS else self._owner, verb)
-
-
 @pytest.fixture(params=["embedded", "remote", "stand-in", *(["server"] if _SERVER else [])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
     """A store of each kind."""
@@ -66,7 +43,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStor
             with QdrantStore.embedded(tmp_path / "qdrant") as store:
                 yield store
         case "remote":
-            with QdrantStore(cast(Engine, ReadThroughSocket(tmp_path / "qdrant"))) as store:
+            with (
+                QdrantStore.embedded(tmp_path / "qdrant"),
+                QdrantStore.remote(tmp_path / "qdrant") as store,
+            ):
                 yield store
         case "stand-in":
             with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:

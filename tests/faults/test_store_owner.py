@@ -1,4 +1,4 @@
-"""The embedded store is read by commands while another process has it, and when that one dies."""
+"""The embedded store is used by commands while another process has it, and when that one dies."""
 
 import json
 import os
@@ -30,11 +30,11 @@ def found(rig: Rig) -> int:
     return len(query["hits"])
 
 
-def test_reading_while_index_runs(rig: Rig) -> None:
-    """A search, a list, duplicates and an audit are answered while a long `index` has the store;
-    when it is killed, by whoever comes next. What would write is refused with the way out.
+def test_commands_while_index_runs(rig: Rig) -> None:
+    """A search, a list, duplicates, an audit, and another `index` are served while a long `index`
+    has the store; when it is killed, whoever comes next goes on. What would stop it is refused.
     """
-    pictures = rig.pictures(200)
+    pictures = rig.pictures(300)
     assert answer(rig, "index", *pictures[:5])["indexed"] == 5
     slow = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "1", "WARMCLIP_BATCH_SIZE": "1"}
     environment = rig.environment(**slow)
@@ -48,20 +48,21 @@ def test_reading_while_index_runs(rig: Rig) -> None:
             assert listed["points"] >= 5
             assert answer(rig, "duplicates", "images")["pictures"] >= 5
             audited = answer(rig, "audit", "images", str(Path(pictures[0]).parent))
-            assert audited["files"] == 200
-            for writing in (("index", pictures[0]), ("collections", "optimize", "images")):
-                refused = run(*writing, **rig.environment())
-                assert refused.returncode == 2
-                assert f"in use by process {index.pid}" in " ".join(refused.stderr.split())
+            assert audited["files"] == 300
+            assert answer(rig, "index", pictures[-1])["indexed"] == 1
+            assert answer(rig, "forget", pictures[0], "--yes")["pictures"] == 1
+            refused = run("collections", "optimize", "images", **rig.environment())
+            assert refused.returncode == 2
+            assert f"in use by process {index.pid}" in " ".join(refused.stderr.split())
             assert index.poll() is None
         finally:
             index.kill()
-    assert 5 <= found(rig) < 200
+    assert 5 <= found(rig) < 300
     assert answer(rig, "index", *pictures)["indexed"] > 0
-    assert found(rig) == 200
+    assert found(rig) == 300
 
 
-def test_reading_beside_a_worker(rig: Rig) -> None:
+def test_commands_beside_a_worker(rig: Rig) -> None:
     """A worker's horse answers before its first job, during a long one, and after it was killed."""
     pictures = rig.pictures(5)
     assert answer(rig, "index", *pictures)["indexed"] == 5

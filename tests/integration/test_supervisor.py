@@ -129,6 +129,8 @@ def test_search_beside_a_long_job(reserved: Supervised, tmp_path: Path) -> None:
     assert [Path(hit["path"]).name for hit in found["hits"]] == ["red.png"]
     # The reserved worker takes nothing else, so one of the two jobs still waits.
     assert sorted(map(str, map(lines, traces))) == ["['begin']", "[]"]
+    asked = {"paths": [str(folder)], "collection": "images"}
+    assert call(reserved.connection, "forget_images", asked)["pictures"] == 1
     for job in jobs:
         job.cancel()
         if lines(traces[jobs.index(job)]):

@@ -1,4 +1,4 @@
-"""Answers what other processes ask of an embedded store that this process has open.
+"""Serves other processes that use the embedded store which this one has open.
 
 One connection is one question and its answer, so that nobody has to remember anything of another.
 """

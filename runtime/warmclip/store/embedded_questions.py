@@ -1,6 +1,7 @@
-"""The questions to an embedded store: verbs of ``Engine`` that change nothing, and their answers.
+"""What the owner of an embedded store is asked: verbs of ``Engine``, and their answers.
 
-A question names its verb and the arguments, as JSON can carry them.
+A question names its verb and the arguments, as JSON can carry them. Every verb may be repeated, so
+that whoever got no answer asks again. Those are left out that stop the owner for long.
 """
 
 import base64
@@ -29,40 +30,56 @@ def answer(engine: "EmbeddedEngine", question: Any) -> Any:
     """
     try:
         if question["protocol"] == PROTOCOL:
-            return _answer(engine, question)
+            verb, collection = question["verb"], question.get("collection", "-")
+            if "/" in collection or collection[:1] in ("", "."):  # it becomes the name of a folder
+                raise ValueError(f"no collection is named {collection!r}")
+            return _answer(engine, verb, collection, question)
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"this is no question of version {PROTOCOL}: {exc!r}") from exc
     raise ValueError(f"it is asked in version {question['protocol']!r}, and knows {PROTOCOL}")
 
 
-def _answer(engine: "EmbeddedEngine", asked: Mapping[str, Any]) -> Any:
-    match asked["verb"]:
+def _answer(engine: "EmbeddedEngine", verb: str, collection: str, asked: Mapping[str, Any]) -> Any:
+    match verb:
         case "list_collections":
             return engine.list_collections()
         case "read_aliases":
             return engine.read_aliases()
+        case "set_alias":
+            return engine.set_alias(asked["name"], collection, former=asked["former"])
+        case "delete_alias":
+            return engine.delete_alias(asked["name"])
+        case "create_collection":
+            return engine.create_collection(collection, asked["dim"])
+        case "prepare_collection":
+            return engine.prepare_collection(collection, asked["dim"])
+        case "delete_collection":
+            return engine.delete_collection(collection)
+        case "upsert":
+            return engine.upsert(collection, [to_record(it) for it in asked["records"]])
+        case "set_payload":
+            return engine.set_payload(collection, asked["fields"], asked["ids"])
+        case "delete":
+            return engine.delete(collection, asked["only"])
+        case "delete_payload":
+            return engine.delete_payload(collection, asked["field"], asked["only"])
         case "describe":
-            return engine.describe(asked["collection"])
+            return engine.describe(collection)
         case "count":
-            return engine.count(asked["collection"], asked["only"])
+            return engine.count(collection, asked["only"])
         case "retrieve":
-            found = engine.retrieve(
-                asked["collection"], asked["ids"], with_vectors=asked["with_vectors"]
-            )
+            found = engine.retrieve(collection, asked["ids"], with_vectors=asked["with_vectors"])
             return [from_record(it) for it in found]
         case "read_page":
             page, following = engine.read_page(
-                asked["collection"],
-                asked["only"],
-                asked["offset"],
-                with_vectors=asked["with_vectors"],
+                collection, asked["only"], asked["offset"], with_vectors=asked["with_vectors"]
             )
             return {"records": [from_record(it) for it in page], "following": following}
         case "query":
             vector = to_vector(asked["vector"])
-            hits = engine.query(asked["collection"], vector, asked["limit"], asked["only"])
+            hits = engine.query(collection, vector, asked["limit"], asked["only"])
             return [from_record(it) for it in hits]
-        case verb:
+        case _:
             raise ValueError(f"there is no question {verb!r}")
 
 

@@ -1,4 +1,4 @@
-"""An embedded store that another process has open: it is asked there, and only read."""
+"""An embedded store that another process has open: that one is asked to carry out each verb."""
 
 import contextlib
 import os
@@ -14,7 +14,14 @@ from warmclip.fsutil import private_folder
 from warmclip.inference.arrays import Vector
 from warmclip.process_table import is_running
 from warmclip.store.embedded_lock import read_owner
-from warmclip.store.embedded_questions import PROTOCOL, answer, from_vector, to_error, to_record
+from warmclip.store.embedded_questions import (
+    PROTOCOL,
+    answer,
+    from_record,
+    from_vector,
+    to_error,
+    to_record,
+)
 from warmclip.store.embedded_wire import (
     MOST_ANSWER_BYTES,
     MOST_QUESTION_BYTES,
@@ -34,9 +41,9 @@ _AGAIN_S = 0.05  # until an owner that is not there is asked again
 
 
 class RemoteEngine:
-    """The reading half of ``Engine``, carried out by the process that owns the embedded store.
+    """The ``Engine`` of an embedded store that another process owns, and is asked to use.
 
-    What would write is refused. It may be used from several threads.
+    It may be used from several threads.
     """
 
     def __init__(self, folder: Path, *, take_over: bool, patience_s: float) -> None:
@@ -117,48 +124,48 @@ class RemoteEngine:
         return dict(self._ask("describe", collection=collection))
 
     def set_alias(self, name: str, collection: str, *, former: str | None) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("set_alias", name=name, collection=collection, former=former)
 
     def delete_alias(self, name: str) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("delete_alias", name=name)
 
     def create_collection(self, collection: str, dim: int) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("create_collection", collection=collection, dim=dim)
 
     def prepare_collection(self, collection: str, dim: int) -> None:
-        """Refused."""
+        """See ``Engine``."""
+        self._ask("prepare_collection", collection=collection, dim=dim)
+
+    def rebuild_collection(self, collection: str, dim: int) -> Salvage:  # noqa: ARG002 - the protocol's
+        """Refused: it would stop the owner for long."""
         raise self._refusal()
 
-    def rebuild_collection(self, collection: str, dim: int) -> Salvage:
-        """Refused."""
-        raise self._refusal()
-
-    def optimize(self, collection: str) -> bool:
-        """Refused."""
+    def optimize(self, collection: str) -> bool:  # noqa: ARG002 - the protocol's
+        """Refused: it would stop the owner for long."""
         raise self._refusal()
 
     def delete_collection(self, collection: str) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("delete_collection", collection=collection)
 
     def upsert(self, collection: str, records: Sequence[Record]) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("upsert", collection=collection, records=[from_record(it) for it in records])
 
     def set_payload(self, collection: str, fields: Mapping[str, Any], ids: Sequence[str]) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("set_payload", collection=collection, fields=dict(fields), ids=list(ids))
 
     def delete(self, collection: str, only: Condition) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("delete", collection=collection, only=only)
 
     def delete_payload(self, collection: str, field: str, only: Condition) -> None:
-        """Refused."""
-        raise self._refusal()
+        """See ``Engine``."""
+        self._ask("delete_payload", collection=collection, field=field, only=only)
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -230,8 +237,6 @@ class RemoteEngine:
     def _refusal(self) -> StoreHeld:
         owner = read_owner(self._folder)
         return StoreHeld(
-            f"this process only reads the embedded store {self._folder}, which process "
-            f"{owner or '?'} owns: let that one write (a worker that owns it does what `warmclip "
-            "index --queue` asks for), or wait until it has ended. Several that write need a "
-            "Qdrant server (`make db-up`) and QDRANT_URL"
+            f"process {owner or '?'} owns the embedded store {self._folder}, and would stand still "
+            "meanwhile: stop it, then run the same command again"
         )

@@ -12,8 +12,8 @@ from typing import Any
 
 from warmclip.fsutil import socket_path
 
-MOST_QUESTION_BYTES = 1024 * 1024
-"""A vector, or the digests of one page, are some 20 kB."""
+MOST_QUESTION_BYTES = 4 * 1024 * 1024
+"""64 points of 1,024 numbers are 0.5 MB."""
 
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 """A page of 256 vectors of 1,024 numbers is 2 MB."""

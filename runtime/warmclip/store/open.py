@@ -11,7 +11,7 @@ from warmclip.store.qdrant import QdrantStore
 def open_store(
     settings: Settings, lock: int | None = None, *, progress: Progress | None = None
 ) -> QdrantStore:
-    """Open a Qdrant server's store, or the embedded one under ``home``, to read and write.
+    """Open a Qdrant server's store, or the embedded one under ``home``.
 
     Args:
         settings: with the server's address, or the home.
@@ -30,8 +30,10 @@ def open_store(
     return QdrantStore.embedded(settings.embedded_store, lock, progress=progress)
 
 
-def read_store(settings: Settings, *, progress: Progress | None = None) -> QdrantStore:
-    """Open the store to read it, which an embedded one's owner answers if there is one.
+def share_store(settings: Settings, *, progress: Progress | None = None) -> QdrantStore:
+    """Open the store beside others: whoever was first to open an embedded one serves the rest.
+
+    Only rebuilding and optimizing a collection raise StoreHeld while another process owns it.
 
     Args:
         settings: as for ``open_store``.
@@ -46,9 +48,7 @@ def read_store(settings: Settings, *, progress: Progress | None = None) -> Qdran
 
 
 def borrow_store(settings: Settings) -> QdrantStore:
-    """Open the store without ever owning it: an embedded one is read through its owner.
-
-    What would write raises StoreHeld. A server's store is as ``open_store`` opens it.
+    """As ``share_store``, but an embedded one is left to its owner, and never owned here.
 
     Raises:
         SettingsError: likewise.

@@ -76,9 +76,7 @@ class QdrantStore:
 
     @classmethod
     def remote(cls, folder: Path, *, take_over: bool = False, patience_s: float = 30.0) -> Self:
-        """Read the store in a folder that another process owns: it is asked there.
-
-        What would write raises StoreHeld. Nobody is asked yet.
+        """Use the store in a folder through the process that owns it. Nobody is asked yet.
 
         Args:
             folder: as of ``embedded``.

@@ -88,16 +88,16 @@ def audit(
     with open_terminal(
         as_json, verbose, when_stopped="stopped; what was repaired stays, run it again to go on"
     ) as terminal:
-        from warmclip.store.open import open_store, read_store
+        from warmclip.store.open import share_store
 
         chosen = choose_collection(name, collection)
         settings = read_settings(
             bundle, chosen, provider, exif_transpose, decode, env_file=env_file
         )
-        _check_audit(settings, chosen, paths, suspect=suspect, repair=repair, queue=queue, yes=yes)
+        _check_audit(chosen, paths, suspect=suspect, repair=repair, queue=queue, yes=yes)
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
-        with open_store(settings) if repair else read_store(settings) as store:
+        with share_store(settings) as store:
             try:
                 report = _audit(terminal, settings, store, paths or [], bundle, exclude or ())
             except NotStored as exc:
@@ -118,7 +118,6 @@ def audit(
 
 
 def _check_audit(
-    settings: Settings,
     named: str | None,
     paths: Sequence[Path] | None,
     *,
@@ -137,11 +136,6 @@ def _check_audit(
         raise SettingsError("--suspect looks at the whole collection: leave it out, or the paths")
     if (queue or yes) and not repair:
         raise SettingsError("--queue and --yes go with --repair")
-    if queue and settings.qdrant_url is None:
-        raise SettingsError(
-            "--queue needs a Qdrant server (QDRANT_URL): the embedded store has one owner, and "
-            "a repair writes to it. Stop the worker for a moment, then repair without --queue"
-        )
 
 
 def _audit(

@@ -34,10 +34,10 @@ def list_collections(
 ) -> None:
     """List the collections, and the models whose vectors they hold."""
     with open_terminal(as_json, verbose) as terminal:
-        from warmclip.store.open import read_store
+        from warmclip.store.open import share_store
 
         settings = read_settings(env_file=env_file)
-        with read_store(settings) as store:
+        with share_store(settings) as store:
             rows = [
                 {"name": name, **asdict(generation)}
                 for name in store.list_names()

@@ -52,12 +52,12 @@ def duplicates(
     """
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.indexing.duplicates import find_duplicates
-        from warmclip.store.open import read_store
+        from warmclip.store.open import share_store
 
         chosen = choose_collection(name, collection)
         settings = read_settings(collection=chosen, env_file=env_file)
         check_sheet(sheet)
-        with read_store(settings) as store, terminal.progress("pictures") as progress:
+        with share_store(settings) as store, terminal.progress("pictures") as progress:
             try:
                 report = find_duplicates(
                     store, settings.collection, paths or [], threshold=threshold, progress=progress

@@ -11,7 +11,7 @@ import typer
 from warmclip.cli.console import Terminal
 from warmclip.cli.options import Collection, EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.cli.paths import parse_path
-from warmclip.errors import JobFailed, QueueUnreachable, SettingsError, StoreHeld
+from warmclip.errors import JobFailed, SettingsError
 from warmclip.logs import printable
 from warmclip.settings import Settings
 
@@ -68,24 +68,15 @@ def forget(
 
 @contextmanager
 def _open_forget(settings: Settings, paths: Sequence[str], *, queue: bool) -> "Iterator[Forget]":
-    """What forgets these paths: this process, or a worker if it is asked for or has the store."""
+    """What forgets these paths: this process, or a worker."""
     from warmclip.indexing.forgetting import MOST_AT_ONCE, forget_pictures
-    from warmclip.store.open import open_store
+    from warmclip.store.open import share_store
 
     if queue:
         with _open_worker(settings, paths) as ask:
             yield ask
         return
-    try:
-        store = open_store(settings)
-    except StoreHeld as held:
-        try:
-            with _open_worker(settings, paths) as ask:
-                yield ask
-        except QueueUnreachable:
-            raise held from None
-        return
-    with store:
+    with share_store(settings) as store:
         yield lambda dry_run: forget_pictures(
             store,
             settings.collection,

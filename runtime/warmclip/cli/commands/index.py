@@ -90,8 +90,7 @@ def index(
             raise SettingsError(WORKERS_CHOICE)
         if prune and queue:
             raise SettingsError(
-                "--prune needs the store to itself: stop the worker for a moment, "
-                "then run it without --queue"
+                "--prune goes without --queue: this process deletes, a worker may run beside it"
             )
         if queue:
             report = _index_by_queue(
@@ -148,10 +147,9 @@ def _index_by_queue(
 @contextmanager
 def open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
     """Open the store, and then an encoder of the settings' model over it."""
-    from warmclip.store.open import open_store
+    from warmclip.store.open import share_store
 
-    # The store first: it says at once that another process owns it.
-    with open_store(settings) as store:
+    with share_store(settings) as store:
         yield make_indexer(settings, store, terminal)
 
 

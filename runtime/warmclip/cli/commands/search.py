@@ -116,11 +116,11 @@ def _search(
     terminal: Terminal, settings: Settings, queries: list[Query], limit: int, only: Filter
 ) -> "list[list[Hit]]":
     from warmclip.indexing.indexer import Indexer
-    from warmclip.store.open import read_store
+    from warmclip.store.open import share_store
 
     # The model first: nobody who wants to own the store has to wait for it.
     encoder = open_encoder(settings, terminal)
-    with read_store(settings) as store:
+    with share_store(settings) as store:
         indexer = Indexer.from_settings(encoder, store, settings)
         return [
             indexer.search(query.text, image=query.image, limit=limit, only=only)
