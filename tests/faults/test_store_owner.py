@@ -10,9 +10,11 @@ from typing import Any
 from rq.job import JobStatus
 
 from faults.conftest import Rig
-from running import eventually, run
+from running import PATIENCE_S, eventually, run, start_worker, wait_for_worker
 from warmclip.settings import Settings
+from warmclip.store.embedded_lock import lock_store
 from warmclip.store.embedded_wire import address_of
+from warmclip.work.broker import open_broker
 
 SLEEP = "faulty_jobs.sleep"
 
@@ -60,6 +62,23 @@ def test_commands_while_index_runs(rig: Rig) -> None:
     assert 5 <= found(rig) < 300
     assert answer(rig, "index", *pictures)["indexed"] > 0
     assert found(rig) == 300
+
+
+def test_worker_that_starts_during_a_search(rig: Rig) -> None:
+    """A command has the store open for a moment only: the worker waits for it, and starts."""
+    environment = rig.environment()
+    settings = Settings.from_env(environment)
+    log = rig.folder / "log"
+    with open_broker(settings) as connection:
+        lock = lock_store(settings.embedded_store)
+        worker = start_worker(environment, log=log)
+        try:
+            eventually(lambda: "waiting for a command" in log.read_text())
+            os.close(lock)
+            wait_for_worker(worker, connection, log)
+        finally:
+            worker.terminate()
+            worker.wait(PATIENCE_S)
 
 
 def test_commands_beside_a_worker(rig: Rig) -> None:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _REDIS_PATIENCE_S = 600.0
 _STORE_PATIENCE_S = 60.0
+_COMMAND_ENDS_S = 5.0  # most commands that have the store open do so for less than a second
 _LEAVES_BY_ITSELF_S = 8.0  # a horse whose worker is gone
 _OLDEST_REDIS = (6, 2)  # LMOVE
 
@@ -106,11 +107,12 @@ def run_worker(
 def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator[int | None]:
     """The embedded store's lock, held by this process for its horses.
 
-    None with a server, or for a worker that only reads the store.
-    A worker that was killed may have left a horse: it leaves within seconds, or is ended here.
+    None with a server, or for a worker that leaves the store to another one.
+    A command may have the store open, and end soon. A worker that was killed may have left a
+    horse: it leaves within seconds, or is ended here.
 
     Raises:
-        StoreHeld: a living process owns it.
+        StoreHeld: a living process owns it, and goes on to.
         StoreUnreachable: a horse without a worker holds it, and does not end.
     """
     if settings.qdrant_url is not None or reads:
@@ -124,7 +126,7 @@ def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator
             break
         except StoreHeld as exc:
             waited_s = time.monotonic() - started
-            if exc.by_the_living:
+            if exc.by_the_living and waited_s > _COMMAND_ENDS_S:
                 raise
             if waited_s > _STORE_PATIENCE_S:
                 raise StoreUnreachable(
@@ -132,7 +134,10 @@ def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator
                     "was killed; start again when it has ended"
                 ) from exc
             if not told:
-                log.info("waiting for the horse of a worker that was killed")
+                whose = (
+                    "a command" if exc.by_the_living else "the horse of a worker that was killed"
+                )
+                log.info("waiting for %s that has the embedded store open", whose)
             if waited_s > _LEAVES_BY_ITSELF_S and not ended:
                 ended = end_leftover_horses(connection)
             told = True
