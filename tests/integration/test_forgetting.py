@@ -290,8 +290,7 @@ def rooted(tmp_path: Path, photos: Path, demo_bundle: Path) -> dict[str, str]:
 def worker(rooted: dict[str, str], photos: Path) -> Iterator[Running]:
     """A worker that has the pictures."""
     assert run("index", photos, **rooted).returncode == 0
-    # It does not listen on the queue of searches, where a worker may only read the store.
-    with running_worker(Settings.from_env(rooted), rooted, "--queues=default") as worker:
+    with running_worker(Settings.from_env(rooted), rooted) as worker:
         yield worker
 
 

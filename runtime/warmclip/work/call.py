@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 MOST_SENT_BYTES = 10 * 1024 * 1024
 """Of a picture that a job carries: in base64 14 MB, of the 16 MB that a worker reads."""
 
-# A worker that is reserved for searches listens on "high" only, and reads the embedded store.
-_WRITING = frozenset({"forget_images"})
-
 _SILENCE_S = 2.0  # before the log says why there is no answer yet
 
 
@@ -95,15 +92,13 @@ def send_call(
     Raises:
         QueueUnreachable: no worker is listening.
     """
-    writes = function in _WRITING
-    queue = open_queue(connection, "default" if writes else "high")
+    queue = open_queue(connection, "high")
     require_worker(queue, return_s=min(timeout_s, RETURN_S))
     whole_s = max(1, round(timeout_s))
     job = queue.enqueue(
         job_name(function),
         kwargs=dict(arguments),
         description=function,
-        at_front=writes,
         job_timeout=whole_s,
         ttl=whole_s,
         result_ttl=whole_s,

@@ -62,10 +62,10 @@ def info(
     """Tell what a collection holds: pictures, model, providers, folders, size on disk."""
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.indexing.collection_info import describe_collection
-        from warmclip.store.open import read_store
+        from warmclip.store.open import share_store
 
         settings = read_settings(bundle, choose_collection(name, None), env_file=env_file)
-        with read_store(settings) as store:
+        with share_store(settings) as store:
             found = describe_collection(store, settings.collection)
         model = _model_of(settings, found.generations[0].fingerprint, insist=bundle is not None)
         if as_json:
@@ -84,10 +84,10 @@ def delete(
 ) -> None:
     """Delete a collection, with the vectors that `migrate` left. The pictures are not touched."""
     with open_terminal(as_json, verbose) as terminal:
-        from warmclip.store.open import open_store
+        from warmclip.store.open import share_store
 
         settings = read_settings(collection=choose_collection(name, None), env_file=env_file)
-        with open_store(settings) as store:
+        with share_store(settings) as store:
             kept = _kept_under(store, settings.collection)
             question = (
                 f"Delete the collection {settings.collection!r}: {kept}? The pictures' files are "
@@ -119,11 +119,11 @@ def export(
     """Write a collection's vectors and payloads into a file that numpy reads."""
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.indexing.vector_file import check_target, export_collection
-        from warmclip.store.open import read_store
+        from warmclip.store.open import share_store
 
         settings = read_settings(collection=choose_collection(name, None), env_file=env_file)
         check_target(to, force=force)
-        with read_store(settings) as store, terminal.progress("pictures") as progress:
+        with share_store(settings) as store, terminal.progress("pictures") as progress:
             points = export_collection(
                 store, settings.collection, to, force=force, progress=progress
             )
