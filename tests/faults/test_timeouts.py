@@ -28,7 +28,7 @@ MOST = 400  # pictures
 LONGEST_S = 15  # a time-out
 INDEX = "warmclip.work.jobs.index_images"
 SEARCH = "warmclip.work.jobs.search"
-SMALL_BATCHES = {"WARMCLIP_BATCH_SIZE": "2"}  # each is written by itself
+SMALL_BATCHES = {"WARMCLIP_BATCH_SIZE": "2"}  # more steps to strike between
 
 
 def test_many_timeouts(rig: Rig) -> None:
@@ -64,7 +64,7 @@ def test_many_timeouts(rig: Rig) -> None:
                 unsettled.clear()
         index(worker, pictures)
     log.info("%d time-outs, by where they struck: %s", TIMEOUTS, dict(places))
-    assert places["store"] or TIMEOUTS < 100
+    assert places["write"] or TIMEOUTS < 100
     fresh = str(rig.folder / "fresh")
     with rig.worker(**SMALL_BATCHES, WARMCLIP_HOME=fresh) as worker:
         index(worker, pictures)
@@ -75,7 +75,12 @@ def test_many_timeouts(rig: Rig) -> None:
 
 
 def place(traceback: str) -> str:
-    """The innermost package of ours that a time-out struck in; ``work`` has RQ's handler."""
+    """The innermost package of ours that a time-out struck in; ``work`` has RQ's handler.
+
+    While a write is under way it is "write".
+    """
+    if "/point_writer.py" in traceback:
+        return "write"
     names = re.findall(r"/warmclip/(\w+)", traceback)
     return next((str(name) for name in reversed(names) if name != "work"), "work")
 
