@@ -216,6 +216,10 @@ def test_thumbnail(served: Served) -> None:
         hit["thumbnail"], params={"side_px": 64}, headers={"If-None-Match": answer.headers["ETag"]}
     )
     assert (again.status_code, again.content) == (304, b"")
+    larger = served.client.get(
+        hit["thumbnail"], params={"side_px": 65}, headers={"If-None-Match": answer.headers["ETag"]}
+    )
+    assert larger.status_code == 200
 
 
 @pytest.mark.parametrize("route", ["similar", "thumbnail"])

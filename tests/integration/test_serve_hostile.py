@@ -20,6 +20,7 @@ DIGITS = "9" * 5_000
 NO_UTF8 = b"\xff\xfe\x00name"
 ID = "0" * 32
 POINT = "00000000-0000-4000-8000-000000000000"
+VERSION = f"{'0' * 32}-64-2"
 SESSION = f"rq:warmclip:session:{ID}"
 
 
@@ -171,8 +172,13 @@ def test_hostile_records(served: Served, redis: Redis, write: Callable[[Redis], 
         ("GET", "/api/v1/search?q=red", []),
         ("GET", "/api/v1/search?q=red", {"hits": 7, "fingerprint": "f"}),
         ("GET", "/api/v1/search?q=red", {"hits": [{}], "fingerprint": "f"}),
-        ("GET", f"/api/v1/points/{POINT}/thumbnail", {"jpeg": "no base64"}),
+        (
+            "GET",
+            f"/api/v1/points/{POINT}/thumbnail",
+            {"version": VERSION, "jpeg": "no base64"},
+        ),
         ("GET", f"/api/v1/points/{POINT}/thumbnail", {"jpeg": 7}),
+        ("GET", f"/api/v1/points/{POINT}/thumbnail", {"version": "\r\nX: y", "jpeg": None}),
         ("POST", "/api/v1/embed/text", {"fingerprint": "f", "dim": 1, "vectors": {"red": "x"}}),
         ("POST", "/api/v1/embed/text", {"fingerprint": "f", "dim": 1, "vectors": {}}),
     ],

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 from typing import TypeAlias
 
@@ -82,15 +83,24 @@ _streams_lock = threading.Lock()
 _caller_lock = threading.Lock()
 
 
-def open_image(source: Source, limits: Limits) -> Image.Image:
+def open_image(source: Source, limits: Limits, *, side_px: int | None = None) -> Image.Image:
     """Decode a picture from a file, from bytes, or take one that Pillow already opened.
 
     An animation gives its first frame. The bounds on bytes and pixels hold before decoding.
+
+    Args:
+        source: the picture.
+        limits: the bounds.
+        side_px: to people it is shown with a longer side of so many pixels; a large JPEG is
+            decoded to a half, a quarter or an eighth, and never to less than twice that.
 
     Raises:
         ImageUnreadable: the source is no whole picture, or is larger than the limits.
     """
     image, _ = _identify_source(source, limits)
+    if side_px is not None and image is not source:
+        scale = SCALED_GAP * side_px / max(image.size)
+        image.draft(None, (ceil(image.width * scale), ceil(image.height * scale)))
     return _load(image, is_callers=image is source)
 
 

@@ -1,8 +1,8 @@
 """Thumbnails of stored pictures."""
 
 import base64
-import hashlib
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -12,6 +12,7 @@ from warmclip.serve.search import Collection, PointId
 from warmclip.serve.workers import read_answer
 
 _FRESH_S = 300  # then a browser asks whether it has changed
+_VERSION = re.compile(r"[0-9a-f]{32}-[0-9]{1,4}-[0-9]{1,3}")
 
 Side = Annotated[int, Query(ge=16, le=1024, description="The longer side at most, pixels.")]
 
@@ -33,7 +34,7 @@ def make_router(context: AppContext) -> APIRouter:
         id: PointId,
         collection: Collection = None,
         side_px: Side = 256,
-        if_none_match: Annotated[str | None, Header()] = None,
+        if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
     ) -> Response:
         """Draw a stored picture small; a worker reads its file."""
         answer = await context.workers.call(
@@ -43,12 +44,24 @@ def make_router(context: AppContext) -> APIRouter:
             collection=collection or context.settings.collection,
             id=str(id),
             side_px=side_px,
+            known=if_none_match,
         )
-        jpeg = read_answer(answer, lambda found: base64.b64decode(found["jpeg"], validate=True))
-        etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
-        headers = {"ETag": etag, "Cache-Control": f"private, max-age={_FRESH_S}"}
-        if etag in (if_none_match or ""):
+        version, jpeg = read_answer(answer, _read_drawing)
+        headers = {"ETag": f'"{version}"', "Cache-Control": f"private, max-age={_FRESH_S}"}
+        if jpeg is None:
             return Response(status_code=304, headers=headers)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     return router
+
+
+def _read_drawing(answer: Any) -> tuple[str, bytes | None]:
+    """A drawing's version, and the JPEG unless the client has it.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is no such answer.
+    """
+    version, jpeg = answer["version"], answer["jpeg"]
+    if not _VERSION.fullmatch(version):
+        raise ValueError(version)
+    return version, None if jpeg is None else base64.b64decode(jpeg, validate=True)

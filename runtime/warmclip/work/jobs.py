@@ -10,6 +10,7 @@ Any RQ producer may enqueue them by name::
 """
 
 import base64
+import hashlib
 import os
 import platform
 import socket
@@ -237,36 +238,47 @@ def search(
     return _space(context) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
 
 
-def thumbnail(collection: str, id: str, side_px: int) -> dict[str, Any]:
+def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) -> dict[str, Any]:
     """Draw a stored picture small.
 
     Args:
         collection: where it is stored.
         id: of its point.
         side_px: the longer side at most, from 16 to 1024.
+        known: what ``version`` was of the drawings that the caller has.
 
     Returns:
-        ``jpeg``: in base64.
+        ``version``: of the drawing; ``jpeg``: in base64, None if this version is known.
 
     Raises:
         JobRefused: another size.
         NotStored: there is no such collection, or no such picture in it.
         ImageUnreadable: its file is gone, or outside the roots.
     """
-    from warmclip.indexing.thumbnail import draw_thumbnail
+    from warmclip.indexing.scan import is_as_stored
+    from warmclip.indexing.thumbnail import DRAWING, draw_thumbnail
 
     context = current_context()
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
         raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
-    path = _stored(context, check_collection(collection), id).payload.path
+    point = _stored(context, check_collection(collection), id)
+    path, limits = point.payload.path, context.settings.limits
     # As for a job that names it: the store may be shared with workers that have other roots.
     image = _named_image(path, context)
+    reader = FileReader(limits)
     try:
-        data = FileReader(context.settings.limits).read(image.read)
-        jpeg = draw_thumbnail(data, side_px, context.settings.limits)
+        located = reader.read(partial(locate_file, path, context.roots))
+        digest, data = point.payload.sha256, None
+        if not is_as_stored(located, point):
+            data = reader.read(image.read)
+            digest = hashlib.sha256(data).hexdigest()
+        version = f"{digest[:32]}-{side_px}-{DRAWING}"
+        if known is not None and version in known:
+            return {"version": version, "jpeg": None}
+        jpeg = draw_thumbnail(reader.read(image.read) if data is None else data, side_px, limits)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
-    return {"jpeg": base64.b64encode(jpeg).decode("ascii")}
+    return {"version": version, "jpeg": base64.b64encode(jpeg).decode("ascii")}
 
 
 def canary(collection: str | None = None) -> dict[str, Any]:
