@@ -259,7 +259,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_commands(photos: Path, demo_bundle: Path, tmp_path: Path) -> None:
-    """info, export and delete from end to end; a worker that holds the store is read, and named."""
+    """info, export and delete from end to end; a worker that holds the store serves them."""
     home = tmp_path / "work" / "home"
     environment = environment_of(home, demo_bundle)
     assert run("index", photos, **environment).returncode == 0
@@ -274,7 +274,9 @@ def test_commands(photos: Path, demo_bundle: Path, tmp_path: Path) -> None:
         assert answer("collections", "info", **environment)["points"] == 3
         file = tmp_path / "all.npz"
         assert answer("collections", "export", "images", "--to", file, **environment)["points"] == 3
-        held = run("collections", "delete", "images", "--yes", **environment)
+        assert run("index", photos, "--collection", "more", **environment).returncode == 0
+        assert answer("collections", "delete", "more", "--yes", **environment)["deleted"]
+        held = run("collections", "optimize", "images", **environment)
         assert held.returncode == 2
         assert "is in use by process" in " ".join(held.stderr.split())
     misspelt = run("collections", "delete", "imagse", "--yes", **environment)

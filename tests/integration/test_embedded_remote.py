@@ -138,6 +138,20 @@ def test_owner_is_killed_while_it_is_written_to(tmp_path: Path) -> None:
         assert [it.payload for it in read] == [point(number).payload for number in range(5000)]
 
 
+def test_written_while_the_owner_stands_still(tmp_path: Path) -> None:
+    """What was given up is not written later, when the owner goes on."""
+    with owner(tmp_path / "qdrant") as process:
+        process.send_signal(signal.SIGSTOP)
+        with (
+            QdrantStore.remote(tmp_path / "qdrant", patience_s=0.5) as store,
+            pytest.raises(StoreUnreachable),
+        ):
+            store.upsert("images", [point(COUNT)])
+        process.send_signal(signal.SIGCONT)
+        with QdrantStore.remote(tmp_path / "qdrant") as store:
+            check(store)
+
+
 @pytest.mark.parametrize(
     "stops",
     [

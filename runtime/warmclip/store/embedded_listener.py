@@ -125,7 +125,8 @@ class Listener:
         try:
             ends_at = time.monotonic() + _QUESTION_S
             question = receive_message(connection, most=MOST_QUESTION_BYTES, ends_at=ends_at)
-            message = self._message(question)
+            # After this process stood still: what nobody waits for is not carried out late.
+            message = None if _is_gone(connection) else self._message(question)
             if message is not None:
                 send_message(connection, message, ends_at=time.monotonic() + _ANSWER_S)
         except (OSError, ValueError) as exc:
@@ -170,6 +171,14 @@ def listen(folder: Path, answer: Callable[[Any], Any]) -> Listener | None:
             exc,
         )
         return None
+
+
+def _is_gone(peer: socket.socket) -> bool:
+    peer.setblocking(False)
+    try:
+        return not peer.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
 
 
 def _close_in_child(parents: "weakref.ref[Listener]") -> None:

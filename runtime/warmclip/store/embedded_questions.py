@@ -31,7 +31,8 @@ def answer(engine: "EmbeddedEngine", question: Any) -> Any:
     try:
         if question["protocol"] == PROTOCOL:
             verb, collection = question["verb"], question.get("collection", "-")
-            if "/" in collection or collection[:1] in ("", "."):  # it becomes the name of a folder
+            # It becomes the name of a folder.
+            if not isinstance(collection, str) or "/" in collection or collection[:1] in ("", "."):
                 raise ValueError(f"no collection is named {collection!r}")
             return _answer(engine, verb, collection, question)
     except (KeyError, TypeError, AttributeError) as exc:
