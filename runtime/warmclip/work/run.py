@@ -54,7 +54,7 @@ def run_worker(
         burst: leave as soon as the queues are empty.
         max_jobs: leave after so many.
         supervisor: the process that started this one; when it is gone, the worker leaves.
-        reads_store: leave the embedded store to another worker, and ask that one for what is in it.
+        reads_store: leave the embedded store to another worker, and use it through that one.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
@@ -134,10 +134,8 @@ def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator
                     "was killed; start again when it has ended"
                 ) from exc
             if not told:
-                whose = (
-                    "a command" if exc.by_the_living else "the horse of a worker that was killed"
-                )
-                log.info("waiting for %s that has the embedded store open", whose)
+                who = "command" if exc.by_the_living else "horse without a worker"
+                log.info("waiting for a %s that has the embedded store open", who)
             if waited_s > _LEAVES_BY_ITSELF_S and not ended:
                 ended = end_leftover_horses(connection)
             told = True
