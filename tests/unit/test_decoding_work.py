@@ -17,7 +17,7 @@ from warmclip.inference.image import make_crop, open_image
 from warmclip.inference.jpeg2000 import Shape, read_shape
 from warmclip.settings import Limits
 
-LIMITS = Limits(image_pixels=10_000_000)  # one second, 120 MB
+LIMITS = Limits(image_pixels=10_000_000)  # half a second, 125 MB
 SIDE = 2_200  # nearly as large as that allows
 
 
@@ -111,22 +111,22 @@ def jpeg2000(side: int, mode: str = "RGB", **changes: bytes) -> bytes:
 TINY_TILES = struct.pack(">II", 1, 1)
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
-    "scans of a JPEG": (lambda: scans(110), "scans"),
-    "its segments": (lambda: jpeg(segments(0xFE, b"", 260_000)), "segments"),
+    "scans of a JPEG": (lambda: scans(120), "scans"),
+    "its segments": (lambda: jpeg(segments(0xFE, b"", 180_000)), "segments"),
     "its EXIF in pieces": (lambda: jpeg(segments(0xE1, b"Exif\0\0ab", 110_000)), "of them EXIF"),
     "its EXIF read over and over": (
         lambda: jpeg(segments(0xE1, b"Exif\0\0" + directory_of(100, 60_000, 64_000), 1)),
         "a directory that names more",
     ),
-    "chunks of a PNG": (lambda: png(b"abCd", b"", 95_000), "chunks"),
+    "chunks of a PNG": (lambda: png(b"abCd", b"", 120_000), "chunks"),
     "its profiles": (
         lambda: png(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000), 9), 350),
         "profiles",
     ),
-    "a GIF's comment": (lambda: gif(b"!\xfe" + b"\1a" * 600_000 + b"\0"), "blocks of text"),
-    "a GIF's comments": (lambda: gif(b"!\xfe\1a\0" * 300_000), "blocks of text"),
+    "a GIF's comment": (lambda: gif(b"!\xfe" + b"\1a" * 700_000 + b"\0"), "blocks of text"),
+    "a GIF's comments": (lambda: gif(b"!\xfe\1a\0" * 350_000), "blocks of text"),
     "a PPM's header": (
-        lambda: b"P6\n#" + b"a" * 800_000 + b"\n8 8\n255\n" + bytes(192),
+        lambda: b"P6\n#" + b"a" * 1_300_000 + b"\n8 8\n255\n" + bytes(192),
         "a header that is mostly comments",
     ),
     "a PPM in digits": (lambda: b"P3 500 500 255\n" + b"1 " * 750_000, "decimal digits"),
@@ -135,30 +135,17 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "60,000 comments",
     ),
     "a PPM of an odd range": (
-        lambda: b"P6 400 300 254\n" + bytes(360_000),
+        lambda: b"P6 500 450 254\n" + bytes(675_000),
         "samples of an odd range",
     ),
     "a BMP's run lengths": (lambda: bmp_of_run_lengths(SIDE, SIDE), "run lengths"),
     "strips of a TIFF": (
-        lambda: tiff({256: 1, 257: 41_000, 273: [8] * 41_000, 278: 1, 279: [1] * 41_000}),
-        "41,000 parts",
+        lambda: tiff({256: 1, 257: 70_000, 273: [8] * 70_000, 278: 1, 279: [1] * 70_000}),
+        "70,000 parts",
     ),
     "a tile larger than its TIFF": (
         lambda: tiff({256: 8, 257: 8, 322: 4_096, 323: 4_096, 324: 8, 325: 64, 259: 8}),
         "tiles of 16,777,216 pixels",
-    ),
-    "scans in a TIFF": (
-        lambda: tiff(
-            {256: SIDE, 257: SIDE, 259: 7, 273: 8, 278: SIDE, 279: len(scans(110))}, scans(110)
-        ),
-        "100 scans a part",
-    ),
-    "strips of a TIFF that share scans": (
-        lambda: tiff(
-            {256: SIDE, 257: SIDE, 259: 7, 278: 1_100, 273: [8, 9], 279: [40_000, 40_000]},
-            scans(110, 1_100),
-        ),
-        "100 scans a part",
     ),
     "precincts of a JPEG 2000": (lambda: jpeg2000(500, precincts=b"\x11"), "precincts"),
     "its code blocks": (lambda: jpeg2000(1_200, blocks=b"\0\0"), "code blocks"),
@@ -210,13 +197,13 @@ def test_honest_picture(kind: str, options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("side", "count", "passes"),
     [
-        (1_000, 5_000, True),
+        (1_000, 10_000, True),
         (4_900, 100, True),  # 24 MP
-        (4_900, 270, False),
+        (4_900, 470, False),
         (10_000, 12, True),  # what encoders make
         (14_000, 12, True),  # 196 MP
-        (10_000, 50, True),
-        (10_000, 64, False),
+        (10_000, 100, True),
+        (10_000, 112, False),
     ],
 )
 def test_scans_that_are_allowed(side: int, count: int, passes: bool) -> None:

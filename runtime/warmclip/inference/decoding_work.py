@@ -21,30 +21,27 @@ from warmclip.errors import ImageUnreadable
 from warmclip.inference.jpeg2000 import read_shape
 from warmclip.settings import Limits
 
-# What one pixel of the largest picture that is allowed may cost: more than twice what it does in a
-# JPEG. The dearest honest one, a JPEG 2000 with alpha, costs 140 ns and 24.6 bytes, and is read up
-# to half as many pixels.
-_SECONDS = 75e-9
+# What one pixel of the largest picture that is allowed may cost: five times what it does in an
+# honest JPEG. The dearest honest one, a JPEG 2000 with alpha, costs 80 ns and 24.6 bytes, and is
+# read up to half as many pixels.
+_SECONDS = 50e-9
 _BYTES = 12.5
-_LEAST_SECONDS = 1.0  # however few pixels are allowed
+_LEAST_SECONDS = 0.5  # however few pixels are allowed
 _LEAST_BYTES = 64_000_000
 
 # Seconds for one of each.
-_JPEG_SEGMENT = 4e-6
+_JPEG_SEGMENT = 3e-6
 _JOINED_BYTE = 5e-11  # of EXIF that is in several segments; Pillow copies all before each
-_JPEG_SCAN_PIXEL = 2.5e-9
-_PNG_CHUNK = 11e-6
+_JPEG_SCAN_PIXEL = 0.9e-9
+_PNG_CHUNK = 4.5e-6
 _PNG_PROFILE = 3e-3  # inflated up to 1 MB
-_GIF_BLOCK = 1.7e-6
-_PNM_BYTE = 1.3e-6  # of a header, or of a picture in decimal digits
+_GIF_BLOCK = 0.8e-6
+_PNM_BYTE = 0.4e-6  # of a header, or of a picture in decimal digits
 _PNM_COMMENT = 300e-6  # among such digits: up to 1 MB is copied
-_PNM_SAMPLE = 3e-6  # that is scaled to a whole byte
-_RLE_PIXEL = 0.6e-6  # in a BMP; other formats' run lengths are read by C
-_RLE_BYTE = 1.8e-6
-_PART = 25e-6  # strips and tiles that Pillow reads one by one
-
-_JPEG_IN_TIFF = 7
-_MOST_SCANS_IN_TIFF = 100  # libtiff's own bound, for each part
+_PNM_SAMPLE = 0.8e-6  # that is scaled to a whole byte
+_RLE_PIXEL = 0.15e-6  # in a BMP; other formats' run lengths are read by C
+_RLE_BYTE = 0.35e-6
+_PART = 8e-6  # strips and tiles that Pillow reads one by one
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed byte nor a restart
 _SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
@@ -72,7 +69,7 @@ class Work:
     """What something costs.
 
     Attributes:
-        seconds: on one core of a computer of 2024, at most.
+        seconds: on one core of a server of 2024, at most.
         bytes: of memory, at most; 0 where the number of pixels bounds them well enough.
         what: causes it, in words.
     """
@@ -164,7 +161,7 @@ def decoding_work(image: Image.Image, data: bytes) -> Work:
             samples = min(pixels * len(image.getbands()), len(data))
             return Work(samples * _PNM_SAMPLE, what=f"{samples:,} samples of an odd range")
         case "TIFF", _:
-            return _decoding_tiff(getattr(image, "tag_v2", {}), data, pixels, len(tiles))
+            return _decoding_tiff(getattr(image, "tag_v2", {}), len(tiles))
     return Work(len(tiles) * _PART, what=f"{len(tiles):,} parts")
 
 
@@ -223,44 +220,21 @@ def _opening_pnm(data: bytes) -> Work:
     return Work(seconds, what=f"decimal digits in {len(data):,} bytes, and {comments:,} comments")
 
 
-def _decoding_tiff(tags: Any, data: bytes, pixels: int, parts: int) -> Work:
+def _decoding_tiff(tags: Any, parts: int) -> Work:
+    """Scans of JPEG in it are bounded by libtiff: 100, of each part."""
     tile = _first(tags.get(322)) * _first(tags.get(323))
-    if tile > pixels:  # a buffer for each of its samples, as wide as they come
-        pixels = tile
-    work = Work(parts * _PART, bytes=tile * 8, what=f"{parts:,} parts, or tiles of {tile:,} pixels")
-    if tags.get(259) != _JPEG_IN_TIFF:
-        return work
-    scans = _scans_in_tiff(tags, data)
-    return Work(scans * pixels * _JPEG_SCAN_PIXEL, work.bytes, what=f"{scans:,.0f} scans a part")
-
-
-def _scans_in_tiff(tags: Any, data: bytes) -> float:
-    """How many scans its strips or tiles have, on average."""
-    offsets = _numbers(tags.get(324) or tags.get(273))
-    sizes = _numbers(tags.get(325) or tags.get(279)) or (len(data),)
-    named = [(at, sizes[min(n, len(sizes) - 1)]) for n, at in enumerate(offsets)]
-    places = set(named)
-    if sum(size for _, size in places) > 2 * len(data):  # they lie on each other
-        return _MOST_SCANS_IN_TIFF
-    found = {
-        (at, size): sum(marker == _SOS for marker, _, _ in _jpeg_segments(data[at : at + size]))
-        for at, size in places
-    }
-    scans = [min(found[place], _MOST_SCANS_IN_TIFF) for place in named]
-    return sum(scans) / max(len(scans), 1)
+    # A buffer for each of its samples, as wide as they come.
+    what = f"{parts:,} parts, or tiles of {tile:,} pixels"
+    return Work(parts * _PART, bytes=tile * 8, what=what)
 
 
 def _scans(jpeg: bytes) -> int:
     return sum(marker == _SOS for marker, _, _ in _jpeg_segments(jpeg))
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
-    values = value if isinstance(value, tuple) else (value,)
-    return tuple(each for each in values if type(each) is int)
-
-
 def _first(value: Any) -> int:
-    return next(iter(_numbers(value)), 0)
+    values = value if isinstance(value, tuple) else (value,)
+    return next((each for each in values if type(each) is int), 0)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:

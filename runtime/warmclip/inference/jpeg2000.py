@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Measured with OpenJPEG 2.5 and rounded up.
-_COEFFICIENT_BYTES, _COEFFICIENT_S = 6, 35e-9
+_COEFFICIENT_BYTES, _COEFFICIENT_S = 6, 20e-9
 _BLOCK_BYTES, _BLOCK_S = 600, 0.5e-6
 _PRECINCT_BYTES, _PRECINCT_S = 800, 3.5e-6  # of one band
 _PACKET_BYTES, _PACKET_S = 2, 0.3e-6
