@@ -101,10 +101,18 @@ def model(
         ),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED")
+        str,
+        typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED[-rgb-first]"),
     ] = "",
     quick_gelu: QuickGelu = None,
     tokenizer: Tokenizer = "",
+    rgb_first: Annotated[
+        bool,
+        typer.Option(
+            "--rgb-first",
+            help='Pictures as Image.open(path).convert("RGB") hands them to open_clip.',
+        ),
+    ] = False,
     precision: Annotated[
         list[str] | None,
         typer.Option(help="int8: make that too, beside fp32 and fp16.", show_default=False),
@@ -118,7 +126,7 @@ def model(
     with _command(as_json) as terminal:
         _check_name(name)
         int8 = "int8" in _precisions(precision or [])
-        recipe = _resolve(terminal, model, pretrained, quick_gelu, tokenizer)
+        recipe = _resolve(terminal, model, pretrained, quick_gelu, tokenizer, rgb_first=rgb_first)
         from warmclip_export.exporter import count_steps, export_model
 
         target = (out or export_folder(os.environ)) / (name or recipe.name)
@@ -188,6 +196,7 @@ def parity(
             pretrained or of_weights,
             opened.manifest.activation == "quick_gelu",
             tokenizer,
+            rgb_first=opened.manifest.image.rgb_conversion == "before_resize",
         )
         from warmclip_export.parity import corpus, suite
         from warmclip_export.parity import report as reports
@@ -293,10 +302,18 @@ def main() -> None:
 
 
 def _resolve(
-    terminal: Terminal, model: str, pretrained: str, quick_gelu: bool | None, tokenizer: str
+    terminal: Terminal,
+    model: str,
+    pretrained: str,
+    quick_gelu: bool | None,
+    tokenizer: str,
+    *,
+    rgb_first: bool,
 ) -> catalog.ModelRecipe:
     _need(*_NEEDED)
-    recipe = catalog.resolve_model(model, pretrained, quick_gelu=quick_gelu, tokenizer=tokenizer)
+    recipe = catalog.resolve_model(
+        model, pretrained, quick_gelu=quick_gelu, tokenizer=tokenizer, rgb_first=rgb_first
+    )
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")
     if recipe.weights.kind == "random":

@@ -84,6 +84,7 @@ class ModelRecipe:
         weights: where the numbers come from.
         tokenizer: which one.
         name_says_quick_gelu: what open_clip computes with, if only asked for the model by name.
+        rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
     """
 
     name: str
@@ -94,6 +95,7 @@ class ModelRecipe:
     weights: WeightsSource
     name_says_quick_gelu: bool
     tokenizer: TokenizerSource = field(default_factory=TokenizerSource)
+    rgb_first: bool = False
 
     @property
     def pretrained(self) -> str:
@@ -126,7 +128,12 @@ class ModelRecipe:
 
 
 def resolve_model(
-    model: str, pretrained: str, *, quick_gelu: bool | None = None, tokenizer: str = ""
+    model: str,
+    pretrained: str,
+    *,
+    quick_gelu: bool | None = None,
+    tokenizer: str = "",
+    rgb_first: bool = False,
 ) -> ModelRecipe:
     """Find the model and its weights' source; nothing is downloaded or loaded yet.
 
@@ -135,6 +142,7 @@ def resolve_model(
         pretrained: a tag of that model, the path of a checkpoint, or ``random:SEED``.
         quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
         tokenizer: the folder of its tokenizer, if that shall not come from Hugging Face.
+        rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
 
     Raises:
         ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them;
@@ -162,7 +170,7 @@ def resolve_model(
         tag=weights.name,
     )
     return ModelRecipe(
-        name=_folder_name(model, weights),
+        name=_folder_name(model, weights) + ("-rgb-first" if rgb_first else ""),
         model=Path(model).name,
         architecture=config,
         activation=activation,
@@ -170,6 +178,7 @@ def resolve_model(
         weights=weights,
         name_says_quick_gelu=config_says,
         tokenizer=source,
+        rgb_first=rgb_first,
     )
 
 

@@ -175,6 +175,7 @@ def derive_image_recipe(reference: Reference) -> ImageRecipe:
                 "fill": config.fill_color,
                 "mean": config.mean,
                 "std": config.std,
+                "rgb_conversion": "before_resize" if reference.rgb_first else "after_crop",
             }
         )
     except ValueError as exc:

@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from open_clip.transformer import TextTransformer
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import ToTensor  # type: ignore[import-untyped]  # it ships no types
+from torchvision.transforms import Compose, ToTensor  # type: ignore[import-untyped]  # it ships no types
 
 from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
 from warmclip.inference.bundle import Logits
@@ -94,13 +94,17 @@ class Reference:
         model: CLIP | CustomTextCLIP,
         preprocess: dict[str, Any],
         tokenizer: TokenizerSource | None = None,
+        *,
+        rgb_first: bool = False,
     ) -> None:
         source = tokenizer or TokenizerSource()
         self.model = model.eval().requires_grad_(False)
         self.device: Device = "cpu"
         base = merge_preprocess_dict(asdict(PreprocessCfg()), preprocess)
         self.preprocess = PreprocessCfg(**{**base, "size": model.visual.image_size})
-        self.transform = image_transform_v2(self.preprocess, is_train=False)
+        self.rgb_first = rgb_first
+        transform = image_transform_v2(self.preprocess, is_train=False)
+        self.transform = Compose([_in_rgb, *transform.transforms]) if rgb_first else transform
         self.text_parts = _text_parts(model)
         self.cleaning = source.cleaning
         self.tokenizer = _open_tokenizer(source, len(self.text_parts.position))
@@ -122,7 +126,7 @@ class Reference:
                 raise ExportRefused(f"open_clip cannot build {recipe.name}: {exc}") from exc
         if checkpoint is not None:
             load_checkpoint(model, checkpoint)
-        return cls(model, recipe.preprocess, recipe.tokenizer)
+        return cls(model, recipe.preprocess, recipe.tokenizer, rgb_first=recipe.rgb_first)
 
     def move(self, device: Device) -> None:
         """Compute on another device from now on."""
@@ -193,6 +197,11 @@ class Reference:
             if tensor.is_floating_point() and name not in _NO_VECTOR
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """What applications do before they call open_clip's transform."""
+    return image.convert("RGB")
 
 
 def _text_parts(model: CLIP | CustomTextCLIP) -> TextParts:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 from running import PATIENCE_S, Running, environment_of, eventually, running_worker
 from standins import qdrant
+from warmclip.inference.bundle import Manifest
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 
@@ -195,6 +197,51 @@ def test_comparison_of_stored_vectors(
     assert "1 compared, 1 unreadable" in told
     (median,) = re.findall(r"median (\S+),", told)
     assert float(median) > 1e-4
+
+
+def test_comparison_of_pictures_that_were_converted_first(
+    folder: Path,
+    environment: dict[str, str],
+    store: qdrant.QdrantStandIn,
+    demo_bundle: Path,
+    encoder: Encoder,
+    tmp_path: Path,
+) -> None:
+    """The distances are told by mode, and which order of conversion fits the stored vectors."""
+    drawn = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
+    drawn.paste((0, 0, 255, 255), (40, 40, 220, 180))
+    paths = [tmp_path / f"{name}.png" for name in ("RGB", "RGBA", "1")]
+    for path in paths:
+        drawn.convert(path.stem).save(path)
+    vectors = encoder.encode_images([Image.open(path).convert("RGB") for path in paths])
+    store.engine.create("converted", {"vectors": {"size": encoder.dim, "distance": "Cosine"}})
+    store.engine.upsert(
+        "converted",
+        [
+            {"id": number, "vector": vector.tolist(), "payload": {"path": str(path)}}
+            for number, (path, vector) in enumerate(zip(paths, vectors, strict=True))
+        ],
+    )
+    told = compare(folder, environment, "converted", demo_bundle)
+    assert "3 compared, 0 unreadable" in told
+    assert re.search(r"^  RGB: 1 pictures, half of them up to \S+e-0[789]", told, re.MULTILINE)
+    assert re.search(r"^  RGBA: 1 pictures, half of them up to \S+e-0[1234]", told, re.MULTILINE)
+    assert told.endswith("fits is before_resize: a bundle exported with --rgb-first\n")
+    told = compare(folder, environment, "converted", rgb_first(demo_bundle, tmp_path / "bundle"))
+    assert re.search(r"^  RGBA: 1 pictures, half of them up to \S+e-0[789]", told, re.MULTILINE)
+    assert told.endswith("exported with --rgb-first, as this one is\n")
+
+
+def rgb_first(bundle: Path, copy: Path) -> Path:
+    """The bundle as ``--rgb-first`` would have exported it."""
+    shutil.copytree(bundle, copy)
+    path = copy / "manifest.json"
+    manifest = Manifest.parse(path.read_text("utf-8"), path)
+    image = manifest.image.model_copy(update={"rgb_conversion": "before_resize"})
+    fingerprint = manifest.derive_fingerprint(image)
+    changed = manifest.model_copy(update={"image": image, "fingerprint": fingerprint})
+    path.write_text(changed.model_dump_json(), encoding="utf-8")
+    return copy
 
 
 def test_collection_of_somebody_else(

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip import Encoder
@@ -61,6 +62,22 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     }[request.param]
     recipe = resolve_model(written(folder, "tiny", config), "random:5")
     return exporter.export_model(recipe, folder / "m", force=False, step=_silent).bundle
+
+
+def test_bundle_for_pictures_that_are_converted_first(tmp_path: Path) -> None:
+    """``--rgb-first``: its crops are those of converted pictures, and it is a space of its own."""
+    config = written(tmp_path, "tiny", TINY_VIT)
+    plain, recipe = (resolve_model(config, "random:5", rgb_first=first) for first in (False, True))
+    assert recipe.name == f"{plain.name}-rgb-first"
+    bundle = exporter.export_model(recipe, tmp_path / "m", force=False, step=_silent).bundle
+    assert bundle.manifest.image.rgb_conversion == "before_resize"
+    other = bundle.manifest.image.model_copy(update={"rgb_conversion": "after_crop"})
+    assert bundle.manifest.derive_fingerprint(other) != bundle.manifest.fingerprint
+    drawn = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    drawn.paste((0, 0, 255, 255), (5, 5, 40, 40))
+    of_converted = Reference.build(plain, None).crop(drawn.convert("RGB"))
+    np.testing.assert_array_equal(Reference.build(recipe, None).crop(drawn), of_converted)
+    assert not np.array_equal(Reference.build(plain, None).crop(drawn), of_converted)
 
 
 def _pinned(graph: Path, folder: Path) -> onnx.ModelProto:

@@ -1,5 +1,6 @@
 """Our crop and pixels against open_clip's own evaluation transform, in torch."""
 
+import io
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.bundle import ImageRecipe
-from warmclip.inference.image import make_crop, normalise
+from warmclip.inference.image import make_crop, normalise, open_decoded
 from warmclip.inference.resizing import resized_size
 from warmclip.settings import Limits
 
@@ -86,6 +87,72 @@ def picture(mode: str, width: int, height: int, seed: int) -> Image.Image:
     if mode == "P" and seed % 2:
         image.info["transparency"] = rng.bytes(256)
     return image
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None, derandomize=True)
+@given(
+    mode=st.sampled_from(MODES),
+    width=sides,
+    height=sides,
+    seed=st.integers(0, 2**32 - 1),
+    recipe=recipes,
+)
+def test_crop_of_a_picture_that_is_converted_first(
+    mode: str, width: int, height: int, seed: int, recipe: ImageRecipe
+) -> None:
+    """With ``before_resize`` the crop has the bytes of open_clip's transform of
+    ``image.convert("RGB")``; where Pillow cannot convert, the picture is refused.
+    """
+    recipe = recipe.model_copy(update={"rgb_conversion": "before_resize"})
+    image = picture(mode, width, height, seed)
+    before, info = image.tobytes(), dict(image.info)
+    try:
+        expected = reference_crop(image.convert("RGB"), recipe)
+    except (ValueError, OSError, TypeError):
+        with pytest.raises(ImageUnreadable, match=f"mode {mode}|mode RGB"):
+            make_crop(image, recipe, LIMITS)
+        return
+    np.testing.assert_array_equal(make_crop(image, recipe, LIMITS), expected)
+    assert (image.tobytes(), image.info) == (before, info)
+
+
+@pytest.mark.parametrize("decode", ["full", "scaled"])
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("1", "PNG", {}),
+        ("L", "PNG", {}),
+        ("L", "JPEG", {}),
+        ("LA", "PNG", {}),
+        ("P", "PNG", {}),
+        ("P", "PNG", {"transparency": 3}),
+        ("P", "PNG", {"transparency": bytes(range(256))}),
+        ("P", "GIF", {"transparency": 3}),
+        ("RGB", "JPEG", {}),
+        ("RGB", "PNG", {"transparency": (1, 2, 3)}),
+        ("RGBA", "PNG", {}),
+        ("CMYK", "JPEG", {}),
+        ("I;16", "PNG", {}),
+    ],
+)
+def test_file_that_is_converted_first(
+    mode: str, kind: str, options: dict[str, Any], decode: str
+) -> None:
+    """A file becomes what ``transform(Image.open(path).convert("RGB"))`` makes of it, and another
+    crop than without, but for modes that lose nothing by their order.
+    """
+    data = io.BytesIO()
+    picture(mode, 341, 517, seed=4).save(data, kind, **options)
+    plain = a_recipe().model_copy(update={"decode": decode})
+    recipe = plain.model_copy(update={"rgb_conversion": "before_resize"})
+    with open_decoded(data.getvalue(), recipe, LIMITS) as (opened, size):
+        crop = make_crop(opened, recipe, LIMITS, whole=size)
+    with Image.open(data) as image:
+        expected = reference_crop(image.convert("RGB"), recipe)
+    np.testing.assert_array_equal(crop, expected)
+    with open_decoded(data.getvalue(), plain, LIMITS) as (opened, size):
+        differs = not np.array_equal(make_crop(opened, plain, LIMITS, whole=size), expected)
+    assert differs == (mode not in {"L", "RGB"})
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)

@@ -133,6 +133,15 @@ def test_wrapped_configuration_brings_its_preprocessing(tmp_path: Path) -> None:
     assert recipe.name == "open_clip_config-random-3"
 
 
+def test_bundles_of_both_orders_of_conversion_lie_beside_each_other(tmp_path: Path) -> None:
+    """Converting to RGB first is part of the folder's default name."""
+    config = _written(tmp_path, "tiny.json", TINY)
+
+    names = [resolve_model(config, "random:0", rgb_first=first).name for first in (False, True)]
+
+    assert names == ["tiny-random-0", "tiny-random-0-rgb-first"]
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [

@@ -39,7 +39,8 @@ class ImageRecipe(_Record):
     fill: int = 0
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    rgb_conversion: Literal["after_crop"] = "after_crop"
+    # before_resize: as whoever hands ``Image.open(path).convert("RGB")`` to open_clip's transform
+    rgb_conversion: Literal["after_crop", "before_resize"] = "after_crop"
     decode: DecodeRule = "full"  # scaled: large pictures by a shortcut that open_clip does not take
     exif: ExifRule = "ignore"
 

@@ -2,7 +2,8 @@
 
 The crop is byte-identical to that of open_clip's evaluation transform, whose order matters: it
 resizes and crops in the picture's own mode and converts to RGB last (``image_transform`` in
-open_clip/transform.py, over torchvision's PIL functions). Whatever is no decodable picture is
+open_clip/transform.py, over torchvision's PIL functions). Many applications convert before they
+call it; a recipe that says ``before_resize`` does as they do. Whatever is no decodable picture is
 refused with ``ImageUnreadable``, whose message is a short phrase about the picture: "is empty".
 
 A recipe that says ``scaled`` takes a shortcut with large pictures, and small ones are the same.
@@ -185,6 +186,8 @@ def make_crop(
 ) -> Crop:
     """Resize, cut out the centre and convert to RGB, shape (size, size, 3), uint8.
 
+    Converting comes last, or first if the recipe says so.
+
     Args:
         image: the picture.
         recipe: how to make the crop.
@@ -213,13 +216,21 @@ def make_crop(
                 f"would be {size[0]:,} x {size[1]:,} pixels after resizing, the limit is "
                 f"{limits.resized_side_px:,} a side (WARMCLIP_MAX_RESIZED_SIDE)"
             )
-        square = cut_square(image, size, recipe, box)
-        # RGB has no place for a palette's transparency, and Pillow would warn of its loss.
-        if isinstance(square.info.get("transparency"), bytes):
-            del square.info["transparency"]
-        return np.array(square.convert("RGB"))
+        if recipe.rgb_conversion == "before_resize":
+            image = _in_rgb(image)
+        return np.array(_in_rgb(cut_square(image, size, recipe, box)))
     except UNDECODABLE as exc:
         raise ImageUnreadable(f"of mode {image.mode} cannot be made a crop: {exc}") from exc
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    # RGB has no place for a palette's transparency, and Pillow would warn of its loss.
+    if isinstance(image.info.get("transparency"), bytes):
+        image = image.copy()
+        del image.info["transparency"]
+    return image.convert("RGB")
 
 
 def normalise(crops: Crops | Sequence[Crop], recipe: ImageRecipe) -> Pixels:
