@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import GifImagePlugin, Image, ImageFile
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference import image as image_module
@@ -26,6 +26,7 @@ from warmclip.inference.image import (
     open_decoded,
     open_image,
 )
+from warmclip.inference.pillow_flags import own_flags
 from warmclip.inference.reading import read_descriptor, read_image_file
 from warmclip.inference.resizing import resized_size
 from warmclip.settings import Limits
@@ -379,6 +380,56 @@ def test_memory_that_the_user_keeps() -> None:
         assert POOL.get_blocks_max() == 3
     finally:
         POOL.set_blocks_max(0)
+
+
+FLAGS = (
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", True),
+    (Image, "MAX_IMAGE_PIXELS", 10),
+    (GifImagePlugin, "LOADING_STRATEGY", GifImagePlugin.LoadingStrategy.RGB_ALWAYS),
+)
+
+
+@pytest.fixture
+def flags_of_an_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's, as a user's job may set them when it is imported."""
+    for module, name, value in FLAGS:
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.usefixtures("flags_of_an_application")
+def test_flags_that_an_application_has_set() -> None:
+    """They change nothing here, on however many threads, and the application finds them again."""
+    cut = encoded(noise(200, 200), "JPEG")[:-500]
+    gif = encoded(noise().quantize(16), "GIF")
+
+    def decode(turn: int) -> str:
+        if turn % 2:
+            with open_decoded(gif, a_recipe(), LIMITS) as (picture, _):
+                make_crop(picture, a_recipe(), LIMITS)
+                return picture.mode
+        return refused(cut)[:12]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(decode, range(100))) == {"is truncated", "P"}
+    for module, name, value in FLAGS:
+        assert getattr(module, name) == value
+
+
+def test_flag_that_is_set_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sets one while pictures are decoded keeps it."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    with own_flags():
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.usefixtures("flags_of_an_application")
+def test_picture_that_an_application_opened() -> None:
+    """It is loaded as the application would load it: half of it, if that is what it wants."""
+    Image.MAX_IMAGE_PIXELS = None
+    cut = encoded(noise(200, 200), "JPEG")[:-500]
+    with Image.open(io.BytesIO(cut)) as lazy:
+        assert open_image(lazy, LIMITS).size == (200, 200)
 
 
 def test_small_pictures_are_decoded_side_by_side() -> None:

@@ -32,6 +32,7 @@ from warmclip.inference.decoding_work import (
     decoding_work,
     opening_work,
 )
+from warmclip.inference.pillow_flags import own_flags
 from warmclip.inference.reading import check_bytes, read_image_file
 from warmclip.inference.resizing import SCALED_GAP, Size, box_filled, cut_square, resized_size
 from warmclip.settings import Limits
@@ -218,7 +219,8 @@ def make_crop(
             )
         if recipe.rgb_conversion == "before_resize":
             image = _in_rgb(image)
-        return np.array(_in_rgb(cut_square(image, size, recipe, box)))
+        with own_flags():
+            return np.array(_in_rgb(cut_square(image, size, recipe, box)))
     except UNDECODABLE as exc:
         raise ImageUnreadable(f"of mode {image.mode} cannot be made a crop: {exc}") from exc
 
@@ -272,7 +274,8 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
             continue
         check_work(opening_work(name, data, limits), limits)
         try:
-            return factory(BytesIO(data), "")
+            with own_flags():
+                return factory(BytesIO(data), "")
         except _NOT_THIS_FORMAT as exc:
             if accept is not None:
                 reasons.append(f"{name}: {exc}")
@@ -285,7 +288,8 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
 
 def _load(image: Image.Image, *, is_callers: bool) -> Image.Image:
     try:
-        with _caller_lock if is_callers else nullcontext():
+        # A caller's picture is loaded as it was opened, with the caller's flags.
+        with _caller_lock if is_callers else own_flags():
             image.load()
     except UNDECODABLE as exc:
         cut = "truncated" in str(exc).lower()

@@ -1,0 +1,53 @@
+"""Pillow's flags as our own decoding needs them, whatever an application has set.
+
+They are attributes of Pillow's modules, one value for all threads of a process. A user's job may
+set them when it is imported: with ``LOAD_TRUNCATED_IMAGES`` half a picture would get a vector,
+with another ``LOADING_STRATEGY`` a GIF another one, and ``MAX_IMAGE_PIXELS`` refuses what
+``WARMCLIP_MAX_IMAGE_PIXELS`` allows. So they are exchanged while a picture is decoded here, on
+however many threads, and what was there comes back when the last of them is done.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
+
+_OURS: tuple[tuple[ModuleType, str, Any], ...] = (
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", None),  # there are bounds of our own
+    (GifImagePlugin, "LOADING_STRATEGY", GifImagePlugin.LoadingStrategy.RGB_AFTER_FIRST),
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 1024 * 1024),
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 64 * 1024 * 1024),
+    (TiffImagePlugin, "READ_LIBTIFF", False),  # only where Pillow cannot read it itself
+)
+
+_lock = threading.Lock()
+_users = 0
+_theirs: list[Any] = []
+
+
+@contextmanager
+def own_flags() -> Iterator[None]:
+    """Decode with our values; inside, other threads see them as well.
+
+    Who sets a flag meanwhile keeps it.
+    """
+    global _users, _theirs  # noqa: PLW0603  # as Pillow's flags, one for the process
+    with _lock:
+        if _users == 0:
+            _theirs = [getattr(module, name) for module, name, _ in _OURS]
+            for module, name, ours in _OURS:
+                setattr(module, name, ours)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                for (module, name, ours), value in zip(_OURS, _theirs, strict=True):
+                    if getattr(module, name) == ours:
+                        setattr(module, name, value)
