@@ -1,8 +1,10 @@
 """The horse dies or hangs: the job goes on, or fails with a reason; the next one runs."""
 
+import base64
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from rq.job import JobStatus, Retry
@@ -289,6 +291,27 @@ def test_poisoned_picture(rig: Rig, how: str) -> None:
         rig.poison("not any more")  # a file that was changed gets another chance by itself
         run = submit_index(worker.connection, worker.settings, [poison])
         assert watch(worker.connection, run).indexed == 1
+
+
+@pytest.mark.parametrize("how", ["segv", "hang"])
+def test_poisoned_upload(rig: Rig, how: str) -> None:
+    """A picture that was sent is known by its bytes: it kills once, and no horse after that."""
+    data = base64.b64encode(Path(rig.poison(how)).read_bytes()).decode("ascii")
+    innocent = base64.b64encode(Path(rig.pictures(1)[0]).read_bytes()).decode("ascii")
+    with rig.worker(WARMCLIP_HANG_SECONDS="5") as worker:
+        first = worker.enqueue("warmclip.work.jobs.embed_image", data)
+        assert "the picture that was sent was set aside: the horse" in reason(outcome(first, 90))
+        (file,) = PoisonedFiles(worker.connection).all()
+        assert file.path.startswith("sha256:")
+
+        before = worker.horse
+        again = worker.run("warmclip.work.jobs.embed_image", data)
+        assert "was set aside: the horse" in reason(again)
+        search = worker.run("warmclip.work.jobs.search", "images", kwargs={"data": data})
+        assert "was set aside: the horse" in reason(search)
+        answer = worker.run("warmclip.work.jobs.embed_image", innocent).return_value
+        assert answer is not None
+        assert worker.horse == before
 
 
 def test_poisoned_picture_among_slow_ones(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 """Queueing index jobs, again and again, on a real Redis without workers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from rq.job import JobStatus
 
 from simulating import SimulatedWorker, before_next_write
 from standins.redis_server import redis_server
+from warmclip.inference.reading import digest_name
 from warmclip.settings import Settings
-from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
+from warmclip.work.poisoned_files import KnownPoisonedFiles, PoisonedFile, PoisonedFiles
 from warmclip.work.producer import submit_files
 from warmclip.work.queues import open_queue
 from warmclip.work.requeue import requeue_failed, requeue_poisoned
@@ -30,6 +32,27 @@ def connection(tmp_path: Path) -> Iterator[Redis]:
 def settings(demo_bundle: Path) -> Settings:
     """A client's."""
     return Settings(bundle=demo_bundle)
+
+
+def test_uploads_that_killed(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the latest are remembered, they push out no file, and another chance forgets them."""
+    monkeypatch.setattr("warmclip.work.poisoned_files._MOST_SENT", 20)
+    poisoned, told = PoisonedFiles(connection), KnownPoisonedFiles()
+    file = PoisonedFile.describe("/a.png", "it killed", job="j", collection="c")
+    poisoned.add(file)
+    names = [digest_name(bytes([number])) for number in range(50)]
+    for number, name in enumerate(names):
+        sent = PoisonedFile.describe(name, "it killed", job="j", collection=None)
+        day = f"2026-11-{number // 24 + 1:02}T{number % 24:02}:00:00+00:00"
+        assert poisoned.add(replace(sent, at=day))
+    kept = [each.path for each in poisoned.known()]
+    assert 18 <= len(kept) - 1 <= 20
+    assert set(kept) == {"/a.png", *names[50 - len(kept) + 1 :]}
+    told.replace(each.to_dict() for each in poisoned.known())
+    assert "was set aside: it killed" in str(told.reason(names[-1]))
+    assert told.reason(names[0]) is None
+    poisoned.remove(kept)
+    assert poisoned.count() == 0
 
 
 def test_requeue_that_is_cut_short(

@@ -147,6 +147,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff({256: 8, 257: 8, 322: 4_096, 323: 4_096, 324: 8, 325: 64, 259: 8}),
         "tiles of 16,777,216 pixels",
     ),
+    "pixels of a WebP": (lambda: encoded(blank(3_000), "WEBP", lossless=True), "of WebP"),
     "precincts of a JPEG 2000": (lambda: jpeg2000(500, precincts=b"\x11"), "precincts"),
     "its code blocks": (lambda: jpeg2000(1_200, blocks=b"\0\0"), "code blocks"),
     "its tiles": (lambda: jpeg2000(255, tiles=TINY_TILES), "65,025 tiles"),

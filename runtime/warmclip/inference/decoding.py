@@ -17,7 +17,13 @@ from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import Source, keep_decoder_memory, make_crop, open_decoded
 from warmclip.inference.machine import usable_cores
 from warmclip.inference.prefetch import prefetch
-from warmclip.inference.reading import FileReader, LazyImage, NamedImage, read_image_file
+from warmclip.inference.reading import (
+    FileReader,
+    LazyImage,
+    NamedImage,
+    digest_name,
+    read_image_file,
+)
 from warmclip.settings import Limits
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | NamedImage | LazyImage
@@ -120,6 +126,8 @@ def _name_of(source: ImageSource) -> str:
             return source.name
         case str() | Path():
             return os.fspath(source)
+        case bytes():
+            return digest_name(source)
         case _:
             return ""
 

@@ -41,6 +41,7 @@ _PNM_COMMENT = 300e-6  # among such digits: up to 1 MB is copied
 _PNM_SAMPLE = 0.8e-6  # that is scaled to a whole byte
 _RLE_PIXEL = 0.15e-6  # in a BMP; other formats' run lengths are read by C
 _RLE_BYTE = 0.35e-6
+_WEBP_BYTES = 16  # a pixel; other formats take up to 10, but for JPEG 2000
 _PART = 8e-6  # strips and tiles that Pillow reads one by one
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed byte nor a restart
@@ -151,6 +152,8 @@ def decoding_work(image: Image.Image, data: bytes) -> Work:
             if scans * pixels * _JPEG_SCAN_PIXEL > _LEAST_SECONDS:
                 scans = _scans(data)
             return Work(scans * pixels * _JPEG_SCAN_PIXEL, what=f"{scans:,} scans")
+        case "WEBP", _:
+            return Work(0, pixels * _WEBP_BYTES, what=f"{pixels:,} pixels of WebP")
         case "JPEG2000", _:
             shape = read_shape(data)
             return Work(shape.seconds, shape.bytes, what=str(shape))

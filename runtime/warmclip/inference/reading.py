@@ -1,7 +1,9 @@
 """Files that somebody named, read safely: each within a deadline, none larger than allowed."""
 
 import errno
+import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.settings import Limits
 
 T = TypeVar("T")
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 _CHUNK_BYTES = 1024 * 1024
 _SF_DATALESS = 0x40000000  # in macOS's sys/stat.h
@@ -151,6 +155,16 @@ def _start_reading(read: Callable[[], object], outcome: "SimpleQueue[object]") -
     thread = threading.Thread(target=put_outcome, name="warmclip-read", daemon=True)
     thread.start()
     return thread
+
+
+def digest_name(data: bytes) -> str:
+    """What bytes without a name are called: the same bytes are known again by it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def is_digest_name(name: str) -> bool:
+    """Whether a picture's name is one of ``digest_name``, and so no path."""
+    return _DIGEST.fullmatch(name) is not None
 
 
 def read_image_file(path: str | Path, limits: Limits) -> bytes:

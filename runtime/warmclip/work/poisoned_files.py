@@ -1,7 +1,8 @@
 """Pictures that killed the process which decoded them: set aside, with the reason.
 
 They lie in Redis, so that every worker passes them by. A file that was changed since gets another
-chance, and ``warmclip status --requeue`` gives one to all.
+chance, and ``warmclip status --requeue`` gives one to all. A picture that was sent is known by the
+digest of its bytes; anybody may send many, so of those only the latest are remembered.
 """
 
 import json
@@ -16,18 +17,20 @@ from redis import Redis
 from redis.client import Pipeline
 
 from warmclip.errors import SettingsError
+from warmclip.inference.reading import is_digest_name
 from warmclip.settings import check_collection
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:dead"
 _MOST = 10_000
+_MOST_SENT = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoisonedFile:
     """One picture, and what happened."""
 
-    path: str
+    path: str  # or the digest of a picture that was sent, as ``digest_name`` has it
     reason: str
     job: str
     collection: str | None  # that it was to be indexed into, if it was
@@ -64,11 +67,18 @@ class PoisonedFiles:
 
     def add(self, file: PoisonedFile) -> bool:
         """Set a picture aside; False if there are too many already."""
+        if is_digest_name(file.path):
+            self._forget_oldest_sent()
         if self.count() >= _MOST:
             return False
         self._connection.hset(_KEY, _field(file.path), json.dumps(file.to_dict()))
         self._known_count = -1
         return True
+
+    def _forget_oldest_sent(self) -> None:
+        sent = [file.path for file in self.all() if is_digest_name(file.path)]
+        if len(sent) >= _MOST_SENT:  # a tenth at once: workers see by the number that it changed
+            self.remove(sent[: _MOST_SENT // 10])
 
     def count(self) -> int:
         """How many there are."""
@@ -120,10 +130,14 @@ class KnownPoisonedFiles:
 
 def _field(path: str) -> bytes:
     """One name for a file, however it was written."""
+    if is_digest_name(path):
+        return path.encode("ascii")
     return os.fsencode(os.path.realpath(path))
 
 
 def _state(path: str) -> tuple[int | None, int | None]:
+    if is_digest_name(path):
+        return None, None
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
@@ -141,5 +155,8 @@ def _read(value: bytes | str) -> PoisonedFile | None:
             check_collection(file.collection)
     except (ValueError, TypeError, AttributeError, SettingsError):
         return None
-    is_plain = Path(file.path).is_absolute() and "\0" not in file.path
+    if is_digest_name(file.path):
+        is_plain = file.collection is None
+    else:
+        is_plain = Path(file.path).is_absolute() and "\0" not in file.path
     return file if is_plain and isinstance(file.reason, str) else None
