@@ -28,6 +28,7 @@ _SECONDS = 50e-9
 _BYTES = 12.5
 _LEAST_SECONDS = 0.5  # however few pixels are allowed
 _LEAST_BYTES = 64_000_000
+_WEBP_BYTES = 16  # for one pixel; other formats take up to 10, but for JPEG 2000
 
 # Seconds for one of each.
 _JPEG_SEGMENT = 3e-6
@@ -41,7 +42,6 @@ _PNM_COMMENT = 300e-6  # among such digits: up to 1 MB is copied
 _PNM_SAMPLE = 0.8e-6  # that is scaled to a whole byte
 _RLE_PIXEL = 0.15e-6  # in a BMP; other formats' run lengths are read by C
 _RLE_BYTE = 0.35e-6
-_WEBP_BYTES = 16  # a pixel; other formats take up to 10, but for JPEG 2000
 _PART = 8e-6  # strips and tiles that Pillow reads one by one
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed byte nor a restart
