@@ -206,7 +206,7 @@ def test_similar_to_a_stored_picture(served: Served) -> None:
     assert similar(5, offset=5) == others[5:10]
 
 
-def test_thumbnail(served: Served) -> None:
+def test_thumbnail(served: Served, environment: dict[str, str]) -> None:
     """A hit's thumbnail is small, and is not sent again to whoever has it."""
     hit = served.get("/api/v1/search?q=red&limit=1")["hits"][0]
     answer = served.client.get(hit["thumbnail"], params={"side_px": 64})
@@ -220,6 +220,10 @@ def test_thumbnail(served: Served) -> None:
         hit["thumbnail"], params={"side_px": 65}, headers={"If-None-Match": answer.headers["ETag"]}
     )
     assert larger.status_code == 200
+    kept = Path(environment["WARMCLIP_HOME"]) / "thumbnails"
+    assert {path.name for path in kept.iterdir()} >= {answer.headers["ETag"].strip('"')}
+    repeated = served.client.get(hit["thumbnail"], params={"side_px": 64})
+    assert repeated.content == answer.content
 
 
 @pytest.mark.parametrize("route", ["similar", "thumbnail"])

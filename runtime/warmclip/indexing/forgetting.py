@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from warmclip.fsutil import prefix_below
 from warmclip.indexing.refusals import forget_below
+from warmclip.indexing.thumbnail_cache import ThumbnailCache
 from warmclip.store.batches import batches
 from warmclip.store.filter import Filter
 from warmclip.store.protocol import VectorStore
@@ -80,7 +81,7 @@ def forget_pictures(
         store: where the collection is.
         collection: its name.
         paths: absolute, as points have them; see ``Roots.stored_path``.
-        home: where refused files are remembered; None: nowhere.
+        home: where refused files are remembered, and thumbnails kept; None: nowhere.
         dry_run: delete nothing, and count.
         most: pictures to delete in this call; None: all.
 
@@ -101,6 +102,7 @@ def forget_pictures(
     refused = 0
     if home is not None and complete and not dry_run:
         refused = forget_below(home, outermost)
+        ThumbnailCache(home).clear()  # what is kept is named by content, not by path
     return ForgetReport(
         collection=collection,
         pictures=counts[True],

@@ -257,6 +257,7 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
     """
     from warmclip.indexing.scan import is_as_stored
     from warmclip.indexing.thumbnail import DRAWING, draw_thumbnail
+    from warmclip.indexing.thumbnail_cache import ThumbnailCache
 
     context = current_context()
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
@@ -265,7 +266,7 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
     path, limits = point.payload.path, context.settings.limits
     # As for a job that names it: the store may be shared with workers that have other roots.
     image = _named_image(path, context)
-    reader = FileReader(limits)
+    reader, cache = FileReader(limits), ThumbnailCache(context.settings.home)
     try:
         located = reader.read(partial(locate_file, path, context.roots))
         digest, data = point.payload.sha256, None
@@ -275,7 +276,12 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
         version = f"{digest[:32]}-{side_px}-{DRAWING}"
         if known is not None and version in known:
             return {"version": version, "jpeg": None}
-        jpeg = draw_thumbnail(reader.read(image.read) if data is None else data, side_px, limits)
+        jpeg = cache.get(version)
+        if jpeg is None:
+            data = reader.read(image.read) if data is None else data
+            jpeg = draw_thumbnail(data, side_px, limits)
+            if hashlib.sha256(data).hexdigest() == digest:  # it may have changed meanwhile
+                cache.put(version, jpeg)
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"version": version, "jpeg": base64.b64encode(jpeg).decode("ascii")}
