@@ -118,6 +118,10 @@ class Reference:
         """
         config = dict(recipe.architecture)
         kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
+        if recipe.activation.quick_gelu:  # it has no kinds, as GELU has
+            for name in ("vision_cfg", "text_cfg"):
+                section = config[name].items()
+                config[name] = {key: value for key, value in section if key != "act_kwargs"}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(recipe.weights.name) if checkpoint is None else 0)
             try:

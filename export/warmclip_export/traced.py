@@ -66,16 +66,15 @@ def _batch_norm(
     bias: Tensor | None,
     mean: Tensor,
     variance: Tensor,
-    training: bool,
     _momentum: float,
     epsilon: float,
-    _cudnn: bool,
 ) -> Any:
-    if training or weight is None or bias is None:
+    if weight is None or bias is None:
         return NotImplemented
     scale = weight * torch.rsqrt(variance + epsilon)
     shape = (-1, *(1 for _ in x.shape[2:]))
-    return x * scale.reshape(shape) + (bias - mean * scale).reshape(shape)
+    normed = x * scale.reshape(shape) + (bias - mean * scale).reshape(shape)
+    return normed, x.new_empty(0), x.new_empty(0)  # what training would keep
 
 
 def _negation(x: Tensor) -> Any:
@@ -85,7 +84,7 @@ def _negation(x: Tensor) -> Any:
 DECOMPOSITIONS: dict[Any, Any] = {
     _aten.linear.default: _linear,
     _aten.scaled_dot_product_attention.default: _attention,
-    _aten.batch_norm.default: _batch_norm,
+    _aten._native_batch_norm_legit_no_training.default: _batch_norm,
     _aten.neg.default: _negation,
 }
 """How ``torch.export`` writes an operation, by its overload; NotImplemented leaves it as it is."""

@@ -1,6 +1,7 @@
 """A SigLIP model from its tokenizer and towers to vectors out of files and strings."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +13,7 @@ from warmclip import Encoder
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import MANIFEST, ModelBundle
 from warmclip_export import exporter
-from warmclip_export.catalog import ModelRecipe, resolve_model
+from warmclip_export.catalog import Activation, ModelRecipe, resolve_model
 from warmclip_export.reference import Reference
 from warmclip_export.samples import load_samples
 
@@ -52,6 +53,15 @@ def test_vectors_are_those_of_open_clip(recipe: ModelRecipe, bundle: ModelBundle
     np.testing.assert_allclose(images, unit_rows(expected, encoder.dim), atol=1e-5)
     expected = reference.text_features(reference.token_ids(samples.strings))
     np.testing.assert_allclose(texts, unit_rows(expected, encoder.dim), atol=1e-5)
+
+
+def test_other_activation_can_be_computed(recipe: ModelRecipe) -> None:
+    """SigLIP 2's texts, with a GELU of a kind, can be compared with QuickGELU as any others."""
+    gelu = Reference.build(recipe, None)
+    quick = Reference.build(replace(recipe, activation=Activation(quick_gelu=True)), None)
+
+    ids = gelu.token_ids(["a cat", "two dogs"])
+    assert np.abs(gelu.text_features(ids) - quick.text_features(ids)).max() > 1e-4
 
 
 def test_manifest_says_what_siglip_is(bundle: ModelBundle) -> None:
