@@ -16,7 +16,6 @@ FUZZ := .venv-fuzz
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 4
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
-TIERS_WITHOUT_TORCH := tests/unit tests/contract tests/integration tests/faults
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
@@ -50,8 +49,8 @@ test-page: $(VENV)/without-torch browser ## The page of `warmclip serve` in head
 test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
 	$(BIN)/python -m pytest tests/apple
 
-test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The tiers that need no torch, on the oldest versions we support
-	$(FLOOR)/bin/$(PYTEST) $(TIERS_WITHOUT_TORCH)
+test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The oldest versions we support: unit, contract, faults and quick integration
+	$(FLOOR)/bin/$(PYTEST) tests/unit tests/contract tests/integration tests/faults -m 'not integration or quick'
 
 browser: $(VENV)/without-torch ## A Chromium for the tests of the page: the system's, else Playwright's, else a package's
 	$(BIN)/python tests/chromium.py
