@@ -44,7 +44,7 @@ def run_worker(
     burst: bool = False,
     max_jobs: int | None = None,
     supervisor: int | None = None,
-    reads_store: bool = False,
+    shares_store: bool = False,
 ) -> None:
     """Load the model in a horse, then run jobs until SIGTERM or SIGINT.
 
@@ -54,7 +54,7 @@ def run_worker(
         burst: leave as soon as the queues are empty.
         max_jobs: leave after so many.
         supervisor: the process that started this one; when it is gone, the worker leaves.
-        reads_store: leave the embedded store to another worker, and use it through that one.
+        shares_store: leave the embedded store to another worker, and use it through that one.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
@@ -69,7 +69,7 @@ def run_worker(
     patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
     with (
         open_broker(settings, patience) as connection,
-        _store_owner(settings, connection, reads_store) as owner,
+        _store_owner(settings, connection, shares_store) as owner,
     ):
         counters = CounterBuffer()
         policy = CrashPolicy(
@@ -104,7 +104,7 @@ def run_worker(
 
 
 @contextmanager
-def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator[int | None]:
+def _store_owner(settings: Settings, connection: Redis, shares: bool) -> Iterator[int | None]:
     """The embedded store's lock, held by this process for its horses.
 
     None with a server, or for a worker that leaves the store to another one.
@@ -115,7 +115,7 @@ def _store_owner(settings: Settings, connection: Redis, reads: bool) -> Iterator
         StoreHeld: a living process owns it, and goes on to.
         StoreUnreachable: a horse without a worker holds it, and does not end.
     """
-    if settings.qdrant_url is not None or reads:
+    if settings.qdrant_url is not None or shares:
         yield None
         return
     started = time.monotonic()

@@ -45,7 +45,7 @@ def worker(
     env_file: EnvFile = None,
     log_json: LogJson = False,
     supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,
-    reads_store: Annotated[bool, typer.Option("--reads-store", hidden=True)] = False,
+    shares_store: Annotated[bool, typer.Option("--shares-store", hidden=True)] = False,
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
     with open_terminal(verbose=True, log_json=log_json):
@@ -64,7 +64,7 @@ def worker(
                 burst=burst,
                 max_jobs=max_jobs,
                 supervisor=supervisor,
-                reads_store=reads_store,
+                shares_store=shares_store,
             )
             return
         if workers > 1 and settings.qdrant_url is None:
@@ -83,7 +83,7 @@ def worker(
         arguments += ["--log-json"] if log_json else []
         commands = [[f"--queues={','.join(names)}", *arguments] for _ in range(workers)]
         if reserved:
-            commands.append([f"--queues={','.join(reserved)}", "--reads-store", *arguments])
+            commands.append([f"--queues={','.join(reserved)}", "--shares-store", *arguments])
         raise typer.Exit(Supervisor(commands).run())
 
 
