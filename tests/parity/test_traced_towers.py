@@ -25,6 +25,7 @@ _STAGES = {"depths": (1, 1, 2, 1), "dims": (16, 32, 32, 64)}
 TOWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "eva": ("eva_giant_patch14_224", {"pool": "token", "proj": None}, _VIT),
     "convnext": ("convnext_tiny", {"pool": "", "proj": "linear"}, _STAGES),
+    "fastvit": ("fastvit_mci0", {"pool": "avg", "proj": None}, {"layers": (1, 1, 1, 1)}),
     "vitamin": ("vitamin_small_224", {"pool": "", "proj": "linear"}, {}),
 }
 
