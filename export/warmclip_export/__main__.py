@@ -63,7 +63,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
 
 _NEEDED = (
     "torch", "open_clip", "timm", "onnx", "onnxscript", "safetensors", "skimage",
-    "sklearn", "jinja2",
+    "sklearn", "jinja2", "transformers",
 )  # fmt: skip
 
 
