@@ -142,7 +142,9 @@ def test_without_a_bundle(kind: str, tmp_path: Path, demo_bundle: Path) -> None:
     )
     report = json.loads(done.stdout)
     assert done.returncode == (2 if kind == "damaged" else 1), done.stderr
-    assert ("make export-model" in report["verdict"]["sentence"]) == (kind == "missing")
+    assert ("`warmclip-export model` makes one" in report["verdict"]["sentence"]) == (
+        kind == "missing"
+    )
     assert report["graph"] == "a tiny built-in graph"
     assert cells(report, "onnxruntime session, cpu")["horse"]["status"] == "ok"
     (model,) = [service for service in report["services"] if service["name"] == "model"]

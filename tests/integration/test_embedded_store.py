@@ -160,6 +160,8 @@ class _Alarm(Exception):
     """What RQ's time-out raises, wherever the main thread is."""
 
 
+# An alarm may also strike in a callback of the garbage collector, as hypothesis has one.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_alarm_at_any_moment(tmp_path: Path) -> None:
     """Whoever is interrupted while the store works leaves it whole: every write is done or not,
     and every later answer is right. So it is for 300 interruptions.

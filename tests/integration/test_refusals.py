@@ -16,6 +16,7 @@ from standins.pixels import PixelEncoder
 from warmclip.errors import ImageUnavailable
 from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.audit_report import AuditReport
+from warmclip.indexing.exclusion import IGNORE_FILE
 from warmclip.indexing.files import Location
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.refusals import FILE, Refusals
@@ -61,14 +62,15 @@ def draw(path: Path, seed: int) -> Path:
 
 
 class Opened:
-    """The files that were opened, by name."""
+    """The pictures, and what looks like some, that were opened, by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
         real = os.open
 
         def counting(path: str, *more: int) -> int:
-            if not os.path.isdir(path):  # noqa: PTH112 - as the code asks
+            # Ignore files are looked for in each folder, and are no pictures.
+            if not os.path.isdir(path) and Path(path).name != IGNORE_FILE:  # noqa: PTH112 - as the code asks
                 self.names.append(Path(path).name)
             return real(path, *more)
 
@@ -83,7 +85,7 @@ def make(store: QdrantStore, home: Path | None, limits: Limits = LIMITS) -> Inde
 def test_second_run(
     store: QdrantStore, home: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It opens no file, tells the same reasons, and has nothing to complain of."""
+    """It opens no picture, tells the same reasons, and has nothing to complain of."""
     first = make(store, home).index([photos])
     assert (first.indexed, len(first.skipped), first.unreadable) == (1, 3, {})
     assert first.exit_code == 1

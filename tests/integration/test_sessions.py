@@ -29,6 +29,7 @@ from simulating import (
 )
 from standins.redis_server import redis_server
 from warmclip.errors import Overloaded, SessionOver
+from warmclip.indexing.exclusion import Exclusion
 from warmclip.indexing.report import IndexReport
 from warmclip.indexing.walk import Walk
 from warmclip.settings import Settings
@@ -707,8 +708,8 @@ def test_folder_that_breaks_the_search(
     class Broken(Walk):
         """A folder on a disk that fails in the middle."""
 
-        def __init__(self, top: str) -> None:
-            super().__init__(top)
+        def __init__(self, top: str, exclusion: Exclusion | None) -> None:
+            super().__init__(top, exclusion)
             self._is_bad = top.endswith("bad")
 
         def __iter__(self) -> Iterator[str]:

@@ -10,14 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from warmclip.fsutil import prefix_below
 from warmclip.indexing.refusals import forget_below
 from warmclip.indexing.thumbnail_cache import ThumbnailCache
 from warmclip.store.batches import batches
 from warmclip.store.filter import Filter
-from warmclip.store.protocol import VectorStore
+
+if TYPE_CHECKING:  # it imports numpy, and a server only reads a report
+    from warmclip.store.protocol import VectorStore
 
 MOST_AT_ONCE = 20_000
 """Pictures that one job forgets: a second of an embedded store, which searches wait for."""
@@ -64,7 +66,7 @@ class ForgetReport:
 
 
 def forget_pictures(
-    store: VectorStore,
+    store: "VectorStore",
     collection: str,
     paths: Sequence[str],
     *,
@@ -121,7 +123,7 @@ def find_outermost(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _find_ids(store: VectorStore, collection: str, paths: Sequence[str]) -> Iterator[str]:
+def _find_ids(store: "VectorStore", collection: str, paths: Sequence[str]) -> Iterator[str]:
     """The ids of the points below these paths; where there is none, of the one at the path."""
     files = defaultdict(set)  # folder -> paths in it that nothing is below
     for path in paths:

@@ -8,6 +8,7 @@ import typer
 
 from warmclip.cli.console import Terminal
 from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
+from warmclip.cli.paths import parse_path
 from warmclip.logs import printable
 
 _MB = 1_000_000
@@ -17,6 +18,7 @@ def models(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
+            parser=parse_path,
             metavar="[FOLDER]...",
             help="Folders that hold bundles.",
             show_default="./models and models in WARMCLIP_HOME",
