@@ -165,7 +165,7 @@ def listen(folder: Path, answer: Callable[[Any], Any]) -> Listener | None:
         return Listener(folder, answer)
     except (OSError, SettingsError) as exc:
         log.warning(
-            "other processes cannot read the embedded store while this one has it open: no socket "
+            "other processes cannot use the embedded store while this one has it open: no socket "
             "can be made at %s: %s",
             address_of(folder),
             exc,

@@ -50,7 +50,7 @@ class JobContext:
     def store(self) -> "VectorStore":
         """The store, opened when it is first asked for, if it was not before.
 
-        Without the embedded store's lock it is read through the process that has it.
+        Without the embedded store's lock it is used through the process that has it.
         """
         from warmclip.store.open import borrow_store, open_store
 
