@@ -98,11 +98,13 @@ class StoreError(WarmclipError):
 
 
 class StoreHeld(StoreError):
-    """Another process owns the embedded store.
+    """Another process owns the embedded store, and may end: a supervisor is to try again.
 
     Attributes:
         by_the_living: whether the process that took it still runs; else a child of it holds it.
     """
+
+    exit_code = 3
 
     def __init__(self, message: str, *, by_the_living: bool = True) -> None:
         self.by_the_living = by_the_living

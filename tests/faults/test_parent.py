@@ -234,7 +234,7 @@ def test_two_workers_at_once(rig: Rig) -> None:
             eventually(lambda: any(process.poll() is not None for process in both))
             (loser,) = [it for it in both if it.poll() is not None]
             (winner,) = [it for it in both if it is not loser]
-            assert loser.returncode == 2
+            assert loser.returncode == 3
             assert "QDRANT_URL" in logs[both.index(loser)].read_text()
             wait_for_worker(winner, connection, logs[both.index(winner)])
             job = open_queue(connection).enqueue(EMBED, ["a"])

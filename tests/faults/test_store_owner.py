@@ -54,7 +54,7 @@ def test_commands_while_index_runs(rig: Rig) -> None:
             assert answer(rig, "index", pictures[-1])["indexed"] == 1
             assert answer(rig, "forget", pictures[0], "--yes")["pictures"] == 1
             refused = run("collections", "optimize", "images", **rig.environment())
-            assert refused.returncode == 2
+            assert refused.returncode == 3
             assert f"in use by process {index.pid}" in " ".join(refused.stderr.split())
             assert index.poll() is None
         finally:

@@ -297,7 +297,7 @@ def test_second_worker_on_one_store(worker: Running, demo_bundle: Path) -> None:
         timeout=PATIENCE_S,
         check=False,
     )
-    assert second.returncode == 2
+    assert second.returncode == 3  # what systemd starts again: the owner may be a command that ends
     assert "QDRANT_URL" in second.stderr
     assert "Traceback" not in second.stderr
 
