@@ -19,6 +19,7 @@ from running import eventually
 from standins.points import SPACE, point, vector
 from warmclip.errors import NotStored, StoreError, StoreHeld, StoreUnreachable
 from warmclip.store import embedded_listener
+from warmclip.store.embedded_listener import Listener
 from warmclip.store.embedded_lock import lock_store
 from warmclip.store.embedded_wire import MOST_ANSWER_BYTES, MOST_QUESTION_BYTES, address_of
 from warmclip.store.protocol import Hit
@@ -431,3 +432,30 @@ def test_closing_is_not_held_up(tmp_path: Path) -> None:
             silent.connect(str(address_of(tmp_path / "qdrant")))
         os.close(lock_store(tmp_path / "qdrant"))
     eventually(lambda: not set(threading.enumerate()) - before)
+
+
+def test_thread_that_ends_before_it_is_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is asked at the moment of closing sees by itself that it shall end; closing goes well."""
+    sent: list[int] = []
+    send = socket.socket.send
+
+    class Slow(socket.socket):
+        """The thread ends between the decision to close and this."""
+
+        def send(self, data: bytes) -> int:  # type: ignore[override]  # it is sent a byte only
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+                asking.connect(os.fspath(address))
+            eventually(lambda: not listener._thread.is_alive())
+            sent.append(send(self, data))
+            return 1
+
+    folder = tmp_path / "qdrant"
+    folder.mkdir(mode=0o700)
+    address = address_of(folder)
+    listener = Listener(folder, lambda _: None)
+    monkeypatch.setattr(type(address), "unlink", lambda *_, **__: None)  # so that it can be asked
+    listener._wake = Slow(fileno=listener._wake.detach())
+    listener.close()
+    assert sent == [1]

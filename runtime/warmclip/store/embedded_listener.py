@@ -84,8 +84,13 @@ class Listener:
         self._closing = True
         with contextlib.suppress(OSError):
             self._address.unlink(missing_ok=True)
-        self._wake.send(b"\0")
+        with contextlib.suppress(OSError):  # a job has closed it, of which the thread is told too
+            self._wake.send(b"\0")
         self._thread.join()
+        # Only now: the thread may have ended before it was woken.
+        for it in (self._socket, self._wake, self._woken):
+            with contextlib.suppress(OSError):
+                self._discard(it)
 
     def _run(self) -> None:
         with selectors.PollSelector() as ready:
@@ -96,8 +101,6 @@ class Listener:
                 # Waiting for a free thread ends by itself: each one has its deadlines.
                 if self._free.acquire(timeout=_PAUSE_S) and not self._accept():
                     self._free.release()
-        for it in (self._socket, self._wake, self._woken):
-            self._discard(it)
 
     def _accept(self) -> bool:
         """Answer one connection in a thread of its own; False if there was none."""
