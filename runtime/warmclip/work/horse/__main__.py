@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
-from warmclip.errors import WarmclipError
+from warmclip.errors import StoreError, WarmclipError
 from warmclip.logs import log_json_lines, log_text
 from warmclip.settings import Settings
 from warmclip.work.allowlist import find_functions
@@ -114,7 +114,10 @@ def _carry_out(
 
 def _leave(context: JobContext, code: int) -> NoReturn:
     """Close the store, and end without running what a job has left to be run at the exit."""
-    context.close()
+    try:
+        context.close()
+    except (StoreError, OSError) as exc:  # a job has closed the store's files too
+        log.warning("the store could not be closed: %s", exc)
     logging.shutdown()
     os._exit(code)
 
