@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from pictures import draw
 from running import environment_of, run, running_worker
 from standins import qdrant as stand_in
 from standins.pixels import PixelEncoder
@@ -30,17 +28,6 @@ pytestmark = pytest.mark.quick
 CATEGORIES = ("missing", "stale", "orphans", "moved", "suspects", "strangers")
 
 
-@pytest.fixture(params=["embedded", "stand-in"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
-    """A store of each kind."""
-    if request.param == "embedded":
-        with QdrantStore.embedded(tmp_path / "qdrant") as store:
-            yield store
-    else:
-        with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
-            yield store
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Thirty pictures that differ, in two folders."""
@@ -48,14 +35,6 @@ def photos(tmp_path: Path) -> Path:
     for number in range(30):
         draw(folder / ("a" if number < 15 else "b") / f"{number:02}.png", number)
     return folder
-
-
-def draw(path: Path, seed: int) -> Path:
-    """A picture like no other."""
-    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST).save(path)
-    return path
 
 
 def look(store: QdrantStore, *paths: Path) -> AuditReport:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,12 @@ import pytest
 from PIL import Image
 
 from running import environment_of, run, running_worker
-from standins import qdrant as stand_in
 from standins.points import OTHER, SPACE, point
 from warmclip.errors import NotStored, SettingsError
 from warmclip.indexing.collection_info import describe_collection, group_folders
 from warmclip.indexing.vector_file import export_collection
 from warmclip.settings import Settings
 from warmclip.store.qdrant import QdrantStore
-
-
-@pytest.fixture(params=["embedded", "stand-in"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
-    """A store of each kind."""
-    if request.param == "embedded":
-        with QdrantStore.embedded(tmp_path / "qdrant") as store:
-            yield store
-    else:
-        with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
-            yield store
 
 
 def fill(store: QdrantStore, count: int = 30, name: str = "images") -> str:

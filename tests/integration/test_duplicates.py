@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 
 from running import run
-from standins import qdrant as stand_in
 from warmclip.errors import SettingsError
 from warmclip.indexing import duplicates
 from warmclip.indexing.duplicates import find_duplicates
@@ -25,17 +23,11 @@ DIM = 16
 SPACE = Space(fingerprint="a" * 64, dim=DIM)
 
 
-@pytest.fixture(params=["embedded", "stand-in"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
-    """A store of each kind."""
-    if request.param == "embedded":
-        with QdrantStore.embedded(tmp_path / "qdrant") as store:
-            store.ensure_collection("images", SPACE)
-            yield store
-    else:
-        with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
-            store.ensure_collection("images", SPACE)
-            yield store
+@pytest.fixture
+def store(store: QdrantStore) -> QdrantStore:
+    """A store of each kind, with an empty collection."""
+    store.ensure_collection("images", SPACE)
+    return store
 
 
 def point(path: str, vector: Vector, *, side_px: int = 100, sha256: str = "") -> Point:

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from pictures import draw
 from running import Running, environment_of, reason, run, running_worker
 from serving import running_server
-from standins import qdrant as stand_in
 from standins.pixels import PixelEncoder
 from standins.points import OTHER, SPACE, point
 from warmclip.errors import NotStored
@@ -29,17 +28,6 @@ from warmclip.settings import Limits, Settings
 from warmclip.store.qdrant import QdrantStore
 
 
-@pytest.fixture(params=["embedded", "stand-in"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
-    """A store of each kind."""
-    if request.param == "embedded":
-        with QdrantStore.embedded(tmp_path / "qdrant") as store:
-            yield store
-    else:
-        with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
-            yield store
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Two folders whose names begin alike, four pictures in each, and one beside them."""
@@ -48,14 +36,6 @@ def photos(tmp_path: Path) -> Path:
         draw(folder / ("trip" if number < 4 else "trip-2") / f"{number}.png", number)
     draw(folder / "8.png", 8)
     return folder
-
-
-def draw(path: Path, seed: int) -> Path:
-    """A picture like no other."""
-    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST).save(path)
-    return path
 
 
 def names(store: QdrantStore, collection: str = "images") -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pictures import draw
 from standins.pixels import PixelEncoder
 from warmclip.errors import FolderUnreadable, PruneRefused, SpaceMismatch, StoreError
 from warmclip.indexing.indexer import Indexer
@@ -47,14 +48,6 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     return folder
-
-
-def draw(path: Path, seed: int) -> Path:
-    """A picture like no other: a few random tiles, 48x32."""
-    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST).save(path)
-    return path
 
 
 def draw_many(folder: Path, count: int, first: int = 0) -> list[Path]:

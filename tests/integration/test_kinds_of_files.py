@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from pictures import tiles
 from standins.pixels import PixelEncoder
 from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.exclusion import IGNORE_FILE
@@ -67,10 +66,8 @@ def photos(tmp_path: Path) -> Path:
     top = tmp_path / "photos"
     for number, name in enumerate((*PICTURES, *EXCLUDED, *OTHERS)):
         (top / name).parent.mkdir(parents=True, exist_ok=True)
-        tiles = np.random.default_rng(number).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-        picture = Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST)
         kind = name.rpartition(".")[2].lower()
-        picture.save(top / name, kind if kind in ("gif", "webp", "tiff", "bmp") else "png")
+        tiles(number).save(top / name, kind if kind in ("gif", "webp", "tiff", "bmp") else "png")
     for name, content in UNREADABLE.items():
         (top / name).write_bytes(content)
     (top / "link").symlink_to(top / "trip")

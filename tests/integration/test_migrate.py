@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from standins import qdrant as stand_in
+from pictures import draw
 from standins.pixels import PixelEncoder
 from warmclip.errors import PruneRefused, SourceChanged, SpaceMismatch, StoreError
 from warmclip.indexing.indexer import Indexer
 from warmclip.store.protocol import Point, collection_of
 from warmclip.store.qdrant import QdrantStore
-
-
-@pytest.fixture(params=["embedded", "stand-in"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStore]:
-    """A store of each kind."""
-    if request.param == "embedded":
-        with QdrantStore.embedded(tmp_path / "qdrant") as store:
-            yield store
-    else:
-        with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
-            yield store
 
 
 @pytest.fixture
@@ -46,13 +35,6 @@ def old(store: QdrantStore, photos: Path) -> Indexer:
     indexer = Indexer(PixelEncoder("a"), store)
     indexer.index([photos])
     return indexer
-
-
-def draw(path: Path, seed: int) -> Path:
-    """A picture like no other."""
-    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST).save(path)
-    return path
 
 
 def stored(store: QdrantStore, name: str = "images") -> dict[str, Point]:

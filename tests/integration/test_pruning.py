@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from pictures import draw
 from standins.pixels import PixelEncoder
 from warmclip.errors import PruneRefused
 from warmclip.indexing.audit import audit_folders
@@ -38,14 +37,6 @@ def photos(tmp_path: Path) -> Path:
     for number in range(20):
         draw(folder / ("disk" if number < 3 else "own") / f"{number:02}.png", number)
     return folder
-
-
-def draw(path: Path, seed: int) -> Path:
-    """A picture like no other."""
-    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tiles).resize((48, 32), Image.Resampling.NEAREST).save(path)
-    return path
 
 
 def names(store: QdrantStore) -> set[str]:

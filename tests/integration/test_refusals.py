@@ -7,10 +7,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from pictures import draw
 from running import run
 from standins.pixels import PixelEncoder
 from warmclip.errors import ImageUnavailable
@@ -52,13 +51,6 @@ def photos(tmp_path: Path) -> Path:
 
 
 LIMITS = Limits(image_bytes=2_000_000)
-
-
-def draw(path: Path, seed: int) -> Path:
-    """A picture like no other."""
-    tiles = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    Image.fromarray(tiles).resize((48, 32)).save(path)
-    return path
 
 
 class Opened:
