@@ -33,34 +33,12 @@ def write_tokenizer(kind: str, folder: Path) -> str:
 
 def _t5() -> transformers.PreTrainedTokenizerBase:
     """Unigram, as SigLIP and mT5 have it."""
-    trained = _trained(
-        models.Unigram(),
-        pre_tokenizers.Metaspace(),
-        trainers.UnigramTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=["<pad>", "</s>", "<unk>"],
-            unk_token="<unk>",
-            show_progress=False,
-        ),
-    )
-    pieces = [tuple(piece) for piece in _model(trained)["vocab"]]
-    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
+    return transformers.T5Tokenizer(vocab=_pieces(["<pad>", "</s>", "<unk>"]), extra_ids=0)
 
 
 def _xlm_roberta() -> transformers.PreTrainedTokenizerBase:
     """Unigram with tokens at both ends, as XLM-R and xlm-v have it."""
-    trained = _trained(
-        models.Unigram(),
-        pre_tokenizers.Metaspace(),
-        trainers.UnigramTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-            unk_token="<unk>",
-            show_progress=False,
-        ),
-    )
-    pieces = [tuple(piece) for piece in _model(trained)["vocab"]]
-    return transformers.XLMRobertaTokenizer(vocab=pieces)
+    return transformers.XLMRobertaTokenizer(vocab=_pieces(["<s>", "<pad>", "</s>", "<unk>"]))
 
 
 def _gemma() -> transformers.PreTrainedTokenizerBase:
@@ -145,6 +123,21 @@ _KINDS: dict[str, Callable[[], transformers.PreTrainedTokenizerBase]] = {
     "plain": _plain,
 }
 KINDS = tuple(_KINDS)
+
+
+def _pieces(special: list[str]) -> list[tuple[str, float]]:
+    """The vocabulary of a Unigram model, with these tokens first."""
+    trained = _trained(
+        models.Unigram(),
+        pre_tokenizers.Metaspace(),
+        trainers.UnigramTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=special,
+            unk_token="<unk>",
+            show_progress=False,
+        ),
+    )
+    return [(piece, score) for piece, score in _model(trained)["vocab"]]
 
 
 def _trained(

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.fsutil import socket_path
+from warmclip.process_table import is_running
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 
@@ -56,14 +57,6 @@ def server_pid(process: subprocess.Popen[str]) -> int:
     """The server that a client found, as soon as it has."""
     assert process.stdout is not None
     return int(process.stdout.readline())
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie, which an idle init may leave for a while."""
-    state = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return bool(state) and not state.startswith("Z")
 
 
 def wait_until_gone(pid: int) -> None:

@@ -43,6 +43,13 @@ recipes = st.builds(
     std=st.just(STD),
 )
 sides = st.one_of(st.integers(1, 12), st.integers(1, 250))
+any_picture = given(
+    mode=st.sampled_from(MODES),
+    width=sides,
+    height=sides,
+    seed=st.integers(0, 2**32 - 1),
+    recipe=recipes,
+)
 
 
 def a_recipe(size_px: int = 224) -> ImageRecipe:
@@ -90,13 +97,7 @@ def picture(mode: str, width: int, height: int, seed: int) -> Image.Image:
 
 
 @settings(max_examples=EXAMPLES // 4, deadline=None, derandomize=True)
-@given(
-    mode=st.sampled_from(MODES),
-    width=sides,
-    height=sides,
-    seed=st.integers(0, 2**32 - 1),
-    recipe=recipes,
-)
+@any_picture
 def test_crop_of_a_picture_that_is_converted_first(
     mode: str, width: int, height: int, seed: int, recipe: ImageRecipe
 ) -> None:
@@ -156,13 +157,7 @@ def test_file_that_is_converted_first(
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
-@given(
-    mode=st.sampled_from(MODES),
-    width=sides,
-    height=sides,
-    seed=st.integers(0, 2**32 - 1),
-    recipe=recipes,
-)
+@any_picture
 def test_crop_of_any_mode_and_size(
     mode: str, width: int, height: int, seed: int, recipe: ImageRecipe
 ) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from warmclip.doctor.render import render_report
 from warmclip.doctor.report import Report
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU
+from warmclip.process_table import is_running
 
 _PRELUDE = """
 import os, signal, subprocess, sys, time
@@ -101,12 +101,6 @@ def use(made):
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie, whose parent in a container may be slow."""
-    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
-    return done.stdout.strip()[:1] not in (b"", b"Z")
 
 
 def test_child_that_hangs_before_it_said_a_word() -> None:

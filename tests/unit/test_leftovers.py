@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leftovers import VARIABLE, find_leftovers
 from running import eventually
+from warmclip.process_table import is_running
 
 TESTS = Path(__file__).parents[1]
 SLEEP = (sys.executable, "-c", "import time; print(flush=True); time.sleep(600)")
@@ -47,13 +48,6 @@ def run_pytest(*arguments: str, start: tuple[str, ...] = ()) -> "subprocess.Comp
     )
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits to be told so to its parent, who may be slow."""
-    command = ["ps", "-o", "stat=", "-p", str(pid)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout[:1] in ("", "Z")
-
-
 def test_process_of_this_session(tmp_path: Path) -> None:
     """It is found by its variable, or by its folder, with its command and its test, until it ends.
 
@@ -86,7 +80,7 @@ def test_session_that_leaves_a_process(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
     pid = int((tmp_path / "pid").read_text())
     assert f"process {pid}, started by test_it.py::test_that_leaves_a_process" in done.stdout
-    eventually(lambda: has_ended(pid))
+    eventually(lambda: not is_running(pid))
 
 
 def test_interrupt_of_a_child(tmp_path: Path) -> None:
