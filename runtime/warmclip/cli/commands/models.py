@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from warmclip.cli.console import Terminal
 from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.cli.paths import parse_path
 from warmclip.logs import printable
+from warmclip.settings import Settings
+
+if TYPE_CHECKING:
+    from warmclip.inference.model_card import ModelCard
 
 _MB = 1_000_000
 
@@ -35,41 +39,37 @@ def models(
 
         searched = folders or settings.model_folders
         cards = [ModelCard.read(folder) for folder in find_bundles(searched)]
-        in_use = settings.bundle.absolute()
-        rows = [
-            {"in_use": Path(card.folder).absolute() == in_use, **asdict(card)} for card in cards
-        ]
+        in_use = {card.folder for card in cards if _is_in_use(card, settings)}
         if as_json:
+            rows = [{"in_use": card.folder in in_use, **asdict(card)} for card in cards]
             terminal.json({"models": rows})
+        elif cards:
+            for card in cards:
+                _show(terminal, card, mark="*" if card.folder in in_use else " ")
+            if in_use:
+                terminal.print("* is used, unless --bundle names another one")
         else:
-            _show(terminal, rows, searched)
+            places = " or ".join(map(str, searched))
+            terminal.print(f"there is no model in {places}; `warmclip-export model` makes one")
 
 
-def _show(terminal: Terminal, rows: list[dict[str, object]], searched: list[Path]) -> None:
-    if not rows:
-        places = " or ".join(str(folder) for folder in searched)
-        terminal.print(f"there is no model in {places}; `warmclip-export model` makes one")
+def _is_in_use(card: "ModelCard", settings: Settings) -> bool:
+    return Path(card.folder).absolute() == settings.bundle.absolute()
+
+
+def _show(terminal: Terminal, card: "ModelCard", *, mark: str) -> None:
+    terminal.print(f"{mark} {printable(card.folder)}")
+    if card.problem is not None:
+        terminal.print(f"    {printable(card.problem)}")
         return
-    for row in rows:
-        mark = "*" if row["in_use"] else " "
-        terminal.print(f"{mark} {printable(str(row['folder']))}")
-        if row["problem"]:
-            terminal.print(f"    {printable(str(row['problem']))}")
-            continue
-        size = f"{int(str(row['size_bytes'])) / _MB:.0f} MB"
-        precisions = ", ".join(row["precisions"])  # type: ignore[arg-type]  # a tuple of texts
-        terminal.print(
-            f"    {printable(str(row['weights']))}; vectors of {row['dim']}, pictures of "
-            f"{row['size_px']} px, texts of {row['context_length']} tokens, {row['activation']}; "
-            f"{precisions}; {size}"
-        )
-        terminal.print(
-            f"    differs from open_clip by {row['fp32_difference']:.1e} in fp32"
-            f"{_of_fp16(row['fp16_cosine'])}; fingerprint {str(row['fingerprint'])[:12]}"
-        )
-    if any(row["in_use"] for row in rows):
-        terminal.print("* is used, unless --bundle names another one")
-
-
-def _of_fp16(cosine: object) -> str:
-    return "" if cosine is None else f", cosine {cosine:.6f} in fp16"
+    terminal.print(
+        f"    {printable(str(card.weights))}; vectors of {card.dim}, pictures of {card.size_px} "
+        f"px, texts of {card.context_length} tokens, {card.activation}; "
+        f"{', '.join(card.precisions)}; {(card.size_bytes or 0) / _MB:.0f} MB"
+    )
+    figures = []
+    if card.fp32_difference is not None:
+        figures.append(f"differs from open_clip by {card.fp32_difference:.1e} in fp32")
+    if card.fp16_cosine is not None:
+        figures.append(f"cosine {card.fp16_cosine:.6f} in fp16")
+    terminal.print(f"    {', '.join(figures)}; fingerprint {str(card.fingerprint)[:12]}")
