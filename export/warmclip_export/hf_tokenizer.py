@@ -9,6 +9,7 @@ from open_clip.tokenizer import HFTokenizer
 
 from warmclip_export.catalog import TokenizerSource
 from warmclip_export.errors import ExportRefused, WeightsUnavailable
+from warmclip_export.weights import first_line
 
 # What decides no id.
 _IDLE = ("version", "decoder")
@@ -24,13 +25,14 @@ def open_hf_tokenizer(source: TokenizerSource, context_length: int) -> HFTokeniz
     try:
         found = _open(source, context_length)
     except (ImportError, KeyError, TypeError, AttributeError) as exc:
-        raise ExportRefused(f"cannot read the tokenizer {source.name}: {_told(exc)}") from exc
+        raise ExportRefused(f"cannot read the tokenizer {source.name}: {first_line(exc)}") from exc
     except (OSError, ValueError) as exc:
+        why = first_line(exc)
         if Path(source.name).is_dir():
-            raise ExportRefused(f"cannot read the tokenizer {source.name}: {_told(exc)}") from exc
+            raise ExportRefused(f"cannot read the tokenizer {source.name}: {why}") from exc
         raise WeightsUnavailable(
             f"the tokenizer {source.name!r} is not in the cache and could not be downloaded from "
-            f"huggingface.co ({_told(exc)}). Run this where there is a network, or copy the cache "
+            f"huggingface.co ({why}). Run this where there is a network, or copy the cache "
             "of such a machine (~/.cache/huggingface), or name a folder that has its "
             "tokenizer.json and tokenizer_config.json with --tokenizer FOLDER"
         ) from exc
@@ -72,7 +74,3 @@ def _open(source: TokenizerSource, context_length: int) -> HFTokenizer:
         if Path(source.name).is_dir():
             raise
         return HFTokenizer(source.name, context_length, **dict(source.options))
-
-
-def _told(exc: BaseException) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]

@@ -109,7 +109,7 @@ def fetch_checkpoint(weights: WeightsSource, *, file_options: str) -> Path | Non
     except (OSError, RuntimeError, ValueError) as exc:  # its two downloaders raise all of these
         raise WeightsUnavailable(
             f"the weights {weights.name!r} are not in the cache and could not be downloaded from "
-            f"{urlsplit(address).netloc} ({_first_line(exc)}). Three ways on: run this where there "
+            f"{urlsplit(address).netloc} ({first_line(exc)}). Three ways on: run this where there "
             "is a network, or copy the cache of such a machine (~/.cache/huggingface, "
             f"~/.cache/clip); name a checkpoint of them that you have, with {file_options} "
             "(or .pt, .ckpt, .bin); or use --pretrained random:0 to try the machinery with "
@@ -152,7 +152,8 @@ def _probe(address: str) -> None:
             raise
 
 
-def _first_line(exc: BaseException) -> str:
+def first_line(exc: BaseException) -> str:
+    """What an error says, without what follows its first line."""
     if isinstance(exc, URLError):
         return str(exc.reason)
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]

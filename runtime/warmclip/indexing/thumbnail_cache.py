@@ -21,7 +21,17 @@ FOLDER = "thumbnails"
 MOST_BYTES = 256_000_000  # some 25,000 of the page's thumbnails
 _LEFT_FREE = 0.9  # of that is kept when it is too much
 _TRIM_EVERY = 64  # drawings
-_NAME = re.compile(r"[0-9a-f]{32}-[0-9]{1,4}-[0-9]{1,3}")
+_VERSION = re.compile(r"[0-9a-f]{32}-[0-9]{1,4}-[0-9]{1,3}")
+
+
+def version_of(sha256: str, side_px: int, drawing: int) -> str:
+    """What tells a drawing from all others: the picture's digest, the side, how it is drawn."""
+    return f"{sha256[:32]}-{side_px}-{drawing}"
+
+
+def is_version(text: str) -> bool:
+    """Whether it is one of ``version_of``: a store that others write to names the digest."""
+    return _VERSION.fullmatch(text) is not None
 
 
 class ThumbnailCache:
@@ -44,10 +54,9 @@ class ThumbnailCache:
         """A drawing, if it is there and whole.
 
         Args:
-            version: the first 32 digits of the SHA-256 of the picture, the side, and how it is
-                drawn, as 0123...-256-2; anything else is not there.
+            version: of it, see ``version_of``; anything else is not there.
         """
-        if not _NAME.fullmatch(version):  # a store that others write to names the digest
+        if not is_version(version):
             return None
         file = self._folder / version
         try:
@@ -60,7 +69,7 @@ class ThumbnailCache:
 
     def put(self, version: str, jpeg: bytes) -> None:
         """Keep a drawing; some of the others go if there are too many."""
-        if not _NAME.fullmatch(version):
+        if not is_version(version):
             return
         partial = self._folder / f".{version}.{os.getpid()}"
         try:

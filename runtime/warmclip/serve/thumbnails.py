@@ -1,18 +1,17 @@
 """Thumbnails of stored pictures."""
 
 import base64
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from warmclip.indexing.thumbnail_cache import is_version
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
 from warmclip.serve.search import Collection, PointId
 from warmclip.serve.workers import read_answer
 
 _FRESH_S = 300  # then a browser asks whether it has changed
-_VERSION = re.compile(r"[0-9a-f]{32}-[0-9]{1,4}-[0-9]{1,3}")
 
 Side = Annotated[int, Query(ge=16, le=1024, description="The longer side at most, pixels.")]
 
@@ -62,6 +61,6 @@ def _read_drawing(answer: Any) -> tuple[str, bytes | None]:
         LookupError, TypeError, ValueError: it is no such answer.
     """
     version, jpeg = answer["version"], answer["jpeg"]
-    if not _VERSION.fullmatch(version):
+    if not is_version(version):
         raise ValueError(version)
     return version, None if jpeg is None else base64.b64decode(jpeg, validate=True)

@@ -257,7 +257,7 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
     """
     from warmclip.indexing.scan import is_as_stored
     from warmclip.indexing.thumbnail import DRAWING, draw_thumbnail
-    from warmclip.indexing.thumbnail_cache import ThumbnailCache
+    from warmclip.indexing.thumbnail_cache import ThumbnailCache, version_of
 
     context = current_context()
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
@@ -273,7 +273,7 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
         if not is_as_stored(located, point):
             data = reader.read(image.read)
             digest = hashlib.sha256(data).hexdigest()
-        version = f"{digest[:32]}-{side_px}-{DRAWING}"
+        version = version_of(digest, side_px, DRAWING)
         if known is not None and version in known:
             return {"version": version, "jpeg": None}
         jpeg = cache.get(version)

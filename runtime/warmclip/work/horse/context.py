@@ -1,7 +1,7 @@
 """What a horse owns: a warm Encoder, and the store.
 
 Both are opened before the first job, and never cross a fork. The store comes first, since other
-processes read it through this one. The modules that they need are imported only then, so that a
+processes use it through this one. The modules that they need are imported only then, so that a
 process which names a job loads none.
 """
 
@@ -59,7 +59,7 @@ class JobContext:
         return open_store(self.settings, self._store_owner, progress=self.progress)
 
     def offer_store(self) -> None:
-        """Open the embedded store for others to read, if this process owns it.
+        """Open the embedded store for others to use, if this process owns it.
 
         One of the former format is converted by the first job that needs it, with progress. Why
         one cannot be opened, that job says.
@@ -101,7 +101,7 @@ def open_context(
         settings: which model, and where vectors go.
         activity: told of each piece of native work.
         progress: told how far a job is.
-        store_owner: the embedded store's lock, if the worker holds it; else the store is read
+        store_owner: the embedded store's lock, if the worker holds it; else the store is used
             through the process that holds it.
 
     Raises:
