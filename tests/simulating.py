@@ -16,7 +16,8 @@ from rq.utils import now, utcformat
 
 from warmclip.indexing.report import IndexReport
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.queues import fetch_jobs, open_queue, text_of
+from warmclip.work.queues import fetch_jobs, open_queue
+from warmclip.work.replies import text_of
 from warmclip.work.sessions.commands import SessionCommands
 from warmclip.work.sessions.leases import ScanLeases
 from warmclip.work.sessions.scanner import Scan, ScanResults

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import callbacks, command, suspension, worker_registration
-from rq.executions import Execution, ExecutionRegistry
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution, ExecutionRegistry
 from rq.group import Group
 from rq.intermediate_queue import IntermediateQueue
-from rq.job import Job, Retry
+from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.rate_limit import RateLimitRegistry, release_slot
 from rq.registry import (
@@ -33,7 +33,10 @@ from rq.timeouts import UnixSignalDeathPenalty
 from rq.worker import Worker
 
 import warmclip.work
+from warmclip.work import keys
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.call import job_record
+from warmclip.work.outcome import FailureReason, Outcome
 
 # What we override or call, with the parameters that we pass or are passed -> what it is for.
 SIGNATURES: dict[Callable[..., Any], tuple[str, str]] = {
@@ -231,6 +234,71 @@ def test_keys() -> None:
     queue = Queue("q", connection=Redis(), serializer=JSONSerializer)
     assert queue.intermediate_queue.key == f"{queue.key}:intermediate"
     assert Worker.redis_worker_namespace_prefix == "rq:worker:"
+
+
+def test_keys_without_rq() -> None:
+    """What speaks to Redis without RQ names the keys as RQ does: else its jobs were never found."""
+    queue = Queue("q", connection=Redis(), serializer=JSONSerializer)
+    assert Queue.redis_queues_keys == keys.QUEUES
+    assert Worker.redis_workers_keys == keys.WORKERS
+    assert Worker.redis_worker_namespace_prefix == keys.WORKER_PREFIX
+    assert keys.queue_key("q") == queue.key
+    assert keys.job_key("j") == Job.key_for("j")
+    assert keys.results_key("j") == Result.get_key("j")  # type: ignore[no-untyped-call]  # rq's
+    assert keys.workers_key("q") == worker_registration.WORKERS_BY_QUEUE_KEY % "q"
+    assert keys.executions_key("w") == WORKER_EXECUTIONS_KEY_TEMPLATE.format("w")
+    assert keys.execution_key("j", "e") == Execution("e", "j", Redis(), "w").key
+
+
+def test_call_as_rq_reads_it() -> None:
+    """A job that is written without RQ is to RQ what it would have written itself."""
+    arguments = {"texts": ["ein rotes Fahrrad", "\N{BICYCLE}"]}
+    theirs = Job.create(
+        "warmclip.work.jobs.embed_texts",
+        kwargs=arguments,
+        connection=Redis(),
+        serializer=JSONSerializer,
+        origin="high",
+        description="embed_texts",
+        timeout=7,
+        ttl=7,
+        result_ttl=7,
+        failure_ttl=7,
+        status=JobStatus.QUEUED,
+    )
+    record = job_record("high", "embed_texts", arguments, 7)
+    as_stored = {
+        field.encode(): value if isinstance(value, bytes) else str(value).encode()
+        for field, value in record.items()
+    }
+    ours = Job("an-id", connection=Redis(), serializer=JSONSerializer)
+    ours.restore(as_stored)
+    differing = {"created_at", "enqueued_at", "data"}
+    written, expected = ours.to_dict(), theirs.to_dict()
+    assert {name for name in expected if written[name] != expected[name]} <= differing
+    assert (ours.func_name, ours.args, ours.kwargs) == (
+        theirs.func_name, list(theirs.args), theirs.kwargs
+    )  # fmt: skip
+    assert ours.enqueued_at is not None
+    assert ours.enqueued_at.tzinfo is not None
+
+
+def test_outcomes_as_rq_writes_them() -> None:
+    """Results and failures that RQ writes are read without it."""
+    job = Job.create("a.function", connection=Redis(), serializer=JSONSerializer, origin="default")
+
+    def read(result: Result) -> Outcome:
+        fields = result.serialize()
+        return Outcome.of({name.encode(): str(value).encode() for name, value in fields.items()})
+
+    def written(kind: Result.Type, **what: Any) -> Result:
+        return Result(job.id, kind, job.connection, serializer=JSONSerializer, **what)
+
+    assert read(written(Result.Type.SUCCESSFUL, return_value={"hits": []})) == Outcome({"hits": []})
+    failed = read(written(Result.Type.FAILED, exc_string="Traceback ...\nValueError: no"))
+    assert failed.failure == FailureReason("ValueError", "no")
+    stopped = read(written(Result.Type.STOPPED))
+    assert stopped.failure == FailureReason("", "no reason was recorded")
 
 
 def test_fields_of_a_record() -> None:

@@ -19,7 +19,8 @@ from running import PATIENCE_S, eventually, outcome, start_worker
 from warmclip.work.private_redis import find_server
 from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
-from warmclip.work.status import listening, read_status
+from warmclip.work.status import read_status
+from warmclip.work.workers import listening
 
 EMBED = "warmclip.work.jobs.embed_texts"
 
@@ -129,7 +130,7 @@ def test_redis_killed_while_idle(rig: Rig, server: Server) -> None:
             file.unlink()
         time.sleep(1)
         server.start()
-        eventually(lambda: listening(open_queue(worker.connection)))
+        eventually(lambda: listening(worker.connection, "default"))
         assert [it.state for it in read_status(worker.connection).workers] == ["idle"]
         assert outcome(worker.enqueue(EMBED, ["a"]), 60).return_value
 

@@ -24,8 +24,7 @@ from warmclip.fsutil import file_lock
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
-from warmclip.work.queues import open_queue
-from warmclip.work.status import listening
+from warmclip.work.workers import listening
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -131,7 +130,7 @@ def test_command_line_of_the_service_file(
     log = tmp_path / "worker.log"
     with started(file(), log, **environment) as process, open_broker(settings) as connection:
         deadline = time.monotonic() + _PATIENCE_S
-        while not listening(open_queue(connection)):
+        while not listening(connection, "default"):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)

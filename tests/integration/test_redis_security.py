@@ -30,8 +30,7 @@ from standins.redis_server import RedisServer, command_lines, redis_server
 from standins.tls import Authority, make_authority, tls_before
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
-from warmclip.work.queues import open_queue
-from warmclip.work.status import listening
+from warmclip.work.workers import listening
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -112,7 +111,7 @@ def worker(environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen
         )
         try:
             deadline = time.monotonic() + _PATIENCE_S
-            while not listening(open_queue(connection)):
+            while not listening(connection, "default"):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.05)

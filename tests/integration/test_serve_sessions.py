@@ -29,7 +29,7 @@ from standins.redis_server import redis_server
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
-from warmclip.work.producer import DEFAULT_CHUNK
+from warmclip.work.naming import DEFAULT_CHUNK
 from warmclip.work.queues import open_queue
 from warmclip.work.sessions.commands import SessionCommands
 from warmclip.work.sessions.leases import ScanLeases

@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 from rq.job import JobStatus
+from rq.results import Result
 
 from simulating import SimulatedWorker, register
 from standins.redis_server import RedisServer, redis_server
@@ -18,9 +19,11 @@ from warmclip.settings import Settings
 from warmclip.work import call as calling
 from warmclip.work.counters import increment, read_counters
 from warmclip.work.producer import submit_files, watch
-from warmclip.work.queues import open_queue, warn_once
-from warmclip.work.status import listening, read_status
+from warmclip.work.queues import fetch_jobs, open_queue
+from warmclip.work.replies import warn_once
+from warmclip.work.status import read_status
 from warmclip.work.worker_watch import require_worker
+from warmclip.work.workers import listening
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -63,7 +66,7 @@ def test_strangers_in_the_sets(connection: Redis, caplog: pytest.LogCaptureFixtu
         ("good", None, 7),
         ("odd", None, 7),
     ]
-    assert listening(open_queue(connection))
+    assert listening(connection, "default")
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == len(set(said))
     assert any("evil" in text for text in said)
@@ -110,7 +113,7 @@ def test_counting_changes_nothing(connection: Redis, server: RedisServer) -> Non
     )
     with Redis.from_url(server.url("reader", "x")) as reader:
         (counts,) = read_status(reader).queues
-        assert not listening(open_queue(reader))
+        assert not listening(reader, "default")
         assert read_counters(reader) == {}
     assert (counts.started, counts.finished) == (1, 1)
     assert connection.hget("rq:job:slept", "status") == b"started"
@@ -163,31 +166,26 @@ def test_worker_that_registers_again(connection: Redis) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "sleep", come_back)
-        require_worker(open_queue(connection))
+        require_worker(connection, "default")
 
 
 def test_worker_that_does_not_come_back(connection: Redis) -> None:
     """It is waited for once; then it is forgotten, and the next one is told at once."""
     register(connection, "w")
     connection.delete("rq:worker:w")
-    for queue in map(open_queue, [connection] * 2):
+    for _ in range(2):
         with pytest.raises(
             QueueUnreachable, match="no worker is listening on the queue 'default'; run"
         ):
-            require_worker(queue, return_s=0.3)
+            require_worker(connection, "default", return_s=0.3)
         assert connection.smembers("rq:workers") == set()
 
 
 def test_answer_of_somebody_else(connection: Redis) -> None:
     """What is no answer of ours is an error that says so."""
     register(connection, "w")
-
-    def forge(*_: object, **__: object) -> Any:
-        from rq.results import Result
-
-        return Result("j", Result.Type.SUCCESSFUL, connection, return_value=["x"], id="1-0")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warmclip.work.allowlist.AllowedJob.latest_result", forge)
-        with pytest.raises(JobFailed, match="of one warmclip"):
-            calling.call(connection, "canary", {})
+    sent = calling.send_call(connection, "canary", {}, timeout_s=60)
+    (job,) = fetch_jobs(connection, [sent.id]).values()
+    Result.create(job, Result.Type.SUCCESSFUL, 60, return_value=["x"])
+    with pytest.raises(JobFailed, match="of one warmclip"):
+        sent.wait()

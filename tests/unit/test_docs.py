@@ -17,7 +17,8 @@ import warmclip
 from warmclip import cli, settings
 from warmclip.inference.providers import PROVIDERS
 from warmclip.settings import Settings
-from warmclip.work.allowlist import FUNCTIONS, job_name
+from warmclip.work.allowlist import FUNCTIONS
+from warmclip.work.naming import job_name
 from warmclip_export import __main__ as export
 
 ROOT = Path(__file__).parents[2]

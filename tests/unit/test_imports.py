@@ -33,6 +33,16 @@ def test_importing_is_light(module: str) -> None:
     assert found.stdout.split() == []
 
 
+def test_client_of_workers_is_light() -> None:
+    """It needs Redis' client and NumPy: an application may have an RQ of its own, or none."""
+    code = (
+        "import sys; from warmclip import AsyncClient, Client, Settings, ThroughQueue;"
+        f"print(*(set({HEAVY}) & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["numpy"]
+
+
 def test_public_names_resolve() -> None:
     """Each listed name is there, and a wrong one is an AttributeError."""
     import warmclip

@@ -15,8 +15,8 @@ from warmclip.errors import JobRefused, SettingsError
 from warmclip.settings import Limits, Root, Settings
 from warmclip.work import jobs
 from warmclip.work.allowlist import FUNCTIONS, AllowedJob, find_functions
+from warmclip.work.outcome import FailureReason
 from warmclip.work.producer import job_id
-from warmclip.work.queues import FailureReason
 
 
 def make_settings(

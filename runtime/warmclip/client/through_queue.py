@@ -16,11 +16,10 @@ from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobFailed, SpaceM
 from warmclip.inference.arrays import Vectors
 from warmclip.settings import Settings
 from warmclip.store.protocol import Space
-from warmclip.work import jobs
 from warmclip.work.broker import BROKER_ERRORS, QUICK_ANSWER_S, as_ours, open_broker
 from warmclip.work.call import MOST_SENT_BYTES, call
 from warmclip.work.horse.context import is_horse
-from warmclip.work.producer import absolute, chunk_size
+from warmclip.work.naming import absolute, chunk_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,6 +120,8 @@ class ThroughQueue:
 
     def _call(self, deadline: Deadline, function: str, **arguments: Any) -> Mapping[str, Any]:
         if is_horse():
+            from warmclip.work import jobs  # a client elsewhere does without what they need
+
             answer = getattr(jobs, function)(**arguments)
         else:
             try:

@@ -14,7 +14,7 @@ from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.threads import redis_route, run_redis
-from warmclip.work.producer import chunk_size
+from warmclip.work.naming import chunk_size
 from warmclip.work.sessions.session import Session, State
 
 PREFIX = "/api/v1/training/sessions"

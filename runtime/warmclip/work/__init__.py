@@ -1,8 +1,8 @@
 """RQ: the private Redis, the worker and its horse, the jobs, and the client that sends them.
 
-The only part of warmclip that uses rq and redis. Neither a process that sends jobs nor the worker
-imports anything here that loads onnxruntime, numpy or Qdrant's client: those belong to the horse,
-the process that runs jobs.
+The only part of warmclip that uses rq and redis. A call to a worker needs redis alone.
+Neither a process that sends jobs nor the worker imports anything here that loads onnxruntime, numpy
+or Qdrant's client: those belong to the horse, the process that runs jobs.
 """
 
 from typing import TYPE_CHECKING

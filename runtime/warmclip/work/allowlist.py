@@ -22,15 +22,12 @@ from rq.utils import now
 
 from warmclip.errors import JobRefused, SettingsError, WarmclipError
 from warmclip.work.job_bounds import excess, make_harmless
+from warmclip.work.naming import job_name
+from warmclip.work.outcome import unpacks_to_more
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.results import BoundedResult, unpacks_to_more
+from warmclip.work.results import BoundedResult
 
 log = logging.getLogger(__name__)
-
-
-def job_name(function: str) -> str:
-    """A function of ``jobs`` as a job names it."""
-    return f"warmclip.work.jobs.{function}"
 
 
 FUNCTIONS = frozenset(

@@ -1,20 +1,27 @@
-"""Calls: a job on the queue ``high``, and the answer that a worker gives to it."""
+"""Calls: a job on the queue ``high``, and the answer that a worker gives to it.
 
+They are made with Redis' own commands, so that an application needs no RQ, or may have another one
+than the workers. docs/reference/jobs.md has the records.
+"""
+
+import json
 import logging
 import time
+import uuid
+import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
-from rq.job import Job
-from rq.results import Result
+from redis.exceptions import ResponseError
 
 from warmclip.errors import JobFailed, QueueUnreachable, WarmclipError, revive
-from warmclip.work.allowlist import job_name
-from warmclip.work.queues import FailureReason, open_queue
+from warmclip.work.keys import QUEUES, job_key, queue_key, results_key
+from warmclip.work.naming import job_name
+from warmclip.work.outcome import FailureReason, Outcome, unusable
+from warmclip.work.patience import is_wrong_type
 from warmclip.work.worker_watch import RETURN_S, require_worker
 
 log = logging.getLogger(__name__)
@@ -22,6 +29,7 @@ log = logging.getLogger(__name__)
 MOST_SENT_BYTES = 10 * 1024 * 1024
 """Of a picture that a job carries: in base64 14 MB, of the 16 MB that a worker reads."""
 
+_QUEUE = "high"
 _SILENCE_S = 2.0  # before the log says why there is no answer yet
 
 
@@ -59,7 +67,8 @@ def call(
 class SentCall:
     """A call that is in the queue, or in a worker."""
 
-    job: Job
+    connection: Redis
+    id: str  # of the job
     timeout_s: float
 
     def wait(self, is_cancelled: Callable[[], bool] = lambda: False) -> Any:
@@ -67,21 +76,37 @@ class SentCall:
         told = False
         deadline = time.monotonic() + self.timeout_s
         while (left_s := deadline - time.monotonic()) > 0 and not is_cancelled():
-            result = self.job.latest_result(timeout=1)
-            if result is not None:
-                return _answer(result)
+            outcome = self._wait_a_second()
+            if outcome is not None:
+                return _answer(outcome)
             if not told and self.timeout_s - left_s >= _SILENCE_S:
                 told = True
                 log.warning("every worker is busy; waiting for one, up to %.0f s", self.timeout_s)
-        # RQ deletes it, and then raises if its record has expired, as it does by now.
-        with suppress(InvalidJobOperation, NoSuchJobError):
-            self.job.delete()
+        self._take_back()
         if is_cancelled():
             raise CallCancelled
         raise QueueUnreachable(
             f"no worker answered within {max(1, round(self.timeout_s))} s; `warmclip status` "
             "shows what they are at"
         )
+
+    def _wait_a_second(self) -> Outcome | None:
+        key = results_key(self.id)
+        try:
+            streams: Any = self.connection.xread({key: "0-0"}, block=1000)
+        except ResponseError as exc:
+            if not is_wrong_type(exc):
+                raise
+            return Outcome(failure=FailureReason.of(unusable(exc)))
+        for _, entries in streams:
+            _, record = entries[-1]
+            return Outcome.of(record)
+        return None
+
+    def _take_back(self) -> None:
+        """Take the job out of the queue; one that a worker has begun ends there, and expires."""
+        if self.connection.lrem(queue_key(_QUEUE), 1, self.id):
+            self.connection.delete(job_key(self.id))
 
 
 def send_call(
@@ -92,29 +117,46 @@ def send_call(
     Raises:
         QueueUnreachable: no worker is listening.
     """
-    queue = open_queue(connection, "high")
-    require_worker(queue, return_s=min(timeout_s, RETURN_S))
+    require_worker(connection, _QUEUE, return_s=min(timeout_s, RETURN_S))
     whole_s = max(1, round(timeout_s))
-    job = queue.enqueue(
-        job_name(function),
-        kwargs=dict(arguments),
-        description=function,
-        job_timeout=whole_s,
-        ttl=whole_s,
-        result_ttl=whole_s,
-        failure_ttl=whole_s,  # the caller gets the error; `warmclip status` need not keep it
-    )
-    return SentCall(job=job, timeout_s=timeout_s)
+    id_ = str(uuid.uuid4())
+    with connection.pipeline() as pipeline:
+        pipeline.sadd(QUEUES, queue_key(_QUEUE))
+        pipeline.hset(job_key(id_), mapping=job_record(_QUEUE, function, arguments, whole_s))
+        pipeline.expire(job_key(id_), whole_s)
+        pipeline.rpush(queue_key(_QUEUE), id_)
+        pipeline.execute()
+    return SentCall(connection=connection, id=id_, timeout_s=timeout_s)
 
 
-def _answer(result: Result) -> Any:
-    if result.type == Result.Type.SUCCESSFUL:
-        if not isinstance(result.return_value, dict):
+def job_record(
+    queue: str, function: str, arguments: Mapping[str, Any], whole_s: int
+) -> dict[Any, Any]:
+    """What RQ writes for a job that has so many seconds to wait, to run and to be read."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    called: list[Any] = [job_name(function), None, [], dict(arguments)]
+    return {
+        "data": zlib.compress(json.dumps(called).encode()),
+        "origin": queue,
+        "status": "queued",
+        "created_at": now,
+        "enqueued_at": now,
+        "description": function,
+        "timeout": whole_s,
+        "ttl": whole_s,
+        "result_ttl": whole_s,
+        "failure_ttl": whole_s,  # the caller gets the error; `warmclip status` need not keep it
+    }
+
+
+def _answer(outcome: Outcome) -> Any:
+    reason = outcome.failure
+    if reason is None:
+        if not isinstance(outcome.value, dict):
             raise JobFailed(
                 "a worker's answer in Redis is none: are client and workers of one warmclip?"
             )
-        return result.return_value
-    reason = FailureReason.of(result.exc_string)
+        return outcome.value
     module, _, kind = reason.kind.rpartition(".")
     if module == WarmclipError.__module__:
         raise revive(kind, reason.message)

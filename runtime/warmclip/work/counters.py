@@ -10,7 +10,7 @@ from redis.client import Pipeline
 from redis.exceptions import ResponseError
 
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.queues import answers_of, text_of, warn_once
+from warmclip.work.replies import answers_of, text_of, warn_once
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:totals"

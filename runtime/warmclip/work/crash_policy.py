@@ -18,8 +18,9 @@ from rq.job import Job
 from warmclip.children import signal_name
 from warmclip.errors import SettingsError
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.work.allowlist import FUNCTIONS, job_name
+from warmclip.work.allowlist import FUNCTIONS
 from warmclip.work.horse.in_flight import InFlight
+from warmclip.work.naming import job_name
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 
 log = logging.getLogger(__name__)

@@ -16,17 +16,11 @@ from rq.queue import EnqueueData, Queue
 from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
 from warmclip.settings import Settings
-from warmclip.work.allowlist import AllowedJob, job_name
-from warmclip.work.queues import (
-    UNDER_WAY,
-    FailureReason,
-    fetch_jobs,
-    open_queue,
-    read_states,
-)
+from warmclip.work.allowlist import AllowedJob
+from warmclip.work.naming import DEFAULT_CHUNK, absolute, chunk_size, job_name
+from warmclip.work.outcome import FailureReason
+from warmclip.work.queues import UNDER_WAY, fetch_jobs, open_queue, read_states
 from warmclip.work.worker_watch import WorkerWatch
-
-DEFAULT_CHUNK = 32  # images in one job: a second or two of work, which a question waits for
 
 _JOB_TIMEOUT_S = 900
 _RESULT_TTL_S = 24 * 3600
@@ -136,17 +130,6 @@ def cut_into_jobs(
     return {job_id(collection, part): part for part in parts}
 
 
-def chunk_size(settings: Settings, wanted: int = DEFAULT_CHUNK) -> int:
-    """How many pictures go into one job: no more than workers take."""
-    return min(wanted, settings.limits.job_items)
-
-
-def absolute(path: str) -> str:
-    """As a job may name it: without "..", which a worker takes for a way out of its roots."""
-    whole = Path(path).absolute()
-    return os.path.realpath(whole) if ".." in whole.parts else str(whole)
-
-
 def job_id(collection: str, paths: Iterable[str]) -> str:
     """The id of the job that indexes these paths: the same work always has the same id."""
     digest = hashlib.sha256(collection.encode())
@@ -177,7 +160,7 @@ def watch(
         unreadable=dict(run.closed),
         ignored=dict(run.ignored),
     )
-    stalls = WorkerWatch(queue, worker_wait_s)
+    stalls = WorkerWatch(connection, queue.name, worker_wait_s)
     pending = dict(run.chunks)
     done = 0
     while pending:

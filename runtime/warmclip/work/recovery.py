@@ -34,8 +34,8 @@ from rq.worker import Worker
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.liveness import is_gone
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.queues import text_of
 from warmclip.work.recorder import JobRecorder, Running
+from warmclip.work.replies import text_of
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,10 @@ from rq.queue import Queue
 from rq.utils import now, utcformat
 
 from warmclip.settings import Settings
-from warmclip.work.allowlist import AllowedJob, job_name
+from warmclip.work.allowlist import AllowedJob
+from warmclip.work.naming import DEFAULT_CHUNK, job_name
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.producer import DEFAULT_CHUNK, clear_ended, cut_into_jobs, enqueue_jobs
+from warmclip.work.producer import clear_ended, cut_into_jobs, enqueue_jobs
 from warmclip.work.queues import all_queues, fetch_jobs, open_queue
 from warmclip.work.status import failed_ids
 

@@ -10,8 +10,10 @@ from rq.exceptions import DeserializationError
 from rq.queue import Queue
 
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.outcome import FailureReason
 from warmclip.work.poisoned_files import PoisonedFiles
-from warmclip.work.queues import FailureReason, all_queues, answers_of, fetch_jobs, text_of
+from warmclip.work.queues import all_queues, fetch_jobs
+from warmclip.work.replies import answers_of, text_of
 from warmclip.work.workers import WorkerState, read_workers
 
 _ID = re.compile("[A-Za-z0-9_-]+")  # of a job
@@ -67,11 +69,6 @@ def read_status(connection: Redis) -> QueueStatus:
         failures=tuple(failures[:_MOST_FAILURES]),
         dead=PoisonedFiles(connection).count(),
     )
-
-
-def listening(queue: Queue) -> bool:
-    """Whether a worker that reads this queue is there."""
-    return bool(read_workers(queue.connection, queue))
 
 
 def failed_ids(queue: Queue, most: int = -1) -> list[str]:

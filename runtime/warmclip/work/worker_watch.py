@@ -3,11 +3,10 @@
 import logging
 import time
 
-from rq.queue import Queue
+from redis import Redis
 
 from warmclip.errors import QueueUnreachable
-from warmclip.work.status import listening
-from warmclip.work.workers import expired_workers, read_workers, unregister
+from warmclip.work.workers import expired_workers, listening, read_workers, unregister
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +17,14 @@ RETURN_S = 8.0
 _PROBE = "rq:warmclip:probe"
 
 
-def require_worker(queue: Queue, *, return_s: float = RETURN_S) -> None:
+def require_worker(connection: Redis, queue: str, *, return_s: float = RETURN_S) -> None:
     """Return if a worker listens to this queue.
 
     Records of workers expire while Redis is frozen, or refuses writes: where there are signs of
     that, workers get the time to register again.
 
     Args:
+        connection: from ``open_broker``.
         queue: that a job is to be sent to.
         return_s: that time.
 
@@ -33,28 +33,28 @@ def require_worker(queue: Queue, *, return_s: float = RETURN_S) -> None:
         RedisError: Redis refuses writes, which is why workers cannot register.
     """
     deadline = time.monotonic() + return_s
-    while not listening(queue):
-        check_writes(queue)
-        expired = expired_workers(queue)
+    while not listening(connection, queue):
+        check_writes(connection)
+        expired = expired_workers(connection, queue)
         if not expired or time.monotonic() >= deadline:
-            unregister(queue, expired)  # so that the next one need not wait for them
-            raise QueueUnreachable(f"{describe_absence(queue)}; run `warmclip worker`")
+            unregister(connection, queue, expired)  # so that the next one need not wait for them
+            raise QueueUnreachable(f"{describe_absence(connection, queue)}; run `warmclip worker`")
         time.sleep(0.2)
 
 
-def check_writes(queue: Queue) -> None:
+def check_writes(connection: Redis) -> None:
     """Write something that expires at once.
 
     Raises:
         RedisError: Redis refuses it.
     """
-    queue.connection.set(_PROBE, "", px=1)
+    connection.set(_PROBE, "", px=1)
 
 
-def describe_absence(queue: Queue) -> str:
+def describe_absence(connection: Redis, queue: str) -> str:
     """That no worker listens to a queue, and to which ones those listen that are there."""
-    others = {name for worker in read_workers(queue.connection) for name in worker.queues}
-    absence = f"no worker is listening on the queue {queue.name!r}"
+    others = {name for worker in read_workers(connection) for name in worker.queues}
+    absence = f"no worker is listening on the queue {queue!r}"
     if not others:
         return absence
     return f"{absence}: the workers that are there listen on {', '.join(sorted(others))} (--queues)"
@@ -63,8 +63,8 @@ def describe_absence(queue: Queue) -> str:
 class WorkerWatch:
     """For a client that waits for jobs; it looks every two seconds."""
 
-    def __init__(self, queue: Queue, worker_wait_s: float) -> None:
-        self._queue = queue
+    def __init__(self, connection: Redis, queue: str, worker_wait_s: float) -> None:
+        self._connection, self._queue = connection, queue
         self._worker_wait_s = worker_wait_s
         self.reset()
 
@@ -84,19 +84,19 @@ class WorkerWatch:
         if now < self._next_check:
             return
         self._next_check = now + _CHECK_S
-        if listening(self._queue):
+        if listening(self._connection, self._queue):
             self._alone_since = None
             return
         if self._alone_since is None:
             self._alone_since = now
             log.warning(
                 "%s; start one with `warmclip worker` (waiting %.0f s)",
-                describe_absence(self._queue),
+                describe_absence(self._connection, self._queue),
                 self._worker_wait_s,
             )
         if now - self._alone_since >= self._worker_wait_s:
-            check_writes(self._queue)
+            check_writes(self._connection)
             raise QueueUnreachable(
-                f"{describe_absence(self._queue)}; run `warmclip worker`. "
+                f"{describe_absence(self._connection, self._queue)}; run `warmclip worker`. "
                 "The jobs stay queued: `warmclip status` shows them"
             )

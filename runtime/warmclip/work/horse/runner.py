@@ -22,7 +22,7 @@ from warmclip.errors import BadVectors, JobFailed, WarmclipError
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.horse.report import JobReport, Outcome
 from warmclip.work.job_bounds import are_intervals
-from warmclip.work.results import MOST_BYTES
+from warmclip.work.outcome import MOST_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from redis.client import Pipeline
 from redis.exceptions import ResponseError, WatchError
 
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.queues import text_of, warn_once
+from warmclip.work.replies import text_of, warn_once
 from warmclip.work.sessions.store import read_text, session_key
 
 _SCANNERS = "rq:warmclip:sessions:scanners"  # hash: scanner -> its count of beats

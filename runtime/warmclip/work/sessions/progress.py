@@ -15,14 +15,8 @@ from warmclip.indexing.report import IndexReport
 from warmclip.work.counters import increment
 from warmclip.work.patience import is_wrong_type
 from warmclip.work.producer import index_job
-from warmclip.work.queues import (
-    UNDER_WAY,
-    forget_jobs,
-    open_queue,
-    read_states,
-    text_of,
-    warn_once,
-)
+from warmclip.work.queues import UNDER_WAY, forget_jobs, open_queue, read_states
+from warmclip.work.replies import text_of, warn_once
 from warmclip.work.sessions.session import Session, add_sample, utc_now
 from warmclip.work.sessions.store import (
     SessionStore,

@@ -22,8 +22,8 @@ from warmclip.indexing.exclusion import Exclusion
 from warmclip.indexing.roots import Roots, require_roots
 from warmclip.indexing.walk import Walk
 from warmclip.settings import Settings
-from warmclip.work.producer import chunk_size
-from warmclip.work.queues import text_of
+from warmclip.work.naming import chunk_size
+from warmclip.work.replies import text_of
 from warmclip.work.sessions.leases import ScanLeases
 from warmclip.work.sessions.progress import SessionProgress
 from warmclip.work.sessions.session import Session

@@ -21,7 +21,7 @@ from warmclip.work.sessions.progress import (
 )
 from warmclip.work.sessions.scanner import Scanner
 from warmclip.work.sessions.session import Session
-from warmclip.work.status import listening
+from warmclip.work.workers import listening
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,8 @@ class SessionScheduler:
         if time.monotonic() < self._looks_at:
             return
         self._looks_at = time.monotonic() + _LOOK_EVERY_S
-        are_there = listening(self._progress.queue)
+        queue = self._progress.queue
+        are_there = listening(queue.connection, queue.name)
         for session in sessions:
             if session.state == "running" and session.is_alone == are_there:
                 self._progress.note_workers(session, are_there=are_there)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, cast, get_args
 from warmclip.errors import SettingsError
 from warmclip.indexing.ignored import MOST_KINDS, OTHER
 from warmclip.settings import check_collection
-from warmclip.work.queues import text_of
+from warmclip.work.replies import text_of
 
 State = Literal["finding", "running", "paused", "finished", "cancelled", "failed"]
 

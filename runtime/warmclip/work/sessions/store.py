@@ -35,7 +35,7 @@ from redis.exceptions import ResponseError, WatchError
 
 from warmclip.errors import Overloaded
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.queues import text_of, warn_once
+from warmclip.work.replies import text_of, warn_once
 from warmclip.work.sessions.session import Session
 
 log = logging.getLogger(__name__)
