@@ -64,7 +64,7 @@ class Worker:
 
     def take(self) -> AllowedJob:
         """The next job, in the intermediate list by now."""
-        taken = Dequeuer([self.queue]).take()
+        taken = Dequeuer(self.rq.connection, [self.queue]).take()
         assert taken is not None
         return taken[0]
 

@@ -79,7 +79,7 @@ class WarmWorker(RqWorker):
         self._poisoned_files = PoisonedFiles(connection)
         self._supervisor = supervisor
         self._recorder = JobRecorder(self)
-        self._dequeuer = Dequeuer(self.queues)
+        self._dequeuer = Dequeuer(connection, self.queues)
         self._recovery = OrphanRecovery(self.queues, self._recorder, self._on_given_up)
         self._clock = ClockWatch(HEARTBEAT_EVERY_S)
         self._deaths_to_tell: deque[tuple[Order, str]] = deque(maxlen=_MOST_DEATHS_TO_TELL)
@@ -175,7 +175,6 @@ class WarmWorker(RqWorker):
         if self.get_state() != WorkerStatus.IDLE:
             self.set_state(WorkerStatus.IDLE)
         idle_since = time.monotonic()
-        self._dequeuer.reset_wait()
         while not self.was_asked_to_stop and not self._is_orphan():
             self._tick()
             self._recovery.run_if_due()
@@ -183,8 +182,7 @@ class WarmWorker(RqWorker):
                 return None
             if (found := self._dequeuer.take()) or timeout is None:
                 return found
-            if found := self._dequeuer.wait():
-                return found
+            self._dequeuer.wait()
             if max_idle_time is not None and time.monotonic() - idle_since > max_idle_time:
                 return None
             if is_suspended(self.connection):  # by `rq suspend`, while this one waited
