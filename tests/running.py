@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis import Redis
 from rq.job import Job
 from rq.queue import Queue
@@ -137,6 +138,16 @@ def running_worker(
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
             process.wait(PATIENCE_S)
+
+
+def interpreter(venv: str) -> Path:
+    """The Python of an environment beside ours; skipped where it was not made, but never in CI."""
+    python = Path(__file__).parents[1] / venv / "bin" / "python"
+    if not python.exists():
+        reason = f"no {venv}; `make {venv}/installed` makes it"
+        assert not os.environ.get("CI"), reason
+        pytest.skip(reason)
+    return python
 
 
 @contextmanager

@@ -66,7 +66,15 @@ def __getattr__(name: str) -> Any:
         return version("warmclip")
     if name not in _HOME:
         raise AttributeError(f"module 'warmclip' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as exc:
+        if (exc.name or "warmclip").startswith("warmclip"):
+            raise  # a bug
+        extra = "client" if _HOME[name].startswith("warmclip.client") else "cpu"
+        raise ModuleNotFoundError(
+            f"warmclip.{name} needs {exc.name}: pip install 'warmclip[{extra}]'", name=exc.name
+        ) from exc
 
 
 def __dir__() -> list[str]:

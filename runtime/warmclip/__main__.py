@@ -1,5 +1,23 @@
-"""``python -m warmclip`` is the command ``warmclip``."""
+"""The command ``warmclip``, which ``python -m warmclip`` is as well."""
 
-from warmclip.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line, or say what has to be installed for it."""
+    try:
+        from warmclip.cli import main as run
+    except ModuleNotFoundError as exc:
+        if (exc.name or "warmclip").startswith("warmclip"):
+            raise  # a bug
+        print(  # noqa: T201 - what prints otherwise is not installed
+            f"{exc.name} is missing: pip install 'warmclip[cpu]', or 'warmclip[worker]' beside "
+            "another build of onnxruntime; without them there is only the client of applications",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -72,9 +72,9 @@ def test_index_of_few_pictures_is_not_needed(gallery: Path) -> None:
 def test_provider_that_nobody_knows(gallery: Path, by: str) -> None:
     """The names are listed before anything is loaded."""
     done = (
-        run("index", gallery, "--provider", "cuda")
+        run("index", gallery, "--provider", "rocm")
         if by == "option"
-        else run("index", gallery, WARMCLIP_PROVIDER="cuda")
+        else run("index", gallery, WARMCLIP_PROVIDER="rocm")
     )
     assert done.returncode == 2
     assert "auto, coreml" in " ".join(done.stderr.split())
@@ -170,7 +170,7 @@ def test_partly_bad_folder(gallery: Path) -> None:
     ("arguments", "environment", "code", "said"),
     [
         (["index", "."], {"WARMCLIP_BUNDLE": "no/such/model"}, 2, "make export-model"),
-        (["index", "."], {"WARMCLIP_PROVIDER": "cuda"}, 2, "WARMCLIP_PROVIDER"),
+        (["index", "."], {"WARMCLIP_PROVIDER": "rocm"}, 2, "WARMCLIP_PROVIDER"),
         (["index", ".", "--collection", "a b"], {}, 2, "a b"),
         (["index", ".", "--provider", "coreml"], {}, 2, "CoreMLExecutionProvider"),
         (["index", ".", "--detach"], {}, 2, "--queue"),

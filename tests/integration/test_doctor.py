@@ -105,9 +105,9 @@ def test_provider_is_let_out_of_quarantine(demo_bundle: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "coreml-fp16 out of quarantine" in done.stderr
     assert list(Quarantine(home).active()) == ["openvino"]
-    done = run("--retry-provider", "cuda", **environment)
+    done = run("--retry-provider", "rocm", **environment)
     assert done.returncode == 2
-    assert "cuda" in done.stderr
+    assert "rocm" in done.stderr
 
 
 def test_picture_on_paper(demo_bundle: Path) -> None:

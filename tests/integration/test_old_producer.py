@@ -1,7 +1,6 @@
 """A producer on rq 2.6.1, in a Python environment of its own, and our worker on rq 3."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from running import PATIENCE_S, Running, running_worker
+from running import PATIENCE_S, Running, interpreter, running_worker
 from user_worker import JOBS, user_environment
 from warmclip.settings import Settings
 
-_PYTHON = Path(__file__).parents[2] / ".venv-producer" / "bin" / "python"
 _SCRIPT = Path(__file__).parents[1] / "standins" / "old_producer.py"
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -22,11 +20,7 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 @pytest.fixture(scope="module")
 def producer() -> Path:
     """The interpreter with rq 2.6.1; skipped where it was not made, but never in CI."""
-    if not _PYTHON.exists():
-        reason = "no .venv-producer; `make .venv-producer/installed` makes it"
-        assert not os.environ.get("CI"), reason
-        pytest.skip(reason)
-    return _PYTHON
+    return interpreter(".venv-producer")
 
 
 @pytest.fixture(scope="module")

@@ -236,6 +236,21 @@ def test_folk_remedies_are_noted() -> None:
     assert machine.cores >= 1
 
 
+def test_two_builds_of_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has overwritten the other's files, which pip does not say: the doctor does."""
+    assert not any("each other" in note for note in read_machine({}).notes)
+    record = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n"
+    )
+    (record / "top_level.txt").write_text("onnxruntime\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    machine = read_machine({})
+    assert machine.packages["onnxruntime-gpu"] == "1.31.1"
+    assert any("onnxruntime and onnxruntime-gpu are installed over" in it for it in machine.notes)
+
+
 @pytest.mark.parametrize(
     ("works", "states", "code"),
     [

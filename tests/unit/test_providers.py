@@ -8,6 +8,7 @@ from warmclip.inference.selection.golden import TOLERANCES, tolerance
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
 APPLE = ["CoreMLExecutionProvider", "CPUExecutionProvider"]
+NVIDIA = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 OPENVINO = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
 
 
@@ -16,6 +17,7 @@ OPENVINO = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
     [
         (CPU_ONLY, ["cpu"]),
         (APPLE, ["coreml-fp16", "coreml-fp32", "cpu"]),
+        (NVIDIA, ["cuda-fp16", "cuda-fp32", "cpu"]),
         (OPENVINO, ["openvino", "cpu"]),
     ],
 )
@@ -49,8 +51,8 @@ def test_onnxruntime_too_old_for_a_provider() -> None:
 
 def test_name_that_is_in_no_table() -> None:
     """The error lists the names, before anything is loaded."""
-    with pytest.raises(SettingsError, match=r"'cuda'.*auto, coreml.*cpu"):
-        find_candidates("cuda", APPLE, "1.32.0")
+    with pytest.raises(SettingsError, match=r"'rocm'.*auto, coreml.*cpu"):
+        find_candidates("rocm", APPLE, "1.32.0")
 
 
 @pytest.mark.parametrize("name", ["coreml-fp16", "coreml-ane", "coreml-fp32"])

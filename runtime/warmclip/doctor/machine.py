@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from warmclip.inference.machine import chip, macos_version, os_build, usable_cor
 from warmclip.sysctl import read_sysctl
 
 _OURS = (
-    "warmclip", "onnxruntime", "numpy", "pillow", "rq", "redis", "qdrant-client", "qdrant-edge-py",
+    "warmclip", "numpy", "pillow", "rq", "redis", "qdrant-client", "qdrant-edge-py",
     "tokenizers",
 )  # fmt: skip
+_RUNTIME = "onnxruntime"
 _IF_INSTALLED = ("torch", "open_clip_torch", "setproctitle")
 
 # Variables that people set against these crashes, and what they do instead.
@@ -55,7 +56,8 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
     Args:
         environ: the environment; some of its variables get a note.
     """
-    packages = {name: _version(name) for name in _OURS}
+    builds = _distributions_of(_RUNTIME)
+    packages = {name: _version(name) for name in (*_OURS, *(builds or (_RUNTIME,)))}
     packages |= {name: found for name in _IF_INSTALLED if (found := _version(name))}
     is_mac = sys.platform == "darwin"
     return Machine(
@@ -69,18 +71,27 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         packages=packages,
-        notes=tuple(_notes(environ, packages, is_mac=is_mac)),
+        notes=tuple(_notes(environ, packages, builds, is_mac=is_mac)),
     )
 
 
 def _notes(
-    environ: Mapping[str, str], packages: Mapping[str, str | None], *, is_mac: bool
+    environ: Mapping[str, str],
+    packages: Mapping[str, str | None],
+    builds: Sequence[str],
+    *,
+    is_mac: bool,
 ) -> list[str]:
     notes = [
         f"{name} is set: {effect}"
         for name, effect in _INEFFECTIVE_VARIABLES.items()
         if environ.get(name)
     ]
+    if len(builds) > 1:
+        notes.append(
+            f"{' and '.join(builds)} are installed over each other, and what was installed last "
+            f"is there: pip uninstall {' '.join(builds)}, then install one of them"
+        )
     if is_mac and _is_translated():
         notes.append("this Python is for Intel and runs under Rosetta: install one for arm64")
     if is_mac and packages.get("setproctitle"):
@@ -93,6 +104,11 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _distributions_of(package: str) -> list[str]:
+    """The installed distributions that bring a package, by name."""
+    return sorted(set(importlib.metadata.packages_distributions().get(package, ())))
 
 
 def _distribution() -> str:

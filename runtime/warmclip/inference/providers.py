@@ -86,6 +86,30 @@ _COREML_FP32 = replace(
     options={**_COREML_FP16.options, "MLComputeUnits": "CPUAndGPU"},
 )
 
+# Where the build "onnxruntime-gpu" is installed. No GPU has run these: their trial decides.
+_CUDA_FP16 = Provider(
+    name="cuda-fp16",
+    execution_provider="CUDAExecutionProvider",
+    precision="fp16",
+)
+_CUDA_FP32 = replace(
+    _CUDA_FP16,
+    name="cuda-fp32",
+    precision="fp32",
+    options={"use_tf32": "0"},  # ten bits of mantissa, which it would use by itself
+)
+# It builds an engine for each batch size, which takes minutes: "auto" does not begin with that.
+_TENSORRT_FP16 = Provider(
+    name="tensorrt-fp16",
+    execution_provider="TensorrtExecutionProvider",
+    precision="fp16",
+    options={"trt_engine_cache_enable": "1"},
+    buckets=(1, 8, 32),
+    in_auto=False,
+    cache_option="trt_engine_cache_path",
+)
+_TENSORRT_FP32 = replace(_TENSORRT_FP16, name="tensorrt-fp32", precision="fp32")
+
 # Where the build "onnxruntime-openvino" is installed. FP32 said aloud: on some processors it
 # would compute in bfloat16 by itself.
 _OPENVINO = Provider(
@@ -117,6 +141,7 @@ PROVIDERS = {
     provider.name: provider
     for provider in (
         *(_COREML_FP16, _COREML_ANE, _COREML_FP32),
+        *(_CUDA_FP16, _CUDA_FP32, _TENSORRT_FP16, _TENSORRT_FP32),
         *(_OPENVINO, _OPENVINO_BF16),
         *(CPU, _CPU_INT8),
     )

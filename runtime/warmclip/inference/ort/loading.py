@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from warmclip.errors import ForkedSessionError
+from warmclip.errors import ForkedSessionError, ProviderUnavailable
 from warmclip.inference.ort.fork import watch_forks
 from warmclip.inference.providers import Candidates, Provider, find_candidates
 
@@ -18,12 +18,12 @@ def load_onnxruntime() -> Any:
 
     Raises:
         ForkedSessionError: this process was forked from one that has imported it.
+        ProviderUnavailable: it is not installed.
     """
     global _loaded_in  # noqa: PLW0603 - a fact about the process
     if _loaded_in is None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        import onnxruntime
-
+        onnxruntime = _import()
         watch_forks()
         _loaded_in = os.getpid()
         _share_memory(onnxruntime)
@@ -34,8 +34,22 @@ def load_onnxruntime() -> Any:
             "whose threads and system services do not survive a fork: run jobs in "
             "`warmclip worker`, which never forks, or start the process with spawn"
         )
-    import onnxruntime
+    return _import()
 
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as exc:
+        raise ProviderUnavailable(
+            "onnxruntime is not installed: pip install 'warmclip[cpu]', or the one build of it "
+            "that suits this machine, such as onnxruntime-gpu or onnxruntime-openvino"
+        ) from exc
+    if getattr(onnxruntime, "__file__", None) is None:  # folders without what was in them
+        raise ProviderUnavailable(
+            "onnxruntime is installed in part: two of its builds were installed over each other, "
+            "and one was removed. Uninstall all of them, then install one"
+        )
     return onnxruntime
 
 
