@@ -21,6 +21,7 @@ class RedisServer:
     """A server that runs, and an administrator's connection to it."""
 
     port: int
+    pid: int
     admin: Redis
     log: Path
 
@@ -58,7 +59,7 @@ def redis_server(
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        yield RedisServer(port=port, admin=admin, log=log)
+        yield RedisServer(port=port, pid=process.pid, admin=admin, log=log)
     finally:
         admin.close()
         process.kill()
