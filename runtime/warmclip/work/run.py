@@ -89,8 +89,7 @@ def run_worker(
             hang_s=settings.hang_s,
             observe=lambda stage, seconds: counters.observe(f"{stage}_s", seconds),
         )
-        if get_version(connection) < _OLDEST_REDIS:
-            raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
+        _check_redis(connection)
         worker = WarmWorker(queues, name, connection, horse, policy, counters, supervisor)
         try:
             worker.start()
@@ -101,6 +100,21 @@ def run_worker(
             horse.close()
     if not ended_well:
         raise QueueUnreachable("the worker could not go on; its log says why")
+
+
+def _check_redis(connection: Redis) -> None:
+    """Refuse a Redis that RQ's jobs cannot be kept in.
+
+    Raises:
+        SettingsError: it is too old, or part of a cluster.
+    """
+    if get_version(connection) < _OLDEST_REDIS:
+        raise SettingsError("this Redis is too old for workers: 6.2 or newer is needed")
+    if connection.info("cluster").get("cluster_enabled"):
+        raise SettingsError(
+            "this Redis is part of a cluster, where RQ cannot move jobs from one key to another; "
+            "name one in REDIS_URL that runs without cluster-enabled"
+        )
 
 
 @contextmanager
