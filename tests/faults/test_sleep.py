@@ -1,4 +1,5 @@
 """A closed lid: every process of ours stands still while Redis lives on, and the clock with it.
+Or the clock is set.
 
 By hand with ``SLEEP_SECONDS=40`` and ``100``. Without it the sleep is short, and heartbeats are
 made to have ceased meanwhile.
@@ -49,6 +50,27 @@ def test_closed_lid(rig: Rig, workers: int) -> None:
             stop(reversed(pids), signal.SIGCONT)
         assert outcome(job, 60).return_value == 8
         eventually(lambda: job.get_status() == JobStatus.FINISHED)
+        assert trace.read_text() == "begin\nend\n"
+        assert len(job.results()) == 1
+        assert "was lost with its worker" not in one.log.read_text()
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+@pytest.mark.parametrize("whose", ["of the job", "of another worker"])
+def test_clock_is_set(rig: Rig, seconds: int, whose: str) -> None:
+    """The same where one worker's clock is set while a job runs: Redis has one of its own."""
+    trace = rig.folder / "trace"
+    nowhere = {"QDRANT_URL": "http://[::1]:1"}
+    clocks = {name: rig.folder / name for name in ("of the job", "of another worker")}
+    for clock in clocks.values():
+        clock.write_text("0")
+    with rig.worker(FAULTY_CLOCK=str(clocks["of the job"]), **nowhere) as one:
+        job = one.enqueue("faulty_jobs.count_slowly", str(trace), 20, job_timeout=600)
+        eventually(trace.exists)
+        with rig.worker(FAULTY_CLOCK=str(clocks["of another worker"]), **nowhere):
+            eventually(lambda: len(idle(one.connection)) == 1)
+            clocks[whose].write_text(str(seconds))
+            assert outcome(job, 60).return_value == 20
         assert trace.read_text() == "begin\nend\n"
         assert len(job.results()) == 1
         assert "was lost with its worker" not in one.log.read_text()

@@ -2,6 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
+
+if "FAULTY_CLOCK" in os.environ:  # before anybody looks at it
+    import faulty_clock  # type: ignore[import-not-found]  # its folder is on PYTHONPATH only there
+
+    faulty_clock.enter(Path(os.environ["FAULTY_CLOCK"]))
 
 import faulty_providers  # type: ignore[import-not-found]  # its folder is on PYTHONPATH only there
 
