@@ -14,13 +14,15 @@ FLOOR := .venv-floor
 PRODUCER := .venv-producer
 CLIENT := .venv-client
 FUZZ := .venv-fuzz
+MINUTES ?= 30
+SEED ?=
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 4
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
-        parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check \
+        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check \
         clean
 
 help: ## List the targets
@@ -58,6 +60,9 @@ browser: $(VENV)/without-torch ## A Chromium for the tests of the page: the syst
 
 fuzz: $(VENV)/without-torch $(FUZZ)/installed ## Requests made from /openapi.json, many wrong on purpose, some minutes: FUZZ_FLAGS='--max-examples 9'
 	$(BIN)/python tests/fuzzing.py $(FUZZ)/bin/schemathesis --max-examples 80 --continue-on-failure $(FUZZ_FLAGS)
+
+soak: $(VENV)/without-torch ## Half an hour in which all goes wrong that may, then every job is counted: MINUTES=3 SEED=1
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(addprefix --seed ,$(SEED)) $(SOAK_FLAGS)
 
 parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
 	$(BIN)/warmclip-export parity models/demo/bundle --model models/demo/warmclip-demo.json \

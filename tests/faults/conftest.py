@@ -12,6 +12,8 @@ from PIL import Image
 
 from running import Running, environment_of, running_worker
 from warmclip.settings import Settings
+from warmclip.store.open import open_store
+from warmclip.store.protocol import Point
 
 FAULTY = Path(__file__).parents[1] / "standins" / "faulty"
 FUNCTIONS = (
@@ -66,6 +68,12 @@ class Rig:
         noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path, "JPEG", comment=f"poison: {how}".encode())
         return str(path)
+
+    def stored(self, **more: str) -> list[Point]:
+        """What the store of a home holds, with vectors; no worker may have it."""
+        settings = Settings.from_env(self.environment(**more))
+        with open_store(settings) as store:
+            return list(store.scroll("images", with_vectors=True))
 
 
 @pytest.fixture

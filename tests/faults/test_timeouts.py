@@ -18,8 +18,6 @@ from rq.job import Job
 from faults.conftest import Rig
 from running import Running, outcome
 from standins.faulty.faulty_timeouts import MILLION, TICKS
-from warmclip.settings import Settings
-from warmclip.store.open import open_store
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +122,8 @@ def repaint(path: str, pictures: list[str], chance: random.Random) -> None:
 
 def stored(rig: Rig, **more: str) -> dict[tuple[str, str], list[float]]:
     """What the store of a home holds: the vectors by id and path."""
-    settings = Settings.from_env(rig.environment(**more))
-    with open_store(settings) as store:
-        return {
-            (point.id, point.payload.path): list(point.vector)
-            for point in store.scroll("images", with_vectors=True)
-            if point.vector is not None
-        }
+    return {
+        (point.id, point.payload.path): list(point.vector)
+        for point in rig.stored(**more)
+        if point.vector is not None
+    }

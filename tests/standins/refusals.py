@@ -85,6 +85,7 @@ def loading(server: RedisServer) -> Iterator[None]:
 def full_disk(server: RedisServer) -> Iterator[None]:
     """It cannot save, and so takes no writes: something lies where its snapshot belongs."""
     in_the_way = server.log.parent / "dump.rdb" / "in-the-way"
+    in_the_way.parent.unlink(missing_ok=True)
     in_the_way.parent.mkdir()
     in_the_way.touch()
     server.admin.config_set("save", "3600 1")

@@ -53,9 +53,9 @@ def answer(size: int) -> str:
     return "x" * size
 
 
-def count(trace: str, number: int) -> int:
-    """Leave a line that says which job has run."""
-    time.sleep(0.05)
+def count(trace: str, number: int | str, seconds: float = 0.05) -> int | str:
+    """Take some time, and leave a line that says which job has run."""
+    time.sleep(seconds)
     with Path(trace).open("a", encoding="utf-8") as stream:
         stream.write(f"{number}\n")
     return number
@@ -72,7 +72,7 @@ def count_slowly(trace: str, seconds: int) -> int:
     return seconds
 
 
-def count_and_fail(trace: str, number: int) -> None:
+def count_and_fail(trace: str, number: int | str) -> None:
     """The same, and fail."""
     raise ValueError(count(trace, number))
 
