@@ -14,6 +14,8 @@ FLOOR := .venv-floor
 PRODUCER := .venv-producer
 CLIENT := .venv-client
 FUZZ := .venv-fuzz
+RELEASE := .venv-release
+TRIED := .venv-tried
 MINUTES ?= 30
 SEED ?=
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
@@ -22,7 +24,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
-        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker db-up wheel check \
+        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker db-up dist try-dist check \
         clean
 
 help: ## List the targets
@@ -115,13 +117,23 @@ bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safe
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait redis qdrant
 
-wheel: $(VENV)/without-torch ## Build the wheel into dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+dist: $(RELEASE)/installed ## Build the sdist, and the wheel from it, into dist/, and check what they say of themselves
+	rm -rf dist
+	$(RELEASE)/bin/python -m build
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+
+try-dist: ## Install the wheel of dist/ into an empty environment, and use it: PYTHON=python3.14
+	rm -rf $(TRIED)
+	$(PYTHON) -m venv $(TRIED)
+	$(TRIED)/bin/python -m pip install --quiet "$$(echo dist/*.whl)[cpu,embedded]"
+	$(TRIED)/bin/warmclip --version
+	WARMCLIP_HOME=$(CURDIR)/$(TRIED)/home WARMCLIP_BUNDLE=models/demo/bundle $(TRIED)/bin/warmclip doctor
+	PATH="$(CURDIR)/$(TRIED)/bin:$$PATH" models/demo/run $(TRIED)/output
 
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(CLIENT) $(FUZZ) $(PEERS) demo-output parity-report bench-output dist build docs/_generated \
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(CLIENT) $(FUZZ) $(PEERS) $(RELEASE) $(TRIED) demo-output parity-report bench-output dist build docs/_generated \
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
@@ -179,6 +191,11 @@ $(PRODUCER)/installed: tests/producer.txt
 $(CLIENT)/installed: tests/client.txt pyproject.toml
 	$(PYTHON) -m venv $(CLIENT)
 	$(CLIENT)/bin/python -m pip install --quiet --requirement tests/client.txt --editable '.[client]'
+	@touch $@
+
+$(RELEASE)/installed:
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet build twine
 	@touch $@
 
 $(FUZZ)/installed: tests/fuzzing.txt
