@@ -24,7 +24,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
-        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker db-up dist try-dist check \
+        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker upgrade db-up dist try-dist check \
         clean
 
 help: ## List the targets
@@ -113,6 +113,10 @@ bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip a
 
 bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'
 	$(BIN)/python -m bench.workers $(BENCH_FLAGS)
+
+upgrade: $(VENV)/installed ## A model upgrade with four workers under constant searches, two minutes
+	UPGRADE_WORKERS=4 UPGRADE_THREADS=6 UPGRADE_ANSWERS=2000 $(BIN)/python -m pytest -q -s \
+	  tests/integration/test_model_switch.py
 
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait redis qdrant

@@ -410,7 +410,7 @@ def test_delete_after_the_name_was_switched(store: QdrantStore, name: str) -> No
     (read,) = store.scroll(name)
     store.create_collection(name, NEW)
     store.upsert(name, [point(1, space=NEW)])
-    former = store.switch_alias(name, NEW)
+    former = store.switch_alias(name, NEW.fingerprint)
     assert former is not None
     store.delete_unchanged(name, [read])
     assert ids(store.scroll(name)) == [point(1).id]
@@ -443,11 +443,11 @@ def test_new_space_staged(store: QdrantStore, name: str) -> None:
     store.upsert(staged, [point(2, space=NEW)])
     assert ids(store.scroll(name)) == [point(1).id]
     assert ids(store.scroll(staged)) == [point(2).id]
-    former = store.switch_alias(name, NEW)
+    former = store.switch_alias(name, NEW.fingerprint)
     assert former is not None
     assert [hit.id for hit in store.search(name, NEW, unit(2), limit=9)] == [point(2).id]
     assert ids(store.scroll(former)) == [point(1).id]
-    assert store.switch_alias(name, NEW) is None
+    assert store.switch_alias(name, NEW.fingerprint) is None
     store.delete_collection(former)
     with pytest.raises(StoreError):
         list(store.scroll(former))
@@ -492,13 +492,13 @@ def test_switch_only_if_the_source_is_as_it_was(store: QdrantStore, name: str) -
         before = store.revision(name)
         write()
         with pytest.raises(SourceChanged, match=name):
-            store.switch_alias(name, NEW, if_revision=before)
+            store.switch_alias(name, NEW.fingerprint, if_revision=before)
         assert store.list_generations(name)[0].fingerprint == OLD.fingerprint
     before = store.revision(name)
     store.mark_verified(name, [waiting(1, "a-0")])
     store.upsert(name, [])
     assert store.revision(name) == before
-    assert store.switch_alias(name, NEW, if_revision=before) is not None
+    assert store.switch_alias(name, NEW.fingerprint, if_revision=before) is not None
     assert store.list_generations(name)[0].fingerprint == NEW.fingerprint
     assert store.revision(name) != before
 
@@ -507,7 +507,7 @@ def test_switch_to_no_collection(store: QdrantStore, name: str) -> None:
     """It is refused: the name goes on leading where it led."""
     store.ensure_collection(name, OLD)
     with pytest.raises(NotStored, match=name):
-        store.switch_alias(name, NEW)
+        store.switch_alias(name, NEW.fingerprint)
     assert store.list_generations(name)[0].fingerprint == OLD.fingerprint
 
 
@@ -651,7 +651,7 @@ def test_name_switched_while_writing(store: QdrantStore, name: str) -> None:
     """A point of the former space does not get in among those of the new one."""
     store.ensure_collection(name, OLD)
     store.create_collection(name, NEW)
-    store.switch_alias(name, NEW)
+    store.switch_alias(name, NEW.fingerprint)
     store.upsert(name, [point(1, space=OLD), point(2, space=NEW)])
     assert ids(store.scroll(name)) == [point(2).id]
 
@@ -667,10 +667,10 @@ def test_digests_follow_what_is_written(store: QdrantStore, name: str) -> None:
     store.delete_unchanged(name, [point(2, sha256="a" * 64)])
     assert ids(store.scroll(name, sha256=["a" * 64, "b" * 64])) == [point(1).id]
     store.create_collection(name, NEW)
-    former = store.switch_alias(name, NEW)
+    former = store.switch_alias(name, NEW.fingerprint)
     assert ids(store.scroll(name, sha256=["b" * 64])) == []
     assert former is not None
     store.delete_collection(former)
     store.create_collection(name, OLD)
-    store.switch_alias(name, OLD)
+    store.switch_alias(name, OLD.fingerprint)
     assert ids(store.scroll(name, sha256=["b" * 64])) == []

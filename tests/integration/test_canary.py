@@ -98,6 +98,6 @@ def test_collection_of_another_model(
 ) -> None:
     """A worker whose model is not the collection's says so."""
     index(tmp_path / "pictures", 2)
-    monkeypatch.setattr(context.encoder, "fingerprint", "f" * 64)
+    monkeypatch.setattr(context, "encoders", {"f" * 64: context.encoder})
     with pytest.raises(SpaceMismatch):
         canary(COLLECTION)

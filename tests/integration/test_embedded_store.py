@@ -121,7 +121,7 @@ store.ensure_collection("images", SPACE)
 store.upsert("images", [point(1)])
 staged = store.create_collection("images", OTHER)
 store.upsert(staged, [point(2, OTHER)])
-former = store.switch_alias("images", OTHER)
+former = store.switch_alias("images", OTHER.fingerprint)
 store.delete_collection(former)
 store.close()
 """
@@ -144,7 +144,7 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
             if in_use == SPACE.fingerprint:
                 store.ensure_collection("images", SPACE)
                 store.create_collection("images", OTHER)
-                former = store.switch_alias("images", OTHER)
+                former = store.switch_alias("images", OTHER.fingerprint)
                 assert former is not None
                 store.delete_collection(former)
             store.upsert("images", [point(2, OTHER)])

@@ -13,8 +13,15 @@ from PIL import Image
 
 from pictures import draw
 from standins.pixels import PixelEncoder
-from warmclip.errors import PruneRefused, SourceChanged, SpaceMismatch, StoreError
+from warmclip.errors import (
+    PruneRefused,
+    SettingsError,
+    SourceChanged,
+    SpaceMismatch,
+    StoreError,
+)
 from warmclip.indexing.indexer import Indexer
+from warmclip.indexing.migration import switch_back
 from warmclip.store.protocol import Point, collection_of
 from warmclip.store.qdrant import QdrantStore
 
@@ -241,3 +248,73 @@ def test_paths_of_a_second_pass(store: QdrantStore, photos: Path, old: Indexer) 
     report = Indexer(PixelEncoder("b", before_each=at_picture(2, mend)), store).migrate()
     assert report.skipped == {}
     assert len(stored(store)) == 11
+
+
+def test_filled_and_not_switched(store: QdrantStore, photos: Path, old: Indexer) -> None:
+    """The former vectors go on answering; the switch then has only the rest to embed."""
+    new = Indexer(PixelEncoder("b"), store)
+    assert new.migrate(switch=False).indexed == 10
+    assert len(old.search("red", limit=20)) == 10
+    with pytest.raises(SpaceMismatch, match="not in use"):
+        new.search("red")
+    draw(photos / "added.png", 77)
+    old.index([photos])
+    again = new.migrate(switch=False)
+    assert (again.indexed, again.unchanged) == (1, 10)
+    report = new.migrate()
+    assert (report.indexed, report.unchanged) == (0, 11)
+    assert len(new.search("red", limit=20)) == 11
+
+
+def test_way_back_is_not_advised(store: QdrantStore, photos: Path, old: Indexer) -> None:
+    """Whoever still has the former model is told to take the other one, not to migrate back."""
+    Indexer(PixelEncoder("b"), store).migrate()
+    with pytest.raises(SpaceMismatch) as caught:
+        old.index([photos])
+    assert "b" * 12 in str(caught.value)
+    assert "warmclip migrate" not in str(caught.value)
+
+
+def test_switch_back(store: QdrantStore, photos: Path, old: Indexer) -> None:
+    """The former vectors answer again; what was deleted meanwhile does not come back."""
+    new = Indexer(PixelEncoder("b"), store)
+    new.migrate()
+    draw(photos / "added.png", 77)
+    (photos / "0003.png").unlink()
+    new.index([photos])
+    store.delete_unchanged("images", [stored(store)["0003.png"]])
+    outcome = switch_back(store, "images")
+    assert (outcome.former, outcome.now) == ("b" * 64, "a" * 64)
+    assert (outcome.behind, outcome.deleted) == (1, 1)
+    assert len(old.search("red", limit=20)) == 9
+    assert old.index([photos]).indexed == 1
+
+
+def test_switch_back_to_half_a_collection(store: QdrantStore, photos: Path, old: Indexer) -> None:
+    """Vectors of a migration that has not ended are no way back, unless that is meant."""
+    countdown = iter(range(10))
+    draw(photos / "last.png", 99)
+    old.index([photos])
+    with pytest.raises(RuntimeError):
+        Indexer(PixelEncoder("b", before_each=lambda: next(countdown)), store).migrate()
+    with pytest.raises(PruneRefused, match="11 of 11"):
+        switch_back(store, "images")
+    assert len(old.search("red", limit=20)) == 11
+    assert switch_back(store, "images", "b" * 64, yes=True).behind == 11
+
+
+@pytest.mark.usefixtures("old")
+def test_switch_back_without_former_vectors(store: QdrantStore) -> None:
+    """It says so."""
+    with pytest.raises(StoreError, match="no vectors of another model"):
+        switch_back(store, "images")
+
+
+@pytest.mark.usefixtures("old")
+def test_switch_back_with_several(store: QdrantStore) -> None:
+    """It asks which one is meant."""
+    Indexer(PixelEncoder("b"), store).migrate()
+    Indexer(PixelEncoder("c"), store).migrate()
+    with pytest.raises(SettingsError, match=r"aaaaaaaaaaaa, bbbbbbbbbbbb.*--bundle"):
+        switch_back(store, "images")
+    assert switch_back(store, "images", "b" * 64).now == "b" * 64

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -67,6 +67,11 @@ class Indexer:
         self._limits = limits or Limits()
         self._home = home
         self._mounts = None if home is None else MountPoints(home)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder's embedding space."""
+        return self._space.fingerprint
 
     @classmethod
     def from_settings(
@@ -196,7 +201,13 @@ class Indexer:
         return self._store.search(self.collection, self._space, vector, limit, only)
 
     def migrate(
-        self, *, yes: bool = False, drop: bool = False, progress: Progress | None = None
+        self,
+        *,
+        yes: bool = False,
+        drop: bool = False,
+        switch: bool = True,
+        on_switch: Callable[[str], object] = lambda _: None,
+        progress: Progress | None = None,
     ) -> IndexReport:
         """Embed a collection's pictures with this encoder's model, then switch to them at once.
 
@@ -207,6 +218,9 @@ class Indexer:
         Args:
             yes: switch even if more than a fifth of the pictures cannot be carried over.
             drop: delete the former vectors; otherwise they are kept.
+            switch: False only embeds: the former vectors go on answering searches.
+            on_switch: called once the name was switched, with the fingerprint of the former
+                space; what is written to the former vectors until it returns is carried over.
             progress: see ``index``.
 
         Raises:
@@ -224,7 +238,10 @@ class Indexer:
             self._space,
             lambda collection, files: self._sync_files(collection, files, progress),
         )
-        report = migration.run(yes=yes, drop=drop)
+        if switch:
+            report = migration.run(yes=yes, drop=drop, on_switch=on_switch)
+        else:
+            report = migration.fill()
         return replace(report, seconds=time.monotonic() - started)
 
     def _sync_files(

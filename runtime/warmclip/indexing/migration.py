@@ -1,9 +1,10 @@
 """Carries a collection over to the vectors of another model, and switches to them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from warmclip.errors import PruneRefused, SourceChanged
+from warmclip.errors import NotStored, PruneRefused, SettingsError, SourceChanged
 from warmclip.indexing.pruning import MOST_LOST
 from warmclip.indexing.report import IndexReport
 from warmclip.store.protocol import Point, Space, VectorStore
@@ -12,6 +13,73 @@ _MOST_PASSES = 5  # over what was indexed with the former model meanwhile
 
 Contents = Mapping[str, str]
 """Path -> digest of the content that is stored for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchBack:
+    """A name that leads to its former vectors again."""
+
+    collection: str
+    former: str  # the fingerprint of the space that the name led to until now
+    now: str  # of the one that it leads to again
+    behind: int  # pictures that were indexed or changed since, and have no vectors there
+    deleted: int  # pictures that were deleted since, and went from there as well
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as JSON can carry it."""
+        return asdict(self)
+
+
+def switch_back(
+    store: VectorStore, name: str, fingerprint: str | None = None, *, yes: bool = False
+) -> SwitchBack:
+    """Let a name lead to its former vectors again: nothing is embedded.
+
+    Args:
+        store: where the collection is.
+        name: of the collection.
+        fingerprint: of the former space; None: the only one that is kept beside the one in use.
+        yes: even if more than a fifth of the pictures have no vectors there.
+
+    Raises:
+        NotStored: there is no such collection, or no vectors are kept to go back to.
+        SettingsError: vectors of several models are kept.
+        PruneRefused: too many pictures have no vectors there; nothing was switched.
+    """
+    in_use, *others = store.list_generations(name)
+    kept = [it for it in others if fingerprint in (None, it.fingerprint)]
+    if not kept:
+        raise NotStored(
+            f"{name!r} has no vectors of another model to switch back to; `warmclip migrate "
+            f"{name} --bundle ...` embeds its pictures with one"
+        )
+    if len(kept) > 1:
+        raise SettingsError(
+            f"{name!r} keeps vectors of several models beside those in use: "
+            f"{', '.join(it.fingerprint[:12] for it in kept)}; name the bundle of the one to "
+            "switch back to with --bundle"
+        )
+    target = kept[0]
+    contents = _contents(store, name)
+    there = _contents(store, target.collection)
+    behind = sum(there.get(path) != digest for path, digest in contents.items())
+    if not yes and behind > MOST_LOST * len(contents):
+        raise PruneRefused(
+            f"{behind} of {len(contents)} pictures of {name!r} have no vectors of the model "
+            f"{target.fingerprint[:12]}, so that searches would not find them; `warmclip migrate` "
+            "with its bundle embeds them and then switches. To switch all the same, repeat with "
+            "--yes"
+        )
+    gone = [it for it in store.scroll(target.collection) if it.payload.path not in contents]
+    store.delete_unchanged(target.collection, gone)
+    store.switch_alias(name, target.fingerprint)
+    return SwitchBack(
+        collection=name,
+        former=in_use.fingerprint,
+        now=target.fingerprint,
+        behind=behind,
+        deleted=len(gone),
+    )
 
 
 class Migration:
@@ -42,16 +110,27 @@ class Migration:
         self._space = space
         self._sync = sync
 
-    def run(self, *, yes: bool, drop: bool) -> IndexReport:
+    def fill(self) -> IndexReport:
+        """Embed what the source has and the target has not; the name leads where it did."""
+        target = self._store.create_collection(self._name, self._space)
+        contents = _contents(self._store, self._name)
+        carried = self._clean(target, contents)
+        report = self._sync(target, sorted(contents.keys() - carried))
+        return replace(report, unchanged=report.unchanged + len(carried))
+
+    def run(
+        self, *, yes: bool, drop: bool, on_switch: Callable[[str], object] = lambda _: None
+    ) -> IndexReport:
         """See ``Indexer.migrate``."""
         source = self._store.list_generations(self._name)[0]
         target = self._store.create_collection(self._name, self._space)
         if target == source.collection:
-            return self._sync(target, sorted(self._read_contents(target)))
+            return self._sync(target, sorted(_contents(self._store, target)))
         former, contents, report = self._carry_over(target, yes=yes)
         if former is not None:
-            # A server is not asked and switched at once: what was written in between is carried
-            # over now.
+            # A server is not asked and switched at once, and jobs may still write to the former
+            # collection: what was written in between is carried over now.
+            on_switch(former.rpartition("__")[2])
             report = self._follow(former, target, contents, report)
             if drop:
                 self._store.delete_collection(former)
@@ -66,7 +145,7 @@ class Migration:
         report = IndexReport(collection=self._name)
         for attempt in range(_MOST_PASSES):
             revision = self._store.revision(self._name)
-            contents = self._read_contents(self._name)
+            contents = _contents(self._store, self._name)
             carried = self._clean(target, contents)
             if attempt == 0:
                 report = replace(report, unchanged=len(carried))
@@ -75,7 +154,9 @@ class Migration:
             if not yes:
                 self._check_loss(report, len(contents))
             try:
-                former = self._store.switch_alias(self._name, self._space, if_revision=revision)
+                former = self._store.switch_alias(
+                    self._name, self._space.fingerprint, if_revision=revision
+                )
             except SourceChanged:
                 if attempt == _MOST_PASSES - 1:
                     raise
@@ -87,7 +168,7 @@ class Migration:
         self, former: str, target: str, contents: Contents, report: IndexReport
     ) -> IndexReport:
         """Carry over what has changed in the former collection since its contents were read."""
-        now = self._read_contents(former)
+        now = _contents(self._store, former)
         todo = sorted(path for path, digest in now.items() if contents.get(path) != digest)
         if todo:
             report = _add(report, self._sync(target, todo), todo)
@@ -109,9 +190,6 @@ class Migration:
         self._store.delete_unchanged(target, others)
         return carried
 
-    def _read_contents(self, collection: str) -> Contents:
-        return {it.payload.path: it.payload.sha256 for it in self._store.scroll(collection)}
-
     def _check_loss(self, report: IndexReport, total: int) -> None:
         lost = report.not_stored
         if len(lost) > MOST_LOST * total:
@@ -121,6 +199,10 @@ class Migration:
                 f"{path!r} ({reason}); is a disk not mounted? The collection is as before. To "
                 "leave them behind, repeat with --yes"
             )
+
+
+def _contents(store: VectorStore, collection: str) -> Contents:
+    return {it.payload.path: it.payload.sha256 for it in store.scroll(collection)}
 
 
 def _add(report: IndexReport, more: IndexReport, paths: Sequence[str]) -> IndexReport:

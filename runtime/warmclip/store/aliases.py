@@ -47,13 +47,31 @@ class Aliases:
         """
         target = self.require(name)
         if target != collection_of(name, space.fingerprint):
-            theirs = target.removeprefix(f"{name}__")
-            raise SpaceMismatch(
-                f"collection {name!r} holds vectors of the model {theirs[:12]}, this model is "
-                f"{space.fingerprint[:12]}; run `warmclip migrate {name}` to embed its pictures "
-                "with this one, or choose another name with WARMCLIP_COLLECTION"
-            )
+            raise SpaceMismatch(self._why_mismatched(name, target, space))
         return target
+
+    def fingerprint(self, name: str) -> str:
+        """See ``VectorStore.fingerprint_of``."""
+        return self.require(name).rpartition("__")[2]
+
+    def _why_mismatched(self, name: str, target: str, space: Space) -> str:
+        theirs = target.removeprefix(f"{name}__")
+        told = (
+            f"collection {name!r} holds vectors of the model {theirs[:12]}, this model is "
+            f"{space.fingerprint[:12]}; "
+        )
+        if collection_of(name, space.fingerprint) in self.others(name):
+            # The former model, or one that is not switched to yet: whoever asks with it is to
+            # come along, not to take the name back.
+            return told + (
+                "its own vectors are kept, and not in use: name the bundle of the model in use "
+                "with --bundle or WARMCLIP_BUNDLE (`warmclip models` lists bundles)"
+            )
+        return told + (
+            "name the bundle of that one with --bundle or WARMCLIP_BUNDLE, or choose another name "
+            f"with WARMCLIP_COLLECTION; `warmclip migrate {name}` gives the collection this model "
+            "for good"
+        )
 
     def _why_missing(self, name: str) -> str:
         kept = self.others(name)
@@ -102,9 +120,9 @@ class Aliases:
         complete_folders(self._engine, collection)
         return collection
 
-    def switch(self, name: str, space: Space) -> str | None:
+    def switch(self, name: str, fingerprint: str) -> str | None:
         """See ``VectorStore.switch_alias``."""
-        collection = collection_of(name, space.fingerprint)
+        collection = collection_of(name, fingerprint)
         former = self.target(name)
         if former == collection:
             return None

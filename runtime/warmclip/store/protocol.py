@@ -116,6 +116,14 @@ class VectorStore(Protocol):
         """
         ...
 
+    def fingerprint_of(self, name: str) -> str:
+        """The fingerprint of the space whose vectors a name leads to now.
+
+        Raises:
+            NotStored: the name leads to no collection.
+        """
+        ...
+
     def ensure_collection(self, name: str, space: Space) -> None:
         """Make a name ready to be written to: its collection, payload indexes and alias.
 
@@ -210,13 +218,13 @@ class VectorStore(Protocol):
         ...
 
     def switch_alias(
-        self, name: str, space: Space, *, if_revision: str | None = None
+        self, name: str, fingerprint: str, *, if_revision: str | None = None
     ) -> str | None:
-        """Let a name lead to the collection of this space, which must be there, in one step.
+        """Let a name lead to the collection of a space, which must be there, in one step.
 
         Args:
             name: of the alias.
-            space: whose collection the name leads to afterwards.
+            fingerprint: of the space whose collection the name leads to afterwards.
             if_revision: switch only if ``revision(name)`` still is this. A server cannot be asked
                 both at once: what is written between the two requests is in the former
                 collection only, so compare the two once more after the switch.

@@ -143,6 +143,10 @@ class QdrantStore:
             for collection in (in_use, *self._aliases.others(name))
         )
 
+    def fingerprint_of(self, name: str) -> str:
+        """See ``VectorStore.fingerprint_of``."""
+        return self._aliases.fingerprint(name)
+
     def ensure_collection(self, name: str, space: Space) -> None:
         """See ``VectorStore.ensure_collection``."""
         self._aliases.ensure(name, space)
@@ -183,7 +187,7 @@ class QdrantStore:
         return f"{collection}:{total:032x}"
 
     def switch_alias(
-        self, name: str, space: Space, *, if_revision: str | None = None
+        self, name: str, fingerprint: str, *, if_revision: str | None = None
     ) -> str | None:
         """See ``VectorStore.switch_alias``."""
         if if_revision is not None and self.revision(name) != if_revision:
@@ -191,7 +195,7 @@ class QdrantStore:
                 f"collection {name!r} was written to meanwhile, so it does not lead to the new "
                 "vectors yet; run the same command again to carry over what has changed"
             )
-        return self._aliases.switch(name, space)
+        return self._aliases.switch(name, fingerprint)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         """See ``VectorStore.upsert``."""

@@ -20,7 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmclip.errors import ImagesUnreadable, ImageUnreadable, JobRefused, NotStored, StoreError
+from warmclip.errors import (
+    ImagesUnreadable,
+    ImageUnreadable,
+    JobRefused,
+    NotStored,
+    SpaceMismatch,
+    StoreError,
+)
 from warmclip.indexing.files import locate_file, read_picture
 from warmclip.indexing.roots import is_absolute
 from warmclip.inference.machine import chip, os_build
@@ -31,7 +38,9 @@ from warmclip.store.filter import Filter, count_hits
 from warmclip.work.horse.context import JobContext, current_context
 
 if TYPE_CHECKING:
+    from warmclip.indexing.indexer import Indexer
     from warmclip.inference.arrays import Vector
+    from warmclip.inference.encoder import Encoder
     from warmclip.store.protocol import Point
 
 _LARGEST_SIDE_PX = 1_024
@@ -48,15 +57,20 @@ def index_images(
 
     Raises:
         JobRefused: a path is not an absolute one without "..", or there are too many.
-        SpaceMismatch: the collection holds vectors of another model.
+        SpaceMismatch: the collection holds vectors of a model that this worker has no bundle of.
         StoreError: the store failed.
     """
     context = current_context()
     check_paths(paths, context.settings)
     indexer = context.indexer(check_collection(collection))
-    return indexer.index_files(
-        paths, retry_unreadable=retry_unreadable is True, progress=context.progress
-    ).to_dict()
+    try:
+        report = indexer.index_files(
+            paths, retry_unreadable=retry_unreadable is True, progress=context.progress
+        )
+    except SpaceMismatch as exc:  # it was switched to another model just now
+        now = context.store.fingerprint_of(collection)
+        raise context.model_missing(collection, now) from exc
+    return report.to_dict()
 
 
 def forget_images(paths: list[str], collection: str, *, dry_run: bool = False) -> dict[str, Any]:
@@ -115,7 +129,7 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
             unreadable[path] = str(result)
         else:
             vectors[path] = result.vector.tolist()
-    return _space(context) | {"vectors": vectors, "unreadable": unreadable}
+    return _space(context.encoder) | {"vectors": vectors, "unreadable": unreadable}
 
 
 def embed_texts(texts: list[str]) -> dict[str, Any]:
@@ -132,7 +146,7 @@ def embed_texts(texts: list[str]) -> dict[str, Any]:
     check_items(texts, "texts", context.settings)
     unique = list(dict.fromkeys(texts))
     rows = context.encoder.encode_texts(unique).tolist()
-    return _space(context) | {"vectors": dict(zip(unique, rows, strict=True))}
+    return _space(context.encoder) | {"vectors": dict(zip(unique, rows, strict=True))}
 
 
 def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str, Any]:
@@ -162,7 +176,7 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
     ((_, result),) = context.encoder.encode_each([(0, source)])
     if isinstance(result, ImageUnreadable):
         raise ImageUnreadable(f"{name} {result}")
-    return _space(context) | {
+    return _space(context.encoder) | {
         "vector": result.vector.tolist(),
         "width_px": result.width_px,
         "height_px": result.height_px,
@@ -211,7 +225,7 @@ def search(
         StoreError: the store failed.
     """
     context = current_context()
-    indexer = context.indexer(check_collection(collection))
+    indexer, encoder = context.searcher(check_collection(collection))
     most = count_hits(limit, offset)
     if folder is not None:
         _require_roots(context.settings)
@@ -230,12 +244,12 @@ def search(
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
         case None, None, None, str():
-            point = _stored(context, collection, like, with_vector=True)
+            point = _stored(context, indexer.collection, like, with_vector=True)
             nearest = indexer.search(vector=point.vector, limit=most + 1, only=only)
             hits = [hit for hit in nearest if hit.id != point.id][:most]
         case _:
             raise JobRefused("search for exactly one of text, image, data and like")
-    return _space(context) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
+    return _space(encoder) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
 
 
 def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) -> dict[str, Any]:
@@ -301,16 +315,17 @@ def canary(collection: str | None = None) -> dict[str, Any]:
         StoreError: the store failed, or a search does not find what is stored.
     """
     context = current_context()
-    (vector,) = context.encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
-    found = None
+    indexer, encoder = None, context.encoder
     if collection is not None:
-        found = _find_stored(context, check_collection(collection), vector)
-    return _space(context) | {"providers": dict(context.encoder.providers), "found": found}
+        indexer, encoder = context.searcher(check_collection(collection))
+    (vector,) = encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
+    found = None if indexer is None else _find_stored(context, indexer, vector)
+    return _space(encoder) | {"providers": dict(encoder.providers), "found": found}
 
 
-def _find_stored(context: JobContext, collection: str, vector: "Vector") -> str | None:
+def _find_stored(context: JobContext, indexer: "Indexer", vector: "Vector") -> str | None:
     """The picture nearest to a vector, if a search by the picture's own vector finds it too."""
-    indexer = context.indexer(collection)
+    collection = indexer.collection
     try:
         (hit,) = indexer.search(vector=vector, limit=1) or (None,)
         points = context.store.scroll(collection, ids=[hit.id] if hit else None, with_vectors=True)
@@ -340,7 +355,7 @@ def verdict() -> dict[str, Any]:
     context = current_context()
     found, now = context.encoder.selection, context.encoder.providers
     quarantined = Quarantine(context.settings.home).active()
-    return _space(context) | {
+    return _space(context.encoder) | {
         "asked": found.asked,
         "towers": [
             {"tower": tower, "chosen": name, "now": now[tower], "why": found.why[tower]}
@@ -442,5 +457,5 @@ def _read(path: str, context: JobContext) -> bytes:
     return read_picture(locate_file(path, context.roots), context.roots, context.settings.limits)[1]
 
 
-def _space(context: JobContext) -> dict[str, Any]:
-    return {"fingerprint": context.encoder.fingerprint, "dim": context.encoder.dim}
+def _space(encoder: "Encoder") -> dict[str, Any]:
+    return {"fingerprint": encoder.fingerprint, "dim": encoder.dim}

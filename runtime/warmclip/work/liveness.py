@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import uuid
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,12 @@ HORSE = "horse"
 AT = "at"
 """The field that holds how far its job is: the job's id, done, total, stage."""
 
+MODELS = "models"
+"""The field that holds the fingerprints of the models that its horse has, by commas."""
+
+TROUBLE = "trouble"
+"""The field that says why it has not loaded a model that it should; empty: all is well."""
+
 _MACHINE = "machine"
 _PACKAGE = "warmclip"
 _HORSE_MODULE = "warmclip.work.horse"
@@ -48,9 +55,14 @@ def this_machine() -> str:
         return read_sysctl("kern.bootsessionuuid") or f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
-def worker_fields(horse: int) -> dict[str, str | int]:
+def worker_fields(horse: int, models: Sequence[str], trouble: str) -> dict[str, str | int]:
     """What our workers add to RQ's record of them."""
-    return {_MACHINE: this_machine(), HORSE: horse}
+    return {
+        _MACHINE: this_machine(),
+        HORSE: horse,
+        MODELS: ",".join(models),
+        TROUBLE: trouble,
+    }
 
 
 def is_gone(connection: Redis, worker_key: str, *, with_horse: bool = False) -> bool:

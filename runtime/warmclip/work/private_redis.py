@@ -73,6 +73,11 @@ def find_server() -> str:
     )
 
 
+def has_private_redis(home: Path) -> bool:
+    """Whether a private Redis has ever run in this home; it need not run now."""
+    return (home / "redis" / "server.lock").exists()
+
+
 class PrivateRedis:
     """One client's share in the private Redis: starts the server if need be.
 

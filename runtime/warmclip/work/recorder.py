@@ -153,6 +153,8 @@ class JobRecorder:
             case "retry":
                 asked = json.loads(report.text)
                 self._record(running, partial(self._run_again, running, asked))
+            case "requeue":
+                self.requeue(running)
             case "failure":
                 self.fail(running, report.text)
 

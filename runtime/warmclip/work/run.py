@@ -20,6 +20,7 @@ from warmclip.store.embedded_lock import lock_store
 from warmclip.work.broker import open_broker
 from warmclip.work.counters import CounterBuffer
 from warmclip.work.crash_policy import CrashPolicy
+from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.process import HorseProcess
 from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.liveness import end_leftover_horses
@@ -78,8 +79,9 @@ def run_worker(
             max_crashes=settings.max_crashes,
         )
         horse = WarmHorse(
-            lambda: HorseProcess(
+            lambda choice: HorseProcess(
                 settings,
+                choice=choice,
                 worker=name,
                 redis_socket=connection.connection_pool.connection_kwargs.get("path"),
                 store_owner=owner,
@@ -90,7 +92,8 @@ def run_worker(
             observe=lambda stage, seconds: counters.observe(f"{stage}_s", seconds),
         )
         _check_redis(connection)
-        worker = WarmWorker(queues, name, connection, horse, policy, counters, supervisor)
+        follower = ModelFollower(connection, name, settings, horse)
+        worker = WarmWorker(queues, name, connection, horse, policy, counters, follower, supervisor)
         try:
             worker.start()
             if not worker.was_asked_to_stop:
@@ -170,7 +173,7 @@ def _announce(worker: WarmWorker, horse: WarmHorse, settings: Settings) -> None:
         "worker %s: %s (%s) on %s, queues %s",
         worker.name,
         ready.model,
-        ready.fingerprint[:12],
+        ready.models[0][:12] if ready.models else "none",
         ready.provider,
         ", ".join(worker.queue_names()),
         extra={"action": "worker_ready"},

@@ -35,10 +35,12 @@ from warmclip.work.clock import ClockWatch
 from warmclip.work.counters import CounterBuffer
 from warmclip.work.crash_policy import CrashPolicy, Death, is_ours
 from warmclip.work.dequeue import Dequeuer
+from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.warm_horse import Order, WarmHorse
-from warmclip.work.liveness import AT, HORSE, worker_fields
+from warmclip.work.liveness import AT, worker_fields
+from warmclip.work.model_switch import SWITCHES, parse_switches
 from warmclip.work.patience import LOST, is_wrong_type, refusal
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.recorder import STOPPED, JobRecorder, Running
@@ -67,6 +69,7 @@ class WarmWorker(RqWorker):
         horse: WarmHorse,
         policy: CrashPolicy,
         counters: CounterBuffer,
+        follower: ModelFollower,
         supervisor: int | None = None,
     ) -> None:
         super().__init__(queues, name=name, connection=connection)
@@ -76,6 +79,7 @@ class WarmWorker(RqWorker):
         self._horse = horse
         self._policy = policy
         self._counters = counters
+        self._follower = follower
         self._poisoned_files = PoisonedFiles(connection)
         self._supervisor = supervisor
         self._recorder = JobRecorder(self)
@@ -137,7 +141,10 @@ class WarmWorker(RqWorker):
 
         RQ writes the state after the record; who looked in between would see a worker without one.
         """
-        return super().serialize() | worker_fields(self._horse.pid) | {"state": self.get_state()}
+        return super().serialize() | self._horse_fields() | {"state": self.get_state()}
+
+    def _horse_fields(self) -> dict[Any, Any]:
+        return worker_fields(self._horse.pid, self._horse.ready.models, self._follower.trouble)
 
     @property
     def should_run_maintenance_tasks(self) -> bool:
@@ -178,6 +185,7 @@ class WarmWorker(RqWorker):
         while not self.was_asked_to_stop and not self._is_orphan():
             self._tick()
             self._recovery.run_if_due()
+            self._follower.follow(lambda: self._ensure_horse(None))
             if not self._have_horse():
                 return None
             if (found := self._dequeuer.take()) or timeout is None:
@@ -211,7 +219,7 @@ class WarmWorker(RqWorker):
         self._horse.ensure_ready(lambda in_flight: self._tick(running, in_flight))
         if self._recorded_horse != self._horse.pid:
             self._recorded_horse = self._horse.pid
-            self.connection.hset(self.key, HORSE, self._recorded_horse)
+            self.connection.hset(self.key, mapping=self._horse_fields())
             if self._recorded_horse:
                 self._counters.add("horses")
 
@@ -238,9 +246,13 @@ class WarmWorker(RqWorker):
             if in_flight is not None and in_flight.progress is not None:
                 job_id = running.job.id if running is not None else STARTING
                 pipeline.hset(self.key, AT, json.dumps([job_id, *in_flight.progress]))
+            noted = len(pipeline)
+            pipeline.hgetall(SWITCHES)
             if running is not None:
                 self._recorder.keep_alive(running, pipeline)
             answers = pipeline.execute()
+        self._follower.keep_turn()
+        self._follower.look(parse_switches(answers[noted]))
         if running is not None:
             self._recorder.was_kept(running, answers)
         self._counters.flush(self.connection)
@@ -308,6 +320,7 @@ class WarmWorker(RqWorker):
             )
             if isinstance(outcome, JobReport):
                 self._policy.on_success()
+                self._follower.hear(outcome)
                 self._counters.add(f"runs:{outcome.outcome}")
                 self._recorder.finish(running, outcome)
                 return

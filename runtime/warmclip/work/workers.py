@@ -4,6 +4,7 @@ Others may write to the same Redis: what cannot be read is passed by, and said o
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,10 +13,13 @@ from typing import Any
 from redis import Redis
 
 from warmclip.work.keys import WORKER_PREFIX, WORKERS, execution_key, executions_key, workers_key
-from warmclip.work.liveness import AT, is_gone
+from warmclip.work.liveness import AT, MODELS, TROUBLE, is_gone
 from warmclip.work.replies import answers_of, read_members, text_of
 
 _MOST_DIGITS = 9  # of a process's number
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_MOST = 16  # models of one worker
+_MOST_TROUBLE = 1_000  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class WorkerState:
     hostname: str
     pid: int
     last_heartbeat: str | None  # ISO 8601, UTC
+    models: tuple[str, ...] = ()  # the fingerprints of those that it has loaded
+    trouble: str = ""  # why it has not loaded one that it should
 
 
 def read_workers(connection: Redis, queue: str | None = None) -> list[WorkerState]:
@@ -119,6 +125,8 @@ def _parse(name: str, record: Mapping[Any, Any], job: str | None) -> WorkerState
         hostname=values.get("hostname", ""),
         pid=int(pid),
         last_heartbeat=beat,
+        models=tuple(filter(_FINGERPRINT.fullmatch, values.get(MODELS, "").split(",")))[:_MOST],
+        trouble=values.get(TROUBLE, "")[:_MOST_TROUBLE],
     )
 
 

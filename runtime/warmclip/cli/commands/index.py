@@ -103,7 +103,7 @@ def index(
             )
         else:
             with (
-                open_indexer(settings, terminal) as indexer,
+                open_indexer(settings, terminal, insist=bundle is not None) as indexer,
                 terminal.progress("images") as progress,
             ):
                 report = indexer.index(
@@ -145,12 +145,35 @@ def _index_by_queue(
 
 
 @contextmanager
-def open_indexer(settings: Settings, terminal: Terminal) -> "Iterator[Indexer]":
-    """Open the store, and then an encoder of the settings' model over it."""
+def open_indexer(
+    settings: Settings, terminal: Terminal, *, insist: bool = True
+) -> "Iterator[Indexer]":
+    """Open the store, and then an encoder over it.
+
+    Args:
+        settings: with the model, the collection and the store.
+        terminal: told how far trials are.
+        insist: on the settings' model; else it is that of the collection's vectors, if it is here.
+    """
     from warmclip.store.open import share_store
 
     with share_store(settings) as store:
-        yield make_indexer(settings, store, terminal)
+        chosen = settings if insist else choose_model(settings, store, terminal)
+        yield make_indexer(chosen, store, terminal)
+
+
+def choose_model(settings: Settings, store: "VectorStore", terminal: Terminal) -> Settings:
+    """The settings with the model of the collection's vectors, if it is here; another one is said.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    from warmclip.indexing.model_choice import follow_collection
+
+    chosen = follow_collection(settings, store)
+    if chosen.bundle != settings.bundle:
+        terminal.note(f"{settings.collection!r} is of the model {chosen.bundle}, which is used")
+    return chosen
 
 
 def make_indexer(settings: Settings, store: "VectorStore", terminal: Terminal) -> "Indexer":

@@ -1,10 +1,11 @@
 """The command migrate."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from warmclip.cli.commands.index import open_indexer, show_index_report
+from warmclip.cli.console import Terminal
 from warmclip.cli.options import (
     Bundle,
     Decode,
@@ -16,6 +17,17 @@ from warmclip.cli.options import (
     open_terminal,
     read_settings,
 )
+from warmclip.errors import QueueUnreachable, SettingsError
+from warmclip.progress import Progress
+from warmclip.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from warmclip.work.model_switch import ModelSwitch
+    from warmclip.work.workers import WorkerState
+
+_PATIENCE_S = 120.0  # for the next worker: it may try providers with the model first
 
 
 def migrate(
@@ -24,6 +36,17 @@ def migrate(
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
     decode: Decode = None,
+    switch: Annotated[
+        bool,
+        typer.Option(
+            "--switch/--no-switch",
+            help="Whether to switch when all are embedded, or to leave that to a further run.",
+        ),
+    ] = True,
+    back: Annotated[
+        bool,
+        typer.Option("--switch-back", help="Embed nothing: switch back to the former vectors."),
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Even if more than 20 % of the pictures are gone.")
     ] = False,
@@ -39,7 +62,85 @@ def migrate(
         settings = read_settings(
             bundle, collection, provider, exif_transpose, decode, env_file=env_file
         )
+        if drop and (back or not switch):
+            raise SettingsError("--drop goes with a switch to other vectors")
+        if back and not switch:
+            raise SettingsError("--switch-back and --no-switch exclude each other")
+        if back:
+            _switch_back(terminal, settings, insist=bundle is not None, yes=yes)
+            return
         with open_indexer(settings, terminal) as indexer, terminal.progress("images") as progress:
-            report = indexer.migrate(yes=yes, drop=drop, progress=progress)
+            report = indexer.migrate(
+                yes=yes,
+                drop=drop,
+                switch=switch,
+                on_switch=lambda former: _tell_workers(
+                    terminal, settings, former, indexer.fingerprint, progress
+                ),
+                progress=progress,
+            )
         show_index_report(terminal, report)
+        if not switch and not terminal.as_json:
+            terminal.print(f"nothing was switched; `warmclip migrate {collection}` does that")
         raise typer.Exit(report.exit_code)
+
+
+def _switch_back(terminal: Terminal, settings: Settings, *, insist: bool, yes: bool) -> None:
+    from warmclip.indexing.migration import switch_back
+    from warmclip.indexing.model_choice import fingerprint_of
+    from warmclip.store.open import share_store
+
+    wanted = fingerprint_of(settings.bundle, settings) if insist else None
+    with share_store(settings) as store:
+        outcome = switch_back(store, settings.collection, wanted, yes=yes)
+    with terminal.progress("workers") as progress:
+        _tell_workers(terminal, settings, outcome.former, outcome.now, progress)
+    if terminal.as_json:
+        terminal.json(outcome.to_dict())
+        return
+    terminal.print(
+        f"{outcome.collection!r} leads to the vectors of the model {outcome.now[:12]} again"
+    )
+    if outcome.behind:
+        terminal.print(
+            f"{outcome.behind} pictures were indexed or changed since and are not found in them: "
+            "`warmclip index` with their folders embeds them"
+        )
+
+
+def _tell_workers(
+    terminal: Terminal, settings: Settings, former: str, now: str, progress: Progress
+) -> None:
+    """Announce a switch, and wait until the workers have followed."""
+    from warmclip.work.model_switch import ModelSwitch
+    from warmclip.work.private_redis import has_private_redis
+
+    if settings.redis_url is None and not has_private_redis(settings.home):
+        return  # there was never a worker
+    switch = ModelSwitch(collection=settings.collection, former=former, now=now)
+    try:
+        left = _announce(settings, switch, progress)
+    except QueueUnreachable as exc:
+        terminal.note(f"workers learn of it at their next job, as they could not be told: {exc}")
+        return
+    for worker in left:
+        terminal.note(
+            f"the worker {worker.name} on {worker.hostname} still has the former model, "
+            f"as {worker.trouble or 'it is busy'}"
+        )
+
+
+def _announce(
+    settings: Settings, switch: "ModelSwitch", progress: Progress
+) -> "Sequence[WorkerState]":
+    from warmclip.work.broker import QUICK_ANSWER_S, open_broker
+    from warmclip.work.model_switch import announce, wait_for_workers
+
+    with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
+        announce(connection, switch)
+        return wait_for_workers(
+            connection,
+            switch,
+            patience_s=_PATIENCE_S,
+            on_poll=lambda done, total: progress(done, total, "workers load the model"),
+        )

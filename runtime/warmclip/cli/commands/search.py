@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from warmclip.cli.commands.index import open_encoder
+from warmclip.cli.commands.index import choose_model, open_encoder
 from warmclip.cli.console import Terminal, shorten_path
 from warmclip.cli.options import (
     WORKERS_CHOICE,
@@ -104,7 +104,7 @@ def search(
         if queue:
             found = _search_by_worker(settings, queries, limit, only)
         else:
-            found = _search(terminal, settings, queries, limit, only)
+            found = _search(terminal, settings, queries, limit, only, insist=bundle is not None)
         if folder is not None and not any(found) and not folder.is_dir():
             terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
         if sheet is not None:
@@ -113,7 +113,13 @@ def search(
 
 
 def _search(
-    terminal: Terminal, settings: Settings, queries: list[Query], limit: int, only: Filter
+    terminal: Terminal,
+    settings: Settings,
+    queries: list[Query],
+    limit: int,
+    only: Filter,
+    *,
+    insist: bool,
 ) -> "list[list[Hit]]":
     from warmclip.indexing.indexer import Indexer
     from warmclip.store.open import share_store
@@ -121,6 +127,10 @@ def _search(
     # The model first: nobody who wants to own the store has to wait for it.
     encoder = open_encoder(settings, terminal)
     with share_store(settings) as store:
+        if not insist:
+            chosen = choose_model(settings, store, terminal)
+            if chosen.bundle != settings.bundle:
+                encoder = open_encoder(chosen, terminal)
         indexer = Indexer.from_settings(encoder, store, settings)
         return [
             indexer.search(query.text, image=query.image, limit=limit, only=only)

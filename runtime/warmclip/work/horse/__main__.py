@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import IO, Any, NoReturn
 
 from warmclip.errors import StoreError, WarmclipError
@@ -15,6 +16,7 @@ from warmclip.settings import Settings
 from warmclip.work.allowlist import find_functions
 from warmclip.work.broker import connect_lazily
 from warmclip.work.horse.context import JobContext, open_context
+from warmclip.work.horse.models import ModelChoice
 from warmclip.work.horse.orders import Orders
 from warmclip.work.horse.process import LOST_ITS_PIPE
 from warmclip.work.horse.reporter import Orphaned, Reporter
@@ -71,6 +73,7 @@ def _serve(settings: Settings, hello: Mapping[str, Any], lines: IO[str], message
                 activity=reporter,
                 progress=reporter.progress,
                 store_owner=hello["store_owner"],
+                choice=ModelChoice(wanted=tuple(hello["models"]), refused=tuple(hello["refused"])),
             ) as context,
         ):
             job_class = find_functions(settings.jobs)
@@ -80,7 +83,7 @@ def _serve(settings: Settings, hello: Mapping[str, Any], lines: IO[str], message
                 ready=True,
                 provider=context.encoder.provider,
                 model=context.encoder.bundle.manifest.name,
-                fingerprint=context.encoder.fingerprint,
+                models=list(context.encoders),
                 callbacks=sorted(job_class.allowed_callbacks),
             )
             for order in orders:
@@ -106,6 +109,7 @@ def _carry_out(
             reporter.send(done=execution)
             return
         report = runner.run(execution, job, record)
+    report = replace(report, missed=context.take_missed())
     for message in report.messages():
         reporter.send(**message)
     if report.tainted or reporter.is_lost:

@@ -1,6 +1,6 @@
-"""What a horse owns: a warm Encoder, and the store.
+"""What a horse owns: warm Encoders, and the store.
 
-Both are opened before the first job, and never cross a fork. The store comes first, since other
+All are opened before the first job, and never cross a fork. The store comes first, since other
 processes use it through this one. The modules that they need are imported only then, so that a
 process which names a job loads none.
 """
@@ -9,14 +9,17 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import ForkedSessionError, JobRefused, StoreError
+from warmclip.errors import ForkedSessionError, JobRefused, NotStored, SpaceMismatch, StoreError
+from warmclip.indexing.model_choice import find_bundle
 from warmclip.indexing.roots import Roots
 from warmclip.progress import Progress
 from warmclip.settings import Settings
+from warmclip.work.horse.models import MissedModel, ModelChoice, ModelNeeded, bundles_to_load
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
@@ -25,26 +28,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STORE_S = 3  # for a store at the start, before it is done without
+
 
 class JobContext:
-    """What a job finds in its process: a warm Encoder, the store, and the settings.
+    """What a job finds in its process: warm Encoders, the store, and the settings.
 
     Attributes:
         settings: the worker's.
         roots: of the settings.
-        encoder: loaded, and run once.
+        encoders: by fingerprint, loaded, and run once; the first one is for jobs that name no
+            collection.
         progress: told how far a job is.
         pid: the process that this belongs to.
     """
 
-    encoder: "Encoder"
-
-    def __init__(self, settings: Settings, progress: Progress, store_owner: int | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress,
+        store_owner: int | None,
+        choice: ModelChoice = ModelChoice(),  # noqa: B008 - frozen
+    ) -> None:
         self.settings = settings
         self.roots = Roots(settings.roots)
         self.progress = progress
         self.pid = os.getpid()
+        self.encoders: dict[str, Encoder] = {}
         self._store_owner = store_owner
+        self._choice = choice
+        self._missed = MissedModel()
+
+    @property
+    def encoder(self) -> "Encoder":
+        """The Encoder for jobs that name no collection."""
+        return next(iter(self.encoders.values()))
 
     @cached_property
     def store(self) -> "VectorStore":
@@ -73,10 +91,126 @@ class JobContext:
                 log.warning("%s", exc)
 
     def indexer(self, collection: str) -> "Indexer":
-        """An Indexer of one collection, with the warm Encoder and the open store."""
+        """An Indexer of one collection, with the warm Encoder of its model and the open store.
+
+        Raises:
+            ModelNeeded: that model is to be loaded first.
+            SpaceMismatch: it is not here.
+            StoreError: the store failed.
+        """
         from warmclip.indexing.indexer import Indexer
 
-        return Indexer.from_settings(self.encoder, self.store, self.settings, collection)
+        fingerprint = self._model_of(collection)
+        if fingerprint is not None and fingerprint not in self.encoders:
+            raise self.model_missing(collection, fingerprint)
+        encoder = self.encoder if fingerprint is None else self.encoders[fingerprint]
+        return Indexer.from_settings(encoder, self.store, self.settings, collection)
+
+    def searcher(self, collection: str) -> "tuple[Indexer, Encoder]":
+        """An Indexer that only searches, whatever the name leads to meanwhile, and its Encoder.
+
+        Where the name leads to a model that is not loaded, it searches the former vectors of one
+        that is: so a switch to another model leaves no question unanswered. The worker learns of
+        it by ``take_missed``.
+
+        Raises:
+            ModelNeeded, SpaceMismatch, StoreError: as ``indexer``; there are no such vectors.
+        """
+        from warmclip.indexing.indexer import Indexer
+        from warmclip.store.protocol import collection_of
+
+        fingerprint = self._model_of(collection)
+        if fingerprint is None:
+            encoder = self.encoder
+            return Indexer.from_settings(encoder, self.store, self.settings, collection), encoder
+        if fingerprint not in self.encoders:
+            kept = {it.fingerprint for it in self.store.list_generations(collection)}
+            former = next((it for it in self.encoders if it in kept), None)
+            if former is None:
+                raise self.model_missing(collection, fingerprint)
+            self._missed = MissedModel(fingerprint=fingerprint, instead=former)
+            fingerprint = former
+        encoder = self.encoders[fingerprint]
+        own_name = collection_of(collection, fingerprint)
+        return Indexer.from_settings(encoder, self.store, self.settings, own_name), encoder
+
+    def model_missing(self, collection: str, fingerprint: str) -> SpaceMismatch:
+        """The error of a job on a collection whose model is not loaded."""
+        self._missed = MissedModel(fingerprint=fingerprint)
+        told = f"collection {collection!r} holds vectors of the model {fingerprint[:12]}"
+        if fingerprint in self._choice.refused:
+            return SpaceMismatch(f"{told}, which this worker could not load; its log says why")
+        if find_bundle(self.settings, fingerprint) is not None:
+            return ModelNeeded(f"{told}, which is loaded first", fingerprint=fingerprint)
+        return SpaceMismatch(
+            f"{told}, and this worker finds no bundle of it: copy that bundle beside "
+            f"{self.settings.bundle} on the worker's machine"
+        )
+
+    def take_missed(self) -> MissedModel:
+        """The model that the last job has missed."""
+        missed, self._missed = self._missed, MissedModel()
+        return missed
+
+    def _model_of(self, collection: str) -> str | None:
+        """The fingerprint of a collection's model; None if there is no such collection."""
+        try:
+            return self.store.fingerprint_of(collection)
+        except NotStored:
+            return None
+
+    def load(self, progress: Progress, activity: Activity) -> None:
+        """Load the models that the worker chose, see ``bundles_to_load``.
+
+        Raises:
+            BundleError, ProviderUnavailable: one cannot be used.
+        """
+        from warmclip.inference.encoder import Encoder
+
+        settings = self.settings
+        in_use = self._model_in_use()
+        bundles = bundles_to_load(
+            self._choice.wanted,
+            None if in_use in self._choice.refused else in_use,
+            settings.bundle,
+            lambda fingerprint: find_bundle(settings, fingerprint),
+        )
+        for bundle in bundles:
+            with activity.during("load", f"the model {bundle}"):
+                encoder = Encoder.from_settings(
+                    replace(settings, bundle=bundle), progress=progress, activity=activity
+                )
+                encoder.warm()
+            self.encoders[encoder.fingerprint] = encoder
+        if in_use in self.encoders:  # jobs that name no collection get this one
+            self.encoders = {in_use: self.encoders[in_use]} | self.encoders
+
+    def _model_in_use(self) -> str | None:
+        """The model of the worker's collection; None also if the store does not answer soon."""
+        from warmclip.store.embedded_catalog import is_of_former_format
+        from warmclip.store.qdrant import QdrantStore
+
+        settings = self.settings
+        try:
+            if settings.qdrant_url is not None:
+                with QdrantStore.server(
+                    settings.qdrant_url,
+                    settings.qdrant_api_key,
+                    timeout_s=_STORE_S,
+                    first_patience_s=_STORE_S,
+                ) as store:
+                    return store.fingerprint_of(settings.collection)
+            if is_of_former_format(settings.embedded_store):
+                return None
+            if self._store_owner is not None:
+                return self.store.fingerprint_of(settings.collection)
+            with QdrantStore.remote(settings.embedded_store, patience_s=_STORE_S) as store:
+                return store.fingerprint_of(settings.collection)
+        except NotStored:
+            return None
+        except StoreError as exc:
+            log.info("which model %r is of is not known yet: %s", settings.collection, exc)
+            return None
 
     def close(self) -> None:
         """Let go of the store, if it was opened."""
@@ -94,6 +228,7 @@ def open_context(
     activity: Activity | None = None,
     progress: Progress = lambda _done, _total, _stage: None,
     store_owner: int | None = None,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008 - frozen
 ) -> Iterator[JobContext]:
     """Load the model; inside, ``current_context`` finds it.
 
@@ -103,20 +238,16 @@ def open_context(
         progress: told how far a job is.
         store_owner: the embedded store's lock, if the worker holds it; else the store is used
             through the process that holds it.
+        choice: of models.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
     """
     global _context  # noqa: PLW0603 - jobs are called by name, so what they need has one place
-    from warmclip.inference.encoder import Encoder
-
-    activity = activity or Unwatched()
-    context = JobContext(settings, progress, store_owner)
+    context = JobContext(settings, progress, store_owner, choice)
     try:
         context.offer_store()
-        with activity.during("load", f"the model {settings.bundle}"):
-            context.encoder = Encoder.from_settings(settings, progress=progress, activity=activity)
-            context.encoder.warm()
+        context.load(progress, activity or Unwatched())
         _context = context
         yield context
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 from warmclip.children import ChildProcess
 from warmclip.settings import Settings
+from warmclip.work.horse.models import ModelChoice
 
 _LEAVING_S = 30.0
 _EXITING_S = 1.0  # between a pipe's end and its process's
@@ -33,6 +34,7 @@ class HorseProcess:
         worker: str,
         redis_socket: str | None,
         store_owner: int | None,
+        choice: ModelChoice,
         log_json: bool,
     ) -> None:
         """Start it; it answers ``ready`` or ``error`` when it has loaded the model.
@@ -42,6 +44,7 @@ class HorseProcess:
             worker: the name under which RQ knows the worker.
             redis_socket: of the private Redis, which the worker keeps running.
             store_owner: the embedded store's lock, which the horse inherits.
+            choice: of models.
             log_json: how it logs.
         """
         from_us, commands_to = os.pipe()
@@ -70,6 +73,8 @@ class HorseProcess:
             "worker": worker,
             "redis_socket": redis_socket,
             "store_owner": store_owner,
+            "models": choice.wanted,
+            "refused": choice.refused,
             "log_json": log_json,
         }
         self._process.send(settings.to_json())

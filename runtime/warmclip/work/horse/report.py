@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+from warmclip.work.horse.models import MissedModel
+
 _PART_CHARS = 256 * 1024  # of a text in one message
 
-Outcome = Literal["success", "retry", "failure"]
+Outcome = Literal["success", "retry", "requeue", "failure"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +20,14 @@ class JobReport:
 
     execution: str
     outcome: Outcome
-    text: str  # the result in JSON, the retry that the job asked for in JSON, or the traceback
+    # the result in JSON, the retry that the job asked for in JSON, the reason to queue it again as
+    # if it had not run, or the traceback
+    text: str
     retries_left: int | None = None  # as the job left them; so the next two
     result_ttl: int | None = None
     failure_ttl: int | None = None
     tainted: str = ""  # why the horse leaves after this job
+    missed: MissedModel = MissedModel()  # noqa: RUF009 - frozen
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """The report in messages of bounded size; the last one is ``done``."""
@@ -41,6 +46,7 @@ class JobReport:
             text: of the parts.
         """
         fields = dict(message)
+        fields["missed"] = MissedModel(**fields["missed"])
         if fields.pop("chars") != len(text):
             fields |= {"outcome": "failure"}
             text = "warmclip.errors.HorseDied: the job's result was garbled on its way"

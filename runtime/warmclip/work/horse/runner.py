@@ -20,6 +20,7 @@ from rq.utils import now
 
 from warmclip.errors import BadVectors, JobFailed, WarmclipError
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.horse.models import ModelNeeded
 from warmclip.work.horse.report import JobReport, Outcome
 from warmclip.work.job_bounds import are_intervals
 from warmclip.work.outcome import MOST_BYTES
@@ -78,6 +79,8 @@ class JobRunner:
                     job.mark_ended(JobStatus.FINISHED)
                     execute_success_callback(job, _TimeLimit, value)
                 outcome, text = "success", _serialized(value)
+        except ModelNeeded as exc:
+            outcome, text = "requeue", str(exc)
         except BaseException as exc:  # a job may raise anything, SystemExit included
             job.ended_at = now()
             error = self._after_failure(job, exc)

@@ -10,6 +10,7 @@ from warmclip.activity import Stage
 from warmclip.errors import HorseDied, WarmclipError, revive
 from warmclip.work.crash_policy import CrashPolicy, Death
 from warmclip.work.horse.in_flight import InFlight
+from warmclip.work.horse.models import ModelChoice
 from warmclip.work.horse.process import LOST_ITS_PIPE, HorseProcess
 from warmclip.work.horse.report import JobReport
 from warmclip.work.poisoned_files import PoisonedFile
@@ -32,7 +33,7 @@ class Ready:
 
     provider: str = ""
     model: str = ""
-    fingerprint: str = ""
+    models: tuple[str, ...] = ()  # the fingerprints of all that it has; the first is ``model``
     callbacks: frozenset[str] = frozenset()  # that it may call
 
 
@@ -64,11 +65,12 @@ class WarmHorse:
 
     Attributes:
         ready: what the present horse said of itself.
+        choice: the models that it was told to load.
     """
 
     def __init__(
         self,
-        start: Callable[[], HorseProcess],
+        start: Callable[[ModelChoice], HorseProcess],
         policy: CrashPolicy,
         *,
         hang_s: float,
@@ -77,12 +79,13 @@ class WarmHorse:
         """No horse is started yet.
 
         Args:
-            start: makes a horse.
+            start: makes a horse with these models.
             policy: told of horses that die before they are ready.
             hang_s: how long a horse may usually be silent.
             observe: told how long each piece of native work took, in seconds.
         """
         self.ready = Ready()
+        self.choice = ModelChoice()
         self._start = start
         self._policy = policy
         self._hang_s = hang_s
@@ -98,6 +101,11 @@ class WarmHorse:
     def pid(self) -> int:
         """The horse's process; 0 without one."""
         return self._process.pid if self._process is not None else 0
+
+    def choose(self, choice: ModelChoice) -> None:
+        """Have the next horse load these models; the present one takes no further job."""
+        self.choice = choice
+        self._tainted = self._tainted or "another model is to be loaded"
 
     def ensure_ready(self, on_tick: OnTick = lambda _: None) -> None:
         """Start a horse unless one is ready; none is if it was killed on command meanwhile.
@@ -132,7 +140,7 @@ class WarmHorse:
                     self.ready = Ready(
                         provider=ready["provider"],
                         model=ready["model"],
-                        fingerprint=ready["fingerprint"],
+                        models=tuple(ready["models"]),
                         callbacks=frozenset(ready["callbacks"]),
                     )
                     self._is_ready = True
@@ -228,7 +236,7 @@ class WarmHorse:
                 "device or a debugger holds it; it may hold the store, so start the worker again "
                 "when it has ended"
             )
-        self._process = self._start()
+        self._process = self._start(self.choice)
 
     def _end(self) -> None:
         if self._process is not None:

@@ -1,0 +1,98 @@
+"""A worker follows its collections to other models: it has its horse replaced by one that has them.
+
+Collections are switched by `warmclip migrate` while workers run. Those that can answer from the
+former vectors meanwhile load the other model one after another.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from redis import Redis
+
+from warmclip.errors import WarmclipError
+from warmclip.settings import Settings
+from warmclip.work.horse.report import JobReport
+from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.model_switch import ModelSwitch, Turn, model_to_load
+
+log = logging.getLogger(__name__)
+
+
+class ModelFollower:
+    """What one worker knows of models that it should have.
+
+    Attributes:
+        trouble: why it has not loaded one that it should; empty: it has, or soon will.
+    """
+
+    def __init__(
+        self, connection: Redis, worker: str, settings: Settings, horse: WarmHorse
+    ) -> None:
+        self.trouble = ""
+        self._turn = Turn(connection, worker)
+        self._settings = settings
+        self._horse = horse
+        self._wanted = ""
+        self._former = ""
+        self._cannot_wait = False  # a job was put back for it
+
+    def hear(self, report: JobReport) -> None:
+        """Take note of what a job has missed."""
+        missed = report.missed
+        if missed.fingerprint:
+            self._want(missed.fingerprint, instead_of=missed.instead)
+            self._cannot_wait = bool(self._wanted) and report.outcome == "requeue"
+
+    def look(self, switches: Sequence[ModelSwitch]) -> None:
+        """Take note of what was announced."""
+        switch = model_to_load(switches, self._horse.ready.models)
+        if switch is None:
+            self.trouble = ""
+        else:
+            self._want(switch.now, instead_of=switch.former)
+
+    def follow(self, ensure_horse: Callable[[], None]) -> None:
+        """Between two jobs: load what is wanted, if it is this worker's turn.
+
+        Args:
+            ensure_horse: starts a horse unless one is ready.
+
+        Raises:
+            WarmclipError: none can be had, with the models of before either.
+        """
+        if not self._wanted or not (self._turn.take() or self._cannot_wait):
+            return
+        before = self._horse.choice
+        log.info("a collection is of the model %s now, which is loaded", self._wanted[:12])
+        try:
+            self._horse.choose(before.with_model(self._wanted, instead_of=self._former))
+            ensure_horse()
+        except WarmclipError as exc:
+            log.warning("the model %s cannot be loaded: %s", self._wanted[:12], exc)
+            self.trouble = f"it cannot be loaded: {exc}"
+            self._horse.choose(before.without(self._wanted))
+            ensure_horse()
+        finally:
+            self._wanted, self._former, self._cannot_wait = "", "", False
+            self._turn.pass_on()
+
+    def keep_turn(self) -> None:
+        """At each heartbeat: it may take longer to load a model than a turn lasts."""
+        self._turn.keep()
+
+    def _want(self, fingerprint: str, *, instead_of: str = "") -> None:
+        # What reads manifests costs memory, and most workers never need it.
+        from warmclip.indexing.model_choice import find_bundle
+
+        if fingerprint in self._horse.choice.refused or fingerprint in self._horse.ready.models:
+            return
+        if find_bundle(self._settings, fingerprint) is None:
+            trouble = (
+                f"there is no bundle of the model {fingerprint[:12]} beside {self._settings.bundle}"
+            )
+            if trouble != self.trouble:
+                log.warning("a collection is of another model now: %s; copy it there", trouble)
+            self.trouble = trouble
+            return
+        self.trouble = ""
+        self._wanted, self._former = fingerprint, instead_of

@@ -1,0 +1,70 @@
+"""Which models a horse has: those that jobs asked for, or that of the worker's collection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmclip.errors import SpaceMismatch
+
+MOST_MODELS = 2
+"""That a horse holds at once: each costs its memory."""
+
+
+class ModelNeeded(SpaceMismatch):
+    """A job needs a model that is here and not loaded: it is queued again.
+
+    Attributes:
+        fingerprint: of the model.
+    """
+
+    def __init__(self, message: str, *, fingerprint: str = "") -> None:
+        self.fingerprint = fingerprint
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedModel:
+    """A model that a job would have needed, and its horse has not loaded."""
+
+    fingerprint: str = ""  # empty: none was missed
+    instead: str = ""  # the fingerprint of the former one, which has answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """What a worker tells a new horse of models, by their fingerprints."""
+
+    wanted: tuple[str, ...] = ()  # that jobs asked for, the latest first
+    refused: tuple[str, ...] = ()  # that could not be loaded
+
+    def with_model(self, fingerprint: str, *, instead_of: str = "") -> "ModelChoice":
+        """The choice once a job has asked for a model."""
+        others = (it for it in self.wanted if it not in (fingerprint, instead_of))
+        return ModelChoice(wanted=(fingerprint, *others)[:MOST_MODELS], refused=self.refused)
+
+    def without(self, fingerprint: str) -> "ModelChoice":
+        """The choice once a model could not be loaded."""
+        return ModelChoice(
+            wanted=tuple(it for it in self.wanted if it != fingerprint),
+            refused=(*self.refused, fingerprint),
+        )
+
+
+def bundles_to_load(
+    wanted: Sequence[str],
+    in_use: str | None,
+    default: Path,
+    find: Callable[[str], Path | None],
+) -> list[Path]:
+    """The bundles that a horse loads at its start.
+
+    Args:
+        wanted: fingerprints that jobs asked for.
+        in_use: the fingerprint of the worker's collection; None: there is none, or nobody knows.
+        default: WARMCLIP_BUNDLE.
+        find: the bundle of a fingerprint, if it is here.
+    """
+    found = [folder for it in wanted if (folder := find(it)) is not None]
+    if not found and in_use is not None and (folder := find(in_use)) is not None:
+        found = [folder]
+    return found or [default]

@@ -1,0 +1,123 @@
+"""A collection was switched to another model: how workers learn of it, and who follows next.
+
+The alias in Qdrant says which model a collection is of. A note in Redis only has workers look: a
+job that names the collection finds the same. Workers load the other model one after another, so
+that the rest of them answer meanwhile.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from warmclip.work.replies import text_of
+from warmclip.work.workers import WorkerState, read_workers
+
+# Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
+SWITCHES = "rq:warmclip:switched"
+"""The hash of notes: a collection's name -> its former model and the present one, in JSON."""
+
+_TURN = "rq:warmclip:loading"
+_TURN_S = 60  # of a worker that died while it loaded
+_POLL_S = 0.2
+_MOST_FOLLOWED = 100  # collections; others may write to the same Redis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSwitch:
+    """A collection leads to the vectors of another model than before."""
+
+    collection: str
+    former: str  # the fingerprints
+    now: str
+
+
+def announce(connection: Redis, switch: ModelSwitch) -> None:
+    """Have workers look, at their next heartbeat."""
+    note = json.dumps([switch.former, switch.now])
+    connection.hset(SWITCHES, switch.collection, note)
+
+
+def parse_switches(notes: Mapping[Any, Any]) -> list[ModelSwitch]:
+    """The notes as Redis has them; what is none is passed by."""
+    switches = []
+    for name, note in list(notes.items())[:_MOST_FOLLOWED]:
+        try:
+            former, now = map(str, json.loads(note))
+        except (ValueError, TypeError, RecursionError):
+            continue
+        switches.append(ModelSwitch(collection=text_of(name), former=former, now=now))
+    return switches
+
+
+def model_to_load(switches: Iterable[ModelSwitch], loaded: Collection[str]) -> ModelSwitch | None:
+    """The switch that a worker should follow: it has the former model, and not the present one.
+
+    A worker that serves other collections need not follow.
+    """
+    return next((it for it in switches if it.former in loaded and it.now not in loaded), None)
+
+
+def workers_behind(workers: Iterable[WorkerState], switch: ModelSwitch) -> list[WorkerState]:
+    """Those that still serve the former model only."""
+    return [it for it in workers if model_to_load([switch], it.models) is not None]
+
+
+def wait_for_workers(
+    connection: Redis,
+    switch: ModelSwitch,
+    *,
+    patience_s: float,
+    on_poll: Callable[[int, int], object] = lambda _done, _total: None,
+) -> list[WorkerState]:
+    """Wait until every worker has followed a switch; returns those that do not.
+
+    One that says that it cannot is not waited for.
+
+    Args:
+        connection: to their Redis.
+        switch: that was announced.
+        patience_s: since the last of them followed.
+        on_poll: told how many have, and how many there were.
+    """
+    most = fewest = 0
+    since = time.monotonic()
+    while True:
+        behind = workers_behind(read_workers(connection), switch)
+        waiting = len([it for it in behind if not it.trouble])
+        most = max(most, waiting)
+        if waiting < fewest or not fewest:
+            fewest, since = waiting, time.monotonic()
+        if not waiting or time.monotonic() - since > patience_s:
+            return behind
+        on_poll(most - waiting, most)
+        time.sleep(_POLL_S)
+
+
+class Turn:
+    """The turn of one worker to load another model; the others serve until it is theirs."""
+
+    def __init__(self, connection: Redis, worker: str) -> None:
+        self._connection = connection
+        self._worker = worker
+        self._is_ours = False
+
+    def take(self) -> bool:
+        """Whether it is this worker's turn now."""
+        answer = self._connection.set(_TURN, self._worker, nx=True, ex=_TURN_S)
+        self._is_ours = bool(answer)
+        return self._is_ours
+
+    def keep(self) -> None:
+        """Say that it still loads, if it does."""
+        if self._is_ours:
+            self._connection.set(_TURN, self._worker, ex=_TURN_S)
+
+    def pass_on(self) -> None:
+        """Let the next one load."""
+        if self._is_ours:
+            self._is_ours = False
+            self._connection.delete(_TURN)

@@ -1,0 +1,171 @@
+"""A collection goes to another model and back while workers serve it: no question is lost."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from running import (
+    PATIENCE_S,
+    environment_of,
+    eventually,
+    outcome,
+    running_worker,
+)
+from serving import draw
+from standins import qdrant
+from standins.redis_server import RedisServer, redis_server
+from tiny_models import rewritten
+from warmclip.errors import WarmclipError
+from warmclip.inference.bundle import ModelBundle
+from warmclip.settings import Settings
+from warmclip.work.broker import open_broker
+from warmclip.work.call import call
+from warmclip.work.workers import read_workers
+
+WORKERS = int(os.environ.get("UPGRADE_WORKERS", "2"))
+"""`make upgrade` runs this with four, and more questions at once."""
+
+THREADS = int(os.environ.get("UPGRADE_THREADS", "2"))
+SETTLED = int(os.environ.get("UPGRADE_ANSWERS", "20"))  # answers before the next step
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+
+@dataclass
+class Searching:
+    """Threads that ask one question after another, as people do, and what they were told."""
+
+    settings: Settings
+    answers: Counter[str] = field(default_factory=Counter)  # by the fingerprint of the space
+    failures: list[str] = field(default_factory=list)
+
+    def ask(self, stop: threading.Event) -> None:
+        """Ask until told to stop."""
+        with open_broker(self.settings) as connection:
+            while not stop.is_set():
+                try:
+                    answer = call(connection, "search", {"collection": "images", "text": "red"})
+                except WarmclipError as exc:
+                    self.failures.append(repr(exc))
+                else:
+                    assert len(answer["hits"]) == 10
+                    self.answers[answer["fingerprint"]] += 1
+
+
+@contextmanager
+def searching(settings: Settings, threads: int = THREADS) -> Iterator[Searching]:
+    """Constant load while the block runs."""
+    found, stop = Searching(settings), threading.Event()
+    askers = [threading.Thread(target=found.ask, args=(stop,)) for _ in range(threads)]
+    for asker in askers:
+        asker.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join(PATIENCE_S)
+
+
+@pytest.fixture
+def models(tmp_path: Path, demo_bundle: Path) -> tuple[ModelBundle, ModelBundle]:
+    """Two models beside each other: the latter converts pictures to RGB first."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    old = rewritten(ModelBundle.open(demo_bundle), folder / "old")
+    recipe = old.manifest.image.model_copy(update={"rgb_conversion": "before_resize"})
+    return old, rewritten(old, folder / "new", image=recipe)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as redis:
+        yield redis
+
+
+def loaded(connection: Redis) -> list[str]:
+    """The model of each worker: one that has two names that of its collection first."""
+    return [it.models[0] if it.models else "" for it in read_workers(connection)]
+
+
+def command(environment: dict[str, str], *arguments: str) -> str:
+    """Run a command, which must succeed; what it wrote."""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", "warmclip.cli", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def count(environment: dict[str, str]) -> int:
+    """The pictures that the collection in use has."""
+    told = json.loads(command(environment, "collections", "info", "images", "--json"))
+    return int(told["generations"][0]["points"])
+
+
+def test_switch_under_load(
+    tmp_path: Path, models: tuple[ModelBundle, ModelBundle], redis: RedisServer
+) -> None:
+    """Constant searches, pictures indexed meanwhile, there and back: no search fails, each is
+    answered from one space, the pictures are in the new one, and no worker is started again.
+    """
+    old, new = (it.manifest.fingerprint for it in models)
+    pictures = tmp_path / "pictures"
+    draw(pictures, 60)
+    with qdrant.serve(tmp_path / "server") as store:
+        environment = environment_of(
+            tmp_path / "home",
+            models[0].folder,
+            WARMCLIP_ROOTS=str(pictures),
+            REDIS_URL=redis.url(),
+            QDRANT_URL=store.url,
+        )
+        settings = Settings.from_env(environment)
+        command(environment, "index", str(pictures))
+        with running_worker(settings, environment, "--workers", str(WORKERS)) as worker:
+            eventually(lambda: loaded(worker.connection) == [old] * WORKERS)
+            pids = {it.pid for it in read_workers(worker.connection)}
+            with searching(settings) as found:
+                eventually(lambda: found.answers[old] > SETTLED)
+                migrate = ("migrate", "images", "--bundle", str(models[1].folder))
+                command(environment, *migrate, "--no-switch")
+                assert loaded(worker.connection) == [old] * WORKERS
+                late = [str(path) for path in draw(pictures, 10, start=60)]
+                job = worker.enqueue("warmclip.work.jobs.index_images", late, "images")
+                told = command(environment, *migrate)
+                assert "still has the former model" not in told
+                assert loaded(worker.connection) == [new] * WORKERS
+                before = found.answers[old]
+                eventually(lambda: found.answers[new] > SETTLED)
+                report: Any = outcome(job).return_value
+                assert (report["indexed"] + report["unchanged"], report["skipped"]) == (10, {})
+                assert count(environment) == 70
+                assert not found.failures
+                assert found.answers[old] - before <= THREADS
+                command(environment, "migrate", "images", "--switch-back")
+                assert loaded(worker.connection) == [old] * WORKERS
+            answers = sum(found.answers.values())
+            print(f"\n{answers} answers, {len(found.failures)} failed")  # noqa: T201 - the figures
+            assert found.failures == []
+            assert set(found.answers) == {old, new}
+            assert {it.pid for it in read_workers(worker.connection)} == pids

@@ -1,0 +1,91 @@
+"""Which model a worker loads, and which bundle that is: rules without a process."""
+
+from pathlib import Path
+
+import pytest
+
+from tiny_models import rewritten
+from warmclip.indexing.model_choice import find_bundle, fingerprint_of
+from warmclip.inference.bundle import ModelBundle
+from warmclip.settings import Settings
+from warmclip.work.horse.models import ModelChoice, bundles_to_load
+from warmclip.work.model_switch import ModelSwitch, model_to_load, parse_switches
+
+OLD, NEW, OTHER = "a" * 64, "b" * 64, "c" * 64
+DEFAULT = Path("/default")
+HERE = {OLD: Path("/old"), NEW: Path("/new")}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "in_use", "folders"),
+    [
+        ((), None, ["/default"]),
+        ((), NEW, ["/new"]),  # the collection says so, whatever WARMCLIP_BUNDLE is
+        ((), OTHER, ["/default"]),  # its bundle is not here
+        ((NEW,), OLD, ["/new"]),
+        ((NEW, OLD), OLD, ["/new", "/old"]),
+        ((OTHER,), NEW, ["/new"]),
+        ((OTHER,), None, ["/default"]),
+    ],
+)
+def test_bundles_to_load(wanted: tuple[str, ...], in_use: str | None, folders: list[str]) -> None:
+    """What jobs asked for, else what the collection is of, else the default."""
+    assert list(map(str, bundles_to_load(wanted, in_use, DEFAULT, HERE.get))) == folders
+
+
+def test_choice_of_models() -> None:
+    """The latest first, two at most; a former one goes, and a refused one is remembered."""
+    choice = ModelChoice().with_model(OLD).with_model(NEW)
+    assert choice.wanted == (NEW, OLD)
+    assert choice.with_model(OTHER).wanted == (OTHER, NEW)
+    assert choice.with_model(OTHER, instead_of=NEW).wanted == (OTHER, OLD)
+    assert choice.with_model(OLD).wanted == (OLD, NEW)
+    assert choice.without(NEW) == ModelChoice(wanted=(OLD,), refused=(NEW,))
+
+
+SWITCH = ModelSwitch(collection="images", former=OLD, now=NEW)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "follows"),
+    [
+        ((OLD,), True),
+        ((OLD, OTHER), True),
+        ((NEW,), False),
+        ((OLD, NEW), False),
+        ((OTHER,), False),  # it serves other collections
+        ((), False),
+    ],
+)
+def test_model_to_load(loaded: tuple[str, ...], follows: bool) -> None:
+    """A worker follows if it has the former model only."""
+    assert model_to_load([SWITCH], loaded) == (SWITCH if follows else None)
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"{}", b"[1]", b'["a"]', b"[" * 9999, b"7", b'["a", "b", "c"]', b"\xff"]
+)
+def test_note_that_is_none(note: bytes) -> None:
+    """It is passed by: others may write to the same Redis."""
+    good = f'["{OLD}", "{NEW}"]'.encode()
+    assert parse_switches({b"bad": note, b"images": good}) == [SWITCH]
+
+
+def test_bundle_of_a_fingerprint(tmp_path: Path, demo_bundle: Path) -> None:
+    """It is found beside WARMCLIP_BUNDLE and in the folders of models; broken ones are no harm."""
+    home = tmp_path / "home"
+    old = rewritten(ModelBundle.open(demo_bundle), tmp_path / "old")
+    recipe = old.manifest.image.model_copy(update={"rgb_conversion": "before_resize"})
+    beside = rewritten(old, tmp_path / "beside", image=recipe)
+    (home / "models").mkdir(parents=True)
+    recipe = old.manifest.image.model_copy(update={"fill": 7})
+    at_home = rewritten(old, home / "models" / "kept", image=recipe)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    settings = Settings(home=home, bundle=old.folder)
+    for bundle in (old, beside, at_home):
+        assert find_bundle(settings, bundle.manifest.fingerprint) == bundle.folder
+    assert find_bundle(settings, OTHER) is None
+    turned = Settings(home=home, bundle=old.folder, exif="transpose")  # a space of its own
+    assert find_bundle(turned, old.manifest.fingerprint) is None
+    assert find_bundle(turned, fingerprint_of(beside.folder, turned)) == beside.folder
