@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from warmclip.activity import Activity, Unwatched
 from warmclip.errors import ForkedSessionError, JobRefused, NotStored, SpaceMismatch, StoreError
-from warmclip.indexing.model_choice import find_bundle
 from warmclip.indexing.roots import Roots
 from warmclip.progress import Progress
 from warmclip.settings import Settings
@@ -136,6 +135,8 @@ class JobContext:
 
     def model_missing(self, collection: str, fingerprint: str) -> SpaceMismatch:
         """The error of a job on a collection whose model is not loaded."""
+        from warmclip.indexing.model_choice import find_bundle
+
         self._missed = MissedModel(fingerprint=fingerprint)
         told = f"collection {collection!r} holds vectors of the model {fingerprint[:12]}"
         if fingerprint in self._choice.refused:
@@ -165,6 +166,7 @@ class JobContext:
         Raises:
             BundleError, ProviderUnavailable: one cannot be used.
         """
+        from warmclip.indexing.model_choice import find_bundle
         from warmclip.inference.encoder import Encoder
 
         settings = self.settings
