@@ -1,0 +1,336 @@
+"""What a worker decides: Redis is real, and what its horse says is scripted."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
+from rq.job import Job, JobStatus, Retry
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+from rq.utils import now
+
+from standins.redis_server import redis_server
+from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, ends
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.settings import Settings
+from warmclip.work import poisoned_files, worker
+from warmclip.work.counters import CounterBuffer
+from warmclip.work.crash_policy import CrashPolicy
+from warmclip.work.follower import ModelFollower
+from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.patience import Patience
+from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.worker import WarmWorker
+
+pytestmark = pytest.mark.usefixtures("server_binary", "signals")
+
+OURS = "warmclip.work.jobs.embed_texts"
+OWN = "my_jobs.resize"
+Hire: TypeAlias = Callable[..., WarmWorker]
+SEGV, KILL = -signal.SIGSEGV, -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server for all of them."""
+    with redis_server(tmp_path_factory.mktemp("worker")) as server:
+        yield server.port
+
+
+@pytest.fixture
+def connection(port: int) -> Iterator[Redis]:
+    """A worker's connection, with patience, to an empty Redis."""
+    with Redis(port=port, retry=Patience(20.0)) as redis:
+        redis.flushall()
+        yield redis
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """A worker handles signals of its own; afterwards they are pytest's again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def quarantine(tmp_path: Path) -> Quarantine:
+    """An empty one, where two crashes in a row are enough."""
+    return Quarantine(tmp_path)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A home of the test's own."""
+    return Settings.from_env({"WARMCLIP_HOME": str(tmp_path)})
+
+
+@pytest.fixture
+def hire(connection: Redis, quarantine: Quarantine, settings: Settings) -> Hire:
+    """Makes a worker with these horses, one after the other."""
+
+    def make(*horses: ScriptedHorse, redis: Redis = connection) -> WarmWorker:
+        left = [*horses]
+        policy = CrashPolicy(PoisonedFiles(redis), quarantine, max_crashes=2)
+        start: Any = lambda _: left.pop(0)  # noqa: E731 - a horse as its worker sees it
+        warm = WarmHorse(start, policy, hang_s=30.0)
+        follower = ModelFollower(redis, "mine", settings, warm)
+        return WarmWorker(["default"], "mine", redis, warm, policy, CounterBuffer(), follower)
+
+    return make
+
+
+def enqueue(connection: Redis, function: str = OURS, **options: Any) -> Job:
+    """A job of a producer's."""
+    queue = Queue(connection=connection, serializer=JSONSerializer)
+    return queue.enqueue(function, args=(["a"],), **options)
+
+
+def runs(*horses: ScriptedHorse) -> int:
+    """How often a horse was given a job."""
+    return sum(len(horse.orders) for horse in horses)
+
+
+@pytest.mark.parametrize(
+    ("function", "scripts", "expected"),
+    [
+        # One of our own may run twice without harm, and does: four times at most.
+        (OURS, [[BEGAN, None], [ends()]], (2, JobStatus.FINISHED)),
+        (OURS, [[BEGAN, None]] * 3 + [[ends()]], (4, JobStatus.FINISHED)),
+        (OURS, [[BEGAN, None]] * 4 + [[ends()]], (4, JobStatus.FAILED)),
+        # One of the user's own runs once, unless the horse had not begun with it.
+        (OWN, [[BEGAN, None], [ends()]], (1, JobStatus.FAILED)),
+        (OWN, [[None], [BEGAN, ends()]], (2, JobStatus.FINISHED)),
+    ],
+)
+def test_job_whose_horse_dies(
+    connection: Redis,
+    hire: Hire,
+    function: str,
+    scripts: list[list[Said]],
+    expected: tuple[int, JobStatus],
+) -> None:
+    """How often it runs, and what becomes of it."""
+    job = enqueue(connection, function)
+    horses = [ScriptedHorse(*script, code=SEGV) for script in scripts]
+    hired = hire(*horses)
+    hired.start()
+    hired.run(burst=True, max_jobs=1)
+    assert (runs(*horses), job.get_status()) == expected
+
+
+@pytest.mark.parametrize(("between", "is_left"), [([ends()], False), ([], True)])
+def test_crashes_of_a_provider(
+    connection: Redis,
+    hire: Hire,
+    quarantine: Quarantine,
+    between: list[Said],
+    is_left: bool,
+) -> None:
+    """Two in a row quarantine it; two with a job between them that ended well do not."""
+    for _ in range(2):
+        enqueue(connection)
+    first = ScriptedHorse(BEGAN, LOADS, None, code=SEGV)
+    second = ScriptedHorse(BEGAN, *between, LOADS, None, code=SEGV)
+    hired = hire(first, second, ScriptedHorse(BEGAN, ends(), ends()))
+    hired.start()
+    hired.run(burst=True)
+    assert bool(quarantine.active()) is is_left
+
+
+def test_kills_from_outside(connection: Redis, hire: Hire) -> None:
+    """The third that hits the same picture sets it aside; from the first on one is careful.
+
+    The horse is told of it, and told when the picture gets another chance.
+    """
+    jobs = [enqueue(connection) for _ in range(2)]
+    dying = [ScriptedHorse(BEGAN, DECODES, None, code=KILL) for _ in range(3)]
+    poisoned = PoisonedFiles(connection)
+    last = ScriptedHorse(BEGAN, lambda: poisoned.remove(["/a.jpg"]), ends(), BEGAN, ends())
+    hired = hire(*dying, last)
+    hired.start()
+    hired.run(burst=True)
+    orders = [order for horse in (*dying, last) for order in horse.orders]
+    assert [order["careful"] for order in orders] == [False, True, True, True, False]
+    told = [[it["path"] for it in order["poisoned"]] for order in orders]
+    assert told == [[], [], [], ["/a.jpg"], []]
+    assert [job.get_status() for job in jobs] == [JobStatus.FINISHED] * 2
+
+
+def test_picture_that_was_requeued_and_kills_again(connection: Redis, hire: Hire) -> None:
+    """It begins anew: one kill from outside is no pattern."""
+    enqueue(connection)
+    dying = [ScriptedHorse(BEGAN, DECODES, None, code=KILL) for _ in range(3)]
+    poisoned = PoisonedFiles(connection)
+    again = ScriptedHorse(BEGAN, lambda: poisoned.remove(["/a.jpg"]), DECODES, None, code=KILL)
+    hired = hire(*dying, again, ScriptedHorse(ends()))
+    hired.start()
+    hired.run(burst=True)
+    assert poisoned.count() == 0
+
+
+def test_too_many_pictures_are_set_aside(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that cannot be is no reason to run its job for ever: it fails."""
+    monkeypatch.setattr(poisoned_files, "_MOST", 0)
+    job = enqueue(connection)
+    horses = ScriptedHorse(BEGAN, DECODES, None, code=SEGV), ScriptedHorse(ends())
+    hired = hire(*horses)
+    hired.start()
+    hired.run(burst=True, max_jobs=1)
+    assert (runs(*horses), job.get_status()) == (1, JobStatus.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("apart_s", "status"), [(0.0, JobStatus.FINISHED), (0.2, JobStatus.FINISHED), (0.4, "queued")]
+)
+def test_asked_to_stop_more_than_once(
+    connection: Redis,
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    apart_s: float,
+    status: str,
+) -> None:
+    """Once, and a Ctrl+C may arrive twice: the job is finished. Later again: it is put back."""
+    job = enqueue(connection, retry=Retry(max=1))
+    began = now()
+    times = [began, began + timedelta(seconds=apart_s)]
+
+    def ask() -> None:
+        monkeypatch.setattr(worker, "now", lambda: times[0])
+        hired.request_stop(signal.SIGINT, None)
+        monkeypatch.setattr(worker, "now", lambda: times[1])
+        hired.request_stop(signal.SIGINT, None)
+
+    horse = ScriptedHorse(BEGAN, ask, ends(), code=KILL)
+    hired = hire(horse)
+    hired.start()
+    assert hired.run()
+    assert job.get_status() == status
+    assert horse.was_killed is (status == "queued")
+    job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
+    assert job.retries_left == 1
+
+
+@pytest.mark.parametrize(
+    ("has_job", "times", "gives_up"),
+    [(False, 0, False), (True, 0, False), (False, 1, True), (True, 1, False), (True, 2, True)],
+)
+def test_asked_to_stop_while_redis_is_away(
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    has_job: bool,
+    times: int,
+    gives_up: bool,
+) -> None:
+    """Nothing is waited for any more, but that the outcome of a job that runs can be recorded."""
+    hired = hire()
+    hired.set_horse_pid(4711 if has_job else 0)
+    for attempt in range(times):
+        at = now() + timedelta(seconds=attempt)
+        monkeypatch.setattr(worker, "now", lambda at=at: at)
+        hired.request_stop(signal.SIGTERM, None)
+    assert hired.gives_up is gives_up
+
+
+def test_redis_is_lost_for_good(tmp_path: Path, hire: Hire) -> None:
+    """The worker does not end as if all were well."""
+    with (
+        redis_server(tmp_path) as server,
+        Redis(port=server.port, retry=Patience(0.0)) as redis,
+    ):
+        enqueue(redis)
+        horse = ScriptedHorse(BEGAN, lambda: server.admin.shutdown(nosave=True), ends())
+        hired = hire(horse, redis=redis)
+        hired.start()
+        with pytest.raises((RedisConnectionError, OSError)):
+            hired.run(burst=True)
+
+
+def stop_command(job: Job) -> dict[str, bytes]:
+    """RQ's message to stop a job."""
+    return {"data": f'{{"command": "stop-job", "job_id": "{job.id}"}}'.encode()}
+
+
+def test_stopped_by_command(connection: Redis, hire: Hire) -> None:
+    """Its job is stopped, not retried; the next one runs."""
+    job, following = enqueue(connection, retry=Retry(max=2)), enqueue(connection)
+    first = ScriptedHorse(BEGAN, lambda: hired.handle_payload(stop_command(job)), code=KILL)
+    hired = hire(first, ScriptedHorse(ends()))
+    hired.start()
+    hired.run(burst=True)
+    assert (job.get_status(), following.get_status()) == (JobStatus.STOPPED, JobStatus.FINISHED)
+    assert job.id in Queue(connection=connection).failed_job_registry
+
+
+def test_command_that_comes_late(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a command is carried out, the job that it names may end, but no other begins."""
+    job = enqueue(connection)
+    enqueue(connection)
+    has_begun = threading.Event()
+    saw_the_next: list[bool] = []
+    is_killing = threading.Event()
+
+    def kill() -> None:  # of the thread that hears commands: the job's answer is on its way
+        is_killing.set()
+        saw_the_next.append(has_begun.wait(0.5))
+
+    def command() -> None:
+        thread = threading.Thread(target=hired.handle_payload, args=(stop_command(job),))
+        thread.start()
+        threads.append(thread)
+        assert is_killing.wait(60)
+
+    threads: list[threading.Thread] = []
+    second_begins: Callable[[], object] = has_begun.set
+    hired = hire(ScriptedHorse(BEGAN, command, ends(), BEGAN, second_begins, ends()))
+    monkeypatch.setattr(hired, "kill_horse", kill)
+    hired.start()
+    hired.run(burst=True)
+    for thread in threads:
+        thread.join(60)
+    assert saw_the_next == [False]
+    assert has_begun.is_set()
+
+
+@pytest.mark.parametrize(
+    ("error", "before", "lives"),
+    [
+        (RedisConnectionError("gone"), "", True),
+        (OSError("refused"), "", True),
+        (NoPermissionError("NOPERM no channel"), "", True),
+        (ValueError("a bug"), "", False),
+        (ValueError("of a connection that is being closed"), "unsubscribe", True),
+        (ValueError("of a connection that is being closed"), "request_stop", True),
+    ],
+)
+def test_thread_that_hears_commands(
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    before: str,
+    lives: bool,
+) -> None:
+    """It outlives what passes, so that the worker is not deaf when Redis is back."""
+    hired = hire()
+    monkeypatch.setattr("warmclip.work.worker.time.sleep", lambda _: None)
+    if before == "unsubscribe":
+        hired.unsubscribe()
+    elif before:
+        hired.request_stop(signal.SIGTERM, None)
+    if lives:
+        hired._pubsub_exception_handler(error)
+    else:
+        with pytest.raises(ValueError, match="a bug"):
+            hired._pubsub_exception_handler(error)
