@@ -4,6 +4,9 @@ Each race is forced: something happens between what a transaction reads and what
 """
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +27,7 @@ from warmclip.work import recovery
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.horse.report import JobReport, Outcome
+from warmclip.work.liveness import worker_fields
 from warmclip.work.patience import Patience
 from warmclip.work.recorder import JobRecorder, Running
 from warmclip.work.recovery import OrphanRecovery
@@ -323,6 +327,11 @@ def test_alive_again_as_it_is_given_up(worker: Worker, connection: Redis) -> Non
     another = Worker(connection, "another")
     assert not another.recorder.give_up(another_view(another, running), expired_by=1.0)
     assert running.is_held(connection)
+    # By one clock alone: its record, which Redis would have let expire, is there.
+    entry = {running.execution.composite_key: 0.5}
+    connection.zadd(worker.queue.started_job_registry.key, entry)
+    assert not another.recorder.give_up(another_view(another, running), expired_by=1.0)
+    assert running.is_held(connection)
 
 
 def test_two_give_up_the_same_job(worker: Worker, connection: Redis, meanwhile: Any) -> None:
@@ -417,9 +426,14 @@ def test_retry_that_is_written_twice(worker: Worker, connection: Redis, meanwhil
 
 
 def test_record_that_changes_for_ever(
-    worker: Worker, connection: Redis, meanwhile: Any, caplog: pytest.LogCaptureFixture
+    worker: Worker,
+    connection: Redis,
+    meanwhile: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After so many attempts the outcome is written all the same, and that is said."""
+    monkeypatch.setattr("warmclip.work.recorder._PAUSE_S", 0.0)
     job = enqueue(connection)
     running = worker.start()
     meanwhile(lambda: connection.hset(job.key, "description", "changed"), times=1000)
@@ -512,6 +526,73 @@ def test_recovery_that_rests(worker: Worker, connection: Redis) -> None:
     assert job.get_status() == JobStatus.STARTED
 
 
+@pytest.mark.parametrize("has_slept", [False, True])
+def test_job_in_between_and_a_sleep(
+    worker: Worker, connection: Redis, monkeypatch: pytest.MonkeyPatch, has_slept: bool
+) -> None:
+    """Whoever was asleep as this process was gets the time to start a job that it has taken."""
+    job = enqueue(connection)
+    worker.take()
+    clock = [1000.0]
+    monkeypatch.setattr("warmclip.work.recovery.time.monotonic", lambda: clock[0])
+    worker.recovery.run_if_due()
+    clock[0] += 3600
+    if has_slept:
+        worker.recovery.rest(10)
+    worker.recovery.run_if_due()
+    assert worker.queue.job_ids == ([] if has_slept else [job.id])
+
+
+def test_started_job_that_is_in_between(
+    worker: Worker, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What still runs is not queued beside that, whatever its record says meanwhile."""
+    monkeypatch.setattr("warmclip.work.recovery._GRACE_S", 0.0)
+    job = enqueue(connection)
+    running = worker.start()
+    connection.rpush(worker.queue.intermediate_queue.key, job.id)
+    connection.hset(job.key, "status", "queued")
+    worker.recovery.run_if_due()
+    assert running.is_held(connection)
+    assert worker.queue.job_ids == []
+
+
+@pytest.mark.parametrize("horse_lives", [False, True])
+def test_worker_of_this_machine_that_died(
+    worker: Worker, connection: Redis, horse_lives: bool
+) -> None:
+    """Its job is given up at once, unless its horse is still at it."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    horse = os.getpid() if horse_lives else ended.pid
+    job = enqueue(connection)
+    running = worker.start()
+    here: dict[Any, Any] = {**worker_fields(horse, (), ""), "pid": ended.pid}
+    connection.hset(worker.rq.key, mapping=here)
+    Worker(connection, "another").recovery.run_if_due()
+    assert running.is_held(connection) is horse_lives
+    assert job.get_status() == (JobStatus.STARTED if horse_lives else JobStatus.FAILED)
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+def test_job_that_ended_and_whose_worker_died(
+    worker: Worker, connection: Redis, status: JobStatus
+) -> None:
+    """A finished, stopped or cancelled job stays so; only one that ran fails, or is retried."""
+    job = enqueue(connection, retry=Retry(max=1))
+    running = worker.start()
+    connection.hset(job.key, "status", status.value)
+    connection.rpush(worker.queue.intermediate_queue.key, job.id)
+    another = Worker(connection, "another")
+    ran = status == JobStatus.STARTED
+    assert another.recorder.give_up(another_view(another, running), expired_by=None) is ran
+    assert job.get_status() == (JobStatus.QUEUED if ran else status)
+    assert worker.queue.job_ids == ([job.id] if ran else [])
+    assert not running.is_held(connection)
+    if ran:
+        assert worker.queue.intermediate_queue.get_job_ids() == []
+
+
 @pytest.mark.parametrize("wrong", ["here", "there", "Redis"])
 def test_clock_that_is_an_hour_off(
     worker: Worker, connection: Redis, monkeypatch: pytest.MonkeyPatch, wrong: str
@@ -568,13 +649,13 @@ def test_job_in_between(
     status: str,
     comes_back: bool,
 ) -> None:
-    """A job that was taken, and never started, is queued again if it still waits."""
-    job = enqueue(connection)
+    """A job that was taken, and never started, is the next one again if it still waits."""
+    job, later = enqueue(connection), enqueue(connection)
     worker.take()
     connection.hset(job.key, "status", status)
     monkeypatch.setattr("warmclip.work.recovery._GRACE_S", 0.0)
     worker.recovery.run_if_due()
-    assert worker.queue.job_ids == ([job.id] if comes_back else [])
+    assert worker.queue.job_ids == ([job.id, later.id] if comes_back else [later.id])
     assert worker.queue.intermediate_queue.get_job_ids() == []
 
 
