@@ -20,6 +20,7 @@ from running import (
     environment_of,
     eventually,
     outcome,
+    reason,
     running_worker,
 )
 from serving import draw
@@ -29,6 +30,8 @@ from tiny_models import rewritten
 from warmclip.errors import WarmclipError
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
+from warmclip.store.protocol import Space
+from warmclip.store.qdrant import QdrantStore
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
 from warmclip.work.workers import read_workers
@@ -169,3 +172,55 @@ def test_switch_under_load(
             assert found.failures == []
             assert set(found.answers) == {old, new}
             assert {it.pid for it in read_workers(worker.connection)} == pids
+
+
+def test_worker_without_the_bundle(tmp_path: Path, models: tuple[ModelBundle, ModelBundle]) -> None:
+    """It answers from the former vectors, says what it lacks, and follows once that is there;
+    the job that had to wait for it is done.
+    """
+    old, new = (it.manifest.fingerprint for it in models)
+    elsewhere = models[1].folder.rename(tmp_path / "elsewhere")
+    environment = environment_of(tmp_path / "home", models[0].folder)
+    settings = Settings.from_env(environment)
+    paths = [str(path) for path in draw(tmp_path / "pictures", 3)]
+    index, search = "warmclip.work.jobs.index_images", {"collection": "images", "text": "red"}
+    with running_worker(settings, environment) as worker:
+        assert worker.run(index, paths, "images").return_value
+        with QdrantStore.remote(settings.embedded_store) as store:
+            store.create_collection("images", Space(fingerprint=new, dim=models[1].manifest.dim))
+            store.switch_alias("images", new)
+        answer = call(worker.connection, "search", search)
+        assert (answer["fingerprint"], len(answer["hits"])) == (old, 3)
+        refused = reason(worker.run(index, paths, "images", retry=None))
+        assert f"no bundle of it: copy that bundle beside {models[0].folder}" in refused
+        assert "migrate" not in refused
+        told = command(environment, "status")
+        assert f"'images' is of {new[:12]}: there is no bundle of the model {new[:12]}" in told
+        elsewhere.rename(models[1].folder)
+        report: Any = worker.run(index, paths, "images").return_value
+        assert report["indexed"] == 3
+        answer = call(worker.connection, "search", search)
+        assert (answer["fingerprint"], len(answer["hits"])) == (new, 3)
+        assert "is of" not in command(environment, "status")
+
+
+def test_bundle_that_cannot_be_loaded(
+    tmp_path: Path, models: tuple[ModelBundle, ModelBundle]
+) -> None:
+    """The worker stays with the model that it has, and says so; a job that writes fails."""
+    old, new = (it.manifest.fingerprint for it in models)
+    golden = models[1].golden()
+    golden.write_bytes(bytes(golden.stat().st_size))
+    environment = environment_of(tmp_path / "home", models[0].folder)
+    settings = Settings.from_env(environment)
+    paths = [str(path) for path in draw(tmp_path / "pictures", 3)]
+    index, search = "warmclip.work.jobs.index_images", {"collection": "images", "text": "red"}
+    with running_worker(settings, environment) as worker:
+        assert worker.run(index, paths, "images").return_value
+        with QdrantStore.remote(settings.embedded_store) as store:
+            store.create_collection("images", Space(fingerprint=new, dim=models[1].manifest.dim))
+            store.switch_alias("images", new)
+        assert call(worker.connection, "search", search)["fingerprint"] == old
+        assert "could not load" in reason(worker.run(index, paths, "images"))
+        assert call(worker.connection, "search", search)["fingerprint"] == old
+        assert "cannot be loaded" in command(environment, "status")

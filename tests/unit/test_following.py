@@ -9,7 +9,13 @@ from warmclip.indexing.model_choice import find_bundle, fingerprint_of
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
 from warmclip.work.horse.models import ModelChoice, bundles_to_load
-from warmclip.work.model_switch import ModelSwitch, model_to_load, parse_switches
+from warmclip.work.model_switch import (
+    ModelSwitch,
+    find_differences,
+    model_to_load,
+    parse_switches,
+)
+from warmclip.work.workers import WorkerState
 
 OLD, NEW, OTHER = "a" * 64, "b" * 64, "c" * 64
 DEFAULT = Path("/default")
@@ -89,3 +95,35 @@ def test_bundle_of_a_fingerprint(tmp_path: Path, demo_bundle: Path) -> None:
     turned = Settings(home=home, bundle=old.folder, exif="transpose")  # a space of its own
     assert find_bundle(turned, old.manifest.fingerprint) is None
     assert find_bundle(turned, fingerprint_of(beside.folder, turned)) == beside.folder
+
+
+def worker(*models: str, trouble: str = "") -> WorkerState:
+    """One as its record tells."""
+    return WorkerState(
+        name="w", state="idle", queues=(), job=None, at=None, hostname="h", pid=7,
+        last_heartbeat=None, models=models, trouble=trouble,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "in_use", "told"),
+    [
+        (worker(NEW), NEW, None),
+        (worker(OLD, NEW), NEW, None),
+        (worker(OLD), None, None),  # nobody knows what the collection is of
+        (worker(), NEW, None),  # it loads its first
+        (
+            worker(OLD),
+            NEW,
+            "model aaaaaaaaaaaa, and collection 'images' is of bbbbbbbbbbbb",
+        ),
+        (worker(OLD), NEW, "loads that at its next job"),
+        (worker(OLD, trouble="there is no bundle"), NEW, "of bbbbbbbbbbbb: there is no bundle"),
+        (worker(OLD, trouble="there is no bundle"), None, "aaaaaaaaaaaa: there is no bundle"),
+    ],
+)
+def test_difference(state: WorkerState, in_use: str | None, told: str | None) -> None:
+    """A sentence names the worker, what it has, what it should have, and why it has not."""
+    found = find_differences([state], "images", in_use)
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]

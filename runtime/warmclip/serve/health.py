@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from warmclip.doctor.dependencies import check_qdrant, find_qdrant_outage
-from warmclip.errors import WarmclipError
+from warmclip.errors import SpaceMismatch, WarmclipError
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.threads import run_redis
 from warmclip.serve.workers import read_answer
 from warmclip.settings import Settings
 from warmclip.work.broker import BROKER_ERRORS, as_ours
+from warmclip.work.model_switch import find_differences
 
 _CANARY_S = 10.0  # a worker may be at a chunk of pictures
 _QDRANT_S = 2.0  # for one answer
@@ -120,10 +121,17 @@ async def _check_worker(context: AppContext) -> str:
     collection = context.settings.collection
     answer = await context.workers.call("canary", timeout_s=_CANARY_S, collection=collection)
     took_s = time.monotonic() - began
-    providers, stored = read_answer(answer, lambda it: (dict(it["providers"]), it["found"]))
+    providers, stored, in_use = read_answer(
+        answer, lambda it: (dict(it["providers"]), it["found"], it.get("in_use"))
+    )
+    workers = (await run_redis(context.read_status)).workers
+    differences = find_differences(workers, collection, in_use)
+    if any(worker.trouble for worker in workers):
+        raise SpaceMismatch("; ".join(differences))
     towers = ", ".join(f"{tower} on {name}" for tower, name in providers.items())
     found = "a stored picture was found" if stored else "nothing is stored yet"
-    return f"a text was embedded and {found} in {took_s:.2f} s, wait included; towers: {towers}"
+    told = f"a text was embedded and {found} in {took_s:.2f} s, wait included; towers: {towers}"
+    return "; ".join([told, *differences])
 
 
 async def _check_store(settings: Settings) -> HealthCheck:

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from warmclip.errors import StoreHeld
+from warmclip.errors import NotStored, StoreHeld
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.store.qdrant import QdrantStore
@@ -45,6 +45,30 @@ def share_store(settings: Settings, *, progress: Progress | None = None) -> Qdra
     with contextlib.suppress(StoreHeld):
         return open_store(settings, progress=progress)
     return QdrantStore.remote(settings.embedded_store, take_over=True)
+
+
+def read_model_in_use(settings: Settings, *, patience_s: int) -> str | None:
+    """The fingerprint of the model that the settings' collection is of; None if there is none.
+
+    Args:
+        settings: of the store and the collection. An embedded store is asked through its owner.
+        patience_s: how long an answer is waited for.
+
+    Raises:
+        StoreError: the store failed, or nobody owns the embedded one.
+    """
+    if settings.qdrant_url is None:
+        store = QdrantStore.remote(settings.embedded_store, patience_s=patience_s)
+    else:
+        store = QdrantStore.server(
+            settings.qdrant_url,
+            settings.qdrant_api_key,
+            timeout_s=patience_s,
+            first_patience_s=patience_s,
+        )
+    with store, contextlib.suppress(NotStored):
+        return store.fingerprint_of(settings.collection)
+    return None
 
 
 def borrow_store(settings: Settings) -> QdrantStore:

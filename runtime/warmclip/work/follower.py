@@ -32,6 +32,7 @@ class ModelFollower:
         self._turn = Turn(connection, worker)
         self._settings = settings
         self._horse = horse
+        self._lacking = ""  # the model that the trouble is about
         self._wanted = ""
         self._former = ""
         self._cannot_wait = False  # a job was put back for it
@@ -46,9 +47,11 @@ class ModelFollower:
     def look(self, switches: Sequence[ModelSwitch]) -> None:
         """Take note of what was announced."""
         switch = model_to_load(switches, self._horse.ready.models)
-        if switch is None:
-            self.trouble = ""
-        else:
+        if self._lacking in self._horse.ready.models or any(
+            it.former == self._lacking for it in switches
+        ):
+            self.trouble = self._lacking = ""
+        if switch is not None:
             self._want(switch.now, instead_of=switch.former)
 
     def follow(self, ensure_horse: Callable[[], None]) -> None:
@@ -69,7 +72,7 @@ class ModelFollower:
             ensure_horse()
         except WarmclipError as exc:
             log.warning("the model %s cannot be loaded: %s", self._wanted[:12], exc)
-            self.trouble = f"it cannot be loaded: {exc}"
+            self.trouble, self._lacking = f"it cannot be loaded: {exc}", self._wanted
             self._horse.choose(before.without(self._wanted))
             ensure_horse()
         finally:
@@ -92,7 +95,7 @@ class ModelFollower:
             )
             if trouble != self.trouble:
                 log.warning("a collection is of another model now: %s; copy it there", trouble)
-            self.trouble = trouble
+            self.trouble, self._lacking = trouble, fingerprint
             return
-        self.trouble = ""
+        self.trouble = self._lacking = ""
         self._wanted, self._former = fingerprint, instead_of

@@ -309,18 +309,24 @@ def canary(collection: str | None = None) -> dict[str, Any]:
 
     Returns:
         ``providers``: tower -> what it computes on now; ``found``: the id of the stored picture,
-        None if nothing is stored; ``fingerprint``; ``dim``.
+        None if nothing is stored; ``in_use``: the fingerprint of the collection's vectors, None
+        if there is none; ``fingerprint``; ``dim``.
 
     Raises:
         StoreError: the store failed, or a search does not find what is stored.
     """
     context = current_context()
-    indexer, encoder = None, context.encoder
+    indexer, encoder, in_use = None, context.encoder, None
     if collection is not None:
-        indexer, encoder = context.searcher(check_collection(collection))
+        in_use = context.model_of(check_collection(collection))
+        indexer, encoder = context.searcher(collection)
     (vector,) = encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
     found = None if indexer is None else _find_stored(context, indexer, vector)
-    return _space(encoder) | {"providers": dict(encoder.providers), "found": found}
+    return _space(encoder) | {
+        "providers": dict(encoder.providers),
+        "found": found,
+        "in_use": in_use,
+    }
 
 
 def _find_stored(context: JobContext, indexer: "Indexer", vector: "Vector") -> str | None:

@@ -66,6 +66,29 @@ def workers_behind(workers: Iterable[WorkerState], switch: ModelSwitch) -> list[
     return [it for it in workers if model_to_load([switch], it.models) is not None]
 
 
+def find_differences(
+    workers: Iterable[WorkerState], collection: str, in_use: str | None
+) -> list[str]:
+    """Which workers do not have the model that a collection is of, in sentences.
+
+    Args:
+        workers: as their records in Redis tell.
+        collection: its name.
+        in_use: the fingerprint of its vectors; None: nobody knows, or there is none.
+    """
+    found = []
+    for worker in workers:
+        lacks = in_use is not None and worker.models and in_use not in worker.models
+        if not (lacks or worker.trouble):
+            continue
+        models = ", ".join(it[:12] for it in worker.models)
+        told = f"worker {worker.name} on {worker.hostname} has the model {models}"
+        if lacks and in_use is not None:
+            told += f", and collection {collection!r} is of {in_use[:12]}"
+        found.append(f"{told}: {worker.trouble or 'it loads that at its next job there'}")
+    return found
+
+
 def wait_for_workers(
     connection: Redis,
     switch: ModelSwitch,

@@ -39,7 +39,7 @@ from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.warm_horse import Order, WarmHorse
-from warmclip.work.liveness import AT, worker_fields
+from warmclip.work.liveness import AT, HORSE, worker_fields
 from warmclip.work.model_switch import SWITCHES, parse_switches
 from warmclip.work.patience import LOST, is_wrong_type, refusal
 from warmclip.work.poisoned_files import PoisonedFiles
@@ -87,7 +87,7 @@ class WarmWorker(RqWorker):
         self._recovery = OrphanRecovery(self.queues, self._recorder, self._on_given_up)
         self._clock = ClockWatch(HEARTBEAT_EVERY_S)
         self._deaths_to_tell: deque[tuple[Order, str]] = deque(maxlen=_MOST_DEATHS_TO_TELL)
-        self._recorded_horse = 0
+        self._recorded: dict[Any, Any] = {}  # of the horse, in this worker's record
         self._jobs = 0
         self._hears_commands = True
         self._is_done = False  # nothing was left to do
@@ -217,11 +217,17 @@ class WarmWorker(RqWorker):
 
     def _ensure_horse(self, running: Running | None) -> None:
         self._horse.ensure_ready(lambda in_flight: self._tick(running, in_flight))
-        if self._recorded_horse != self._horse.pid:
-            self._recorded_horse = self._horse.pid
-            self.connection.hset(self.key, mapping=self._horse_fields())
-            if self._recorded_horse:
-                self._counters.add("horses")
+        self._record_horse()
+
+    def _record_horse(self) -> None:
+        """Tell Redis at once of another horse, and of a model that it lacks."""
+        fields = self._horse_fields()
+        if fields == self._recorded:
+            return
+        if self._horse.pid and fields[HORSE] != self._recorded.get(HORSE):
+            self._counters.add("horses")
+        self._recorded = fields
+        self.connection.hset(self.key, mapping=fields)
 
     # Heartbeats
 
@@ -321,6 +327,7 @@ class WarmWorker(RqWorker):
             if isinstance(outcome, JobReport):
                 self._policy.on_success()
                 self._follower.hear(outcome)
+                self._record_horse()
                 self._counters.add(f"runs:{outcome.outcome}")
                 self._recorder.finish(running, outcome)
                 return

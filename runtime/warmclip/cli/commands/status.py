@@ -1,5 +1,6 @@
 """The command status."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -8,7 +9,13 @@ import typer
 from warmclip.cli.commands.index import show_submitted
 from warmclip.cli.console import Terminal
 from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
+from warmclip.errors import StoreError
 from warmclip.logs import printable
+from warmclip.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_STORE_S = 2  # for the store, whose answer is only one line of many
 
 
 def status(
@@ -29,6 +36,7 @@ def status(
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.work import requeue as again
         from warmclip.work.broker import open_broker
+        from warmclip.work.model_switch import find_differences
         from warmclip.work.poisoned_files import PoisonedFiles
         from warmclip.work.status import read_status
 
@@ -43,7 +51,22 @@ def status(
                 files = [file.to_dict() for file in PoisonedFiles(connection).all()]
                 show_poisoned_files(terminal, files)
             else:
-                show_status(terminal, read_status(connection).to_dict())
+                found = read_status(connection)
+                in_use = _read_model_in_use(settings) if found.workers else None
+                differences = find_differences(found.workers, settings.collection, in_use)
+                model = {"collection": settings.collection, "model": in_use}
+                show_status(terminal, found.to_dict() | model | {"differences": differences})
+
+
+def _read_model_in_use(settings: Settings) -> str | None:
+    """The model of the settings' collection; None also if the store does not say so soon."""
+    from warmclip.store.open import read_model_in_use
+
+    try:
+        return read_model_in_use(settings, patience_s=_STORE_S)
+    except StoreError as exc:
+        log.debug("%s", exc)
+        return None
 
 
 def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
@@ -54,10 +77,18 @@ def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
     queues = status["queues"]
     terminal.print_table(queues, ("queue", "name"), "queued", "started", "finished", "failed")
     workers = [
-        worker | {"at": f"{worker['at'][0]} of {worker['at'][1]}" if worker["at"] else None}
+        worker
+        | {
+            "at": f"{worker['at'][0]} of {worker['at'][1]}" if worker["at"] else None,
+            "model": ", ".join(it[:12] for it in worker["models"]),
+        }
         for worker in status["workers"]
     ]
-    terminal.print_table(workers, ("worker", "name"), "state", "job", "at", "hostname", "pid")
+    terminal.print_table(
+        workers, ("worker", "name"), "state", "job", "at", "model", "hostname", "pid"
+    )
+    for difference in status["differences"]:
+        terminal.print(printable(difference))
     for failure in status["failures"]:
         job = f"{failure['function']} {failure['job']}"
         terminal.print(f"failed  {failure['ended_at']}  {printable(job)}")

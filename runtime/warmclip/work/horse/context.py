@@ -99,7 +99,7 @@ class JobContext:
         """
         from warmclip.indexing.indexer import Indexer
 
-        fingerprint = self._model_of(collection)
+        fingerprint = self.model_of(collection)
         if fingerprint is not None and fingerprint not in self.encoders:
             raise self.model_missing(collection, fingerprint)
         encoder = self.encoder if fingerprint is None else self.encoders[fingerprint]
@@ -118,7 +118,7 @@ class JobContext:
         from warmclip.indexing.indexer import Indexer
         from warmclip.store.protocol import collection_of
 
-        fingerprint = self._model_of(collection)
+        fingerprint = self.model_of(collection)
         if fingerprint is None:
             encoder = self.encoder
             return Indexer.from_settings(encoder, self.store, self.settings, collection), encoder
@@ -153,7 +153,7 @@ class JobContext:
         missed, self._missed = self._missed, MissedModel()
         return missed
 
-    def _model_of(self, collection: str) -> str | None:
+    def model_of(self, collection: str) -> str | None:
         """The fingerprint of a collection's model; None if there is no such collection."""
         try:
             return self.store.fingerprint_of(collection)
@@ -190,26 +190,15 @@ class JobContext:
     def _model_in_use(self) -> str | None:
         """The model of the worker's collection; None also if the store does not answer soon."""
         from warmclip.store.embedded_catalog import is_of_former_format
-        from warmclip.store.qdrant import QdrantStore
+        from warmclip.store.open import read_model_in_use
 
         settings = self.settings
         try:
-            if settings.qdrant_url is not None:
-                with QdrantStore.server(
-                    settings.qdrant_url,
-                    settings.qdrant_api_key,
-                    timeout_s=_STORE_S,
-                    first_patience_s=_STORE_S,
-                ) as store:
-                    return store.fingerprint_of(settings.collection)
+            if self._store_owner is None:
+                return read_model_in_use(settings, patience_s=_STORE_S)
             if is_of_former_format(settings.embedded_store):
                 return None
-            if self._store_owner is not None:
-                return self.store.fingerprint_of(settings.collection)
-            with QdrantStore.remote(settings.embedded_store, patience_s=_STORE_S) as store:
-                return store.fingerprint_of(settings.collection)
-        except NotStored:
-            return None
+            return self.model_of(settings.collection)
         except StoreError as exc:
             log.info("which model %r is of is not known yet: %s", settings.collection, exc)
             return None
