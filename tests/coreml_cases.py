@@ -34,10 +34,16 @@ CASES = {
         f"{_ROW} <{_VECTOR}> {{ z = Add(x, v) y = Gelu(z) }}",
     ),
     "old form": Case(
-        "its form is that of opset 11",
-        f"{_ROW} {{ y = Softmax<axis = 1>(x) }}",
-        f"{_ROW} {{ y = Sigmoid(x) }}",
-        opset=12,
+        "its form is that of opset 1,",
+        "(float[batch,4] x) => (float[batch,2] y)"
+        " { y = Slice<axes = [1], starts = [0], ends = [2]>(x) }",
+        "(float[batch,4] x) => (float[batch,4] y) { y = Softmax<axis = 1>(x) }",
+        opset=9,
+    ),
+    "negation": Case(
+        "no builder for Neg",
+        f"{_ROW} {{ y = Neg(x) }}",
+        f"{_ROW} <float less = {{-1}}> {{ y = Mul(x, less) }}",
     ),
     "second axis symbolic": Case(
         "shape is not fixed",
@@ -160,6 +166,14 @@ CASES = {
         "(float[batch,1,1,2,4] x) => (float[batch,1,1,1,4] y) <int64[1] i = {1}>"
         " { y = Gather<axis = 3>(x, i) }",
     ),
+    "index from the end": Case(
+        "an index is negative",
+        "(float[batch,2,4] x) => (float[batch,4] y) <int64 i = {-1}>"
+        " { y = Gather<axis = 1>(x, i) }",
+        "(float[batch,2,4] x) => (float[batch,1,4] y)"
+        " <int64[1] s = {-1}, int64[1] e = {2}, int64[1] a = {1}> { y = Slice(x, s, e, a) }",
+        kind="inexact",
+    ),
     "rows by computed index": Case(
         "its index is computed",
         "(float[batch,4] x, int64[1,1] i) => (float[1,4] y) { y = GatherND(x, i) }",
@@ -213,6 +227,104 @@ CASES = {
         "its minimum is computed",
         "(float[batch,4] x, float m) => (float[batch,4] y) { y = Clip(x, m) }",
         f"{_ROW} <float m = {{-1}}> {{ y = Clip(x, m) }}",
+    ),
+    "bounds that are equal": Case(
+        "its bounds are equal",
+        f"{_ROW} <float m = {{1}}> {{ y = Clip(x, m, m) }}",
+        f"{_ROW} <float m = {{1}}, float n = {{2}}> {{ y = Clip(x, m, n) }}",
+    ),
+    "bounds of integers": Case(
+        "its bounds are no floats",
+        "(int64[batch,4] x) => (int64[batch,4] y) <int64 m = {1}> { y = Clip(x, m) }",
+        f"{_ROW} <float m = {{1}}> {{ y = Clip(x, m) }}",
+    ),
+    "batch norm of rows": Case(
+        "its input has 2 axes, not 4",
+        f"{_ROW} <{_VECTOR}> {{ y = BatchNormalization(x, v, v, v, v) }}",
+        f"(float[batch,4,2,2] x) => (float[batch,4,2,2] y) <{_VECTOR}>"
+        " { y = BatchNormalization(x, v, v, v, v) }",
+    ),
+    "computed scale of an instance norm": Case(
+        "its scale is computed",
+        f"(float[batch,4,2] x, float[4] s) => (float[batch,4,2] y) <{_VECTOR}>"
+        " { y = InstanceNormalization(x, s, v) }",
+        f"(float[batch,4,2] x) => (float[batch,4,2] y) <{_VECTOR}>"
+        " { y = InstanceNormalization(x, v, v) }",
+    ),
+    "slope of rows": Case(
+        "its input has 2 axes, not 3 to 4",
+        f"{_ROW} <{_VECTOR}> {{ y = PRelu(x, v) }}",
+        "(float[batch,4,2] x) => (float[batch,4,2] y)"
+        " <float[4,1,1] v = {1,2,3,4}> { y = PRelu(x, v) }",
+    ),
+    "one slope of one channel": Case(
+        r"its slope has the shape \(1,\)",
+        "(float[batch,1,2,2] x) => (float[batch,1,2,2] y) <float[1] v = {0.5}> { y = PRelu(x, v) }",
+        "(float[batch,2,2,2] x) => (float[batch,2,2,2] y) <float[1] v = {0.5}> { y = PRelu(x, v) }",
+    ),
+    "pad that cuts off": Case(
+        "it cuts off",
+        "(float[batch,4] x) => (float[batch,3] y) <int64[4] p = {0,-1,0,0}> { y = Pad(x, p) }",
+        "(float[batch,4] x) => (float[batch,5] y) <int64[4] p = {0,1,0,0}> { y = Pad(x, p) }",
+    ),
+    "pad with the edge": Case(
+        "mode=edge",
+        "(float[batch,4] x) => (float[batch,5] y)"
+        ' <int64[4] p = {0,1,0,0}> { y = Pad<mode = "edge">(x, p) }',
+        "(float[batch,4] x) => (float[batch,5] y)"
+        ' <int64[4] p = {0,1,0,0}> { y = Pad<mode = "reflect">(x, p) }',
+    ),
+    "reflected channels": Case(
+        "it reflects another axis",
+        "(float[batch,2,4,4] x) => (float[batch,3,4,4] y)"
+        ' <int64[8] p = {0,1,0,0,0,0,0,0}> { y = Pad<mode = "reflect">(x, p) }',
+        "(float[batch,2,4,4] x) => (float[batch,2,4,5] y)"
+        ' <int64[8] p = {0,0,0,1,0,0,0,0}> { y = Pad<mode = "reflect">(x, p) }',
+    ),
+    "padded integers": Case(
+        "its input is int64, not one of float, float16",
+        "(int64[batch,4] x) => (int64[batch,5] y) <int64[4] p = {0,1,0,0}> { y = Pad(x, p) }",
+        "(float[batch,4] x) => (float[batch,5] y) <int64[4] p = {0,1,0,0}> { y = Pad(x, p) }",
+    ),
+    "resized by halves": Case(
+        "other than whole factors",
+        "(float[batch,1,2,2] x) => (float[batch,1,3,3] y) <float[4] s = {1,1,1.5,1.5}>"
+        ' { y = Resize<mode = "linear">(x, , s) }',
+        "(float[batch,1,2,2] x) => (float[batch,1,4,4] y) <float[4] s = {1,1,2,2}>"
+        ' { y = Resize<mode = "linear">(x, , s) }',
+    ),
+    "resized by cubes": Case(
+        "no such resizing: cubic",
+        "(float[batch,1,2,2] x) => (float[batch,1,4,4] y) <float[4] s = {1,1,2,2}>"
+        ' { y = Resize<mode = "cubic">(x, , s) }',
+        "(float[batch,1,4,4] x) => (float[batch,1,2,2] y) <float[4] s = {1,1,0.5,0.5}>"
+        ' { y = Resize<mode = "nearest", nearest_mode = "floor",'
+        ' coordinate_transformation_mode = "asymmetric">(x, , s) }',
+    ),
+    "resized channels": Case(
+        "it resizes another axis",
+        "(float[batch,1,2,2] x) => (float[batch,2,2,2] y) <float[4] s = {1,2,1,1}>"
+        ' { y = Resize<mode = "linear">(x, , s) }',
+        "(float[2,1,2,2] x) => (float[2,1,3,3] y) <int64[4] s = {2,1,3,3}>"
+        ' { y = Resize<mode = "linear">(x, , , s) }',
+    ),
+    "depth of bytes": Case(
+        "its input is uint8",
+        "(uint8[batch,4,1,1] x) => (uint8[batch,1,2,2] y) { y = DepthToSpace<blocksize = 2>(x) }",
+        "(float[batch,4,1,1] x) => (float[batch,1,2,2] y)"
+        ' { y = DepthToSpace<blocksize = 2, mode = "CRD">(x) }',
+    ),
+    "tiles of bytes": Case(
+        "its input is uint8",
+        "(uint8[batch,4] x) => (uint8[batch,8] y) <int64[2] r = {1,2}> { y = Tile(x, r) }",
+        "(int32[batch,4] x, bool[batch,4] b) => (int32[batch,8] y, bool[batch,8] c)"
+        " <int64[2] r = {1,2}> { y = Tile(x, r) c = Tile(b, r) }",
+    ),
+    "rows of bytes": Case(
+        "its input is uint8",
+        "(uint8[2,4] x) => (uint8[1,4] y) <int64[1,1] i = {1}> { y = GatherND(x, i) }",
+        "(int32[2,4] x, bool[2,4] b) => (int32[1,4] y, bool[1,4] c)"
+        " <int64[1,1] i = {1}> { y = GatherND(x, i) c = GatherND(b, i) }",
     ),
     "pool in 1-D": Case(
         "does not pool in 2-D",

@@ -122,6 +122,38 @@ def test_weights_that_would_lie_inline_are_counted(transposed: int, is_whole: bo
     assert ("inline" in str(placement)) is not is_whole
 
 
+def test_weights_that_each_use_copies_are_counted() -> None:
+    """A layer norm's scale and bias lie inline however large, once for each norm that has them."""
+    norms = "a = LayerNormalization(x, s, b) y = LayerNormalization(a, s, b)"
+    model = _parsed(f"(float[batch,768] x) => (float[batch,768] y) {{ {norms} }}")
+    for name in "sb":
+        tensor = onnx.helper.make_tensor(name, TensorProto.FLOAT, [768], bytes(3072), raw=True)
+        model.graph.initializer.append(tensor)
+
+    placement = _placed(model, 8)
+
+    assert (placement.inline_bytes, placement.weight_file_bytes) == (4 * 3072, 0)
+    assert placement.is_whole
+
+
+@pytest.mark.parametrize(
+    ("operator", "inlined"),
+    [
+        ("HardSwish", ["HardSigmoid", "Mul"]),
+        ("Mish", ["Softplus", "Tanh", "Mul"]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_function_is_judged_by_what_is_in_it(operator: str, inlined: list[str], dtype: str) -> None:
+    """No kernel computes it, so onnxruntime writes its body out before it asks CoreML."""
+    graph = _parsed(f"({dtype}[batch,4] x) => ({dtype}[batch,4] y) {{ y = {operator}(x) }}")
+    shown = to_float32_graph(graph)
+
+    assert [op.kind for op in list_operations(shown, 2)] == inlined
+    assert place_nodes(shown, 2).is_whole
+    assert check_operation(replace(_SOUND, kind=operator)) is not None
+
+
 def test_float16_is_what_the_file_says(demo_bundle: Path) -> None:
     """Of a float16 file every value has the type that ONNX infers, boundary casts included."""
     for tower in TOWERS:
@@ -153,8 +185,11 @@ def test_norm_of_mixed_types_is_refused() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_demo_bundle_is_taken_whole(tower: Tower, precision: Precision, demo_bundle: Path) -> None:
-    """The committed graphs: one partition, nothing refused, no weights inline, at each batch."""
+    """The committed graphs: one partition, nothing refused, norms alone inline, at each batch."""
     graph = ModelBundle.open(demo_bundle).graph(tower, precision)
+    seen = list_operations(to_float32_graph(read_graph(graph)), 8)
+    norms = [value for op in seen if op.kind == "LayerNormalization" for value in op.inputs[1:]]
+    copied = sum(value.size for value in norms if value) * (4 if precision == "fp32" else 2)
 
     placements = lint_graph(graph)
 
@@ -162,7 +197,7 @@ def test_demo_bundle_is_taken_whole(tower: Tower, precision: Precision, demo_bun
     for placement in placements:
         assert (placement.partitions, placement.findings) == (1, ())
         assert placement.taken == placement.nodes > 70
-        assert placement.inline_bytes < 1000
+        assert 0 <= placement.inline_bytes - copied < 100
         assert placement.is_whole
 
 

@@ -8,7 +8,6 @@ from onnx import TensorProto
 from warmclip_export.coreml.node import FLOATS, NUMBERS, Complaint, Operation, type_name
 
 MAX_RANK = 5
-MAX_CONV_AXIS = 16384
 _FEWER_AXES = "reshape to at most five axes"
 CASTABLE = (*NUMBERS, TensorProto.INT32, TensorProto.BOOL)
 
@@ -51,24 +50,25 @@ def same_types(op: Operation) -> Complaint | None:
     return Complaint(reason="its inputs differ in type", remedy="cast them to one type")
 
 
-def _axes(op: Operation) -> tuple[int, ...]:
+def axes_between(least: int, most: int) -> Check:
+    """The first input has that many axes."""
+
+    def check(op: Operation) -> Complaint | None:
+        rank = len(axis_lengths(op))
+        if least <= rank <= most:
+            return None
+        wanted = str(least) if least == most else f"{least} to {most}"
+        return Complaint(
+            reason=f"its input has {rank} axes, not {wanted}", remedy="reshape it before"
+        )
+
+    return check
+
+
+def axis_lengths(op: Operation) -> tuple[int, ...]:
     """The shape of the first input; it is known, or the node was refused before."""
     first = op.input(0)
     return tuple(axis or 0 for axis in (first.shape if first and first.shape else ()))
-
-
-def conv(op: Operation) -> Complaint | None:
-    """Convolutions are 1-D or 2-D, of bounded size."""
-    if len(_axes(op)) not in (3, 4):
-        return Complaint(reason="its input is not 1-D or 2-D", remedy="convolve in 1-D or 2-D")
-    values = (op.input(0), op.input(1), op.outputs[0])
-    longest = max(axis or 0 for v in values if v is not None for axis in v.shape or ())
-    if longest > MAX_CONV_AXIS:
-        return Complaint(
-            reason=f"an axis is {longest} long, at most {MAX_CONV_AXIS} is taken",
-            remedy="split the convolution",
-        )
-    return None
 
 
 def matmul(op: Operation) -> Complaint | None:
@@ -103,7 +103,7 @@ def reciprocal(_op: Operation) -> Complaint | None:
 
 
 def gather(op: Operation) -> Complaint | None:
-    """Integer indices, and a result that is not too deep."""
+    """Integer indices, none of them negative, and a result that is not too deep."""
     indices = op.input(1)
     if indices is None or indices.shape is None:
         return None
@@ -111,7 +111,7 @@ def gather(op: Operation) -> Complaint | None:
         return Complaint(
             reason=f"its indices are {type_name(indices.dtype)}", remedy="use int64 indices"
         )
-    rank = len(_axes(op))
+    rank = len(axis_lengths(op))
     if rank + len(indices.shape) - 1 > MAX_RANK:
         return Complaint(
             reason=f"its output has more than {MAX_RANK} axes", remedy="gather rows of a matrix"
@@ -120,7 +120,58 @@ def gather(op: Operation) -> Complaint | None:
         return Complaint(
             reason=f"it takes one slice of {rank} axes", remedy="slice and reshape instead"
         )
+    if indices.array is not None and indices.array.min(initial=0) < 0:
+        return Complaint(
+            reason="an index is negative, which CoreML does not define since iOS 17",
+            remedy="use Slice, or count from the beginning",
+            kind="inexact",
+        )
     return None
+
+
+def clip(op: Operation) -> Complaint | None:
+    """Constant bounds of floats, which differ."""
+    bounds = [_bound(op, index, name) for index, name in ((1, "min"), (2, "max"))]
+    given = [bound for bound in bounds if bound is not None]
+    first = op.input(0)
+    if given and first is not None and first.dtype not in FLOATS:
+        return Complaint(reason="its bounds are no floats", remedy="clip float32 values")
+    if len(given) < 2 or given[0] != given[1]:
+        return None
+    return Complaint(reason="its bounds are equal", remedy="use the constant itself")
+
+
+def _bound(op: Operation, index: int, name: str) -> float | None:
+    value = op.input(index)
+    if value is not None and value.array is not None:
+        return float(value.array)
+    bound = op.attributes.get(name)  # before opset 11
+    return None if bound is None else float(bound)
+
+
+def prelu(op: Operation) -> Complaint | None:
+    """A slope for each channel, or one for all of several channels."""
+    slope = op.input(1)
+    if slope is None or slope.shape is None:
+        return None
+    if slope.size == 1:
+        fits = axis_lengths(op)[-3] != 1
+    else:
+        fits = len(slope.shape) == 3 and slope.shape[1:] == (1, 1)
+    if fits:
+        return None
+    return Complaint(
+        reason=f"its slope has the shape {slope.shape}",
+        remedy="give it one slope for each of several channels, (channels, 1, 1)",
+    )
+
+
+def tile(op: Operation) -> Complaint | None:
+    """Each axis at least once."""
+    repeats = op.input(1)
+    if repeats is None or repeats.array is None or repeats.array.min(initial=1) >= 1:
+        return None
+    return Complaint(reason="nothing is left of its input", remedy="leave it out")
 
 
 def reshape(op: Operation) -> Complaint | None:
@@ -165,20 +216,6 @@ def not_empty(op: Operation) -> Complaint | None:
     if 0 not in (op.outputs[0].shape or ()):
         return None
     return Complaint(reason="nothing is left of its input", remedy="leave it out")
-
-
-def pool(op: Operation) -> Complaint | None:
-    """Pools are 2-D."""
-    if len(_axes(op)) == 4:
-        return None
-    return Complaint(reason="it does not pool in 2-D", remedy="pool (batch, channels, h, w)")
-
-
-def plain_windows(op: Operation) -> Complaint | None:
-    """Pools have no dilation, and give no indices."""
-    if len(op.outputs) == 1 and set(op.attributes.get("dilations", (1,))) == {1}:
-        return None
-    return Complaint(reason="indices or dilations", remedy="pool without them")
 
 
 def where(op: Operation) -> Complaint | None:

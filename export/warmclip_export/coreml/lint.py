@@ -202,22 +202,35 @@ def _weights(taken: Sequence[Operation]) -> tuple[int, int]:
     """Bytes of constants that CoreML would store inline, and in weight.bin."""
     inline: dict[str, int] = {}
     filed: dict[str, int] = {}
+    copies = 0
     for node in taken:
         for index, value in enumerate(node.inputs):
             if value is None or not value.is_constant:
                 continue
             width = _FILED_TYPES.get(value.dtype, 0)
-            if width and value.size >= _MIN_FILED and not _is_rewritten(node, index, value):
-                filed[value.name] = value.size * width
+            size = value.size * (width or _INLINE_BYTES)
+            if _is_copied(node, index, value):
+                copies += size
+            elif width and value.size >= _MIN_FILED:
+                filed[value.name] = size
             else:
-                inline[value.name] = value.size * (width or _INLINE_BYTES)
-    return sum(inline.values()), sum(filed.values())
+                inline[value.name] = size
+    return sum(inline.values()) + copies, sum(filed.values())
 
 
-def _is_rewritten(node: Operation, index: int, value: Value) -> bool:
-    """Whether CoreML gets a changed copy: a Gemm's transposed weight, or its stretched bias."""
-    if node.kind != "Gemm":
-        return False
-    return (index == 1 and not node.attributes.get("transB", 0)) or (
-        index == 2 and len(value.shape or ()) != 1
-    )
+# The inputs whose constants a builder writes again, inline, for each node that uses them.
+_COPIED = {
+    "BatchNormalization": (1, 2, 3, 4),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "PRelu": (1,),
+}
+
+
+def _is_copied(node: Operation, index: int, value: Value) -> bool:
+    """Whether a node gets a copy of its own: also a Gemm's transposed weight or stretched bias."""
+    if node.kind == "Gemm" and index == 1:
+        return not node.attributes.get("transB", 0)
+    if node.kind == "Gemm" and index == 2:
+        return len(value.shape or ()) != 1
+    return index in _COPIED.get(node.kind, ())

@@ -14,41 +14,51 @@ from warmclip_export.coreml.conditions import (
     Check,
     arg_max,
     attribute,
+    axes_between,
     cast,
+    clip,
     constant,
-    conv,
     gather,
     gemm,
     matmul,
     not_empty,
     one_output,
     output_rank,
-    plain_windows,
-    pool,
+    prelu,
     reciprocal,
     reshape,
     same_types,
     several,
+    tile,
     where,
 )
 from warmclip_export.coreml.node import FLOATS, NUMBERS, Complaint, Operation, type_name
+from warmclip_export.coreml.spatial import conv, pad, plain_windows, pool, resize
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 _AXES = constant(1, "list of axes")
 _POOL = (pool, attribute("storage_order", (0,), 0), plain_windows)
-# Every operator with a builder. A few more have one whose conditions this lint does not know, such
-# as Resize and BatchNormalization; no tower needs them, and they count as refused.
+# Every operator with a builder, but for those whose conditions this lint does not know, and which
+# count as refused: ConvTranspose, GridSample, GroupNormalization, LRN.
 CONDITIONS: dict[str, tuple[Check, ...]] = {
     **dict.fromkeys(("Add", "And", "Div", "Max", "Mul", "Sub"), ()),
     **dict.fromkeys(("Ceil", "Cos", "Erf", "Exp", "Round", "Sin", "Sqrt"), ()),
     **dict.fromkeys(("Elu", "Gelu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid"), ()),
     **dict.fromkeys(("Softmax", "Softplus", "Tanh"), ()),
-    **dict.fromkeys(("Identity", "Shape", "Tile", "Transpose"), ()),
+    **dict.fromkeys(("DepthToSpace", "Identity", "Shape", "Transpose"), ()),
     "ArgMax": (attribute("select_last_index", (0,), 0), arg_max),
     "AveragePool": _POOL,
+    "BatchNormalization": (
+        constant(1, "scale"),
+        constant(2, "bias"),
+        constant(3, "mean"),
+        constant(4, "variance"),
+        axes_between(4, 4),
+        one_output,
+    ),
     "Cast": (cast,),
-    "Clip": (constant(1, "minimum"), constant(2, "maximum")),
+    "Clip": (constant(1, "minimum"), constant(2, "maximum"), clip),
     "Concat": (several("inputs"),),
     "Conv": (conv, constant(2, "bias")),
     "Gather": (gather,),
@@ -63,6 +73,7 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
     ),
     "GlobalAveragePool": (pool,),
     "GlobalMaxPool": (pool,),
+    "InstanceNormalization": (constant(1, "scale"), constant(2, "bias"), same_types),
     "LayerNormalization": (
         constant(1, "scale"),
         constant(2, "bias"),
@@ -72,10 +83,18 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
     ),
     "MatMul": (matmul,),
     "MaxPool": _POOL,
+    "PRelu": (constant(1, "slope"), axes_between(3, 4), prelu),
+    "Pad": (constant(1, "list of pads"), constant(2, "value"), constant(3, "list of axes"), pad),
     "Pow": (same_types,),
     "Reciprocal": (reciprocal,),
     **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), (_AXES,)),
     "Reshape": (constant(1, "shape"), reshape),
+    "Resize": (
+        constant(2, "list of scales"),
+        constant(3, "list of sizes"),
+        axes_between(3, MAX_RANK),
+        resize,
+    ),
     "Slice": (
         constant(1, "start"),
         constant(2, "end"),
@@ -85,6 +104,7 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
     ),
     "Split": (constant(1, "list of sizes"), several("outputs")),
     "Squeeze": (_AXES,),
+    "Tile": (tile,),
     "Unsqueeze": (_AXES, output_rank),
     "Where": (where,),
     "com.microsoft.FusedConv": (conv, constant(2, "bias"), constant(3, "summand")),
@@ -92,17 +112,23 @@ CONDITIONS: dict[str, tuple[Check, ...]] = {
 }
 
 # Of the form that an operator may have, by the opset which defined it.
-_OLDEST = {"Add": 7, "Div": 7, "Mul": 7, "Sub": 7, "Slice": 10, "Softmax": 13}
+_OLDEST = {
+    **dict.fromkeys(("Add", "BatchNormalization", "Div", "Mul", "Sub"), 7),
+    **dict.fromkeys(("Pad", "Resize"), 11),
+    "Slice": 10,
+}
 _NEWEST = 27
 _TYPES: dict[str, tuple[int, ...]] = {
     "And": (TensorProto.BOOL,),
     "Cast": CASTABLE,
+    "GatherND": CASTABLE,
+    "Pad": FLOATS,
+    "Tile": CASTABLE,
     "Where": (TensorProto.BOOL,),
 }
 
 _REMEDIES = {
     "Attention": "export with opset 22 or older, and attention written out",
-    "BatchNormalization": "fold it into the convolution before it",
     "Expand": "let the next operator broadcast",
     "Flatten": "use Reshape",
     "GatherElements": "multiply by a one-hot row that the host makes",
