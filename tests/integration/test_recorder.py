@@ -347,17 +347,23 @@ def test_two_give_up_the_same_job(worker: Worker, connection: Redis, meanwhile: 
     assert worker.queue.job_ids == [job.id]
 
 
-@pytest.mark.parametrize("how", ["deleted", "cancelled"])
+@pytest.mark.parametrize("how", ["deleted", "expired", "cancelled"])
 @pytest.mark.parametrize("outcome", ["success", "failure"])
 def test_gone_while_it_ran(worker: Worker, connection: Redis, how: str, outcome: Outcome) -> None:
     """A job that was deleted does not come back, one that was cancelled stays so."""
     job = enqueue(connection, retry=Retry(max=3))
     running = worker.start()
-    job.delete() if how == "deleted" else job.cancel()
+    match how:
+        case "deleted":
+            job.delete()
+        case "expired":
+            connection.delete(job.key)
+        case _:
+            job.cancel()
     worker.finish(running, outcome)
     assert is_nowhere(worker, job)
     assert results(job) == []
-    if how == "deleted":
+    if how != "cancelled":
         assert list(connection.scan_iter(f"*{job.id}*")) == []
     else:
         assert job.get_status() == JobStatus.CANCELED
@@ -399,6 +405,33 @@ def test_meta_of_a_job(
     theirs.save_meta()  # type: ignore[no-untyped-call]  # rq's is not annotated
     worker.finish(running, outcome, text)
     assert job.get_meta() == {"old": 1, "new": 2}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "options"),
+    [
+        ("success", {}),
+        ("success", {"repeat": Repeat(times=1)}),
+        ("failure", {}),
+        ("failure", {"retry": Retry(max=1)}),
+    ],
+)
+def test_times_of_a_job(
+    worker: Worker, connection: Redis, outcome: Outcome, options: dict[str, Any]
+) -> None:
+    """It has ended when its report came, also one that repeats, and its worker has worked so long.
+
+    What its record says of a former run does not count.
+    """
+    job = enqueue(connection, **options)
+    connection.hset(job.key, "ended_at", "2020-01-01T00:00:00.000000Z")
+    running = worker.start()
+    worker.finish(running, outcome)
+    ended = running.job.ended_at
+    assert ended is not None
+    assert running.job.started_at is not None
+    assert ended >= running.job.started_at
+    assert float(connection.hget(worker.rq.key, "total_working_time") or 0) > 0
 
 
 def test_repeat_that_is_written_twice(worker: Worker, connection: Redis, meanwhile: Any) -> None:
@@ -483,7 +516,10 @@ def test_requeue(worker: Worker, connection: Redis) -> None:
     """A job is put back to the front, without having lost an attempt; a deleted one is not."""
     job = enqueue(connection, retry=Retry(max=1))
     later = enqueue(connection)
-    worker.recorder.requeue(worker.start())
+    running = worker.start()
+    worker.recorder.requeue(running)
+    assert not running.is_held(connection)
+    assert list(connection.scan_iter(f"rq:execution*:{job.id}*")) == []
     assert worker.queue.job_ids == [job.id, later.id]
     assert job.get_status() == JobStatus.QUEUED
     job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated

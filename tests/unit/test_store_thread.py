@@ -1,0 +1,111 @@
+"""The one thread that uses the embedded store: what it lets in, and what it gives back."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from warmclip.errors import StoreError
+from warmclip.store.embedded_thread import StoreThread
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def thread() -> Iterator[StoreThread]:
+    """One that has nothing to do when it is idle."""
+    thread = StoreThread(lambda: None, 3600.0)
+    yield thread
+    thread.stop(lambda: None)
+
+
+def test_one_call_at_a_time(thread: StoreThread) -> None:
+    """A second caller waits until the first call has ended, which any thread may have asked for."""
+    has_begun, may_end = threading.Event(), threading.Event()
+    second_ran = threading.Event()
+
+    def first() -> bool:
+        has_begun.set()
+        may_end.wait(PATIENCE_S)
+        return second_ran.is_set()
+
+    found: list[bool] = []
+    one = threading.Thread(target=lambda: found.append(thread.run(first)))
+    other = threading.Thread(target=lambda: thread.run(second_ran.set))
+    one.start()
+    assert has_begun.wait(PATIENCE_S)
+    other.start()
+    assert not second_ran.wait(0.3)  # never, as long as the first has not ended
+    may_end.set()
+    one.join(PATIENCE_S)
+    other.join(PATIENCE_S)
+    assert found == [False]
+    assert second_ran.is_set()
+
+
+def test_all_calls_are_of_one_thread(thread: StoreThread) -> None:
+    """The engine sees none but that one, whoever calls."""
+    seen: set[int] = set()
+    callers = [
+        threading.Thread(target=lambda: seen.add(thread.run(threading.get_ident))) for _ in range(8)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(PATIENCE_S)
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), SystemExit(3)])
+def test_what_a_call_raises(thread: StoreThread, error: BaseException) -> None:
+    """It comes home as it is, and the next call is carried out."""
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        thread.run(fail)
+    assert raised.value is error
+    assert thread.run(lambda: 5) == 5
+
+
+def test_idle() -> None:
+    """Once after some calls, and not before there was one."""
+    idle = threading.Event()
+    times: list[str] = []
+
+    def when_idle() -> None:
+        times.append("idle")
+        idle.set()
+
+    thread = StoreThread(when_idle, 0.01)
+    assert not idle.wait(0.1)  # never, without a call
+    thread.run(lambda: times.append("call"))
+    assert idle.wait(PATIENCE_S)
+    thread.stop(lambda: times.append("last"))
+    assert times == ["call", "idle", "last"]
+
+
+def test_closed() -> None:
+    """A call after the end is refused, and a second end is none."""
+    times: list[str] = []
+    thread = StoreThread(lambda: None, 3600.0)
+    for _ in range(2):
+        thread.stop(lambda: times.append("last"))
+    with pytest.raises(StoreError, match="is closed"):
+        thread.run(lambda: times.append("call"))
+    assert times == ["last"]
+
+
+def test_forked_child(thread: StoreThread) -> None:
+    """It has no such thread, and is told so at once."""
+    child = os.fork()
+    if child == 0:
+        try:
+            thread.run(lambda: None)
+        except StoreError as exc:
+            os._exit(0 if "forked child" in str(exc) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
