@@ -159,11 +159,11 @@ $(VENV)/without-torch: pyproject.toml constraints.txt
 	  { echo "warmclip needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cpu,embedded,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cpu,embedded,heic,serve]'
 	@touch $@
 
 $(VENV)/installed: $(VENV)/without-torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,export,embedded,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,export,embedded,heic,serve]'
 	@touch $@
 
 $(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -name '*.py')
@@ -176,7 +176,7 @@ $(DEMO)/installed: pyproject.toml constraints.txt $(shell find runtime export -n
 $(FLOOR)/installed: pyproject.toml tests/floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[cpu,embedded,serve]'
+	$(FLOOR)/bin/python -m pip install --quiet --constraint tests/floor.txt --group test --editable '.[cpu,embedded,heic,serve]'
 	@touch $@
 
 # It sees what is installed in .venv, so that all contenders have the same torch and onnxruntime.

@@ -16,7 +16,7 @@ _OURS = (
     "tokenizers",
 )  # fmt: skip
 _RUNTIME = "onnxruntime"
-_IF_INSTALLED = ("torch", "open_clip_torch", "setproctitle")
+_IF_INSTALLED = ("pillow-heif", "torch", "open_clip_torch", "setproctitle")
 
 # Variables that people set against these crashes, and what they do instead.
 _INEFFECTIVE_VARIABLES = {
@@ -43,6 +43,7 @@ class Machine:
     python: str
     executable: str
     packages: Mapping[str, str | None]  # name -> version; None: not installed
+    formats: Mapping[str, bool]  # of pictures -> whether they can be read
     notes: tuple[str, ...]  # warnings about its environment and packages
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         packages=packages,
+        formats=_formats(),
         notes=tuple(_notes(environ, packages, builds, is_mac=is_mac)),
     )
 
@@ -97,6 +99,14 @@ def _notes(
     if is_mac and packages.get("setproctitle"):
         notes.append("setproctitle is installed: on macOS it crashes forked children (rq/rq#2029)")
     return notes
+
+
+def _formats() -> dict[str, bool]:
+    try:
+        from warmclip.inference.image import readable_formats
+    except ImportError:  # of Pillow or numpy, which is told among the packages
+        return {}
+    return readable_formats()
 
 
 def _version(package: str) -> str | None:

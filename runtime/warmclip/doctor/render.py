@@ -66,6 +66,9 @@ def _machine(machine: Machine) -> Table:
         "packages": ", ".join(
             f"{name} {version or 'NOT INSTALLED'}" for name, version in machine.packages.items()
         ),
+        "formats": ", ".join(
+            name if is_read else f"{name} NOT READ" for name, is_read in machine.formats.items()
+        ),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in lines.items():

@@ -16,6 +16,7 @@ from typing import TypeVar
 from warmclip.errors import SettingsError
 from warmclip.fsutil import prefix_below, private_folder
 from warmclip.indexing.files import Location
+from warmclip.inference.heif import heif_version
 from warmclip.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Refusals:
             (
                 importlib.metadata.version("warmclip"),
                 importlib.metadata.version("pillow"),
+                heif_version() or "-",
                 *(str(it) for it in (limits.image_pixels, limits.image_bytes)),
                 str(limits.resized_side_px),
             )

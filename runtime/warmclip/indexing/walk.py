@@ -19,12 +19,14 @@ from warmclip.indexing.ignored import (
     count_ignored,
     kind_of_name,
 )
+from warmclip.inference.raw_preview import SUFFIXES as RAW_SUFFIXES
 
-# Some of these Pillow may not read (HEIC, for one): better reported with a reason than passed by.
+# HEIC without the extra is reported with a reason, which is better than passed by.
 IMAGE_SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe"),
-    *(".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif"),
-    *(".tiff", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2"),
+    *(".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
+    *(".tif", ".tiff", ".webp"),
+    *RAW_SUFFIXES,
 )
 
 _FULL_DISK_ACCESS = (

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from warmclip.errors import ImageUnreadable
+from warmclip.inference import heif
 from warmclip.inference.jpeg2000 import read_shape
 from warmclip.settings import Limits
 
@@ -29,6 +30,7 @@ _BYTES = 12.5
 _LEAST_SECONDS = 0.5  # however few pixels are allowed
 _LEAST_BYTES = 64_000_000
 _WEBP_BYTES = 16  # for one pixel; other formats take up to 10, but for JPEG 2000
+_HEIF_BYTES = 12
 
 # Seconds for one of each.
 _JPEG_SEGMENT = 3e-6
@@ -40,6 +42,7 @@ _GIF_BLOCK = 0.8e-6
 _PNM_BYTE = 0.4e-6  # of a header, or of a picture in decimal digits
 _PNM_COMMENT = 300e-6  # among such digits: up to 1 MB is copied
 _PNM_SAMPLE = 0.8e-6  # that is scaled to a whole byte
+_HEVC_PIXEL = 30e-9
 _RLE_PIXEL = 0.15e-6  # in a BMP; other formats' run lengths are read by C
 _RLE_BYTE = 0.35e-6
 _PART = 8e-6  # strips and tiles that Pillow reads one by one
@@ -154,6 +157,10 @@ def decoding_work(image: Image.Image, data: bytes) -> Work:
             return Work(scans * pixels * _JPEG_SCAN_PIXEL, what=f"{scans:,} scans")
         case "WEBP", _:
             return Work(0, pixels * _WEBP_BYTES, what=f"{pixels:,} pixels of WebP")
+        case heif.FORMAT, _:
+            decoded = heif.decoded_pixels(data)
+            what = f"{decoded:,} pixels of HEVC in its parts"
+            return Work(decoded * _HEVC_PIXEL, pixels * _HEIF_BYTES, what=what)
         case "JPEG2000", _:
             shape = read_shape(data)
             return Work(shape.seconds, shape.bytes, what=str(shape))
@@ -197,7 +204,7 @@ def check_directory(data: bytes) -> None:
 def _opening_jpeg(data: bytes, most_s: float) -> Work:
     segments = 0
     exif: list[bytes] = []
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in jpeg_segments(data):
         if marker == _SOS:
             break
         segments += 1
@@ -232,7 +239,7 @@ def _decoding_tiff(tags: Any, parts: int) -> Work:
 
 
 def _scans(jpeg: bytes) -> int:
-    return sum(marker == _SOS for marker, _, _ in _jpeg_segments(jpeg))
+    return sum(marker == _SOS for marker, _, _ in jpeg_segments(jpeg))
 
 
 def _first(value: Any) -> int:
@@ -240,7 +247,7 @@ def _first(value: Any) -> int:
     return next((each for each in values if type(each) is int), 0)
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     """The marker of each segment and where its content lies, up to the end of the picture."""
     at = 2
     while found := _MARKER.search(data, at):

@@ -7,6 +7,7 @@ call it; a recipe that says ``before_resize`` does as they do. Whatever is no de
 refused with ``ImageUnreadable``, whose message is a short phrase about the picture: "is empty".
 
 A recipe that says ``scaled`` takes a shortcut with large pictures, and small ones are the same.
+Of a RAW file the JPEG in it is taken, which open_clip would not find.
 """
 
 import struct
@@ -14,13 +15,14 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.arrays import Crop, Crops, Pixels
@@ -32,7 +34,10 @@ from warmclip.inference.decoding_work import (
     decoding_work,
     opening_work,
 )
+from warmclip.inference.heif import FORMAT as HEIF
+from warmclip.inference.heif import heif_format, heif_opener, heif_version
 from warmclip.inference.pillow_flags import own_flags
+from warmclip.inference.raw_preview import find_preview
 from warmclip.inference.reading import check_bytes, read_image_file
 from warmclip.inference.resizing import SCALED_GAP, Size, box_filled, cut_square, resized_size
 from warmclip.settings import Limits
@@ -45,8 +50,6 @@ Source: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA",
 )  # fmt: skip
-
-_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 # What Pillow's readers mean by "not my format": Pillow itself goes on to the next one on these.
 _NOT_THIS_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
@@ -99,11 +102,23 @@ def open_image(source: Source, limits: Limits, *, side_px: int | None = None) ->
     Raises:
         ImageUnreadable: the source is no whole picture, or is larger than the limits.
     """
-    image, _ = _identify_source(source, limits)
+    image = _identify_source(source, limits).image
     if side_px is not None and image is not source:
         scale = SCALED_GAP * side_px / max(image.size)
-        image.draft(None, (ceil(image.width * scale), ceil(image.height * scale)))
+        _draft(image, (ceil(image.width * scale), ceil(image.height * scale)))
     return _load(image, is_callers=image is source)
+
+
+def readable_formats() -> dict[str, bool]:
+    """The formats of pictures that are known, and whether they can be read in this process.
+
+    Some need a decoder that is not in every build of Pillow, or is an extra.
+    """
+    has_codec = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+    formats = {
+        name: name not in has_codec or bool(features.check(has_codec[name])) for name in _FORMATS
+    }
+    return formats | {"HEIC": heif_version() is not None, "RAW": True}
 
 
 @contextmanager
@@ -141,32 +156,49 @@ def open_decoded(
     memory is bounded by the largest one and not by a multiple of it.
 
     Raises:
-        ImageUnreadable: as ``open_image``.
+        ImageUnreadable: as ``open_image``, or a RAW file's preview is smaller than the crop.
     """
-    image, work = _identify_source(source, limits)
+    identified = _identify_source(source, limits)
+    image = identified.image
     size = image.size
+    if identified.is_preview and min(size) < recipe.size_px:
+        raise ImageUnreadable(
+            f"is RAW whose largest preview has {size[0]} x {size[1]} pixels, too few for the "
+            f"model's {recipe.size_px} a side; export it as JPEG"
+        )
     if recipe.decode == "scaled" and image is not source:  # a caller's picture is as it was opened
-        _draft(image, recipe)
+        width, height = resized_size(size, recipe)
+        _draft(image, (SCALED_GAP * max(width, 1), SCALED_GAP * max(height, 1)))
     is_drafted = image.size != size
     # A progressive JPEG is held whole in any case, as coefficients.
     held = size if "progressive" in image.info else image.size
-    is_large = max(held[0] * held[1], work.bytes / _PIXEL_BYTES) > _LARGE_PIXELS
+    is_large = max(held[0] * held[1], identified.work.bytes / _PIXEL_BYTES) > _LARGE_PIXELS
     with _large_lock if is_large else nullcontext():
         image = _load(image, is_callers=image is source)
         yield image, size if is_drafted else image.size  # loading turns a TIFF by its tag
 
 
-def _draft(image: Image.Image, recipe: ImageRecipe) -> None:
-    """Have a JPEG's decoder leave out what the crop is too small to show; no other has this."""
-    width, height = resized_size(image.size, recipe)
-    image.draft(None, (SCALED_GAP * max(width, 1), SCALED_GAP * max(height, 1)))
+def _draft(image: Image.Image, size: Size) -> None:
+    """Have a JPEG's decoder leave out what is too small to be seen at a size.
+
+    A HEIC would give its thumbnail instead, which may be another picture.
+    """
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, size)
 
 
-def _identify_source(source: Source, limits: Limits) -> tuple[Image.Image, Work]:
+@dataclass(frozen=True, slots=True)
+class _Identified:
+    image: Image.Image  # not decoded yet, unless it is a caller's
+    work: Work
+    is_preview: bool = False  # of a RAW file
+
+
+def _identify_source(source: Source, limits: Limits) -> _Identified:
     match source:
         case Image.Image():
             _check_pixels(source.size, limits)
-            return source, Work(0)
+            return _Identified(source, Work(0))
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
         case str() | Path():
@@ -175,11 +207,18 @@ def _identify_source(source: Source, limits: Limits) -> tuple[Image.Image, Work]
             kind = type(source).__name__
             raise ImageUnreadable(f"is of type {kind}, not a path, bytes or a Pillow image")
     check_bytes(len(data), limits)
+    preview = find_preview(data)
+    if preview:
+        data = preview.jpeg
     image = _identify(data, limits)
+    if preview and preview.orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = preview.orientation
+        image.info["exif"] = exif.tobytes()
     _check_pixels(image.size, limits)
     work = decoding_work(image, data)
     check_work(work, limits)
-    return image, work
+    return _Identified(image, work, is_preview=preview is not None)
 
 
 def make_crop(
@@ -202,7 +241,7 @@ def make_crop(
     left, orientation = image.size, None
     try:
         if recipe.exif == "transpose":
-            check_directory(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+            check_directory((image.info.get("exif") or b"").removeprefix(b"Exif\0\0"))
             orientation = image.getexif().get(ExifTags.Base.Orientation)
         if orientation in range(2, 9):
             image = ImageOps.exif_transpose(image)
@@ -262,28 +301,30 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
     """
     if not data:
         raise ImageUnreadable("is empty (0 bytes)")
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-        raise ImageUnreadable("is HEIC, which is not read here; convert it to JPEG")
     Image.init()  # loads Pillow's readers, the first time
     prefix = data[:16].ljust(16, b"\0")  # some readers stumble over a shorter one
     reasons = []
-    for name in _FORMATS:
-        factory, accept = Image.OPEN[name]
-        accepted = accept is None or accept(prefix)
-        if not accepted or isinstance(accepted, str):  # a str says that a codec is not built in
+    by_brand = heif_format(data)
+    for name in (by_brand,) if by_brand else _FORMATS:
+        factory, accept = (heif_opener(), None) if name == HEIF else Image.OPEN[name]
+        # A str says that a codec is not built in. Of HEIF's container Pillow knows fewer brands.
+        accepted = accept is None or (True if by_brand else accept(prefix))
+        if not accepted or isinstance(accepted, str):
             continue
         check_work(opening_work(name, data, limits), limits)
         try:
             with own_flags():
                 return factory(BytesIO(data), "")
         except _NOT_THIS_FORMAT as exc:
-            if accept is not None:
+            if accept is not None or by_brand:
                 reasons.append(f"{name}: {exc}")
         except UNDECODABLE as exc:
             raise ImageUnreadable(f"cannot be decoded as {name}: {exc}") from exc
     if reasons:
         raise ImageUnreadable(f"cannot be decoded as {'; '.join(reasons)}")
-    raise ImageUnreadable(f"is no picture in a format that is read here ({', '.join(_FORMATS)})")
+    raise ImageUnreadable(
+        f"is no picture in a format that is read here ({', '.join((*_FORMATS, HEIF))} and RAW)"
+    )
 
 
 def _load(image: Image.Image, *, is_callers: bool) -> Image.Image:
