@@ -14,6 +14,8 @@ from bench.embedding.contenders import (
     INT8_SCALED,
     LOADER,
     SCALED,
+    SERVICE,
+    SINGLY,
     STOCK,
     TORCH,
     TRANSFORMERS,
@@ -25,6 +27,10 @@ CPU = "CPU seconds an image"
 FIRST = "exec to first vector, s"
 PEAK = "peak memory, MB"
 SHARE = "memory of its own (PSS), MB"
+JOB = "the job alone, ms"
+HTTP = "HTTP, ms"
+ANSWERS = "50 clients, answers/s"
+SLOWEST = "50 clients, p99, ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,7 @@ class Scale:
         Album(name="mixed", megapixels=(0.3, 0.5, 12, 0.2, 2, 0.4, 24, 0.3) * 4),
     )
     queries: int = 100
+    searches: int = 1000
     points: int = 20_000
 
 
@@ -53,6 +60,7 @@ QUICK = Scale(
         Album(name="mixed", megapixels=(0.2, 2, 0.2)),
     ),
     queries=10,
+    searches=60,
     points=500,
 )
 
@@ -87,6 +95,11 @@ class Step:
                 values = (self.items / answer["seconds"], answer["cpu"] / self.items)
             case "query":
                 values = tuple(1000 * np.percentile(answer["latencies"], (50, 99)))
+            case "service" if len(self.columns) > 1:
+                slowest = 1000 * np.percentile(answer["latencies"], 99)
+                values = (len(answer["latencies"]) / answer["seconds"], slowest)
+            case "service":
+                values = (1000 * np.median(answer["latencies"]),)
             case _:
                 values = tuple(answer[column] for column in self.columns if column in answer)
         return {column: float(value) for column, value in zip(self.columns, values, strict=False)}
@@ -110,7 +123,7 @@ class Case:
 
     def is_rate(self, column: str) -> bool:
         """Whether more of it is better."""
-        return self.more_is_better and column != CPU
+        return column == ANSWERS or (self.more_is_better and column != CPU)
 
     def is_speed(self, column: str) -> bool:
         """Whether "times as fast" says something of it."""
@@ -165,6 +178,18 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             ),
         ),
         Case(
+            name="http",
+            title="Searches by text among 200 points: the job, over HTTP, from 50 clients at once",
+            unit="",
+            more_is_better=False,
+            contenders=(SERVICE, SINGLY),
+            steps=(
+                _searches("job", (JOB,), count=scale.queries),
+                _searches("http", (HTTP,), count=scale.queries),
+                _searches("http", (ANSWERS, SLOWEST), count=scale.searches, clients=50),
+            ),
+        ),
+        Case(
             name="start",
             title="Cold start, and memory after 32 images and 32 texts",
             unit="",
@@ -187,6 +212,14 @@ def _batch(do: str, size: int) -> Step:
         columns=(batch_column(size),),
         items=size,
         warm_up={"repeats": 1},
+    )
+
+
+def _searches(way: str, columns: tuple[str, ...], *, count: int, clients: int = 1) -> Step:
+    return Step(
+        order={"do": "service", "way": way, "count": count, "clients": clients},
+        columns=columns,
+        warm_up={"count": min(count, 10)},
     )
 
 

@@ -25,6 +25,7 @@ _CLASSES = {
     "onnxruntime": ("bench.embedding.adapters.stock_onnxruntime", "StockOnnxruntime"),
     "transformers": ("bench.embedding.adapters.hugging_face", "Transformers"),
     "fastembed": ("bench.embedding.adapters.fast_embed", "FastEmbed"),
+    "service": ("bench.embedding.adapters.service", "Service"),
     "gemm": ("bench.embedding.adapters.gemm", "Gemm"),
 }
 _SHOWN = 2  # rows of an answer that are compared with the others'
@@ -77,6 +78,8 @@ class AdapterServer:
                 return self._folder(order)
             case "query":
                 return self._query(order["start"], order["count"])
+            case "service":
+                return self._service(order)
             case "first":
                 path = self._fixtures.folders["small"][0]
                 return {"sample": np.asarray(self._adapter.embed([path])).tolist()}
@@ -110,6 +113,12 @@ class AdapterServer:
             self._adapter.query(text)
             seconds.append(time.perf_counter() - started)
         return {"latencies": seconds}
+
+    def _service(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Searches for texts that nobody has searched for, from so many clients at once."""
+        texts = captions(order["start"], order["count"])
+        found: dict[str, Any] = self._adapter.measure(order["way"], texts, order["clients"])
+        return found
 
 
 def _time(work: Callable[[], object], repeats: int) -> dict[str, Any]:

@@ -37,6 +37,8 @@ LOADER = "open_clip, torch, DataLoader"
 STOCK = "onnxruntime, stock export"
 TRANSFORMERS = "transformers, torch"
 FASTEMBED = "fastembed"
+SERVICE = "warmclip serve"
+SINGLY = "warmclip serve, each search a job"
 GEMM = "matrix products alone"
 
 # What departs from open_clip on purpose, in arithmetic or preprocessing, is only kept from being
@@ -78,6 +80,8 @@ CONTENDERS = {
             in_peers_venv=True,
             least_cosine=_APPROXIMATE,
         ),
+        Contender(name=SERVICE, adapter="service", least_cosine=None),
+        Contender(name=SINGLY, adapter="service", options={"together": False}, least_cosine=None),
         Contender(name=GEMM, adapter="gemm", least_cosine=None),
     )
 }

@@ -3,8 +3,18 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.embedding.cases import CPU, FIRST, batch_column
-from bench.embedding.contenders import GEMM, INT8, INT8_SCALED, LOADER, SCALED, TORCH, WARM
+from bench.embedding.cases import ANSWERS, CPU, FIRST, HTTP, JOB, SLOWEST, batch_column
+from bench.embedding.contenders import (
+    GEMM,
+    INT8,
+    INT8_SCALED,
+    LOADER,
+    SCALED,
+    SERVICE,
+    SINGLY,
+    TORCH,
+    WARM,
+)
 from bench.embedding.results import Results
 from bench.spread import Spread
 
@@ -102,6 +112,27 @@ def evaluate_targets(results: Results, cores: int) -> list[Target]:
                 words="small photographs: warmclip to a loop with open_clip in torch",
                 found=times("small-folder", _RATE, WARM, TORCH),
                 bound=2.2,
+            ),
+        ],
+        "http": [
+            Target(
+                words="a search over HTTP: milliseconds more than the job alone",
+                found=results.compare(
+                    ("http", HTTP, SERVICE), ("http", JOB, SERVICE), lambda http, job: http - job
+                ),
+                bound=6.0,
+                more_is_better=False,
+            ),
+            Target(
+                words="50 clients: answers a second, together to each search a job",
+                found=times("http", ANSWERS, SERVICE, SINGLY),
+                bound=3.0,
+            ),
+            Target(
+                words="50 clients: p99 in milliseconds",
+                found=results.spread("http", SLOWEST, SERVICE),
+                bound=500.0,
+                more_is_better=False,
             ),
         ],
         "start": [

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 MOST_WAITING = 64
 PICTURE_BYTES = 10_000_000
 MOST_PICTURES = 6  # of that size, of the bodies that may be in flight
-SEARCH = b"GET /api/v1/search?q=red HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SIMILAR = f"/api/v1/points/{uuid.UUID(int=1)}/similar"
+SEARCH = f"GET {SIMILAR} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()  # each is a job of its own
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,9 @@ def waiting(worker: Running) -> int:
 def abandoned(served: Served) -> float:
     """Searches whose clients did not wait for the answer, as the metrics count them."""
     text = served.client.get("/metrics").text
-    found = re.search(r'_count\{[^}]*route="/api/v1/search",status="499"\} (\S+)', text)
+    found = re.search(
+        r'_count\{[^}]*route="/api/v1/points/{id}/similar",status="499"\} (\S+)', text
+    )
     return float(found[1]) if found else 0.0
 
 
@@ -89,6 +93,37 @@ def test_abandoned_searches(served: Served, worker: Running) -> None:
             eventually(lambda: waiting(worker) == 1, timeout_s=10)
             os.kill(worker.horse, signal.SIGCONT)
             assert asked.result().status_code == 200
+
+
+def is_full(served: Served) -> bool:
+    """Whether all places of those who wait for workers are taken; if not, none is taken here."""
+    try:
+        return served.client.get(SIMILAR, timeout=1).status_code == 503
+    except httpx.TimeoutException:
+        return False
+
+
+def test_searches_that_arrive_together(served: Served, worker: Running) -> None:
+    """They are one job at a time, however many wait, and each gets its own answer or error."""
+    queries = [f"/api/v1/search?q=picture+{number}" for number in range(MOST_WAITING - 1)]
+    queries.append("/api/v1/search?q=picture&collection=nowhere")
+
+    def search(query: str) -> httpx.Response:
+        while (answer := served.client.get(query)).status_code == 503:  # `is_full` has its place
+            pass
+        return answer
+
+    with ThreadPoolExecutor(MOST_WAITING) as pool:
+        with occupied(worker):
+            asked = [pool.submit(search, query) for query in queries]
+            eventually(lambda: is_full(served))
+            eventually(lambda: waiting(worker) == 1)
+        *found, lost = [each.result(PATIENCE_S) for each in asked]
+    assert lost.status_code == 404, lost.text
+    assert "nowhere" in lost.json()["detail"]
+    for query, answer in zip(queries, found, strict=False):
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == served.client.get(query).json()
 
 
 def test_uploads_while_workers_are_busy(served: Served, worker: Running) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from bench.embedding.adapters.adapter import HITS, Array, Skipped
-from bench.embedding.fixtures import Fixtures, collection
+from bench.embedding.adapters.points import COLLECTION, fill
+from bench.embedding.fixtures import Fixtures
 from warmclip import Encoder, Indexer
 from warmclip.activity import Unwatched
 from warmclip.errors import ImageUnreadable, WarmclipError
@@ -16,9 +17,6 @@ from warmclip.inference.decoding import decode_picture
 from warmclip.inference.image import normalise
 from warmclip.inference.reading import FileReader
 from warmclip.settings import DecodeRule, Settings
-from warmclip.store.protocol import Payload, Point, Space
-
-_COLLECTION = "bench"
 
 
 class Warmclip:
@@ -110,11 +108,7 @@ class Warmclip:
 
         settings = self._settings(self._fixtures.folder / f"points-{uuid.uuid4().hex}")
         store = QdrantStore.embedded(settings.embedded_store)
-        store.ensure_collection(
-            _COLLECTION, Space(fingerprint=self._encoder.fingerprint, dim=self._encoder.dim)
-        )
-        rows = collection(self._fixtures.points, self._encoder.dim)
-        store.upsert(_COLLECTION, [self._point(number, row) for number, row in enumerate(rows)])
+        fill(store, self._encoder.fingerprint, self._encoder.dim, self._fixtures.points)
         self._searched = Indexer.from_settings(self._encoder, store, settings)
 
     def query(self, text: str) -> None:
@@ -124,22 +118,4 @@ class Warmclip:
 
     def _settings(self, home: Path) -> Settings:
         home.mkdir(mode=0o700, exist_ok=True)
-        return Settings(home=home, bundle=self._fixtures.bundle, collection=_COLLECTION)
-
-    def _point(self, number: int, vector: Array) -> Point:
-        return Point(
-            id=str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))),
-            vector=vector,
-            payload=Payload(
-                path=f"/photographs/{number:06}.jpg",
-                sha256=f"{number:064x}",
-                size_bytes=1,
-                mtime_ns=0,
-                width_px=640,
-                height_px=480,
-                fingerprint=self._encoder.fingerprint,
-                provider=self._encoder.provider,
-                versions=self._encoder.versions,
-                indexed_at="2026-01-01T00:00:00+00:00",
-            ),
-        )
+        return Settings(home=home, bundle=self._fixtures.bundle, collection=COLLECTION)

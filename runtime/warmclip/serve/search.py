@@ -120,14 +120,13 @@ def make_router(context: AppContext) -> APIRouter:
         if only.folder is not None:  # workers may have other roots, and check it by theirs
             await to_thread.run_sync(context.roots.resolve, only.folder)
         question |= only.to_dict()
-        answer = await context.workers.call(
-            "search",
-            request=request,
-            needs_store=True,
-            collection=name,
-            offset=offset,
-            **question,
-        )
+        question |= {"collection": name, "offset": offset}
+        if "text" in question:
+            answer = await context.workers.search(request, **question)
+        else:
+            answer = await context.workers.call(
+                "search", request=request, needs_store=True, **question
+            )
         return read_answer(answer, partial(_response, collection=name, offset=offset))
 
     @router.get("/search")

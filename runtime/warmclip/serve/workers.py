@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from warmclip.errors import JobFailed, StoreUnreachable
 from warmclip.serve.problems import Problem
+from warmclip.serve.search_groups import SearchGroups
 from warmclip.serve.threads import REDIS_S, run_redis
 
 ANSWER_S = 30.0
@@ -27,6 +28,11 @@ T = TypeVar("T")
 
 class SentCall(Protocol):
     """See ``warmclip.work.call.SentCall``."""
+
+    @property
+    def workers(self) -> int:
+        """How many listened when it was sent."""
+        ...
 
     def wait(self, is_cancelled: Callable[[], bool]) -> Any:
         """Wait for the answer."""
@@ -71,6 +77,8 @@ class WorkerClient:
         self._find_outage = find_outage
         self._most_waiting = most_waiting
         self._waiting = 0
+        self._workers = 1
+        self._searches = SearchGroups(self._ask, lambda: self._workers)
 
     async def call(
         self,
@@ -97,29 +105,48 @@ class WorkerClient:
             StoreUnreachable: the store is needed, and away.
             WarmclipError: what the function raised, or that no worker answered.
         """
+        gone = threading.Event()
+        try:
+            answer = self._ask(function, arguments, gone.is_set, timeout_s=timeout_s)
+            return await self._wait(answer, request, needs_store=needs_store)
+        finally:
+            gone.set()
+
+    async def search(self, request: Request, **arguments: Any) -> Any:
+        """Have a worker search by a text: ``call``, for those that come together one job."""
+        answer = self._searches.search(arguments, ANSWER_S)
+        return await self._wait(answer, request, needs_store=True)
+
+    async def _ask(
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        is_unwanted: Callable[[], bool],
+        *,
+        timeout_s: float = ANSWER_S,
+    ) -> Any:
+        """Send a call and wait for its answer; see ``SentCall.wait``."""
+        size = sum(len(each) for each in arguments.values() if isinstance(each, str))
+        sent = await run_redis(
+            partial(self._send, function, arguments, timeout_s=timeout_s),
+            within_s=REDIS_S + size / _PACKED_PER_S,
+        )
+        self._workers = sent.workers
+        return await to_thread.run_sync(sent.wait, is_unwanted, abandon_on_cancel=True)
+
+    async def _wait(
+        self, asked: Coroutine[Any, Any, Any], request: Request | None, *, needs_store: bool
+    ) -> Any:
+        """Wait in a place for the answer, or for what makes it useless."""
         if self._waiting >= self._most_waiting:
+            asked.close()
             raise Problem(
                 503,
                 f"{self._most_waiting} requests wait for workers already: try again, or start "
                 "more workers (`warmclip worker --workers N`)",
             )
         self._waiting += 1
-        try:
-            size = sum(len(each) for each in arguments.values() if isinstance(each, str))
-            sent = await run_redis(
-                partial(self._send, function, arguments, timeout_s=timeout_s),
-                within_s=REDIS_S + size / _PACKED_PER_S,
-            )
-            return await self._wait(sent, request, needs_store=needs_store)
-        finally:
-            self._waiting -= 1
-
-    async def _wait(self, sent: SentCall, request: Request | None, *, needs_store: bool) -> Any:
-        """Wait for the answer, or for what makes it useless."""
-        cancelled = threading.Event()
-        answer = asyncio.ensure_future(
-            to_thread.run_sync(sent.wait, cancelled.is_set, abandon_on_cancel=True)
-        )
+        answer = asyncio.ensure_future(asked)
         waits: set[asyncio.Future[Any]] = {answer}
         if request is not None:
             waits.add(asyncio.ensure_future(_wait_for_disconnect(request)))
@@ -131,7 +158,7 @@ class WorkerClient:
                 raise done.pop().result()
             return answer.result()
         finally:
-            cancelled.set()
+            self._waiting -= 1
             for each in waits:
                 each.cancel()
 

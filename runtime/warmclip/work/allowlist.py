@@ -34,7 +34,7 @@ FUNCTIONS = frozenset(
     job_name(function)
     for function in (
         *("canary", "embed_image", "embed_images", "embed_texts", "forget_images"),
-        *("index_images", "search", "thumbnail", "verdict"),
+        *("index_images", "search", "search_many", "thumbnail", "verdict"),
     )
 )
 

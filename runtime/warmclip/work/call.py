@@ -70,6 +70,7 @@ class SentCall:
     connection: Redis
     id: str  # of the job
     timeout_s: float
+    workers: int  # that listened when it was sent
 
     def wait(self, is_cancelled: Callable[[], bool] = lambda: False) -> Any:
         """Wait for the answer; see ``call``. Without one, the job leaves the queue."""
@@ -117,7 +118,7 @@ def send_call(
     Raises:
         QueueUnreachable: no worker is listening.
     """
-    require_worker(connection, _QUEUE, return_s=min(timeout_s, RETURN_S))
+    workers = require_worker(connection, _QUEUE, return_s=min(timeout_s, RETURN_S))
     whole_s = max(1, round(timeout_s))
     id_ = str(uuid.uuid4())
     with connection.pipeline() as pipeline:
@@ -126,7 +127,7 @@ def send_call(
         pipeline.expire(job_key(id_), whole_s)
         pipeline.rpush(queue_key(_QUEUE), id_)
         pipeline.execute()
-    return SentCall(connection=connection, id=id_, timeout_s=timeout_s)
+    return SentCall(connection=connection, id=id_, timeout_s=timeout_s, workers=workers)
 
 
 def job_record(

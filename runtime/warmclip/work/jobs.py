@@ -15,6 +15,7 @@ import os
 import platform
 import socket
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from warmclip.errors import (
     NotStored,
     SpaceMismatch,
     StoreError,
+    WarmclipError,
 )
 from warmclip.indexing.files import locate_file, read_picture
 from warmclip.indexing.roots import is_absolute
@@ -36,6 +38,7 @@ from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings, check_collection
 from warmclip.store.filter import Filter, count_hits
 from warmclip.work.horse.context import JobContext, current_context
+from warmclip.work.horse.models import ModelNeeded
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
@@ -250,6 +253,46 @@ def search(
         case _:
             raise JobRefused("search for exactly one of text, image, data and like")
     return _space(encoder) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
+
+
+def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answer several searches; the model computes their texts in one run.
+
+    Args:
+        questions: each as the arguments of ``search``, by name.
+
+    Returns:
+        ``answers``: in the order of the questions; of each what ``search`` returns, or ``error``,
+        the name of the error's class, and ``message``.
+
+    Raises:
+        JobRefused: the questions are no list of dicts, or too many.
+    """
+    _check_questions(questions, current_context().settings)
+    texts: dict[Any, list[Any]] = {}
+    for question in questions:
+        if isinstance(question.get("text"), str):
+            texts.setdefault(question.get("collection"), []).append(question["text"])
+    for collection, some in texts.items():
+        with suppress(WarmclipError):  # its own search says what is wrong
+            _, encoder = current_context().searcher(check_collection(collection))
+            encoder.encode_texts(some)  # which remembers them
+    return {"answers": [_answer(question) for question in questions]}
+
+
+def _check_questions(questions: Any, settings: Settings) -> None:
+    if not isinstance(questions, list) or not all(isinstance(it, dict) for it in questions):
+        raise JobRefused("questions must be a list of dicts of the arguments of search")
+    check_items([str(question.get("text")) for question in questions], "questions", settings)
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return search(**question)
+    except ModelNeeded:  # the job is run again with that model
+        raise
+    except WarmclipError as exc:
+        return {"error": type(exc).__name__, "message": str(exc)}
 
 
 def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) -> dict[str, Any]:

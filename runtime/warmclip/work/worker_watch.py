@@ -17,8 +17,8 @@ RETURN_S = 8.0
 _PROBE = "rq:warmclip:probe"
 
 
-def require_worker(connection: Redis, queue: str, *, return_s: float = RETURN_S) -> None:
-    """Return if a worker listens to this queue.
+def require_worker(connection: Redis, queue: str, *, return_s: float = RETURN_S) -> int:
+    """Return how many workers listen to this queue: one at least.
 
     Records of workers expire while Redis is frozen, or refuses writes: where there are signs of
     that, workers get the time to register again.
@@ -33,13 +33,14 @@ def require_worker(connection: Redis, queue: str, *, return_s: float = RETURN_S)
         RedisError: Redis refuses writes, which is why workers cannot register.
     """
     deadline = time.monotonic() + return_s
-    while not listening(connection, queue):
+    while not (there := read_workers(connection, queue)):
         check_writes(connection)
         expired = expired_workers(connection, queue)
         if not expired or time.monotonic() >= deadline:
             unregister(connection, queue, expired)  # so that the next one need not wait for them
             raise QueueUnreachable(f"{describe_absence(connection, queue)}; run `warmclip worker`")
         time.sleep(0.2)
+    return len(there)
 
 
 def check_writes(connection: Redis) -> None:
