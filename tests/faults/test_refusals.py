@@ -60,12 +60,13 @@ def test_refused_for_a_while(rig: Rig, server: RedisServer, name: str) -> None:
         jobs = submit(watching, "count_and_fail" if fails else "count", trace)
         eventually(lambda: len(trace.read_text().split()) >= 5)
         with REFUSALS[name](server):
-            eventually(lambda: told(name) in worker.log.read_text(), 20)
+            eventually(lambda: told(name) in worker.log.read_text())
             time.sleep(1.5)  # a few attempts
         check(jobs, trace, JobStatus.FAILED if fails else JobStatus.FINISHED)
         assert worker.process.poll() is None
         log = worker.log.read_text()
-        assert log.count(told(name)) == 1
+        # A server that loads is connected to anew each time, slowly: that may be told again.
+        assert log.count(told(name)) == 1 or name == "LOADING"
         assert "passed by" not in log
         assert "Traceback" not in log.replace("Traceback (most recent call last):\n  File", "")
         queue = jobs[0].origin

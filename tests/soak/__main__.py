@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,9 +45,10 @@ _BUNDLE = Path(__file__).parents[2] / "models" / "demo" / "bundle"
 _STEP_S = 0.05
 _PROGRESS_EVERY_S = 30.0
 _LITTER_EVERY_S = 5.0
-_PAUSE_S = 2.0  # about that long nothing is wrong with one thing
+_PAUSE_S = 4.0  # about that long nothing is wrong with one thing
 _SENT_WITHIN = 0.9  # of the time: the last jobs shall meet faults, too
 _CALM_S = 120.0  # in which one job at least must end, after the last fault
+_LOOKED_AT = 100  # jobs that are waited for, at a time
 _CHUNK = 32
 _NEAR = 1e-5
 
@@ -181,14 +182,16 @@ class Soak:
 
     def _wait_until_over(self) -> None:
         """Until every job has ended, or none has for too long."""
-        waiting = [sent.id for sent in self._sender.sent]
+        waiting = deque(sent.id for sent in self._sender.sent)
         moved = time.monotonic()
         while waiting and time.monotonic() - moved < _CALM_S:
             self._site.keep_filled()
-            still = [id_ for id_ in waiting if not self._outcome(id_, Counter()).is_over]
-            if len(still) < len(waiting):
-                moved = time.monotonic()
-            waiting = still
+            for _ in range(min(len(waiting), _LOOKED_AT)):
+                if self._outcome(waiting[0], Counter()).is_over:
+                    waiting.popleft()
+                    moved = time.monotonic()
+                else:
+                    waiting.rotate(-1)
             time.sleep(0.5)
 
     def _outcomes(self) -> list[tuple[Sent, Outcome]]:
@@ -203,13 +206,11 @@ class Soak:
         job = Job(id=id_, connection=self._connection, serializer=JSONSerializer)
         results = job.results()
         said = str(results[0].exc_string or "").strip() if results else ""
-        value = results[0].return_value if results else None
         return Outcome(
             status=text_of(status),
             results=len(results),
             reason=said.splitlines()[-1] if said else "",
             runs=runs[id_],
-            skipped=value.get("skipped", {}) if isinstance(value, dict) else {},
         )
 
     def _index_again(self, outcomes: list[tuple[Sent, Outcome]]) -> None:

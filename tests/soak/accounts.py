@@ -1,7 +1,7 @@
 """What was sent, what became of it, and what that breaks of what was promised."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 DIED = ("warmclip.errors.HorseDied", "rq.exceptions.AbandonedJobError")
 """How the reason of a job begins whose process was killed or hung."""
@@ -40,14 +40,12 @@ class Outcome:
         results: how many outcomes RQ has of it.
         reason: why it failed, its last line.
         runs: the lines that it left.
-        skipped: pictures that it has not indexed, and why.
     """
 
     status: str | None
     results: int = 0
     reason: str = ""
     runs: int = 0
-    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:

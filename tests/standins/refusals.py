@@ -19,9 +19,12 @@ ALL = "on >s3cret ~* &* +@all"
 _EVERYTHING = {
     "OOM": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
     "READONLY": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    # To a write it would else say READONLY first.
     "MASTERDOWN": (
-        "CONFIG SET replica-serve-stale-data no; REPLICAOF 127.0.0.1 1",
-        "REPLICAOF NO ONE; CONFIG SET replica-serve-stale-data yes",
+        "CONFIG SET replica-read-only no; CONFIG SET replica-serve-stale-data no; "
+        "REPLICAOF 127.0.0.1 1",
+        "REPLICAOF NO ONE; "
+        "CONFIG SET replica-serve-stale-data yes; CONFIG SET replica-read-only yes",
     ),
     "NOREPLICAS": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
     "NOPERM, by key": ("ACL SETUSER worker resetkeys", "ACL SETUSER worker ~*"),
@@ -74,7 +77,7 @@ def busy(server: RedisServer) -> Iterator[None]:
 @contextmanager
 def loading(server: RedisServer) -> Iterator[None]:
     """It reads its data, as after a restart with many of them: key after key, slowly."""
-    order(server, "DEBUG POPULATE 20000 ballast 100")
+    order(server, "DEBUG POPULATE 100000 ballast 100")
     order(server, "CONFIG SET loading-process-events-interval-bytes 1024")
     order(server, "CONFIG SET key-load-delay 1000")  # microseconds
     with _meanwhile(server, "DEBUG", "RELOAD", ended_by="CONFIG SET key-load-delay 0"):
