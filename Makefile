@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 MODEL ?= ViT-B-32
-PRETRAINED ?= openai
+PRETRAINED ?=
 PRECISION ?=
 
 VENV := .venv

@@ -41,7 +41,8 @@ app = typer.Typer(
 Pretrained = Annotated[
     str,
     typer.Option(
-        help="A tag of the model, a checkpoint (.safetensors, .pt, .ckpt, .bin), random:SEED."
+        help="A tag of the model, a checkpoint (.safetensors, .pt, .ckpt, .bin), random:SEED.",
+        show_default="the repository's, else openai",
     ),
 ]
 QuickGelu = Annotated[
@@ -88,9 +89,12 @@ def options(
 @app.command()
 def model(
     model: Annotated[
-        str, typer.Option(help="open_clip's name, or the path of a configuration.json.")
+        str,
+        typer.Option(
+            help="open_clip's name, hf-hub:REPOSITORY, or a configuration's path (.json)."
+        ),
     ] = "ViT-B-32",
-    pretrained: Pretrained = "openai",
+    pretrained: Pretrained = "",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -223,6 +227,30 @@ def parity(
         _answer(terminal, result.as_json(), [printable(line) for line in lines], str(bundle))
         if not result.passed:
             raise typer.Exit(1)
+
+
+@app.command()
+def models(
+    part: Annotated[
+        str, typer.Argument(help="Part of their names, such as siglip2; adds their sizes.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List the models of the installed open_clip, with their tags and why one is refused."""
+    with _command(as_json) as terminal:
+        _need(*_NEEDED)
+        from warmclip_export.registry import list_entries
+
+        entries = list_entries(part)
+        if not entries:
+            raise ExportRefused(f"open_clip has no model with {part!r} in its name")
+        if as_json:
+            terminal.json({"models": [entry.as_json() for entry in entries]})
+            return
+        for entry in entries:
+            typer.echo(str(entry))
+        taken = sum(not entry.reason for entry in entries)
+        typer.echo(f"{taken} of {len(entries)} can be exported")
 
 
 @app.command("lint")

@@ -20,6 +20,7 @@ Cleaning: TypeAlias = Literal["lower", "whitespace", "canonicalize"]
 
 _VOCABULARY = 49_408
 _END_OF_TEXT = 49_407
+_HUB = "hf-hub:"  # open_clip's word for a repository of Hugging Face
 _NEAR = 0.75  # how alike two names are, of 1, to suggest one for the other
 
 # What a section of open_clip's configuration may say, beside sizes, and why nothing else.
@@ -138,8 +139,10 @@ def resolve_model(
     """Find the model and its weights' source; nothing is downloaded or loaded yet.
 
     Args:
-        model: a name of open_clip, or the path of a configuration in its JSON format.
-        pretrained: a tag of that model, the path of a checkpoint, or ``random:SEED``.
+        model: a name of open_clip, ``hf-hub:`` and a repository that has a tag's weights, or the
+            path of a configuration in open_clip's JSON format.
+        pretrained: a tag of that model, the path of a checkpoint, or ``random:SEED``; empty for
+            the weights of the repository, or ``openai``.
         quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
         tokenizer: the folder of its tokenizer, if that shall not come from Hugging Face.
         rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
@@ -148,6 +151,9 @@ def resolve_model(
         ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them;
             or the activation of a file is not known, and was not said.
     """
+    if model.startswith(_HUB):
+        model, pretrained = find_on_hub(model, pretrained, _repositories())
+    pretrained = pretrained or "openai"
     if not is_path(model) and Path(model).suffix != ".json":
         model = model.replace("/", "-")  # ViT-B/32, as open_clip takes it
     config, preprocess = _configuration(model)
@@ -297,6 +303,39 @@ def explain_unknown(model: str, names: Sequence[str]) -> str:
     near = [folded[each] for each in get_close_matches(asked, folded, 3, _NEAR)]
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return f"open_clip has no model {model!r}{hint} {own}"
+
+
+def find_on_hub(
+    model: str, pretrained: str, repositories: Mapping[tuple[str, str], str]
+) -> tuple[str, str]:
+    """The model, and the weights, that a repository of Hugging Face stands for.
+
+    Args:
+        model: ``hf-hub:`` and the repository.
+        pretrained: other weights for the same model; empty for its own.
+        repositories: where the weights of each model and tag lie.
+
+    Raises:
+        ExportRefused: the repository has the weights of no tag.
+    """
+    wanted = model.removeprefix(_HUB).strip("/")
+    for (name, tag), repository in repositories.items():
+        if repository.lower() == wanted.lower():
+            return name, pretrained or tag
+    raise ExportRefused(
+        f"--model {model}: open_clip has no tag whose weights lie in {wanted}. Download its "
+        "open_clip_config.json and its weights, and name them: --model open_clip_config.json "
+        "--pretrained open_clip_model.safetensors"
+    )
+
+
+def _repositories() -> dict[tuple[str, str], str]:
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained
+
+    return {
+        (model, tag): str(get_pretrained_cfg(model, tag).get("hf_hub", "")).rpartition("/")[0]
+        for model, tag in list_pretrained()
+    }
 
 
 def _refuse_to_guess(model: str, pretrained: str, *, config_says: bool) -> None:

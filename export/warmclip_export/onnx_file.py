@@ -22,7 +22,7 @@ from warmclip_export.traced import DECOMPOSITIONS, TracedTower
 from warmclip_export.writer import write_file
 
 # A protobuf message, and so a file with its weights inside, ends at 2 GiB.
-_MAX_BYTES = 2**31 - 2**20
+MAX_BYTES = 2**31 - 2**20
 _SCOPES = "pkg.torch.onnx.name_scopes"
 # All that tracing a tower which cannot be traced is known to raise.
 _EXPORTING = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AssertionError)
@@ -43,7 +43,7 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
         ExportRefused: the weights do not fit into one file, or the disk is full.
     """
     size = sum(p.numel() * p.element_size() for p in tower.parameters())
-    if size > _MAX_BYTES:
+    if size > MAX_BYTES:
         raise ExportRefused(
             f"{path.name} would hold {size / 1e9:.1f} GB of weights; one ONNX file holds 2.1 GB"
         )

@@ -12,6 +12,7 @@ from warmclip_export.catalog import (
     activation_question,
     decide_activation,
     explain_unknown,
+    find_on_hub,
     find_tokenizer,
     resolve_model,
     unsupported_reason,
@@ -274,3 +275,31 @@ def test_missing_weights_are_told_by_what_they_look_like(
 
     assert re.search(says, answer)
     assert silent not in answer
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "found"),
+    [
+        ("hf-hub:timm/ViT-B-16-SigLIP2", "", ("ViT-B-16-SigLIP2", "webli")),
+        ("hf-hub:timm/vit-b-16-siglip2/", "", ("ViT-B-16-SigLIP2", "webli")),
+        ("hf-hub:timm/ViT-B-16-SigLIP2", "random:3", ("ViT-B-16-SigLIP2", "random:3")),
+        ("hf-hub:timm/two", "", ("ViT-B-32", "openai")),  # the first that has its weights there
+    ],
+)
+def test_repository_stands_for_a_model_and_its_weights(
+    model: str, pretrained: str, found: tuple[str, str]
+) -> None:
+    """open_clip's hf-hub: names lead to the tag whose weights lie there, unless others are said."""
+    repositories = {
+        ("ViT-B-32", "openai"): "timm/two",
+        ("ViT-B-32-quickgelu", "openai"): "timm/two",
+        ("ViT-B-16-SigLIP2", "webli"): "timm/ViT-B-16-SigLIP2",
+    }
+
+    assert find_on_hub(model, pretrained, repositories) == found
+
+
+def test_repository_without_a_tag_is_refused_with_the_way_out() -> None:
+    """Whoever names a repository of their own is told which of its files to name."""
+    with pytest.raises(ExportRefused, match=r"lie in me/mine.*open_clip_config\.json --pretrained"):
+        find_on_hub("hf-hub:me/mine", "", {("ViT-B-32", "openai"): "timm/two"})

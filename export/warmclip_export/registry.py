@@ -1,0 +1,108 @@
+"""open_clip's own models: their weights, their sizes, and which of them become bundles."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import get_model_config
+from open_clip.pretrained import list_pretrained_tags_by_model
+
+from warmclip.inference.bundle import Tower
+from warmclip_export.catalog import unsupported_reason
+from warmclip_export.onnx_file import MAX_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One model of open_clip.
+
+    Attributes:
+        name: as ``--model`` takes it.
+        tags: as ``--pretrained`` takes them.
+        size_px: the side of its pictures.
+        tokens: of a text; 0 if its text tower says so itself.
+        reason: why it becomes no bundle; empty if it does.
+        weights: bytes of each tower's weights in float32; empty if that was not asked for.
+    """
+
+    name: str
+    tags: tuple[str, ...]
+    size_px: int
+    tokens: int
+    reason: str
+    weights: Mapping[Tower, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """As a program reads it."""
+        return {
+            "model": self.name,
+            "pretrained": list(self.tags),
+            "size_px": self.size_px,
+            "tokens": self.tokens or None,
+            "taken": not self.reason,
+            "reason": self.reason,
+            "weights_bytes": dict(self.weights),
+        }
+
+    def __str__(self) -> str:
+        tokens = f", texts of {self.tokens} tokens" if self.tokens else ""
+        sizes = "".join(f", {size / 1e9:.1f} GB ({it})" for it, size in self.weights.items())
+        lines = [
+            self.name,
+            f"  pictures of {self.size_px} px{tokens}{sizes}",
+            f"  weights: {', '.join(self.tags) or 'none in open_clip'}",
+            *([f"  refused: {self.reason}"] if self.reason else []),
+        ]
+        return "\n".join(lines)
+
+
+def list_entries(part: str = "") -> list[Entry]:
+    """The models whose names have this part, in any case; with their sizes if there is one.
+
+    The size takes a quarter of a second for each.
+    """
+    names = sorted(open_clip.list_models(), key=str.lower)
+    return [
+        describe_model(name, sized=bool(part)) for name in names if part.lower() in name.lower()
+    ]
+
+
+def describe_model(name: str, *, sized: bool) -> Entry:
+    """What is known of one model; nothing is downloaded, and no weights are made."""
+    config: dict[str, Any] = json.loads(json.dumps(get_model_config(name)))
+    reason = unsupported_reason(config)
+    weights = tower_bytes(config) if sized and not reason else {}
+    size = config["vision_cfg"].get("image_size", 224)
+    return Entry(
+        name=name,
+        tags=tuple(list_pretrained_tags_by_model(name)),
+        size_px=size if isinstance(size, int) else size[0],
+        tokens=config["text_cfg"].get("context_length", 0),
+        reason=reason or oversize_reason(weights),
+        weights=weights,
+    )
+
+
+def tower_bytes(config: Mapping[str, Any]) -> dict[Tower, int]:
+    """What the weights of each tower take in float32, of a configuration that is taken."""
+    arguments = {name: value for name, value in config.items() if name != "custom_text"}
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    with torch.device("meta"):
+        whole = kind(**arguments)
+    sizes: dict[Tower, int] = {"image": 0, "text": 0}
+    for name, tensor in whole.named_parameters():
+        sizes["image" if name.startswith("visual.") else "text"] += 4 * tensor.numel()
+    return sizes
+
+
+def oversize_reason(weights: Mapping[Tower, int]) -> str:
+    """Why towers of these sizes in bytes do not fit into ONNX files; empty if they do."""
+    large = [
+        f"the {tower} tower has {size / 1e9:.1f} GB of weights in float32"
+        for tower, size in weights.items()
+        if size > MAX_BYTES
+    ]
+    return f"{' and '.join(large)}; one ONNX file holds {MAX_BYTES / 1e9:.1f} GB" if large else ""

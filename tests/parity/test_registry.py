@@ -1,0 +1,50 @@
+"""The list of open_clip's models, and names of Hugging Face, on the open_clip that is installed."""
+
+import json
+
+import open_clip
+import pytest
+from typer.testing import CliRunner
+
+from warmclip_export.__main__ import app
+from warmclip_export.catalog import resolve_model
+from warmclip_export.registry import list_entries
+
+
+def test_list_has_every_model_and_says_why_one_is_refused() -> None:
+    """All of open_clip's models are there, taken unless a reason stands beside them."""
+    entries = {entry.name: entry for entry in list_entries()}
+
+    assert entries.keys() == set(open_clip.list_models())
+    assert not entries["ViT-B-32"].reason
+    assert "openai" in entries["ViT-B-32"].tags
+    assert "CoCa" in entries["coca_ViT-B-32"].reason
+
+
+def test_part_of_a_name_adds_sizes_and_what_does_not_fit() -> None:
+    """A text tower of 2.8 GB is refused here already, and not after a long download."""
+    listed = CliRunner().invoke(app, ["models", "so400m-16-siglip2-256", "--json"])
+
+    (model,) = json.loads(listed.stdout)["models"]
+    assert model["model"] == "ViT-SO400M-16-SigLIP2-256"
+    assert (model["size_px"], model["tokens"]) == (256, 64)
+    assert 1.6e9 < model["weights_bytes"]["image"] < 1.8e9
+    assert not model["taken"]
+    assert "the text tower has 2.8 GB" in model["reason"]
+
+
+def test_unknown_part_is_an_error() -> None:
+    """Nothing found is said, with the exit code of bad usage."""
+    listed = CliRunner().invoke(app, ["models", "no-such-model"])
+
+    assert listed.exit_code == 2
+    assert "no-such-model" in listed.stderr
+
+
+@pytest.mark.parametrize("pretrained", ["", "random:0"])
+def test_repository_of_open_clips_table_is_found(pretrained: str) -> None:
+    """A name of the hub leads to the model and tag of open_clip's own table."""
+    recipe = resolve_model("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", pretrained)
+
+    assert recipe.model == "ViT-B-32"
+    assert recipe.pretrained == (pretrained or "laion2b_s34b_b79k")
