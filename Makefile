@@ -24,8 +24,8 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
-        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker upgrade db-up dist try-dist check \
-        clean
+        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage upgrade db-up dist try-dist \
+        check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -117,6 +117,9 @@ bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safe
 upgrade: $(VENV)/installed ## A model upgrade with four workers under constant searches, two minutes
 	UPGRADE_WORKERS=4 UPGRADE_THREADS=6 UPGRADE_ANSWERS=2000 $(BIN)/python -m pytest -q -s \
 	  tests/integration/test_model_switch.py
+
+coverage: $(VENV)/installed ## Export each of open_clip's configurations, random and small: COVERAGE_FLAGS='--full-below 100'
+	$(BIN)/python -m bench.coverage $(COVERAGE_FLAGS)
 
 db-up: ## Start Redis and Qdrant servers with Docker
 	docker compose up --detach --wait redis qdrant
