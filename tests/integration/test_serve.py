@@ -19,6 +19,8 @@ from running import PATIENCE_S, Running, environment_of, eventually, running_wor
 from serving import Served, running_server
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
+from warmclip.work.counters import CounterBuffer
+from warmclip.work.metrics_port import read_worker_metrics
 from warmclip_export.drawing import write_gallery
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary", "worker")]
@@ -399,6 +401,8 @@ def test_deployed_metrics(served: Served, name: str) -> None:
     shown = served.client.get("/metrics").text
     names = set(re.findall(r"^([a-z_]+)", shown, re.MULTILINE))
     names |= set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))  # without a sample yet
+    names |= {it.name for it in read_worker_metrics(Settings.from_env({}), CounterBuffer(), None)}
+    names |= {f"{name}_total" for name in names}
     named = set(re.findall(r"\b(?:warmclip|process)_[a-z_]+", (DEPLOY / name).read_text()))
     assert len(named) > 5
     only_with_a_server = {"warmclip_qdrant_up"}  # test_serve_outages reads it

@@ -95,6 +95,16 @@ def test_fault_that_passes(server: QdrantStandIn, photos: Path, fault: Fault) ->
     assert stored == sorted(os.path.realpath(path) for path in photos.iterdir())
 
 
+def test_retries_are_counted(server: QdrantStandIn) -> None:
+    """Each request that is repeated is told, for metrics; one that is not is not."""
+    told: list[None] = []
+    server.fail(Fault(status=503), times=2)
+    with QdrantStore.server(server.url, on_retry=lambda: told.append(None)) as store:
+        store.list_names()
+        store.list_names()
+    assert len(told) == 2
+
+
 def test_retry_after(server: QdrantStandIn) -> None:
     """The server's own pace is kept: no second request before its seconds have passed."""
     with impatient(server.url) as store:

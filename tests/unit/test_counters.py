@@ -13,7 +13,7 @@ def test_bucket(seconds: float, bucket: int) -> None:
     """A bound belongs to its own bucket, as Prometheus has it; the last has none."""
     buffer = CounterBuffer()
     buffer.observe("run_s", seconds)
-    histogram = SecondsHistogram.read(buffer.counts, "run_s")
+    histogram = SecondsHistogram.read(buffer.totals, "run_s")
     assert [place for place, count in enumerate(histogram.counts) if count] == [bucket]
     assert len(histogram.counts) == len(BUCKETS_S) + 1
     assert histogram.sum_s == pytest.approx(seconds)

@@ -1,11 +1,7 @@
 """Metrics for Prometheus: requests, the process, and what Redis tells of jobs and sessions."""
 
-import importlib.metadata
-import itertools
-import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import get_args
+from collections.abc import Mapping
 
 from anyio import to_thread
 from fastapi import APIRouter, Response
@@ -13,24 +9,19 @@ from prometheus_client import CollectorRegistry, GCCollector, Histogram, Process
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warmclip.doctor.dependencies import find_qdrant_outage
 from warmclip.errors import QueueUnreachable
-from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES
 from warmclip.serve.threads import run_redis
 from warmclip.work.broker import BROKER_ERRORS
-from warmclip.work.counters import BUCKETS_S, SecondsHistogram
-from warmclip.work.crash_policy import DEATHS
-from warmclip.work.horse.report import Outcome
+from warmclip.work.counters import POINTS
+from warmclip.work.metric_families import Families, build_info, count_families, read_quarantine
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -38,6 +29,7 @@ _OUTCOMES = ("indexed", "unchanged", "reused", "skipped")
 _STREAM = b"text/event-stream; charset=utf-8"
 _PAGE = "/page/"
 _QDRANT_S = 2.0  # for one answer
+_MOST_COLLECTIONS = 100  # each is a label, and others may write to the same Redis
 _REDIS_ERRORS: tuple[type[Exception], ...] = (QueueUnreachable, *BROKER_ERRORS)
 
 
@@ -87,17 +79,6 @@ def _route_label(scope: Scope) -> str:
     return f"{_PAGE}*" if path.startswith(_PAGE) else path
 
 
-class _Families(Collector):
-    """Metrics that were read."""
-
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        """All of them."""
-        yield from self._families
-
-
 def read_redis_metrics(context: AppContext) -> list[Metric]:
     """Read what Redis tells: counters, queues, workers and sessions."""
     counters = context.read_counters()
@@ -126,12 +107,8 @@ def read_redis_metrics(context: AppContext) -> list[Metric]:
             "How long these had waited in their queue, all together",
             counters.get("waited_ms", 0) / 1000,
         ),
-        CounterMetricFamily(
-            "warmclip_horses_started",
-            "Processes that workers had run jobs",
-            counters.get("horses", 0),
-        ),
-        *_read_workers_counts(counters),
+        *count_families(counters),
+        _points(counters),
         jobs,
         oldest,
         GaugeMetricFamily("warmclip_workers", "Workers alive", len(status.workers)),
@@ -143,28 +120,15 @@ def read_redis_metrics(context: AppContext) -> list[Metric]:
     ]
 
 
-def _read_workers_counts(counters: Mapping[str, int]) -> Iterator[Metric]:
-    """What workers have counted: each adds to these every few seconds."""
-    runs = CounterMetricFamily(
-        "warmclip_job_runs", "Jobs that ended, by outcome", labels=["outcome"]
+def _points(counters: Mapping[str, int]) -> Metric:
+    """How many pictures collections hold, as the last job there has counted them."""
+    points = GaugeMetricFamily(
+        "warmclip_points", "Pictures stored, at the last job that counted", labels=["collection"]
     )
-    for outcome in get_args(Outcome):
-        runs.add_metric([outcome], counters.get(f"runs:{outcome}", 0))
-    yield runs
-    deaths = CounterMetricFamily(
-        "warmclip_horse_deaths", "Horses that died under a job, by how", labels=["kind"]
-    )
-    for kind in DEATHS:
-        deaths.add_metric([kind], counters.get(f"deaths:{kind}", 0))
-    yield deaths
-    for stage, name, documentation in (
-        ("decode", "warmclip_decode_seconds", "Decoding one picture"),
-        ("run", "warmclip_inference_seconds", "One batch of the model"),
-    ):
-        histogram = SecondsHistogram.read(counters, f"{stage}_s")
-        bounds = (*map(str, BUCKETS_S), "+Inf")
-        buckets = list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
-        yield HistogramMetricFamily(name, documentation, buckets, histogram.sum_s)
+    names = sorted(name for name in counters if name.startswith(POINTS))
+    for name in names[:_MOST_COLLECTIONS]:
+        points.add_metric([name.removeprefix(POINTS)], counters[name])
+    return points
 
 
 async def read_metrics(context: AppContext) -> list[Metric]:
@@ -173,7 +137,7 @@ async def read_metrics(context: AppContext) -> list[Metric]:
         GaugeMetricFamily(
             "warmclip_event_streams", "Event streams that are open", context.streams.open
         ),
-        await to_thread.run_sync(_read_quarantine, context),
+        await to_thread.run_sync(read_quarantine, context.settings),
     ]
     try:
         metrics += await run_redis(read_redis_metrics, context)
@@ -191,25 +155,10 @@ async def read_metrics(context: AppContext) -> list[Metric]:
     return metrics
 
 
-def _read_quarantine(context: AppContext) -> Metric:
-    quarantined = GaugeMetricFamily(
-        "warmclip_provider_quarantined", "Not used on this machine", labels=["provider"]
-    )
-    for provider in Quarantine(context.settings.home).active():
-        quarantined.add_metric([provider], 1)
-    return quarantined
-
-
-def _build_info() -> Metric:
-    version = importlib.metadata.version("warmclip")
-    build = {"version": version, "python": platform.python_version()}
-    return InfoMetricFamily("warmclip_build", "Of the server", build)
-
-
 def make_router(context: AppContext, registry: CollectorRegistry) -> APIRouter:
     """Make the route of metrics."""
     router = APIRouter(tags=["operation"], responses=RESPONSES)
-    registry.register(_Families([_build_info()]))
+    registry.register(Families([build_info()]))
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
 
@@ -221,7 +170,7 @@ def make_router(context: AppContext, registry: CollectorRegistry) -> APIRouter:
     async def get_metrics() -> Response:
         """Get metrics in Prometheus' text format, whichever service is away."""
         scrape = CollectorRegistry()
-        scrape.register(_Families(await read_metrics(context)))
+        scrape.register(Families(await read_metrics(context)))
         text = generate_latest(registry) + generate_latest(scrape)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -26,11 +26,19 @@ class ServerCalls:
     Every call that is made through it may run twice without harm.
     """
 
-    def __init__(self, address: str, *, patience_s: float, first_patience_s: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience_s: float,
+        first_patience_s: float,
+        on_retry: Callable[[], object],
+    ) -> None:
         self._address = address
         self._first = _retrying(first_patience_s)
         self._later = _retrying(patience_s)
         self._longest_wait_s = patience_s
+        self._on_retry = on_retry
         self._answered = False
 
     def __call__(self, call: Callable[[], T], /) -> T:
@@ -63,6 +71,7 @@ class ServerCalls:
                 wait, what = not isinstance(source, ValidationError), _words(source)
         if wait:
             log.warning("%s: %s; trying again", self._where, what)
+            self._on_retry()
         return wait
 
     def _refusal(self, exc: UnexpectedResponse) -> StoreError:

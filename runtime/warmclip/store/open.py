@@ -1,6 +1,7 @@
 """The store that the settings name."""
 
 import contextlib
+from collections.abc import Callable
 
 from warmclip.errors import NotStored, StoreHeld
 from warmclip.progress import Progress
@@ -24,9 +25,7 @@ def open_store(
         StoreError: the embedded store cannot be used. A server is not asked yet.
     """
     if settings.qdrant_url is not None:
-        return QdrantStore.server(
-            settings.qdrant_url, settings.qdrant_api_key, options=settings.qdrant_collection
-        )
+        return _open_server(settings, settings.qdrant_url, lambda: None)
     return QdrantStore.embedded(settings.embedded_store, lock, progress=progress)
 
 
@@ -71,12 +70,24 @@ def read_model_in_use(settings: Settings, *, patience_s: int) -> str | None:
     return None
 
 
-def borrow_store(settings: Settings) -> QdrantStore:
+def borrow_store(
+    settings: Settings, *, on_retry: Callable[[], object] = lambda: None
+) -> QdrantStore:
     """As ``share_store``, but an embedded one is left to its owner, and never owned here.
+
+    Args:
+        settings: likewise.
+        on_retry: called before a request to a server is repeated.
 
     Raises:
         SettingsError: likewise.
     """
     if settings.qdrant_url is not None:
-        return open_store(settings)
+        return _open_server(settings, settings.qdrant_url, on_retry)
     return QdrantStore.remote(settings.embedded_store)
+
+
+def _open_server(settings: Settings, url: str, on_retry: Callable[[], object]) -> QdrantStore:
+    return QdrantStore.server(
+        url, settings.qdrant_api_key, options=settings.qdrant_collection, on_retry=on_retry
+    )

@@ -116,6 +116,14 @@ class VectorStore(Protocol):
         """
         ...
 
+    def count_points(self, name: str) -> int:
+        """How many points the collection in use has, those that are none of ours included.
+
+        Raises:
+            NotStored: the name leads to no collection.
+        """
+        ...
+
     def fingerprint_of(self, name: str) -> str:
         """The fingerprint of the space whose vectors a name leads to now.
 

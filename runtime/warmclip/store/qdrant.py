@@ -100,6 +100,7 @@ class QdrantStore:
         timeout_s: int = 30,
         patience_s: float = 60.0,
         first_patience_s: float = 5.0,
+        on_retry: Callable[[], object] = lambda: None,
     ) -> Self:
         """Use a Qdrant server. Nothing is sent yet.
 
@@ -111,6 +112,7 @@ class QdrantStore:
             patience_s: how long a call is repeated while the server is away, overloaded or slow.
             first_patience_s: the same until it has answered once: a server that is not there at
                 all should be said soon.
+            on_retry: called before a request is repeated.
 
         Raises:
             SettingsError: the options are none of Qdrant's.
@@ -120,7 +122,10 @@ class QdrantStore:
         from warmclip.store.server import ServerEngine
 
         calls = ServerCalls(
-            without_password(url), patience_s=patience_s, first_patience_s=first_patience_s
+            without_password(url),
+            patience_s=patience_s,
+            first_patience_s=first_patience_s,
+            on_retry=on_retry,
         )
         made = CollectionOptions.parse(options)
         return cls(ServerEngine(url, api_key, calls, timeout_s=timeout_s, options=made))
@@ -142,6 +147,10 @@ class QdrantStore:
             )
             for collection in (in_use, *self._aliases.others(name))
         )
+
+    def count_points(self, name: str) -> int:
+        """See ``VectorStore.count_points``."""
+        return self._engine.count(self._aliases.require(name))
 
     def fingerprint_of(self, name: str) -> str:
         """See ``VectorStore.fingerprint_of``."""

@@ -16,6 +16,9 @@ from warmclip.work.replies import answers_of, text_of, warn_once
 _KEY = "rq:warmclip:totals"
 _MOST_DIGITS = 18
 
+POINTS = "points:"
+"""What the names begin with under which the sizes of collections are kept."""
+
 
 def increment(connection: Redis | Pipeline, name: str, more: int = 1) -> None:
     """Add to one of them; one that somebody else has written to stays as it is."""
@@ -47,28 +50,42 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class CounterBuffer:
-    """Counts of one process, added to those in Redis now and then: counting costs no command."""
+    """Counts of one process, added to those in Redis now and then: counting costs no command.
+
+    Attributes:
+        totals: all that this process has counted.
+    """
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()
+        self._new: Counter[str] = Counter()
+        self._points: dict[str, int] = {}
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, more: int = 1) -> None:
         """Count something."""
-        self.counts[name] += 1
+        self.totals[name] += more
+        self._new[name] += more
 
     def observe(self, name: str, seconds: float) -> None:
         """Count something, by how long it took."""
-        self.counts[f"{name}:{bisect.bisect_left(BUCKETS_S, seconds)}"] += 1
-        self.counts[f"{name}:us"] += round(1e6 * seconds)
+        self.add(f"{name}:{bisect.bisect_left(BUCKETS_S, seconds)}")
+        self.add(f"{name}:us", round(1e6 * seconds))
+
+    def keep_points(self, collection: str, points: int) -> None:
+        """Keep how many pictures a collection holds."""
+        self._points[f"{POINTS}{collection}"] = points
 
     def flush(self, connection: Redis) -> None:
         """Add what was counted since to the counts in Redis."""
-        counts, self.counts = self.counts, Counter()
-        if not counts:
+        counts, self._new = self._new, Counter()
+        points, self._points = self._points, {}
+        if not counts and not points:
             return
         with connection.pipeline(transaction=False) as pipeline:
             for name, more in counts.items():
                 pipeline.hincrby(_KEY, name, more)
+            for name, number in points.items():
+                pipeline.hset(_KEY, name, number)
             answers_of(pipeline)
 
 

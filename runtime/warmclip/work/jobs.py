@@ -73,6 +73,7 @@ def index_images(
     except SpaceMismatch as exc:  # it was switched to another model just now
         now = context.store.fingerprint_of(collection)
         raise context.model_missing(collection, now) from exc
+    context.count_points(collection)
     return report.to_dict()
 
 
@@ -100,14 +101,16 @@ def forget_images(paths: list[str], collection: str, *, dry_run: bool = False) -
 
     context = current_context()
     check_paths(paths, context.settings)
-    return forget_pictures(
+    report = forget_pictures(
         context.store,
         check_collection(collection),
         [context.roots.stored_path(path) for path in paths],
         home=context.settings.home,
         dry_run=dry_run is not False,
         most=None if dry_run else MOST_AT_ONCE,
-    ).to_dict()
+    )
+    context.count_points(collection)
+    return report.to_dict()
 
 
 def embed_images(paths: list[str]) -> dict[str, Any]:
@@ -365,6 +368,8 @@ def canary(collection: str | None = None) -> dict[str, Any]:
         indexer, encoder = context.searcher(collection)
     (vector,) = encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is
     found = None if indexer is None else _find_stored(context, indexer, vector)
+    if collection is not None and in_use is not None:
+        context.count_points(collection)
     return _space(encoder) | {
         "providers": dict(encoder.providers),
         "found": found,

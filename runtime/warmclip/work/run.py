@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
 from redis import Redis
 from rq.utils import get_version
@@ -46,6 +47,7 @@ def run_worker(
     max_jobs: int | None = None,
     supervisor: int | None = None,
     shares_store: bool = False,
+    metrics: str | None = None,
 ) -> None:
     """Load the model in a horse, then run jobs until SIGTERM or SIGINT.
 
@@ -56,6 +58,7 @@ def run_worker(
         max_jobs: leave after so many.
         supervisor: the process that started this one; when it is gone, the worker leaves.
         shares_store: leave the embedded store to another worker, and use it through that one.
+        metrics: the port, or address and port, of its own /metrics and /livez; None: none.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
@@ -66,13 +69,15 @@ def run_worker(
     # Until the worker handles it, a SIGTERM too shall close what is open here.
     signal.signal(signal.SIGTERM, _leave)
     worker: WarmWorker | None = None
+    horse: WarmHorse | None = None
+    counters = CounterBuffer()
     name = new_name()
     patience = Patience(_REDIS_PATIENCE_S, given_up=lambda: worker is not None and worker.gives_up)
     with (
+        _metrics(metrics, settings, counters, lambda: horse),
         open_broker(settings, patience) as connection,
         _store_owner(settings, connection, shares_store) as owner,
     ):
-        counters = CounterBuffer()
         policy = CrashPolicy(
             PoisonedFiles(connection),
             Quarantine(settings.home),
@@ -118,6 +123,28 @@ def _check_redis(connection: Redis) -> None:
             "this Redis is part of a cluster, where RQ cannot move jobs from one key to another; "
             "name one in REDIS_URL that runs without cluster-enabled"
         )
+
+
+def _metrics(
+    address: str | None,
+    settings: Settings,
+    counters: CounterBuffer,
+    find_horse: Callable[[], WarmHorse | None],
+) -> AbstractContextManager[Any]:
+    """The worker's own metrics, if an address is given; they are there before Redis is."""
+    if address is None:
+        return nullcontext()
+    try:
+        from warmclip.work.metrics_port import metrics_port, parse_address, read_worker_metrics
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("warmclip"):
+            raise
+        raise SettingsError(
+            f"--metrics-port: {exc.name} is missing: pip install 'warmclip[serve]'"
+        ) from exc
+    return metrics_port(
+        parse_address(address), lambda: read_worker_metrics(settings, counters, find_horse())
+    )
 
 
 @contextmanager

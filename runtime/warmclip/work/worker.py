@@ -327,6 +327,10 @@ class WarmWorker(RqWorker):
             if isinstance(outcome, JobReport):
                 self._policy.on_success()
                 self._follower.hear(outcome)
+                if outcome.store_retries:
+                    self._counters.add("store_retries", outcome.store_retries)
+                for collection, points in outcome.points.items():
+                    self._counters.keep_points(collection, points)
                 self._record_horse()
                 self._counters.add(f"runs:{outcome.outcome}")
                 self._recorder.finish(running, outcome)

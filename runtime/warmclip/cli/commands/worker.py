@@ -38,6 +38,15 @@ def worker(
             "behind long jobs.",
         ),
     ] = "",
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="[HOST:]PORT",
+            help="Answer /metrics and /livez here, on loopback unless a host is named; each "
+            "further worker on the next port.",
+        ),
+    ] = None,
     bundle: Bundle = None,
     provider: Provider = None,
     exif_transpose: ExifTranspose = False,
@@ -65,6 +74,7 @@ def worker(
                 max_jobs=max_jobs,
                 supervisor=supervisor,
                 shares_store=shares_store,
+                metrics=metrics_port,
             )
             return
         if workers > 1 and settings.qdrant_url is None:
@@ -84,6 +94,12 @@ def worker(
         commands = [[f"--queues={','.join(names)}", *arguments] for _ in range(workers)]
         if reserved:
             commands.append([f"--queues={','.join(reserved)}", "--shares-store", *arguments])
+        if metrics_port is not None:
+            host, colon, first = metrics_port.rpartition(":")
+            if not (first.isascii() and first.isdigit() and 0 < int(first) < 2**16 - len(commands)):
+                raise SettingsError(f"--metrics-port {metrics_port!r}: name the first port")
+            for place, command in enumerate(commands):
+                command.append(f"--metrics-port={host}{colon}{int(first) + place}")
         raise typer.Exit(Supervisor(commands).run())
 
 

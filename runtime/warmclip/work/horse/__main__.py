@@ -109,7 +109,12 @@ def _carry_out(
             reporter.send(done=execution)
             return
         report = runner.run(execution, job, record)
-    report = replace(report, missed=context.take_missed())
+    report = replace(
+        report,
+        missed=context.take_missed(),
+        store_retries=context.take_store_retries(),
+        points=context.take_points(),
+    )
     for message in report.messages():
         reporter.send(**message)
     if report.tainted or reporter.is_lost:

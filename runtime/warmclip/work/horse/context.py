@@ -7,6 +7,7 @@ process which names a job loads none.
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_COUNT_EVERY_S = 10.0
 _STORE_S = 3  # for a store at the start, before it is done without
 
 
@@ -57,6 +59,9 @@ class JobContext:
         self._store_owner = store_owner
         self._choice = choice
         self._missed = MissedModel()
+        self._store_retries = 0
+        self._points: dict[str, int] = {}
+        self._counted_at: dict[str, float] = {}
 
     @property
     def encoder(self) -> "Encoder":
@@ -72,7 +77,7 @@ class JobContext:
         from warmclip.store.open import borrow_store, open_store
 
         if self._store_owner is None:
-            return borrow_store(self.settings)
+            return borrow_store(self.settings, on_retry=self._count_retry)
         return open_store(self.settings, self._store_owner, progress=self.progress)
 
     def offer_store(self) -> None:
@@ -152,6 +157,29 @@ class JobContext:
         """The model that the last job has missed."""
         missed, self._missed = self._missed, MissedModel()
         return missed
+
+    def count_points(self, collection: str) -> None:
+        """Have metrics tell how many pictures a collection holds; it is counted now and then."""
+        if time.monotonic() - self._counted_at.get(collection, float("-inf")) < _COUNT_EVERY_S:
+            return
+        try:
+            self._points[collection] = self.store.count_points(collection)
+        except StoreError as exc:  # the job itself was done
+            log.info("the pictures of %r were not counted: %s", collection, exc)
+        self._counted_at[collection] = time.monotonic()
+
+    def take_points(self) -> dict[str, int]:
+        """What the last job has counted."""
+        points, self._points = self._points, {}
+        return points
+
+    def take_store_retries(self) -> int:
+        """How many requests to a server were repeated since the last call."""
+        retries, self._store_retries = self._store_retries, 0
+        return retries
+
+    def _count_retry(self) -> None:
+        self._store_retries += 1
 
     def model_of(self, collection: str) -> str | None:
         """The fingerprint of a collection's model; None if there is no such collection."""

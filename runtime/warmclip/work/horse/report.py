@@ -4,7 +4,7 @@ The horse writes nothing to Redis: it reports, and the worker records.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from warmclip.work.horse.models import MissedModel
@@ -28,6 +28,8 @@ class JobReport:
     failure_ttl: int | None = None
     tainted: str = ""  # why the horse leaves after this job
     missed: MissedModel = MissedModel()  # noqa: RUF009 - frozen
+    store_retries: int = 0  # requests to a server that were repeated
+    points: dict[str, int] = field(default_factory=dict)  # collection -> pictures that it holds
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """The report in messages of bounded size; the last one is ``done``."""

@@ -1,0 +1,133 @@
+"""A worker's own `/metrics` and `/livez`, on a port that it listens on if asked.
+
+`warmclip serve` tells of all workers what Redis has of them. This tells of one: its quarantine lies
+on its machine, and it answers while Redis is away.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from warmclip.errors import SettingsError
+from warmclip.settings import Settings
+from warmclip.work.counters import CounterBuffer
+from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.metric_families import Families, build_info, count_families, read_quarantine
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+_REQUEST_S = 5.0  # for one, while the next one waits
+_POLL_S = 0.2
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read ``PORT`` or ``HOST:PORT``.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise SettingsError(f"--metrics-port {text!r}: use a port, or an address and a port")
+    return host.strip("[]") or LOOPBACK, int(port)
+
+
+def read_worker_metrics(
+    settings: Settings, counters: CounterBuffer, horse: WarmHorse | None
+) -> Sequence[Metric]:
+    """The metrics of one worker; without a horse, it has not reached Redis yet."""
+    models = GaugeMetricFamily(
+        "warmclip_worker_model_loaded", "Models of the horse", labels=["fingerprint"]
+    )
+    for fingerprint in horse.ready.models if horse is not None else ():
+        models.add_metric([fingerprint], 1)
+    return [
+        build_info(),
+        read_quarantine(settings),
+        models,
+        GaugeMetricFamily(
+            "warmclip_worker_horse_up", "Whether it has a horse", bool(horse and horse.pid)
+        ),
+        *count_families(counters.totals, "warmclip_worker"),
+    ]
+
+
+@contextmanager
+def metrics_port(
+    address: tuple[str, int], read: Callable[[], Sequence[Metric]]
+) -> Iterator[tuple[str, int]]:
+    """Answer `/metrics` and `/livez` from a thread while the block runs; yields the address.
+
+    Args:
+        address: to listen on; port 0: any.
+        read: the metrics; called in the thread.
+
+    Raises:
+        SettingsError: nobody can listen there.
+    """
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+
+    class Handler(_Handler):
+        def answer_metrics(self) -> bytes:
+            scrape = CollectorRegistry()
+            scrape.register(Families(read()))
+            return generate_latest(registry) + generate_latest(scrape)
+
+    try:
+        server = HTTPServer(address, Handler)
+    except OSError as exc:
+        raise SettingsError(
+            f"--metrics-port: {address[0]}:{address[1]} cannot be listened on: {exc.strerror}"
+        ) from exc
+    thread = threading.Thread(
+        target=server.serve_forever, args=(_POLL_S,), name="warmclip-metrics", daemon=True
+    )
+    thread.start()
+    host, port = str(server.server_address[0]), int(server.server_address[1])
+    log.info(
+        "metrics on http://%s:%d/metrics", host, port, extra={"action": "metrics", "port": port}
+    )
+    try:
+        yield host, port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _REQUEST_S
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/livez":
+            self._send(200, b'{"ok":true}', "application/json")
+        elif path == "/metrics":
+            self._send(200, self.answer_metrics(), CONTENT_TYPE_LATEST)
+        else:
+            self._send(404, b"use /metrics or /livez\n", "text/plain")
+
+    def answer_metrics(self) -> bytes:
+        """All of them, as text."""
+        raise NotImplementedError
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: it is asked every few seconds."""
+
+    def _send(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
