@@ -52,6 +52,19 @@ def test_items_that_are_no_list_of_str(items: Any) -> None:
         jobs.check_items(items, "texts", make_settings())
 
 
+@pytest.mark.parametrize("questions", [None, {"text": "a"}, ["a"], [{"text": "a"}, 7], 3])
+def test_questions_that_are_no_list_of_dicts(questions: Any) -> None:
+    """They are refused before any of them is answered."""
+    with pytest.raises(JobRefused, match="questions must be a list of dicts"):
+        jobs.check_questions(questions, make_settings())
+
+
+def test_too_many_questions() -> None:
+    """They are bounded as all items of jobs are."""
+    with pytest.raises(JobRefused, match=r"3 questions.*at most 2"):
+        jobs.check_questions([{"text": "a"}] * 3, make_settings(job_items=2))
+
+
 def test_oversized_job() -> None:
     """One item more than the bound is refused, naming the bound's variable."""
     settings = make_settings(job_items=2)

@@ -271,7 +271,7 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         JobRefused: the questions are no list of dicts, or too many.
     """
-    _check_questions(questions, current_context().settings)
+    check_questions(questions, current_context().settings)
     texts: dict[Any, list[Any]] = {}
     for question in questions:
         if isinstance(question.get("text"), str):
@@ -283,7 +283,12 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"answers": [_answer(question) for question in questions]}
 
 
-def _check_questions(questions: Any, settings: Settings) -> None:
+def check_questions(questions: Any, settings: Settings) -> None:
+    """Refuse what is no list of the arguments of ``search``, or too long.
+
+    Raises:
+        JobRefused: with what there should be, or the bound and its variable.
+    """
     if not isinstance(questions, list) or not all(isinstance(it, dict) for it in questions):
         raise JobRefused("questions must be a list of dicts of the arguments of search")
     check_items([str(question.get("text")) for question in questions], "questions", settings)
