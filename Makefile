@@ -24,7 +24,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
-        soak parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage upgrade db-up dist try-dist \
+        soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage upgrade db-up dist try-dist \
         check clean
 
 help: ## List the targets
@@ -65,6 +65,9 @@ fuzz: $(VENV)/without-torch $(FUZZ)/installed ## Requests made from /openapi.jso
 
 soak: $(VENV)/without-torch ## Half an hour in which all goes wrong that may, then every job is counted: MINUTES=3 SEED=1
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(addprefix --seed ,$(SEED)) $(SOAK_FLAGS)
+
+move-in: $(VENV)/without-torch ## The application of examples/, while it is killed and stopped: MINUTES=3 SEED=1
+	PYTHONPATH=examples $(BIN)/python tests/moving_in.py --minutes $(MINUTES) $(addprefix --seed ,$(SEED))
 
 parity: $(VENV)/installed ## Compare every stage with open_clip in torch: a report of the demo bundle, and the tests
 	$(BIN)/warmclip-export parity models/demo/bundle --model models/demo/warmclip-demo.json \

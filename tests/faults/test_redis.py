@@ -4,19 +4,15 @@ By hand with ``AWAY_SECONDS=1,4,30,120``.
 """
 
 import os
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from faults.conftest import Rig
 from running import PATIENCE_S, eventually, outcome, start_worker
-from warmclip.work.private_redis import find_server
+from standins.redis_server import DurableRedis
 from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.status import read_status
@@ -28,50 +24,16 @@ EMBED = "warmclip.work.jobs.embed_texts"
 AWAY_S = [float(part) for part in os.environ.get("AWAY_SECONDS", "1,4").split(",")]
 
 
-class Server:
-    """A redis-server of the test's own, with an append-only file."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        # macOS takes a socket's path of 103 bytes at most, and a test's own folder is longer there.
-        self.socket = Path(tempfile.mkdtemp(prefix="warmclip-", dir="/tmp")) / "redis.sock"
-        self.url = f"unix://{self.socket}"
-        self._options = {"port": "0", "unixsocket": str(self.socket), "dir": str(folder)}
-        # What was answered is there after a kill: a test would else lose jobs by itself.
-        self._options |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        command = [find_server()]
-        for name, value in self._options.items():
-            command += [f"--{name}", value]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        eventually(self._answers)
-
-    def _answers(self) -> bool:
-        with Redis(unix_socket_path=str(self.socket)) as probe:
-            try:
-                return bool(probe.ping())
-            except RedisConnectionError:  # a socket is there before somebody listens
-                return False
-
-    def kill(self) -> None:
-        """End it without a chance to write anything."""
-        self._process.kill()
-        self._process.wait()
-
-
 @pytest.fixture
-def server(tmp_path: Path, server_binary: None) -> Iterator[Server]:  # noqa: ARG001 - needed
+def server(tmp_path: Path, server_binary: None) -> Iterator[DurableRedis]:  # noqa: ARG001 - needed
     """A Redis that may be killed."""
-    server = Server(tmp_path / "redis")
+    server = DurableRedis(tmp_path / "redis")
     yield server
     server.kill()
 
 
 @pytest.mark.parametrize("away_s", [0.0, 20.0], ids=["restarted", "gone for 20 s"])
-def test_redis_killed_during_jobs(rig: Rig, server: Server, away_s: float) -> None:
+def test_redis_killed_during_jobs(rig: Rig, server: DurableRedis, away_s: float) -> None:
     """What was queued is done to the end; the worker is the same process as before."""
     pictures = rig.pictures(48)
     slow = {"WARMCLIP_PROVIDER": "faulty-slow", "FAULTY_SECONDS": "0.1", "WARMCLIP_BATCH_SIZE": "8"}
@@ -91,7 +53,7 @@ def test_redis_killed_during_jobs(rig: Rig, server: Server, away_s: float) -> No
 
 @pytest.mark.parametrize("away_s", AWAY_S)
 @pytest.mark.parametrize("when", ["start", "middle", "end"])
-def test_redis_away_from_a_job(rig: Rig, server: Server, when: str, away_s: float) -> None:
+def test_redis_away_from_a_job(rig: Rig, server: DurableRedis, when: str, away_s: float) -> None:
     """Its outcome is recorded once, as it was, and it has run once."""
     trace = rig.folder / "trace"
     nowhere = {"REDIS_URL": server.url, "QDRANT_URL": "http://[::1]:1"}
@@ -112,7 +74,7 @@ def test_redis_away_from_a_job(rig: Rig, server: Server, when: str, away_s: floa
         assert worker.process.poll() is None
 
 
-def test_redis_absent_at_the_start(rig: Rig, server: Server) -> None:
+def test_redis_absent_at_the_start(rig: Rig, server: DurableRedis) -> None:
     """A worker does not start: a sentence with the address, and the code of a service."""
     server.kill()
     log = rig.folder / "worker.log"
@@ -122,7 +84,7 @@ def test_redis_absent_at_the_start(rig: Rig, server: Server) -> None:
     assert "Traceback" not in log.read_text()
 
 
-def test_redis_killed_while_idle(rig: Rig, server: Server) -> None:
+def test_redis_killed_while_idle(rig: Rig, server: DurableRedis) -> None:
     """The worker listens again when Redis is back, also one that came back without memory."""
     with rig.worker(REDIS_URL=server.url) as worker:
         server.kill()
@@ -135,7 +97,7 @@ def test_redis_killed_while_idle(rig: Rig, server: Server) -> None:
         assert outcome(worker.enqueue(EMBED, ["a"]), 60).return_value
 
 
-def test_stop_while_redis_is_away(rig: Rig, server: Server) -> None:
+def test_stop_while_redis_is_away(rig: Rig, server: DurableRedis) -> None:
     """A worker that waits for Redis leaves when it is asked to."""
     with rig.worker(REDIS_URL=server.url) as worker:
         server.kill()

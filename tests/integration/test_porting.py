@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rq.serializers
 from PIL import Image
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from running import environment_of, outcome, running_worker
 from standins import qdrant
+from standins.redis_server import redis_server
 from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 
@@ -73,3 +78,17 @@ def test_ported_job(tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.Monke
     vectors = {it["payload"]["path"]: it["vector"] for it in found}
     for path, expected in zip(paths, encoder.encode_images(paths), strict=True):
         assert vectors[path] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_json_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the page's one statement, queues and jobs that name no serializer use JSON."""
+    monkeypatch.setattr(rq.serializers, "PickleSerializer", rq.serializers.PickleSerializer)
+    (statement,) = re.findall(r"`(rq\.serializers\.PickleSerializer = \S+)`", PAGE)
+    exec(statement, {"rq": rq})  # noqa: S102 - the page's code
+    with redis_server(tmp_path) as server:
+        job = Queue(connection=server.admin).enqueue("training.train", ["a.jpg"])
+        assert Job.fetch(job.id, server.admin).args == [["a.jpg"]]
+        assert Job.fetch(job.id, server.admin, JSONSerializer).func_name == "training.train"
+        worker = Worker("default", connection=server.admin)
+        worker.register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        assert [it.serializer for it in Worker.all(server.admin)] == [JSONSerializer]

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from warmclip.work.private_redis import find_server
 
-_START_S = 20.0
+_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,44 @@ def redis_server(
         admin.close()
         process.kill()
         process.wait()
+
+
+class DurableRedis:
+    """A redis-server that may be killed: it has an append-only file."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        # macOS takes a socket's path of 103 bytes at most, and a test's own folder is longer there.
+        self.socket = Path(tempfile.mkdtemp(prefix="warmclip-", dir="/tmp")) / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._options = {"port": "0", "unixsocket": str(self.socket), "dir": str(folder)}
+        # What was answered is there after a kill: a test would else lose jobs by itself.
+        self._options |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [find_server()]
+        for name, value in self._options.items():
+            command += [f"--{name}", value]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            assert time.monotonic() < deadline, "it does not answer"
+            time.sleep(0.02)
+
+    def connect(self) -> Redis:
+        """A connection to it."""
+        return Redis(unix_socket_path=str(self.socket))
+
+    def _answers(self) -> bool:
+        with self.connect() as probe:
+            return _answers(probe)
+
+    def kill(self) -> None:
+        """End it without a chance to write anything."""
+        self._process.kill()
+        self._process.wait()
 
 
 def free_port() -> int:

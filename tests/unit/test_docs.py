@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [
     *ROOT.glob("*.md"),
-    *(ROOT / folder / "README.md" for folder in ("deploy", "models")),
+    *(ROOT / folder / "README.md" for folder in ("deploy", "examples", "models")),
     *(page for page in DOCS.rglob("*.md") if "_generated" not in page.parts),
 ]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
