@@ -33,6 +33,7 @@ from warmclip_export.fp16 import value_range
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
 from warmclip_export.reference import Reference, describe_reference
+from warmclip_export.registry import oversize_reason, tower_bytes
 from warmclip_export.versions import made_with
 from warmclip_export.weights import fetch_checkpoint
 from warmclip_export.writer import check_target, file_sha256, staged_bundle, write_file
@@ -75,6 +76,9 @@ def export_model(
         ParityFailed: a stage differs from open_clip by more than its threshold.
     """
     check_target(target, force=force)
+    too_large = oversize_reason(tower_bytes(recipe.architecture))
+    if too_large:  # before gigabytes are downloaded
+        raise ExportRefused(f"{recipe.model} cannot become a bundle: {too_large}")
     step("fetch the weights")
     checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")

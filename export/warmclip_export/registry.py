@@ -12,6 +12,7 @@ from open_clip.pretrained import list_pretrained_tags_by_model
 
 from warmclip.inference.bundle import Tower
 from warmclip_export.catalog import unsupported_reason
+from warmclip_export.errors import ExportRefused
 from warmclip_export.onnx_file import MAX_BYTES
 
 
@@ -87,11 +88,18 @@ def describe_model(name: str, *, sized: bool) -> Entry:
 
 
 def tower_bytes(config: Mapping[str, Any]) -> dict[Tower, int]:
-    """What the weights of each tower take in float32, of a configuration that is taken."""
+    """What the weights of each tower take in float32; none are made.
+
+    Raises:
+        ExportRefused: open_clip cannot build such a model.
+    """
     arguments = {name: value for name, value in config.items() if name != "custom_text"}
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
-    with torch.device("meta"):
-        whole = kind(**arguments)
+    try:
+        with torch.device("meta"):
+            whole = kind(**arguments)
+    except (TypeError, ValueError, AssertionError) as exc:
+        raise ExportRefused(f"open_clip cannot build such a model: {exc}") from exc
     sizes: dict[Tower, int] = {"image": 0, "text": 0}
     for name, tensor in whole.named_parameters():
         sizes["image" if name.startswith("visual.") else "text"] += 4 * tensor.numel()

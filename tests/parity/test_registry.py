@@ -1,6 +1,7 @@
 """The list of open_clip's models, and names of Hugging Face, on the open_clip that is installed."""
 
 import json
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -8,6 +9,8 @@ from typer.testing import CliRunner
 
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve_model
+from warmclip_export.errors import ExportRefused
+from warmclip_export.exporter import export_model
 from warmclip_export.registry import list_entries
 
 
@@ -48,3 +51,11 @@ def test_repository_of_open_clips_table_is_found(pretrained: str) -> None:
 
     assert recipe.model == "ViT-B-32"
     assert recipe.pretrained == (pretrained or "laion2b_s34b_b79k")
+
+
+def test_model_that_is_too_large_is_refused_before_its_download(tmp_path: Path) -> None:
+    """Nobody waits for gigabytes that no file can hold; without a network it is the same."""
+    recipe = resolve_model("ViT-H-14", "laion2b_s32b_b79k")
+
+    with pytest.raises(ExportRefused, match=r"ViT-H-14 .* the image tower has 2\.5 GB"):
+        export_model(recipe, tmp_path / "huge", force=False, step=pytest.fail)
