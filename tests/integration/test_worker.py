@@ -214,6 +214,15 @@ def test_queue_entry_that_is_no_job(worker: Running) -> None:
     assert worker.process.poll() is None
 
 
+def test_job_that_has_expired(worker: Running) -> None:
+    """It is passed by without a warning: questions expire when nobody waits for them any more."""
+    worker.connection.rpush("rq:queue:default", "expired-question")
+    assert worker.run("warmclip.work.jobs.embed_texts", ["still here"]).return_value
+    said = [line for line in worker.log.read_text().splitlines() if "expired-question" in line]
+    assert len(said) == 1
+    assert "WARNING" not in said[0]
+
+
 def test_job_that_would_list_a_folder(worker: Running, pictures: list[str], tmp_path: Path) -> None:
     """A job names files: a folder, a pattern or a link tells nothing of what lies behind it."""
     secret = tmp_path / "elsewhere"

@@ -58,7 +58,10 @@ class Dequeuer:
         """The job of an id; an id of none is dropped, so that it cannot come again."""
         try:
             return AllowedJob.fetch(as_text(taken), queue.connection, queue.serializer)
-        except (NoSuchJobError, UnicodeDecodeError) as exc:
+        except NoSuchJobError:
+            # Not worth a warning: a question expires when whoever asked it waits no longer.
+            log.info("job %s expired or was deleted in the queue %r", as_text(taken), queue.name)
+        except UnicodeDecodeError as exc:
             log.warning("something in the queue %r is no job; passed by: %r", queue.name, exc)
         queue.connection.lrem(queue.intermediate_queue.key, 1, taken)  # type: ignore[arg-type]  # bytes will do
         return None
