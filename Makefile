@@ -14,6 +14,7 @@ FLOOR := .venv-floor
 PRODUCER := .venv-producer
 CLIENT := .venv-client
 FUZZ := .venv-fuzz
+MUTANTS := .venv-mutants
 RELEASE := .venv-release
 TRIED := .venv-tried
 MINUTES ?= 30
@@ -23,7 +24,7 @@ AT_ONCE ?= 4
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz \
+.PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz mutants \
         soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage upgrade db-up dist try-dist \
         check clean
 
@@ -62,6 +63,9 @@ browser: $(VENV)/without-torch ## A Chromium for the tests of the page: the syst
 
 fuzz: $(VENV)/without-torch $(FUZZ)/installed ## Requests made from /openapi.json, many wrong on purpose, some minutes: FUZZ_FLAGS='--max-examples 9'
 	$(BIN)/python tests/fuzzing.py $(FUZZ)/bin/schemathesis --max-examples 80 --continue-on-failure $(FUZZ_FLAGS)
+
+mutants: $(VENV)/installed $(MUTANTS)/installed ## Break modules of tests/mutants.toml in one place at a time: MODULES='work/clock serve/auth'
+	$(BIN)/python tests/mutating.py $(MUTANTS)/bin $(MODULES)
 
 soak: $(VENV)/without-torch ## Half an hour in which all goes wrong that may, then every job is counted: MINUTES=3 SEED=1
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(addprefix --seed ,$(SEED)) $(SOAK_FLAGS)
@@ -143,7 +147,7 @@ try-dist: ## Install the wheel of dist/ into an empty environment, and use it: P
 check: lint test-unit ## What to run before a commit
 
 clean: ## Remove what these targets made, but for exported models
-	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(CLIENT) $(FUZZ) $(PEERS) $(RELEASE) $(TRIED) demo-output parity-report bench-output dist build docs/_generated \
+	rm -rf $(VENV) $(DEMO) $(FLOOR) $(PRODUCER) $(CLIENT) $(FUZZ) $(MUTANTS) $(PEERS) $(RELEASE) $(TRIED) demo-output parity-report bench-output dist build docs/_generated \
 	  .mypy_cache .ruff_cache .pytest_cache
 
 $(BENCH_MODEL)/manifest.json: | $(VENV)/installed
@@ -211,4 +215,9 @@ $(RELEASE)/installed:
 $(FUZZ)/installed: tests/fuzzing.txt
 	$(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet --requirement tests/fuzzing.txt
+	@touch $@
+
+$(MUTANTS)/installed: tests/mutating.txt
+	$(PYTHON) -m venv $(MUTANTS)
+	$(MUTANTS)/bin/python -m pip install --quiet --requirement tests/mutating.txt
 	@touch $@

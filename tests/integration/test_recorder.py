@@ -434,6 +434,15 @@ def test_times_of_a_job(
     assert float(connection.hget(worker.rq.key, "total_working_time") or 0) > 0
 
 
+def test_repeat_without_a_result(worker: Worker, connection: Redis) -> None:
+    """A job that leaves nothing is deleted after its last repeat, not before."""
+    job = enqueue(connection, result_ttl=0, repeat=Repeat(times=1))
+    worker.finish(worker.start())
+    assert worker.queue.job_ids == [job.id]
+    worker.finish(worker.start())
+    assert not connection.exists(job.key)
+
+
 def test_repeat_that_is_written_twice(worker: Worker, connection: Redis, meanwhile: Any) -> None:
     """Somebody writes to the job meanwhile, so its outcome is written anew: it repeats once."""
     job = enqueue(connection, repeat=Repeat(times=3, interval=[0, 60]))

@@ -1,0 +1,86 @@
+"""`make mutants`: the code is broken in one place at a time, and its fast tests must notice.
+
+It works in a clone of what is committed, so the folder that somebody edits stays as it is.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+_WORK = _ROOT / "build" / "mutants"
+_LONGEST_S = 120.0  # of the tests on one mutant; a loop that does not end is noticed so
+
+
+def main(cosmic_ray: Path, modules: list[str]) -> None:
+    """Break some modules; prints a line for each survivor, and one for each module."""
+    with (_ROOT / "tests" / "mutants.toml").open("rb") as stream:
+        tests: dict[str, list[str]] = tomllib.load(stream)["modules"]
+    shutil.rmtree(_WORK, ignore_errors=True)
+    tree = _WORK / "tree"
+    subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(tree)], check=True)
+    for module in tests:
+        if not modules or any(name in module for name in modules):
+            _report(module, _break_module(cosmic_ray, tree, module, tests[module]))
+
+
+def _break_module(
+    cosmic_ray: Path, tree: Path, module: str, tests: list[str]
+) -> list[dict[str, Any]]:
+    """What became of every mutant of one module."""
+    name = module.replace("/", ".").removesuffix(".py")
+    config, session = _WORK / f"{name}.toml", _WORK / f"{name}.sqlite"
+    command = [
+        "env", "PYTHONPATH=runtime:export", "PYTHONDONTWRITEBYTECODE=1", sys.executable,
+        *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests),
+    ]  # fmt: skip
+    config.write_text(
+        f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {_LONGEST_S}\n'
+        f'excluded-modules = []\ntest-command = "{" ".join(command)}"\n'
+        '[cosmic-ray.distributor]\nname = "local"\n'
+        # The bars of `str | None` are no operators, and what pytest calls is decorated.
+        "[cosmic-ray.filters.operators-filter]\n"
+        'exclude-operators = ["core/ReplaceBinaryOperator_BitOr_.*", "core/RemoveDecorator"]\n'
+    )
+
+    def run(program: str, *arguments: str | Path) -> str:
+        done = subprocess.run(
+            [cosmic_ray / program, *arguments], cwd=tree, stdout=subprocess.PIPE, check=True
+        )
+        return done.stdout.decode()
+
+    run("cosmic-ray", "baseline", config)  # the tests pass while nothing is broken
+    run("cosmic-ray", "init", config, session)
+    run("cr-filter-operators", session, config)
+    run("cosmic-ray", "exec", config, session)
+    found = []
+    for line in run("cosmic-ray", "dump", session).splitlines():
+        item, result = json.loads(line)
+        if result and result["worker_outcome"] != "skipped":
+            found.append({"mutation": item["mutations"][0], **result})
+    return found
+
+
+def _report(module: str, results: list[dict[str, Any]]) -> None:
+    for result in results:
+        if result["test_outcome"] == "survived":
+            line = result["mutation"]["start_pos"][0]
+            sys.stdout.write(f"{module}:{line} survived\n{result['diff']}\n")
+    counts = Counter(result["test_outcome"] for result in results)
+    killed = len(results) - counts["survived"]
+    sys.stdout.write(f"{module}: {killed} of {len(results)} mutants were noticed\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cosmic_ray", type=Path, help="the folder of its programs")
+    parser.add_argument("modules", nargs="*", help="parts of their paths; all, if none is named")
+    arguments = parser.parse_args()
+    main(arguments.cosmic_ray.absolute(), arguments.modules)
