@@ -33,7 +33,7 @@ from warmclip.indexing.indexer import Indexer
 from warmclip.settings import Settings
 from warmclip.store.filter import Filter
 from warmclip.store.open import open_store
-from warmclip.store.protocol import collection_of
+from warmclip.store.protocol import Space, collection_of
 from warmclip.store.qdrant import QdrantStore
 
 pytestmark = pytest.mark.quick
@@ -115,6 +115,20 @@ def test_retry_after(server: QdrantStandIn) -> None:
         store.ensure_collection("images", SPACE)
         assert time.monotonic() - started >= 2  # not a speed, but the promise itself
         assert server.requests["GET /aliases"] == 3  # refused, repeated, asked again by ensure
+
+
+def test_switch_of_a_name(server: QdrantStandIn) -> None:
+    """It is one request, before and after which the name leads somewhere: no search fails."""
+    other = Space(fingerprint="fe" * 32, dim=SPACE.dim)
+    with impatient(server.url) as store:
+        store.ensure_collection("images", SPACE)
+        store.create_collection("images", other)
+        server.requests.clear()
+        store.switch_alias("images", other.fingerprint)
+        changes = {what: n for what, n in server.requests.items() if not what.startswith("GET")}
+        assert changes == {"POST /collections/aliases": 1}
+        (generation, *_) = store.list_generations("images")
+        assert (generation.fingerprint, generation.in_use) == (other.fingerprint, True)
 
 
 def test_waiting_is_told(server: QdrantStandIn, caplog: pytest.LogCaptureFixture) -> None:
