@@ -60,7 +60,7 @@ QUICK = Scale(
         Album(name="mixed", megapixels=(0.2, 2, 0.2)),
     ),
     queries=10,
-    searches=60,
+    searches=200,
     points=500,
 )
 

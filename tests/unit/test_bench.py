@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.embedding.cases import CPU, QUICK, Case, cases
+from bench.embedding.cases import ANSWERS, CPU, HTTP, JOB, QUICK, SLOWEST, Case, cases
 from bench.embedding.contenders import LOADER, TORCH, WARM
 from bench.embedding.fixtures import captions
 from bench.embedding.flops import tower_shape
@@ -34,6 +34,19 @@ def test_times_as_fast_of_rates_and_of_latencies() -> None:
     cpu = results.times_as_fast("large-folder", CPU, WARM)
     assert cpu is not None
     assert cpu.median == 2.0
+
+
+def test_figures_of_searches_over_http() -> None:
+    """A median from one client; a rate, of which more is better, and the slowest from fifty."""
+    http = _case("http")
+    alone, over_http, crowded = http.steps
+    answer = {"seconds": 2.0, "latencies": [0.01] * 99 + [0.5]}
+    assert alone.read(answer) == {JOB: pytest.approx(10)}
+    assert over_http.read(answer) == {HTTP: pytest.approx(10)}
+    figures = crowded.read(answer)
+    assert figures[ANSWERS] == 50
+    assert 10 < figures[SLOWEST] <= 500
+    assert [column for column in http.columns if http.is_rate(column)] == [ANSWERS]
 
 
 def test_contender_that_failed_later() -> None:
