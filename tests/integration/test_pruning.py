@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.indexer import Indexer
 from warmclip.indexing.mounts import FILE, MountPoints, find_mount_point
 from warmclip.indexing.repair import repair_collection
-from warmclip.store.protocol import Point
+from warmclip.store.protocol import Point, Space
 from warmclip.store.qdrant import QdrantStore
 
 
@@ -83,6 +84,39 @@ def test_file_that_is_indexed_again_while_its_point_is_deleted(
         assert repaired is not None
         assert (repaired.pruned, repaired.skipped) == (0, {})
     assert "10.png" in names(store)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_picture_in_former_vectors(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    """What is gone for good is gone from the vectors that ``migrate`` kept; what came back is not.
+
+    It comes back after its point was deleted, and before those are looked at.
+    """
+    Indexer(PixelEncoder(), store).index([photos])
+    former = Space(fingerprint="fe" * 32, dim=PixelEncoder().space.dim)
+    collection = store.create_collection("images", former)
+    kept = [
+        replace(it, payload=replace(it.payload, fingerprint=former.fingerprint))
+        for it in store.scroll("images", with_vectors=True)
+    ]
+    store.upsert("images", kept)
+    gone = photos / "own" / "10.png"
+    gone.unlink()
+    delete = store.delete_unchanged
+
+    def and_come_back(name: str, points: Sequence[Point]) -> frozenset[str]:
+        deleted = delete(name, points)
+        if comes_back:
+            draw(gone, 10)
+        return deleted
+
+    monkeypatch.setattr(store, "delete_unchanged", and_come_back)
+    assert Indexer(PixelEncoder(), store).index([photos], prune=True).pruned == 1
+    left = {Path(it.payload.path).name for it in store.scroll(collection)}
+    assert ("10.png" in left) is comes_back
+    assert len(left) == (20 if comes_back else 19)
 
 
 class Disks:
