@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 from redis import Redis
 
-from running import PATIENCE_S, start_worker, wait_for_worker
+from running import start_worker, wait_for_worker
 from standins.redis_server import family, free_port
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+LONG_S = 240.0  # for several processes at once, on a busy machine
 QUEUES = ("high", "training", "default", "low")
 
 
@@ -78,9 +79,9 @@ def running_application(
         )
     try:
         with Redis.from_url(redis_url) as connection:
-            wait_for_worker(workers, connection, log)
+            wait_for_worker(workers, connection, log, LONG_S)
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False
+            base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False
         ) as client:
             while not _answers(client):
                 assert web.poll() is None, (folder / "web.log").read_text()
@@ -92,7 +93,7 @@ def running_application(
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         for process in (web, workers):
-            process.wait(PATIENCE_S)
+            process.wait(LONG_S)
 
 
 def draw_album(folder: Path, count: int, *, seed: int) -> list[Path]:

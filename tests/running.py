@@ -113,9 +113,11 @@ def start_worker(environment: dict[str, str], *arguments: str, log: Path) -> sub
         )
 
 
-def wait_for_worker(process: subprocess.Popen[str], connection: Redis, log: Path) -> None:
+def wait_for_worker(
+    process: subprocess.Popen[str], connection: Redis, log: Path, timeout_s: float = PATIENCE_S
+) -> None:
     """Wait until this worker listens."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + timeout_s
     while not any(it.state != STARTING for it in read_status(connection).workers):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
