@@ -314,3 +314,16 @@ def test_redis_lost_inside_the_block(settings: Settings) -> None:
 
     with pytest.raises(QueueUnreachable, match="private Redis at"):
         use_it_until_it_dies()
+
+
+def test_frozen_server_is_asked_once() -> None:
+    """One that takes connections and answers nothing is given up after one answer's time."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        server.setblocking(False)
+        port = server.getsockname()[1]
+        settings = Settings.from_env({"REDIS_URL": f"redis://127.0.0.1:{port}/0"})
+        with pytest.raises(QueueUnreachable, match="no answer"), open_broker(settings):
+            pass
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()

@@ -195,13 +195,13 @@ def test_worker_without_the_bundle(tmp_path: Path, models: tuple[ModelBundle, Mo
         assert f"no bundle of it: copy that bundle beside {models[0].folder}" in refused
         assert "migrate" not in refused
         told = command(environment, "status")
-        assert f"'images' is of {new[:12]}: there is no bundle of the model {new[:12]}" in told
+        assert f"has the model {old[:12]}: there is no bundle of the model {new[:12]}" in told
         elsewhere.rename(models[1].folder)
         report: Any = worker.run(index, paths, "images").return_value
         assert report["indexed"] == 3
         answer = call(worker.connection, "search", search)
         assert (answer["fingerprint"], len(answer["hits"])) == (new, 3)
-        assert "is of" not in command(environment, "status")
+        assert "there is no bundle" not in command(environment, "status")
 
 
 def test_bundle_that_cannot_be_loaded(

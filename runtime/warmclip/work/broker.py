@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
@@ -73,9 +74,13 @@ def open_broker(
         else:
             url, address = settings.redis_url, without_password(settings.redis_url)
             path = ""
-        # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
         soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, LOST)
-        with _connect(url, path, soon, timeout_s=_CONNECT_TIMEOUT_S) as probe:
+        # One that is frozen takes connections: to ask it again, and in each attempt to connect
+        # again, would take 80 s.
+        once = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, (RedisConnectionError,))
+        # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
+        first = soon if patience is not None else once
+        with _connect(url, path, first, timeout_s=_CONNECT_TIMEOUT_S) as probe:
             try:
                 probe.ping()
             except (RedisError, OSError) as exc:

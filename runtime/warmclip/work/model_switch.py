@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from warmclip.work.replies import text_of
+from warmclip.work.replies import answers_of, text_of
 from warmclip.work.workers import WorkerState, read_workers
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
@@ -39,6 +39,15 @@ def announce(connection: Redis, switch: ModelSwitch) -> None:
     """Have workers look, at their next heartbeat."""
     note = json.dumps([switch.former, switch.now])
     connection.hset(SWITCHES, switch.collection, note)
+
+
+def read_noted_model(connection: Redis, collection: str) -> str | None:
+    """The model that a collection was last switched to, by the notes; None: nobody noted one."""
+    with connection.pipeline(transaction=False) as pipeline:
+        pipeline.hgetall(SWITCHES)
+        (notes,) = answers_of(pipeline)
+    found = {it.collection: it.now for it in parse_switches(notes or {})}
+    return found.get(collection)
 
 
 def parse_switches(notes: Mapping[Any, Any]) -> list[ModelSwitch]:

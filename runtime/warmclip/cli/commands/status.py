@@ -1,6 +1,5 @@
 """The command status."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -9,13 +8,7 @@ import typer
 from warmclip.cli.commands.index import show_submitted
 from warmclip.cli.console import Terminal
 from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
-from warmclip.errors import StoreError
 from warmclip.logs import printable
-from warmclip.settings import Settings
-
-log = logging.getLogger(__name__)
-
-_STORE_S = 2  # for the store, whose answer is only one line of many
 
 
 def status(
@@ -36,7 +29,7 @@ def status(
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.work import requeue as again
         from warmclip.work.broker import open_broker
-        from warmclip.work.model_switch import find_differences
+        from warmclip.work.model_switch import find_differences, read_noted_model
         from warmclip.work.poisoned_files import PoisonedFiles
         from warmclip.work.status import read_status
 
@@ -52,21 +45,10 @@ def status(
                 show_poisoned_files(terminal, files)
             else:
                 found = read_status(connection)
-                in_use = _read_model_in_use(settings) if found.workers else None
+                in_use = read_noted_model(connection, settings.collection)
                 differences = find_differences(found.workers, settings.collection, in_use)
                 model = {"collection": settings.collection, "model": in_use}
                 show_status(terminal, found.to_dict() | model | {"differences": differences})
-
-
-def _read_model_in_use(settings: Settings) -> str | None:
-    """The model of the settings' collection; None also if the store does not say so soon."""
-    from warmclip.store.open import read_model_in_use
-
-    try:
-        return read_model_in_use(settings, patience_s=_STORE_S)
-    except StoreError as exc:
-        log.debug("%s", exc)
-        return None
 
 
 def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
