@@ -25,7 +25,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz mutants \
-        soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage upgrade db-up dist try-dist \
+        soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage outages upgrade db-up dist try-dist \
         check clean
 
 help: ## List the targets
@@ -120,6 +120,9 @@ bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip a
 
 bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'
 	$(BIN)/python -m bench.workers $(BENCH_FLAGS)
+
+outages: $(VENV)/without-torch ## Every outage of Redis and Qdrant tried on every command, some minutes: the tables of docs/explanation/outages.md
+	cd tests && ../$(BIN)/python outages.py $(OUTAGES)
 
 upgrade: $(VENV)/installed ## A model upgrade with four workers under constant searches, two minutes
 	UPGRADE_WORKERS=4 UPGRADE_THREADS=6 UPGRADE_ANSWERS=2000 $(BIN)/python -m pytest -q -s \

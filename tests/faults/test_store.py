@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import Rig
+from running import run as run_command
 from small_disk import small_disk
 from standins import qdrant as stand_in
 from standins.qdrant import Fault, QdrantStandIn
@@ -76,3 +77,16 @@ def test_disk_full(rig: Rig) -> None:
         report = watch(worker.connection, run)
         assert report.indexed + report.unchanged == 200
         assert report.unchanged >= 50
+
+
+def test_search_while_the_store_is_away(rig: Rig, server: QdrantStandIn) -> None:
+    """A search by a worker says that it is Qdrant, and does not wait for the job's own time."""
+    pictures = rig.pictures(1)
+    with rig.worker(QDRANT_URL=server.url) as worker:
+        first = submit_index(worker.connection, worker.settings, pictures)
+        assert watch(worker.connection, first).indexed == 1
+        server.close()
+        done = run_command("search", "red", "--queue", **rig.environment(QDRANT_URL=server.url))
+        assert done.returncode == 3
+        assert f"no answer from Qdrant at {server.url}" in done.stderr
+        assert "no worker answered" not in done.stderr

@@ -1,5 +1,6 @@
 """The command search."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,13 +26,16 @@ from warmclip.cli.options import (
 )
 from warmclip.cli.paths import parse_path
 from warmclip.cli.sheet import Sheet, check_sheet, save_sheet
-from warmclip.errors import JobFailed, SettingsError
+from warmclip.errors import JobFailed, SettingsError, StoreUnreachable
 from warmclip.logs import printable
 from warmclip.settings import Settings
 from warmclip.store.filter import MOST_HITS, Filter, Query
 
 if TYPE_CHECKING:
     from warmclip.store.protocol import Hit
+
+_LATE_S = 2.5  # of an answer, after which the store is asked whether it is there
+_QDRANT_S = 2.0  # for its answer
 
 
 def search(
@@ -138,19 +142,43 @@ def _search(
         ]
 
 
+class _StoreOutage:
+    """Whether a Qdrant server does not answer, asked while a worker's answer is late.
+
+    The worker would go on to try, for longer than anybody waits for a search.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.words = ""
+        self._settings = settings
+        self._began = time.monotonic()
+
+    def is_there(self) -> bool:
+        """Whether it has been seen; asked every second."""
+        from warmclip.doctor.dependencies import find_qdrant_outage
+
+        if not self.words and time.monotonic() - self._began > _LATE_S:
+            self.words = find_qdrant_outage(self._settings, _QDRANT_S) or ""
+        return bool(self.words)
+
+
 def _search_by_worker(
     settings: Settings, queries: list[Query], limit: int, only: Filter
 ) -> "list[list[Hit]]":
     from warmclip.store.protocol import Hit
     from warmclip.work.broker import QUICK_ANSWER_S, open_broker
-    from warmclip.work.call import call
+    from warmclip.work.call import CallCancelled, call
 
     found = []
     with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
         for query in queries:
             question = {"text": query.text, "image": query.image, "limit": limit}
             question |= {"collection": settings.collection, **only.to_dict()}
-            answer = call(connection, "search", question)
+            outage = _StoreOutage(settings)
+            try:
+                answer = call(connection, "search", question, is_cancelled=outage.is_there)
+            except CallCancelled:
+                raise StoreUnreachable(outage.words) from None
             try:
                 found.append([Hit.from_dict(hit) for hit in answer["hits"]])
             except (KeyError, TypeError, ValueError, AttributeError) as exc:
