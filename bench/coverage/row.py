@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "coverage.csv"
+
 Outcome: TypeAlias = Literal["taken", "too large", "refused", "not measured"]
 """Too large is what is taken but for its size: one of its towers does not fit into an ONNX file."""
 
