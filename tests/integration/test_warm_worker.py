@@ -18,11 +18,13 @@ from rq.utils import now
 
 from standins.redis_server import redis_server
 from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, ends
+from warmclip.errors import ProviderUnavailable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.work import poisoned_files, worker
 from warmclip.work.counters import CounterBuffer
 from warmclip.work.crash_policy import CrashPolicy
+from warmclip.work.dequeue import Dequeuer
 from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.patience import Patience
@@ -254,6 +256,40 @@ def test_redis_is_lost_for_good(tmp_path: Path, hire: Hire) -> None:
         hired.start()
         with pytest.raises((RedisConnectionError, OSError)):
             hired.run(burst=True)
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ([BEGAN, None], JobStatus.QUEUED),
+        ([BEGAN, ends(tainted="memory ran out")], JobStatus.FINISHED),
+    ],
+)
+def test_no_horse_can_be_had_any_more(
+    connection: Redis, hire: Hire, script: list[Said], status: JobStatus
+) -> None:
+    """The worker ends with the reason; a job that it had taken is put back."""
+    job, following = enqueue(connection), enqueue(connection)
+    wrong = {"error": "ProviderUnavailable", "message": "the device is gone"}
+    hired = hire(ScriptedHorse(*script, code=SEGV), ScriptedHorse(before=[wrong]))
+    hired.start()
+    with pytest.raises(ProviderUnavailable, match="the device is gone"):
+        hired.run(burst=True)
+    assert job.get_status() == status
+    waiting = [job.id] if status == JobStatus.QUEUED else []
+    assert hired.queues[0].job_ids == [*waiting, following.id]
+
+
+def test_bug_in_the_loop(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RQ's loop logs it and ends; the worker does not say that it ended as it should."""
+
+    def fail(_: Dequeuer) -> None:
+        raise RuntimeError("a bug")
+
+    hired = hire(ScriptedHorse())
+    hired.start()
+    monkeypatch.setattr(Dequeuer, "take", fail)
+    assert hired.run(burst=True) is False
 
 
 def stop_command(job: Job) -> dict[str, bytes]:

@@ -1,10 +1,12 @@
 """Who may ask the server: each rule by a table of requests."""
 
+from pathlib import Path
+
 import pytest
 
 from warmclip.errors import SettingsError
 from warmclip.serve.admission import check_host, check_origin, check_unique, needs_token
-from warmclip.serve.auth import Token, is_loopback, require_token
+from warmclip.serve.auth import Token, is_loopback, read_token, require_token
 from warmclip.serve.body import MOST_JSON_BYTES, MOST_UPLOAD_BYTES, BodyBudget, bound_body
 from warmclip.serve.problems import Problem
 
@@ -47,6 +49,33 @@ def test_address_to_listen_on(host: str, expected: bool) -> None:
 def test_token_that_is_shown(authorization: str | None, expected: bool) -> None:
     """It must be the very token, as a bearer's."""
     assert TOKEN.is_shown_by(authorization) is expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_told"),
+    [(0o600, False), (0o400, False), (0o700, False), (0o640, True), (0o604, True), (0o610, True)],
+)
+def test_token_in_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, is_told: bool
+) -> None:
+    """The file comes before the environment; one that others may read is told."""
+    secret = SECRET * 4
+    file = tmp_path / "token"
+    file.write_text(f"{secret}\n")
+    file.chmod(mode)
+    token = read_token(file, SECRET)
+    assert token is not None
+    assert token.is_shown_by(f"Bearer {secret}")
+    assert not token.is_shown_by(f"Bearer {SECRET}")
+    assert ("chmod 600" in caplog.text) is is_told
+
+
+def test_token_without_a_file(tmp_path: Path) -> None:
+    """The environment's, or none; a file that is not there is an error all the same."""
+    assert read_token(None, None) is None
+    assert read_token(None, SECRET) == TOKEN
+    with pytest.raises(SettingsError, match=r"--token-file .* cannot be read"):
+        read_token(tmp_path / "none", SECRET)
 
 
 @pytest.mark.parametrize("secret", ["", "short", "fifteen-letters", "sixteen letters\n", "ü" * 20])
