@@ -58,6 +58,30 @@ def required_opset(*towers: nn.Module) -> int:
     return 20 if any(isinstance(module, nn.GELU | TracedTower) for module in modules) else 18
 
 
+def scale_stream(tower: nn.Module, factor: float) -> None:
+    """Multiply what the blocks of a text tower add up, in place; its layer norms undo it.
+
+    It is the same function, whose epsilons and small squares are no longer subnormal in float16.
+
+    Args:
+        tower: a wrapper; what is no text tower with layer norms stays as it is.
+        factor: a power of two, which changes no bit of a result in float32.
+    """
+    if not isinstance(tower, TextTower):
+        return
+    blocks: list[Any] = list(tower.blocks)
+    norms = [tower.norm_out, *(norm for block in blocks for norm in (block.norm_1, block.norm_2))]
+    layers = [layer for block in blocks for layer in (block.attention.out, block.mlp.narrow)]
+    if not all(isinstance(norm, nn.LayerNorm) for norm in norms):
+        return
+    tower.position.data *= factor
+    for layer in (tower.lookup, *layers):
+        for parameter in layer.parameters():
+            parameter.data *= factor
+    for norm in norms:
+        norm.eps *= factor**2
+
+
 def to_fp16(tower: nn.Module, kept: Iterable[str] = ()) -> nn.Module:
     """Turn a wrapper into float16, in place.
 

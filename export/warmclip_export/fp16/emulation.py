@@ -10,7 +10,8 @@ too and squares are what overflows first. What is modelled:
 - sums inside one operation (products of matrices, means) in float32, rounded once at the end. So do
   Apple's GPUs unless told otherwise; what the Neural Engine does inside is not published.
 
-Not modelled: other orders of summing, subnormals flushed to zero, approximate exp, erf and sqrt.
+Some accelerators flush subnormals, below 6.1e-5, to zero; so may the emulation, weights included.
+Not modelled: other orders of summing, approximate exp, erf and sqrt.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from warmclip.inference.arrays import Features
 from warmclip.inference.ort.loading import load_onnxruntime
@@ -37,9 +38,19 @@ MOVES = frozenset(
 )
 _ROWS = 8  # of one run
 _DOMAIN = "fp16"
-_SQUARES = " squares"  # of a layer norm, as a result of their own
+SQUARES = " squares"  # of a layer norm, as a result of their own
+_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
+
+EMULATED = {"fp16 emulated": False, "fp16 emulated, flushed": True}
+"""The stages of a comparison, and whether subnormals are taken for zero in them."""
 
 ROUNDED = "Round (x) => (y) { h = Cast<to = 10>(x) y = Cast<to = 1>(h) }"
+FLUSHED = f"""Round (x) => (y) {{
+    h = Cast<to = 10>(x)  wide = Cast<to = 1>(h)
+    normal = Constant<value_float = {_SMALLEST_NORMAL}>()  zero = Constant<value_float = 0.0>()
+    size = Abs(wide)  is_below = Less(size, normal)
+    y = Where(is_below, zero, wide)
+}}"""
 EXACT = "Round (x) => (y) { y = Identity(x) }"
 _NORM = """LayerNormalization <epsilon> (x, scale, bias) => (y, largest) {
     last = Constant<value_ints = [-1]>()
@@ -47,8 +58,8 @@ _NORM = """LayerNormalization <epsilon> (x, scale, bias) => (y, largest) {
     away = Sub(x, mean_r)       away_r = fp16.Round(away)
     square = Mul(away_r, away_r)  square_r = fp16.Round(square)
     variance = ReduceMean(square_r, last)  variance_r = fp16.Round(variance)
-    e = Constant<value_float: float = @epsilon>()
-    above = Add(variance_r, e)  above_r = fp16.Round(above)
+    e = Constant<value_float: float = @epsilon>()  e_r = fp16.Round(e)
+    above = Add(variance_r, e_r)  above_r = fp16.Round(above)
     deviation = Sqrt(above_r)   deviation_r = fp16.Round(deviation)
     unit = Div(away_r, deviation_r)  unit_r = fp16.Round(unit)
     scaled = Mul(unit_r, scale) scaled_r = fp16.Round(scaled)
@@ -67,14 +78,30 @@ _SOFTMAX = """Softmax <axis> (x) => (y) {
 _LARGEST = "Largest (x) => (y) { a = Abs(x) y = ReduceMax<keepdims = 0>(a) }"
 
 
-def emulate_fp16(graph: Path, feeds: Feeds) -> Features:
-    """The features that a float16 file gives where results are rounded, shape (n, dim)."""
+def emulate_fp16(graph: Path, feeds: Feeds, *, flushes: bool = False) -> Features:
+    """The features that a float16 file gives where results are rounded, shape (n, dim).
+
+    Args:
+        graph: the file.
+        feeds: its inputs by name.
+        flushes: whether subnormals are taken for zero.
+    """
     model = onnx.load(graph)
     halves = {name for name, dtype in value_types(model).items() if dtype == TensorProto.FLOAT16}
     widen(model)
-    add_observers(model, halves, ROUNDED)
+    if flushes:
+        _flush_weights(model, halves)
+    add_observers(model, halves, FLUSHED if flushes else ROUNDED)
     features: Features = np.concatenate([run[0] for run in run_rows(model, ["features"], feeds)])
     return features
+
+
+def _flush_weights(model: onnx.ModelProto, halves: set[str]) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name in halves:
+            array = numpy_helper.to_array(tensor)
+            normal = np.where(np.abs(array) < _SMALLEST_NORMAL, np.float32(0), array)
+            tensor.CopyFrom(numpy_helper.from_array(normal, tensor.name))
 
 
 def add_observers(
@@ -107,8 +134,8 @@ def add_observers(
             node.domain = _DOMAIN
         if node.domain == _DOMAIN and node.op_type == "LayerNormalization":
             node.input.extend(["no_bias"] * (3 - len(node.input)))
-            node.output.append(f"{largest}_{_SQUARES.strip()}")
-            observed[node.output[1]] = value, _SQUARES
+            node.output.append(f"{largest}_{SQUARES.strip()}")
+            observed[node.output[1]] = value, SQUARES
         observed[largest] = value, ""
         graph.node.extend(
             [

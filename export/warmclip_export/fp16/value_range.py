@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from warmclip.inference.bundle import Tower
 from warmclip_export.element_types import value_types
-from warmclip_export.fp16.emulation import EXACT, MOVES, Feeds, add_observers, run_rows
+from warmclip_export.fp16.emulation import EXACT, MOVES, SQUARES, Feeds, add_observers, run_rows
 
 MAX = float(np.finfo(np.float16).max)
 # Half of it: the samples are few, and other pictures reach further.
@@ -81,6 +81,14 @@ def overflowing_parts(value_ranges: Iterable[ValueRange]) -> tuple[str, ...]:
     )
     return tuple(
         part for n, part in enumerate(parts) if not any(_holds(other, part) for other in parts[:n])
+    )
+
+
+def has_room(value_ranges: Iterable[ValueRange], factor: float) -> bool:
+    """Whether all values may be larger by a factor, and squares by the factor's square."""
+    return all(
+        value.largest * (factor**2 if value.kind.endswith(SQUARES) else factor) <= LIMIT
+        for value in value_ranges
     )
 
 

@@ -23,7 +23,7 @@ from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.text import Tokenizer
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
-from warmclip_export.fp16.emulation import emulate_fp16
+from warmclip_export.fp16.emulation import EMULATED, emulate_fp16
 from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, cpu_bounds
 from warmclip_export.parity.finding import Finding, Measure
 from warmclip_export.reference import Reference
@@ -101,8 +101,9 @@ class Gate:
             self._check_lengths(precision, graph, session)
         if precision == "fp16":
             # The CPU computed it in float32: this shows what an accelerator would lose.
-            features = emulate_fp16(graph, self.feeds[tower])
-            self._compare(f"{tower} fp16 emulated", tower, precision, features)
+            for stage, flushes in EMULATED.items():
+                features = emulate_fp16(graph, self.feeds[tower], flushes=flushes)
+                self._compare(f"{tower} {stage}", tower, precision, features)
 
     def _check_lengths(self, precision: Precision, graph: Path, session: OnnxSession) -> None:
         """Each text by itself, as long as it is, and as providers with static shapes compute it."""
