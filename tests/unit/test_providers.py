@@ -18,7 +18,7 @@ OPENVINO = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
         (CPU_ONLY, ["cpu"]),
         (APPLE, ["coreml-fp16", "coreml-fp32", "cpu"]),
         (NVIDIA, ["cuda-fp16", "cuda-fp32", "cpu"]),
-        (OPENVINO, ["openvino", "cpu"]),
+        (OPENVINO, ["openvino-bf16", "openvino", "cpu"]),
     ],
 )
 def test_auto_is_what_is_there(available: list[str], expected: list[str]) -> None:
@@ -82,8 +82,8 @@ def test_cpu_means_float32_alone() -> None:
     assert not PROVIDERS["cpu-int8"].is_reference
 
 
-def test_bfloat16_is_asked_for_by_its_name() -> None:
-    """`openvino` computes in float32; bfloat16 has a name, and is not judged as float32."""
+def test_bfloat16_is_judged_as_float16() -> None:
+    """`openvino` means float32 alone; bfloat16 has a name, and is not judged as float32."""
     assert [it.name for it in find_candidates("openvino", OPENVINO, "1.24.1").here] == ["openvino"]
     (bfloat16,) = find_candidates("openvino-bf16", OPENVINO, "1.24.1").here
     assert tolerance(bfloat16) == TOLERANCES["fp16"]
