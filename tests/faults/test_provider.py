@@ -16,7 +16,7 @@ from warmclip.settings import Settings
 from warmclip.store.open import open_store
 from warmclip.work.producer import submit_index, watch
 
-TRIED = {"WARMCLIP_BATCH_SIZE": "2"}
+TRIED = {"WARMCLIP_PROVIDER": "auto", "WARMCLIP_BATCH_SIZE": "2"}
 
 
 def check_vectors(settings: Settings, pictures: list[str]) -> None:

@@ -63,7 +63,9 @@ def stored(home: Path) -> list[Point]:
 
 def differences(points: list[Point], bundle: Path) -> Any:
     """How far each stored vector is from the CPU's."""
-    wanted = Encoder.open(bundle).encode_images([point.payload.path for point in points])
+    wanted = Encoder.open(bundle, provider="cpu").encode_images(
+        [point.payload.path for point in points]
+    )
     return np.abs(np.stack([point.vector for point in points]) - wanted).max(axis=1)  # type: ignore[misc]  # scrolled with vectors
 
 

@@ -65,7 +65,7 @@ def worker(environment: dict[str, str]) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def encoder(demo_bundle: Path) -> Encoder:
     """The truth."""
-    return Encoder.open(demo_bundle)
+    return Encoder.open(demo_bundle, provider="cpu")
 
 
 @pytest.fixture(params=["in process", "through the queue"])

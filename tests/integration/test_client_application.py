@@ -41,7 +41,7 @@ def test_application_on_an_older_rq(tmp_path: Path, demo_bundle: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["rq"] == "2.12.0"
     assert set(answer["missing"]) == {"onnxruntime", "qdrant_client", "pydantic", "PIL", "typer"}
-    encoder = Encoder.open(demo_bundle)
+    encoder = Encoder.open(demo_bundle, provider="cpu")
     assert answer["dim"] == encoder.dim
     texts = encoder.encode_texts(TEXTS)
     np.testing.assert_allclose(answer["texts"], texts, atol=1e-5)

@@ -112,7 +112,7 @@ def test_bad_files_among_good_ones(store: QdrantStore, photos: Path, demo_bundle
         BAD[kind](path)
         bad.append(str(path))
 
-    encoder = Encoder.open(demo_bundle, limits=LIMITS)
+    encoder = Encoder.open(demo_bundle, limits=LIMITS, provider="cpu")
     indexer = Indexer(encoder, store, limits=LIMITS)
     first = indexer.index([photos])
     assert (first.indexed, first.reused, first.unchanged) == (260, 0, 0)

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(demo_bundle: Path) -> Encoder:
     """What filled the collection."""
-    return Encoder.open(demo_bundle)
+    return Encoder.open(demo_bundle, provider="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ _JOBS = """
 import os
 from warmclip import Encoder
 
-ENCODER = Encoder.open(os.environ["WARMCLIP_BUNDLE"])
+ENCODER = Encoder.open(os.environ["WARMCLIP_BUNDLE"], provider="cpu")
 ENCODER.warm()
 
 def embed(text):
     return ENCODER.encode_texts([text]).shape
 
 def embed_anew(text):
-    return Encoder.open(os.environ["WARMCLIP_BUNDLE"]).encode_texts([text]).shape
+    return Encoder.open(os.environ["WARMCLIP_BUNDLE"], provider="cpu").encode_texts([text]).shape
 """
 
 

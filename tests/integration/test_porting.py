@@ -44,7 +44,7 @@ def test_ported_job(tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.Monke
         Image.new("RGB", (64, 64), Path(path).stem).save(path)
     bad = str(tmp_path / "bad.png")
     Path(bad).write_bytes(b"no picture")
-    encoder = Encoder.open(demo_bundle)
+    encoder = Encoder.open(demo_bundle, provider="cpu")
     with qdrant.serve(tmp_path / "server") as server:
         server.engine.create("training", {"vectors": {"size": encoder.dim, "distance": "Cosine"}})
         path_for_python = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

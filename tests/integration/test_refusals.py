@@ -147,7 +147,7 @@ def test_what_is_not_remembered(
 ) -> None:
     """A file that may be read the next time: nothing is known of its content."""
     path = draw(photos / "other.png", 5)
-    indexer = Indexer(Encoder.open(demo_bundle), store, home=home)
+    indexer = Indexer(Encoder.open(demo_bundle, provider="cpu"), store, home=home)
     with monkeypatch.context() as patch:
         match why:
             case "late":

@@ -249,7 +249,7 @@ def test_collection_that_is_not_there(served: Served) -> None:
 
 def test_vectors(served: Served, demo_bundle: Path, pictures: Path) -> None:
     """Texts and a picture get the vectors of an Encoder here, in the order in which they came."""
-    encoder = Encoder.open(demo_bundle)
+    encoder = Encoder.open(demo_bundle, provider="cpu")
     texts = ["a red star", "a blue circle", "a red star"]
     answer = served.client.post("/api/v1/embed/text", json={"texts": texts}).json()
     assert (answer["fingerprint"], answer["dim"]) == (encoder.fingerprint, encoder.dim)

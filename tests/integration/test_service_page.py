@@ -75,7 +75,7 @@ def test_routes_and_jobs(worker: Running, pictures: list[str], demo_bundle: Path
     """Every route and the job give the model's own vectors; the job, whose worker is the only one,
     does not wait for itself.
     """
-    encoder = Encoder.open(demo_bundle)
+    encoder = Encoder.open(demo_bundle, provider="cpu")
     expected = encoder.encode_texts(["a red star"])[0].tolist()
     app: Any = load("app").app
     with TestClient(app) as client:

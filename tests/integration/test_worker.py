@@ -75,7 +75,7 @@ def test_texts_are_embedded(worker: Running, demo_bundle: Path) -> None:
     texts = ["a red circle", "two blue squares", "a red circle"]
     answer = worker.run("warmclip.work.jobs.embed_texts", texts).return_value
     assert answer is not None
-    encoder = Encoder.open(demo_bundle)
+    encoder = Encoder.open(demo_bundle, provider="cpu")
     assert answer["fingerprint"] == encoder.fingerprint
     assert set(answer["vectors"]) == set(texts)
     rows = [answer["vectors"][text] for text in texts]
@@ -94,7 +94,7 @@ def test_bad_pictures_inside_a_job(
     assert answer is not None
     assert set(answer["unreadable"]) == {str(text), str(gone), strange, str(tmp_path)}
     assert all(answer["unreadable"].values())
-    expected = Encoder.open(demo_bundle).encode_images(pictures[:2])
+    expected = Encoder.open(demo_bundle, provider="cpu").encode_images(pictures[:2])
     np.testing.assert_allclose(
         [answer["vectors"][path] for path in pictures[:2]], expected, atol=1e-6
     )

@@ -26,7 +26,7 @@ from warmclip.settings import Limits
 @pytest.fixture(scope="module")
 def encoder(demo_bundle: Path) -> Encoder:
     """The demo model in small batches, so that a few pictures fill several."""
-    return Encoder.open(demo_bundle, batch_size=4)
+    return Encoder.open(demo_bundle, batch_size=4, provider="cpu")
 
 
 def picture(seed: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
@@ -145,7 +145,7 @@ def test_sources_are_read_only_a_little_ahead(encoder: Encoder) -> None:
 
 def test_limits_reach_the_images(demo_bundle: Path) -> None:
     """The limit that was set is the one that refuses."""
-    small = Encoder.open(demo_bundle, limits=Limits(image_pixels=100))
+    small = Encoder.open(demo_bundle, limits=Limits(image_pixels=100), provider="cpu")
     with pytest.raises(ImagesUnreadable, match="WARMCLIP_MAX_IMAGE_PIXELS"):
         small.encode_images([picture(0)])
 
@@ -156,7 +156,9 @@ def test_exif_rule_changes_fingerprint_and_vector(demo_bundle: Path, tmp_path: P
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     picture(0).save(path, exif=exif)
-    plain, turned = (Encoder.open(demo_bundle, exif=rule) for rule in ("ignore", "transpose"))
+    plain, turned = (
+        Encoder.open(demo_bundle, exif=rule, provider="cpu") for rule in ("ignore", "transpose")
+    )
     assert plain.fingerprint != turned.fingerprint
     difference = plain.encode_images([path]) - turned.encode_images([path])
     assert np.abs(difference).max() > 1e-3
@@ -170,7 +172,7 @@ def test_random_weights_are_said_aloud(
     manifest = bundle / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"source": "file"', '"source": "random"'))
     with caplog.at_level(logging.WARNING):
-        Encoder.open(bundle)
+        Encoder.open(bundle, provider="cpu")
     assert "RANDOM" in caplog.text
 
 
@@ -226,7 +228,7 @@ def test_native_work_is_announced(
     that is refused then costs itself.
     """
     watch = Watch(one_at_a_time=one_at_a_time)
-    encoder = Encoder.open(demo_bundle, batch_size=2, activity=watch)
+    encoder = Encoder.open(demo_bundle, batch_size=2, activity=watch, provider="cpu")
     encoder.warm()
     assert ("load", "image.fp32.onnx") in watch.begun
     watch.begun.clear()
@@ -244,7 +246,7 @@ def test_repeated_text(demo_bundle: Path) -> None:
     cleaned to the same.
     """
     watch = Watch(one_at_a_time=False)
-    encoder = Encoder.open(demo_bundle, batch_size=2, activity=watch)
+    encoder = Encoder.open(demo_bundle, batch_size=2, activity=watch, provider="cpu")
     vectors = encoder.encode_texts(["a red star", "a blue star", "a red star", "A  RED star"])
     assert [stage for stage, _ in watch.begun].count("run") == 1
     np.testing.assert_array_equal(vectors[[2, 3]], vectors[[0, 0]])
@@ -281,7 +283,7 @@ def test_texts_of_a_distrusted_provider(
 def test_texts_are_forgotten(demo_bundle: Path) -> None:
     """Any number of texts passes through in bounded memory: the oldest is computed again."""
     watch = Watch(one_at_a_time=False)
-    encoder = Encoder.open(demo_bundle, activity=watch)
+    encoder = Encoder.open(demo_bundle, activity=watch, provider="cpu")
     encoder.encode_texts([f"star {number}" for number in range(1025)])
     runs = len(watch.begun)
     encoder.encode_texts(["star 1024"])

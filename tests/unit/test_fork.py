@@ -57,7 +57,9 @@ def run(code: str, bundle: Path) -> str:
 @pytest.mark.parametrize("warm", ["", "encoder.warm()"])
 def test_inherited_encoder(demo_bundle: Path, call: str, warm: str) -> None:
     """Every way to use it is refused, warm or not, with the way out."""
-    told = run(f"encoder = Encoder.open(bundle)\n{warm}\nfork(lambda: {call})", demo_bundle)
+    told = run(
+        f"encoder = Encoder.open(bundle, provider='cpu')\n{warm}\nfork(lambda: {call})", demo_bundle
+    )
     assert told.startswith("refused: ")
     assert "warmclip worker" in told
     assert len(told.splitlines()) == 1
@@ -75,7 +77,7 @@ fork(lambda: session.run({}))
 def test_locks_held_at_the_fork(demo_bundle: Path) -> None:
     """Another thread's locks are held for ever in the child: none is waited for."""
     code = """
-encoder = Encoder.open(bundle)
+encoder = Encoder.open(bundle, provider='cpu')
 encoder.warm()
 session = OnnxSession(ModelBundle.open(bundle).graph("image", "fp32"), CPU)
 guard = encoder._towers["image"]
@@ -102,7 +104,7 @@ os._exit(0)
 def test_busy_at_the_fork(demo_bundle: Path) -> None:
     """A child forked in the midst of a run is refused as well, however often."""
     code = """
-encoder = Encoder.open(bundle)
+encoder = Encoder.open(bundle, provider='cpu')
 encoder.warm()
 
 def work():
@@ -120,21 +122,26 @@ os._exit(0)
 
 def test_opening_in_a_forked_child(demo_bundle: Path) -> None:
     """A new Encoder would stand on what onnxruntime had set up before the fork."""
-    told = run("Encoder.open(bundle)\nfork(lambda: Encoder.open(bundle))", demo_bundle)
+    told = run(
+        "Encoder.open(bundle, provider='cpu')\nfork(lambda: Encoder.open(bundle, provider='cpu'))",
+        demo_bundle,
+    )
     assert "had loaded onnxruntime" in told
     assert "warmclip worker" in told
 
 
 def test_opening_in_a_child_of_a_light_parent(demo_bundle: Path) -> None:
     """Who forks before anything was loaded has done nothing wrong."""
-    told = run("fork(lambda: Encoder.open(bundle).encode_texts(['a']).shape)", demo_bundle)
+    told = run(
+        "fork(lambda: Encoder.open(bundle, provider='cpu').encode_texts(['a']).shape)", demo_bundle
+    )
     assert told == "(1, 128)\n"
 
 
 def test_leaving_a_forked_child(demo_bundle: Path) -> None:
     """A child that ends like any program does not wait for the parent's threads."""
     code = """
-encoder = Encoder.open(bundle, threads=2)
+encoder = Encoder.open(bundle, threads=2, provider='cpu')
 encoder.warm()
 print("exit code", fork(lambda: encoder.encode_texts(["a"]), leave=sys.exit))
 """
@@ -144,7 +151,7 @@ print("exit code", fork(lambda: encoder.encode_texts(["a"]), leave=sys.exit))
 def test_dropping_an_inherited_encoder(demo_bundle: Path) -> None:
     """Nor does one that lets go of it."""
     code = """
-encoder = Encoder.open(bundle, threads=2)
+encoder = Encoder.open(bundle, threads=2, provider='cpu')
 encoder.warm()
 
 def drop():

@@ -155,10 +155,14 @@ def test_turns_of_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_space_of_its_own(demo_bundle: Path) -> None:
     """The rule is part of the fingerprint, and the default's is the bundle's own."""
-    full, scaled = (Encoder.open(demo_bundle, decode=rule) for rule in ("full", "scaled"))
+    full, scaled = (
+        Encoder.open(demo_bundle, decode=rule, provider="cpu") for rule in ("full", "scaled")
+    )
     assert full.fingerprint == full.bundle.manifest.fingerprint
     assert scaled.fingerprint != full.fingerprint
-    assert scaled.fingerprint == Encoder.open(demo_bundle, decode="scaled").fingerprint
+    assert (
+        scaled.fingerprint == Encoder.open(demo_bundle, decode="scaled", provider="cpu").fingerprint
+    )
 
 
 def test_size_in_the_records(demo_bundle: Path) -> None:
@@ -166,7 +170,7 @@ def test_size_in_the_records(demo_bundle: Path) -> None:
     data = encoded(scene(2000, 1500))
     embedded = {}
     for rule in ("full", "scaled"):
-        encoder = Encoder.open(demo_bundle, decode=rule)
+        encoder = Encoder.open(demo_bundle, decode=rule, provider="cpu")
         ((_, result),) = encoder.encode_each([("picture", data)])
         assert isinstance(result, Embedded)
         assert (result.width_px, result.height_px) == (2000, 1500)

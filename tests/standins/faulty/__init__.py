@@ -10,4 +10,5 @@ def environment(fault: str | None = None, **more: str) -> dict[str, str]:
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
     if fault is not None:
         variables["FAULTY_AUTO"] = f"faulty-{fault}"
+        variables.setdefault("WARMCLIP_PROVIDER", "auto")
     return os.environ | variables
