@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmclip.errors import BundleError, ProviderUnavailable
+from warmclip.errors import BundleError, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.loading import load_onnxruntime
+from warmclip.inference.ort.model_cache import COMPLETE, ModelCache
 from warmclip.inference.ort.placement import Placement
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU, Provider
@@ -44,6 +46,51 @@ def test_wrong_input_shape(graph: Path) -> None:
     """What onnxruntime refuses becomes one of our errors, with its reason."""
     with pytest.raises(ProviderUnavailable, match="pixel_values"):
         OnnxSession(graph, CPU).run({"pixel_values": pixels(1, size_px=32)})
+
+
+COMPILING = dataclasses.replace(
+    CPU, name="compiling", is_reference=False, buckets=(1, 4), cache_option="compiled_in"
+)
+
+
+def compiled(home: Path) -> list[Path]:
+    """The models that a home keeps, whole ones."""
+    return sorted((home / "compiled").glob(f"*/{COMPLETE}"))
+
+
+def test_bundle_that_moved_is_compiled_again(graph: Path, tmp_path: Path) -> None:
+    """CoreML makes a key of the path: a model of another folder's graph is never taken for it."""
+    cache = ModelCache(tmp_path / "home")
+    moved = Path(shutil.copy(graph, tmp_path / "image.onnx"))
+    found = []
+    for path in (graph, graph, moved):
+        session = OnnxSession(path, COMPILING, digest="d", cache=cache)
+        session.load_all()
+        found.append(len(compiled(tmp_path / "home")))
+    assert found == [2, 2, 4]
+    assert session.run({"pixel_values": pixels(3)}).shape[0] == 3
+
+
+def test_cache_that_cannot_be_written(graph: Path, unprivileged: Path) -> None:
+    """A read-only folder is the provider's failure, with the path: ``auto`` goes on without it."""
+    cache = ModelCache(unprivileged)
+    cache.folder.mkdir()
+    cache.folder.chmod(0o500)
+    with pytest.raises(ProviderUnavailable, match=f"Permission denied.*{cache.folder}"):
+        OnnxSession(graph, COMPILING, digest="d", cache=cache)
+
+
+def test_cache_of_somebody_else(graph: Path, unprivileged: Path) -> None:
+    """As after one start with sudo: the owner is named, and what to do."""
+    if os.getuid() != 0:
+        pytest.skip("only root can make a folder of root's")
+    cache = ModelCache(unprivileged)
+    me = os.geteuid()
+    os.seteuid(0)
+    cache.folder.mkdir(mode=0o755)
+    os.seteuid(me)
+    with pytest.raises(SettingsError, match="belongs to the user with the number 0"):
+        OnnxSession(graph, COMPILING, digest="d", cache=cache)
 
 
 def test_file_that_is_no_graph(tmp_path: Path) -> None:
