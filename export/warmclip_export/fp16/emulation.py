@@ -41,9 +41,6 @@ _DOMAIN = "fp16"
 SQUARES = " squares"  # of a layer norm, as a result of their own
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
-EMULATED = {"fp16 emulated": False, "fp16 emulated, flushed": True}
-"""The stages of a comparison, and whether subnormals are taken for zero in them."""
-
 ROUNDED = "Round (x) => (y) { h = Cast<to = 10>(x) y = Cast<to = 1>(h) }"
 FLUSHED = f"""Round (x) => (y) {{
     h = Cast<to = 10>(x)  wide = Cast<to = 1>(h)
