@@ -147,8 +147,8 @@ def test_filters_are_sent(visit: Visit, served: Served, pictures: Path) -> None:
     page = visit(served, "#/search?q=red")
     page.get_by_text("Filters").click()
     page.get_by_label("Folder, and all below it").fill(str(pictures / "below"))
-    page.get_by_label("Changed since").fill("2026-01-02")
-    page.get_by_label("Changed until").fill("2100-03-04")
+    page.get_by_label("Taken since").fill("2026-01-02")
+    page.get_by_label("Taken until").fill("2100-03-04")
     with page.expect_request(re.compile("/api/v1/search")) as asked:
         page.get_by_role("button", name="Apply").click()
     wanted = {"folder": str(pictures / "below"), "since": "2026-01-02", "until": "2100-03-04"}

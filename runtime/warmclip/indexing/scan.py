@@ -4,12 +4,14 @@ import hashlib
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 
 from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.indexing.files import Location, locate_file, read_picture
 from warmclip.indexing.refusals import Refusals
 from warmclip.indexing.roots import Roots, real_folder
+from warmclip.inference.date_taken import read_date_taken
 from warmclip.inference.machine import usable_cores
 from warmclip.inference.prefetch import prefetch
 from warmclip.inference.reading import FileReader
@@ -35,6 +37,7 @@ class FileContent:
 
     location: Location
     sha256: str
+    taken_at: str
     data: bytes
 
 
@@ -173,7 +176,9 @@ class FileScan:
         new, skipped, repeated = self._seen.locate_new(paths)
         changed = dict(new)
         for point in self._store.scroll(self._collection, ids=new):
-            if self.is_usable(point) and is_as_stored(new[point.id].location, point):
+            # What was stored before dates were read is read once more, and its vector is reused.
+            is_usable = self.is_usable(point) and point.payload.taken_at is not None
+            if is_usable and is_as_stored(new[point.id].location, point):
                 del changed[point.id]
         refused = self._find_refused([file.location for file in changed.values()])
         return ScannedChunk(
@@ -231,4 +236,9 @@ def _read_one(
         location, data = reader.read(partial(read_picture, file.location, roots, limits))
     except ImageUnreadable as exc:
         return exc
-    return FileContent(location=location, sha256=hashlib.sha256(data).hexdigest(), data=data)
+    return FileContent(
+        location=location,
+        sha256=hashlib.sha256(data).hexdigest(),
+        taken_at=read_date_taken(data, datetime.now(UTC)),
+        data=data,
+    )

@@ -84,6 +84,7 @@ class _Content:
     waiting: list[LocatedFile] = field(default_factory=list)  # files that hold it, until it is
     point: Point | None = None  # embedded
     refusal: ImageUnreadable | None = None  # or refused
+    taken_at: str = ""  # as its bytes tell
 
 
 class Sync:
@@ -187,7 +188,7 @@ class Sync:
                 content.refusal = result
                 self._refuse(first, result)
             else:
-                content.point = self._make_point(digest, first, result)
+                content.point = self._make_point(digest, first, result, content.taken_at)
                 self.indexed += 1
                 self._writer.write(content.point)
             for file in copies:
@@ -208,11 +209,12 @@ class Sync:
                     file = replace(file, location=read.location)  # noqa: PLW2901 - as it was read
                     content = contents.get(read.sha256)
                     if content is None:
-                        contents[read.sha256] = _Content(waiting=[file])
+                        contents[read.sha256] = _Content(waiting=[file], taken_at=read.taken_at)
                         yield read.sha256, NamedImage(file.location.path, read.data)
                     elif content.waiting:
                         content.waiting.append(file)
                     else:
+                        content.taken_at = read.taken_at
                         self._settle(file, content)
 
     def _find_stored(self, digests: set[str], contents: dict[str, _Content]) -> None:
@@ -229,9 +231,11 @@ class Sync:
             self._refuse(file, content.refusal)
         elif content.point is not None:
             self.reused += 1
-            self._writer.write(_copy(content.point, file.location))
+            self._writer.write(_copy(content.point, file.location, content.taken_at))
 
-    def _make_point(self, digest: str, file: LocatedFile, embedded: "Embedded") -> Point:
+    def _make_point(
+        self, digest: str, file: LocatedFile, embedded: "Embedded", taken_at: str
+    ) -> Point:
         return Point(
             id=file.location.id,
             vector=embedded.vector,
@@ -246,6 +250,7 @@ class Sync:
                 provider=embedded.provider,
                 versions=self._encoder.versions,
                 indexed_at=_now(),
+                taken_at=taken_at,
                 canary=str(embedded.canary or ""),
             ),
         )
@@ -271,13 +276,14 @@ class Sync:
             self._progress(self._done, self._total, "indexing")
 
 
-def _copy(point: Point, location: Location) -> Point:
+def _copy(point: Point, location: Location, taken_at: str) -> Point:
     """A point for another place of the same content; what made the vector stays told."""
     payload = replace(
         point.payload,
         path=location.path,
         size_bytes=location.size_bytes,
         mtime_ns=location.mtime_ns,
+        taken_at=taken_at,
         indexed_at=_now(),
     )
     return Point(id=location.id, vector=point.vector, payload=payload)

@@ -20,6 +20,7 @@ from PIL import Image
 from warmclip.errors import ImageUnreadable
 from warmclip.inference import heif
 from warmclip.inference.jpeg2000 import read_shape
+from warmclip.inference.jpeg_segments import APP1, SCAN, jpeg_segments
 from warmclip.settings import Limits
 
 # What one pixel of the largest picture that is allowed may cost: five times what it does in an
@@ -47,8 +48,6 @@ _RLE_PIXEL = 0.15e-6  # in a BMP; other formats' run lengths are read by C
 _RLE_BYTE = 0.35e-6
 _PART = 8e-6  # strips and tiles that Pillow reads one by one
 
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed byte nor a restart
-_SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
 _PNM_HEADER = re.compile(rb"P\w+(?:(?:\s|#[^\r\n]*)*+[^\s#]{1,10}){0,3}")
 _TIFF_UNITS = {
     1: 1,
@@ -205,10 +204,10 @@ def _opening_jpeg(data: bytes, most_s: float) -> Work:
     segments = 0
     exif: list[bytes] = []
     for marker, start, end in jpeg_segments(data):
-        if marker == _SOS:
+        if marker == SCAN:
             break
         segments += 1
-        if marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
+        if marker == APP1 and data[start : start + 6] == b"Exif\0\0":
             exif.append(data[start + 6 : end])
         seconds = segments * _JPEG_SEGMENT
         if seconds > most_s:
@@ -239,27 +238,12 @@ def _decoding_tiff(tags: Any, parts: int) -> Work:
 
 
 def _scans(jpeg: bytes) -> int:
-    return sum(marker == _SOS for marker, _, _ in jpeg_segments(jpeg))
+    return sum(marker == SCAN for marker, _, _ in jpeg_segments(jpeg))
 
 
 def _first(value: Any) -> int:
     values = value if isinstance(value, tuple) else (value,)
     return next((each for each in values if type(each) is int), 0)
-
-
-def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
-    """The marker of each segment and where its content lies, up to the end of the picture."""
-    at = 2
-    while found := _MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker == _EOI:
-            return
-        if marker in (_SOI, _TEM):  # which have no content
-            continue
-        start, at = at + 2, at + int.from_bytes(data[at : at + 2])
-        if at < start:  # no length: the decoder stops here
-            return
-        yield marker, start, at
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:

@@ -8,12 +8,13 @@ import importlib.metadata
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, Literal
-
-from PIL import ImageFile
+from typing import TYPE_CHECKING, Any, Literal
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.iso_boxes import find_box, iter_boxes, read_brands
+
+if TYPE_CHECKING:  # keeps Pillow out of this import
+    from PIL import ImageFile
 
 FORMAT = "HEIF"
 """As pillow-heif calls it."""
@@ -51,7 +52,7 @@ def heif_version() -> str | None:
         return None
 
 
-def heif_opener() -> Callable[..., ImageFile.ImageFile]:
+def heif_opener() -> "Callable[..., ImageFile.ImageFile]":
     """Pillow-heif's reader, as Pillow would call it: with a stream and a name.
 
     Raises:

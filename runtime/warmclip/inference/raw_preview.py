@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from warmclip.errors import ImageUnreadable
-from warmclip.inference.decoding_work import jpeg_segments
 from warmclip.inference.iso_boxes import iter_boxes, read_brands
+from warmclip.inference.jpeg_segments import jpeg_segments
 from warmclip.inference.tiff_tags import Directory, byte_order, iter_directories
 
 SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
@@ -54,8 +54,8 @@ def find_preview(data: bytes) -> Preview | None:
     """
     found: list[tuple[int, int]] | None
     orientation = 0
-    if data.startswith(_RAF):
-        found = [(int.from_bytes(data[84:88]), int.from_bytes(data[88:92]))]
+    if in_raf := raf_preview(data):
+        found = [in_raf]
     elif read_brands(data)[:1] == (b"crx ",):
         orientation, found = _in_cr3(data)
     elif byte_order(data) is not None:
@@ -101,7 +101,7 @@ def _in_tiff(data: bytes) -> tuple[int, list[tuple[int, int]] | None]:
 def _in_maker_note(data: bytes, directory: Directory) -> Iterator[tuple[int, int]]:
     """Where the JPEG of an Olympus camera is."""
     order = byte_order(data) or "<"
-    exif = Directory(data, directory.number(_EXIF), order)
+    exif = directory.inside(_EXIF)
     note = exif.entries.get(_MAKER_NOTE)
     if note is None:
         return
@@ -111,27 +111,32 @@ def _in_maker_note(data: bytes, directory: Directory) -> Iterator[tuple[int, int
     yield note.at + settings.number(_OLYMPUS_AT), settings.number(_OLYMPUS_LENGTH)
 
 
-def _in_cr3(data: bytes) -> tuple[int, list[tuple[int, int]]]:
-    orientation = 0
+def raf_preview(data: bytes) -> tuple[int, int] | None:
+    """Where the JPEG of a Fujifilm camera begins and how long it is; None: it is no such file."""
+    if not data.startswith(_RAF):
+        return None
+    return int.from_bytes(data[84:88]), int.from_bytes(data[88:92])
+
+
+def cr3_tags(data: bytes) -> list[bytes]:
+    """The EXIF data of a CR3: the picture's tags, then those of how it was taken."""
     found = []
     for kind, start, end in iter_boxes(data, 0, len(data)):
-        if kind == b"moov":
-            for inner, at, stop in iter_boxes(data, start, end):
-                if inner == b"uuid" and data[at : at + 16] == _CR3_DATA:
-                    orientation = _cr3_orientation(data, at + 16, stop)
-        elif kind == b"uuid" and data[start : start + 16] == _CR3_PREVIEW:
+        for inner, at, stop in iter_boxes(data, start, end) if kind == b"moov" else ():
+            if inner == b"uuid" and data[at : at + 16] == _CR3_DATA:
+                tags = {name: data[slice(*span)] for name, *span in iter_boxes(data, at + 16, stop)}
+                found += [tags[name] for name in (b"CMT1", b"CMT2") if name in tags]
+    return found
+
+
+def _in_cr3(data: bytes) -> tuple[int, list[tuple[int, int]]]:
+    found = []
+    for kind, start, end in iter_boxes(data, 0, len(data)):
+        if kind == b"uuid" and data[start : start + 16] == _CR3_PREVIEW:
             at = data.find(b"\xff\xd8\xff", start, min(end, start + 128))
             found.append((at, end - at))
-    return orientation, found
-
-
-def _cr3_orientation(data: bytes, start: int, end: int) -> int:
-    for kind, at, stop in iter_boxes(data, start, end):
-        if kind == b"CMT1":
-            return next(iter_directories(data[at:stop]), Directory(b"", 0, "<")).number(
-                _ORIENTATION
-            )
-    return 0
+    directories = (it for tags in cr3_tags(data) for it in iter_directories(tags))
+    return next((it.number(_ORIENTATION) for it in directories), 0), found
 
 
 def _jpeg_pixels(data: memoryview) -> int:

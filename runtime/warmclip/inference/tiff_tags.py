@@ -33,7 +33,7 @@ class Directory:
             order: of bytes, as struct spells it.
             base: where offsets count from.
         """
-        self._data, self._order = data, order
+        self._data, self._order, self._base = data, order, base
         self.entries: dict[int, Entry] = {}
         self.next_at = 0
         if not 0 < at <= len(data) - 2:
@@ -63,6 +63,10 @@ class Directory:
     def number(self, tag: int) -> int:
         """The only or first number of a tag; 0 if it is not there."""
         return next(iter(self.numbers(tag)), 0)
+
+    def inside(self, tag: int) -> "Directory":
+        """The directory that a tag leads to; an empty one if it leads to none."""
+        return Directory(self._data, self._base + self.number(tag), self._order, self._base)
 
     def text(self, tag: int, most_bytes: int = 64) -> str:
         """The text of a tag, as far as it is ASCII; empty if it is not there."""

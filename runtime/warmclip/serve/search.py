@@ -50,8 +50,8 @@ Since = Annotated[
     date,
     BeforeValidator(parse_day),  # pydantic itself would take seconds since 1970 as well
     Field(
-        description="Only files that were last changed on this day or later, in UTC, as they "
-        "were indexed.",
+        description="Only pictures that were taken on this day or later, by the camera's clock; "
+        "of those that do not tell, files that were last changed on it or later, in UTC.",
         examples=["2026-01-01"],
     ),
 ]
@@ -59,9 +59,12 @@ Until = Annotated[
     date,
     BeforeValidator(parse_day),
     Field(
-        description="Only files that were last changed on this day or earlier.",
+        description="Only pictures that were taken on this day or earlier.",
         examples=["2026-11-25"],
     ),
+]
+ByFileDate = Annotated[
+    bool, Field(description="Days are those of the files' last changes (UTC), not of the cameras.")
 ]
 
 
@@ -76,6 +79,13 @@ class SearchHit(BaseModel):
     size_bytes: int
     sha256: Annotated[str, Field(description="Of the file, as it was indexed.")]
     mtime_ns: Annotated[int, Field(description="When the file was last changed, as indexed.")]
+    taken_at: Annotated[
+        str | None,
+        Field(
+            description="When the picture was taken, ISO 8601 on the camera's clock, with an "
+            "offset from UTC where it told one; null: it does not tell."
+        ),
+    ]
     indexed_at: Annotated[str, Field(description="ISO 8601, UTC.")]
     thumbnail: Annotated[str, Field(description="The path of its thumbnail.")]
 
@@ -93,16 +103,18 @@ async def _filter_of_query(
     folder: Annotated[Folder | None, Query()] = None,
     since: Annotated[Since | None, Query()] = None,
     until: Annotated[Until | None, Query()] = None,
+    by_file_date: Annotated[ByFileDate, Query()] = False,
 ) -> Filter:
-    return Filter(folder=folder, since=since, until=until)
+    return Filter(folder=folder, since=since, until=until, by_file_date=by_file_date)
 
 
 async def _filter_of_form(
     folder: Annotated[Folder | None, Form()] = None,
     since: Annotated[Since | None, Form()] = None,
     until: Annotated[Until | None, Form()] = None,
+    by_file_date: Annotated[ByFileDate, Form()] = False,
 ) -> Filter:
-    return Filter(folder=folder, since=since, until=until)
+    return Filter(folder=folder, since=since, until=until, by_file_date=by_file_date)
 
 
 QueryFilter = Annotated[Filter, Depends(_filter_of_query)]
@@ -196,5 +208,6 @@ def _hit(raw: Mapping[str, Any], collection: str) -> SearchHit:
         path=as_utf8(raw["path"]),
         score=min(raw["score"], 1.0),  # rounding may leave it a little above
         thumbnail=f"/api/v1/points/{raw['id']}/thumbnail?collection={collection}",
+        taken_at=raw.get("taken_at") or None,
         **{name: raw[name] for name in same},
     )

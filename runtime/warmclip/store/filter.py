@@ -30,12 +30,14 @@ class Query:
 class Filter:
     """Which pictures a search may find; all of them, unless it is told.
 
-    A picture's date is the time of its file's last change as it was indexed, in UTC.
+    A picture's date is that on which it was taken, by its camera's clock. Where it does not tell,
+    it is the time of its file's last change as it was indexed, in UTC.
     """
 
     folder: str | None = None  # what lies below it, to any depth
     since: date | None = None  # on this day or later
     until: date | None = None  # on this day or earlier
+    by_file_date: bool = False  # the file's date counts, whatever the picture tells
 
     def __post_init__(self) -> None:
         """Refuse a span that ends before it begins.
@@ -50,7 +52,7 @@ class Filter:
 
     @property
     def first_ns(self) -> int | None:
-        """The first nanosecond of the span, as ``mtime_ns`` counts; None: from the beginning."""
+        """The first nanosecond of the span, in nanoseconds since 1970; None: from the beginning."""
         return None if self.since is None else (self.since.toordinal() - _EPOCH) * _DAY_NS
 
     @property
@@ -58,22 +60,36 @@ class Filter:
         """The first nanosecond after the span; None: it has no end."""
         return None if self.until is None else (self.until.toordinal() + 1 - _EPOCH) * _DAY_NS
 
-    def to_dict(self) -> dict[str, str | None]:
+    def to_dict(self) -> dict[str, Any]:
         """As a job carries it: what ``of`` takes."""
         return {
             "folder": self.folder,
             "since": None if self.since is None else self.since.isoformat(),
             "until": None if self.until is None else self.until.isoformat(),
+            # Workers of a former version do not know it.
+            **({"by_file_date": True} if self.by_file_date else {}),
         }
 
     @classmethod
-    def of(cls, folder: str | None, since: str | None, until: str | None) -> Self:
+    def of(
+        cls,
+        folder: str | None,
+        since: str | None,
+        until: str | None,
+        *,
+        by_file_date: bool = False,
+    ) -> Self:
         """A filter of a folder, and of days as people write them.
 
         Raises:
             SearchRefused: a day that is none, or an end before the beginning.
         """
-        return cls(folder=folder, since=_day("since", since), until=_day("until", until))
+        return cls(
+            folder=folder,
+            since=_day("since", since),
+            until=_day("until", until),
+            by_file_date=by_file_date,
+        )
 
 
 EVERYTHING = Filter()

@@ -14,12 +14,16 @@ from warmclip.store.protocol import Point
 Condition: TypeAlias = Mapping[str, Any]
 """A filter as JSON: lists of conditions under ``must``, ``must_not`` and ``should``."""
 
+TAKEN_FIELD = "taken_ns"
+"""Beside ``taken_at``, where a picture tells when it was taken; else its file's date counts."""
+
 INDEXED = {
     "sha256": "keyword",
     "canary": "keyword",
     FOLDERS_FIELD: "keyword",
     "indexed_at": "keyword",
     "mtime_ns": "integer",
+    TAKEN_FIELD: "integer",
 }
 """The payload fields that filters look at, and the kind of index that each has."""
 
@@ -71,7 +75,12 @@ def passing(only: Filter) -> Condition | None:
     if only.since is not None or only.until is not None:
         # Qdrant compares as float64: that has the first nanosecond of a day exactly.
         span = {"gte": only.first_ns, "lt": only.end_ns}
-        must.append({"key": "mtime_ns", "range": span})
+        by_file = {"key": "mtime_ns", "range": span}
+        if only.by_file_date:
+            must.append(by_file)
+        else:
+            not_told: Condition = {"must": [{"is_empty": {"key": TAKEN_FIELD}}, by_file]}
+            must.append({"should": [{"key": TAKEN_FIELD, "range": span}, not_told]})
     return {"must": must} if must else None
 
 

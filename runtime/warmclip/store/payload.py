@@ -4,18 +4,21 @@ import base64
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from warmclip.errors import StoreError
+from warmclip.store.filters import TAKEN_FIELD
 from warmclip.store.folder_keys import FOLDERS_FIELD, keys_above
 from warmclip.store.protocol import Payload
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONAL = {field.name for field in fields(Payload) if field.default is not MISSING}
 _REQUIRED = {field.name for field in fields(Payload)} - _OPTIONAL
 
 
 def to_json(payload: Payload) -> dict[str, Any]:
-    """A payload as JSON can carry it, with the folders above its file for searches by folder.
+    """A payload as JSON can carry it, with what searches by folder and by date ask for.
 
     A file name that is not UTF-8 has no place in JSON: ``path`` is then for reading only, and
     ``path_b64`` holds the name's bytes.
@@ -30,7 +33,17 @@ def to_json(payload: Payload) -> dict[str, Any]:
     if not payload.canary:
         del raw["canary"]  # a filter finds what has the field
     raw[FOLDERS_FIELD] = keys_above(payload.path)
+    if payload.taken_at is None:
+        del raw["taken_at"]
+    elif payload.taken_at:
+        raw[TAKEN_FIELD] = clock_ns(payload.taken_at)
     return raw
+
+
+def clock_ns(taken_at: str) -> int:
+    """What the camera's clock showed, in nanoseconds of a clock in UTC: days are as it has them."""
+    shown = datetime.fromisoformat(taken_at).replace(tzinfo=UTC)
+    return (shown - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def is_ours(raw: Mapping[str, Any]) -> bool:

@@ -30,6 +30,8 @@ class Payload:
     provider: str
     versions: dict[str, str]
     indexed_at: str  # ISO 8601, UTC
+    # ISO 8601 on the camera's clock; empty: the file does not tell; None: nobody looked yet
+    taken_at: str | None = None
     canary: str = ""  # the check that the vector still waits for; empty: it is proven
 
 

@@ -201,6 +201,7 @@ def search(
     folder: str | None = None,
     since: str | None = None,
     until: str | None = None,
+    by_file_date: bool = False,
 ) -> dict[str, Any]:
     """Find the pictures nearest to a text, a picture, or one that is stored.
 
@@ -213,8 +214,9 @@ def search(
         limit: hits at most.
         offset: hits to leave out before them.
         folder: an absolute path: only what lies below it.
-        since: a day such as "2026-11-25": only files that were last changed on it or later (UTC).
-        until: a day: only files that were last changed on it or earlier.
+        since: a day such as "2026-11-25": only pictures that were taken on it or later.
+        until: a day: only pictures that were taken on it or earlier.
+        by_file_date: whether days are those of files' last changes (UTC), not of cameras.
 
     Returns:
         ``hits``: best first, each with score, id and the payload's fields; ``fingerprint``;
@@ -235,7 +237,7 @@ def search(
     most = count_hits(limit, offset)
     if folder is not None:
         _require_roots(context.settings)
-    only = Filter.of(folder, since, until)
+    only = Filter.of(folder, since, until, by_file_date=bool(by_file_date))
     match text, image, data, like:
         case str(), None, None, None:
             hits = indexer.search(text, limit=most, only=only)

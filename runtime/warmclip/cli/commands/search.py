@@ -62,7 +62,7 @@ def search(
         typer.Option(
             "--since",
             metavar="YYYY-MM-DD",
-            help="Only files that were last changed on this day or later (UTC), as indexed.",
+            help="Only pictures that were taken on this day or later.",
         ),
     ] = None,
     until: Annotated[
@@ -70,9 +70,16 @@ def search(
         typer.Option(
             "--until",
             metavar="YYYY-MM-DD",
-            help="Only files that were last changed on this day or earlier.",
+            help="Only pictures that were taken on this day or earlier.",
         ),
     ] = None,
+    by_file_date: Annotated[
+        bool,
+        typer.Option(
+            "--by-file-date",
+            help="Days are those of the files' last changes (UTC), not of the cameras.",
+        ),
+    ] = False,
     sheet: Sheet = None,
     queue: Annotated[
         bool, typer.Option("--queue", help="Ask a running `warmclip worker`.")
@@ -104,7 +111,7 @@ def search(
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
         below = None if folder is None else str(folder.absolute())
-        only = Filter.of(below, since, until)
+        only = Filter.of(below, since, until, by_file_date=by_file_date)
         if queue:
             found = _search_by_worker(settings, queries, limit, only)
         else:
@@ -223,4 +230,5 @@ def show_hits(
             terminal.print("      nothing was found")
         for place, hit in enumerate(hits, start=1):
             path = printable(shorten_path(hit["path"]))
-            terminal.print(f"{place:4}  {hit['score']:.3f}  {path}")
+            day = (hit["taken_at"] or "")[:10]
+            terminal.print(f"{place:4}  {hit['score']:.3f}  {day:10}  {path}")

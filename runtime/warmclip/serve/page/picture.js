@@ -139,6 +139,7 @@ function entries(hit) {
     ["Score", hit.score.toFixed(4)],
     ["Folder", folderOf(hit.path)],
     ["Size", `${number(hit.width_px)} × ${number(hit.height_px)} pixels, ${bytes(hit.size_bytes)}`],
+    ...(hit.taken_at ? [["Taken", hit.taken_at.replace("T", " ")]] : []),
     ["Indexed", date(hit.indexed_at)],
     ["SHA-256", hit.sha256],
     ["Point", hit.id],

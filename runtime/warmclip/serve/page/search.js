@@ -73,8 +73,8 @@ export function mount(main, go, signal) {
       "div",
       { class: "filter-fields" },
       field("Folder, and all below it", fields.folder, "wide"),
-      field("Changed since", fields.since),
-      field("Changed until", fields.until),
+      field("Taken since", fields.since),
+      field("Taken until", fields.until),
       field("Collection", fields.collection),
       h(
         "div",
