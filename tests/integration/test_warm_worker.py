@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from standins.redis_server import redis_server
-from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, ends
+from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, decodes, ends
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
@@ -28,7 +28,7 @@ from warmclip.work.dequeue import Dequeuer
 from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.patience import Patience
-from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 from warmclip.work.worker import WarmWorker
 
 pytestmark = pytest.mark.usefixtures("server_binary", "signals")
@@ -165,6 +165,30 @@ def test_kills_from_outside(connection: Redis, hire: Hire) -> None:
     told = [[it["path"] for it in order["poisoned"]] for order in orders]
     assert told == [[], [], [], ["/a.jpg"], []]
     assert [job.get_status() for job in jobs] == [JobStatus.FINISHED] * 2
+
+
+def test_kills_that_hit_other_pictures(connection: Redis, hire: Hire) -> None:
+    """Three of them are no pattern: nothing is set aside."""
+    job = enqueue(connection)
+    dying = [ScriptedHorse(BEGAN, decodes(f"/{name}.jpg"), None, code=KILL) for name in "abc"]
+    hired = hire(*dying, ScriptedHorse(BEGAN, ends()))
+    hired.start()
+    hired.run(burst=True)
+    assert PoisonedFiles(connection).count() == 0
+    assert job.get_status() == JobStatus.FINISHED
+
+
+def test_one_is_requeued_and_another_set_aside(connection: Redis) -> None:
+    """A worker knows both, though there are as many as before."""
+    known = PoisonedFiles(connection)
+    first, second = (
+        PoisonedFile.describe(path, "it kills", job="j", collection=None) for path in ("/a", "/b")
+    )
+    known.add(first)
+    assert known.known() == (first,)
+    PoisonedFiles(connection).remove(["/a"])
+    known.add(second)
+    assert known.known() == (second,)
 
 
 def test_picture_that_was_requeued_and_kills_again(connection: Redis, hire: Hire) -> None:

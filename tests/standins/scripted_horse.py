@@ -15,8 +15,15 @@ READY: Said = {
     "ready": True, "provider": "coreml", "model": "m", "models": ["f"], "callbacks": []
 }  # fmt: skip
 BEGAN: Said = {"began": "e"}
-DECODES: Said = {"begin": 1, "stage": "decode", "what": "/a.jpg", "provider": "", "allow_s": 0.0}
 LOADS: Said = {"begin": 2, "stage": "load", "what": "x", "provider": "coreml", "allow_s": 600.0}
+
+
+def decodes(path: str) -> Said:
+    """It begins to decode a picture."""
+    return {"begin": 1, "stage": "decode", "what": path, "provider": "", "allow_s": 0.0}
+
+
+DECODES = decodes("/a.jpg")
 
 
 def ends(outcome: Outcome = "success", *, of: str = "e", tainted: str = "") -> Said:
