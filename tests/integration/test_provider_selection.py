@@ -145,6 +145,45 @@ def test_fast_provider_that_is_right(machine: Machine) -> None:
         assert (trial["partitions"], trial["cpu_nodes"]) == (1, 0)
 
 
+def test_compiled_models_are_kept(machine: Machine, tmp_path: Path) -> None:
+    """A provider that compiles wins both towers; tried again, it finds its three models of each."""
+    told = tmp_path / "told"
+    variables = {"FAULTY_COMPILE_SECONDS": "0.2", "FAULTY_COMPILED": str(told)}
+    decided = machine.decide("compiler", variables=variables)["verdict"]
+    assert decided["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}
+    assert told.read_text().split() == ["compiled"] * 6
+    told.unlink()
+    assert forget_trials(machine.home) == 4
+    again = machine.decide("compiler", variables=variables)["verdict"]
+    assert again["chosen"] == decided["chosen"]
+    assert told.read_text().split() == ["cached"] * 6
+
+
+def test_compiler_that_fails_leaves_nothing(machine: Machine) -> None:
+    """Its words are the reason, and no half of a model is taken for one later."""
+    decided = machine.decide("compiler", variables={"FAULTY_COMPILE": "fails"})["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    for trial in trials(decided, "faulty-compiler"):
+        assert "Error compiling model" in trial["reason"]
+    assert not list((machine.home / "compiled").rglob("model"))
+
+
+def test_silent_compiler_is_killed_and_its_half_is_no_model(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """What it left is compiled again by the next, which would compute nonsense with it."""
+    told = tmp_path / "told"
+    silent = {"FAULTY_COMPILE": "hangs", "FAULTY_COMPILED": str(told)}
+    decided = machine.decide("compiler", deadline_s=10, variables=silent)["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    for trial in trials(decided, "faulty-compiler"):
+        assert "gave no answer within 10 s, while loading" in trial["reason"]
+    assert forget_trials(machine.home) > 0
+    well = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})["verdict"]
+    assert well["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}
+    assert told.read_text().split() == ["compiled"] * 6
+
+
 def test_cpu_alone_needs_no_trial(machine: Machine) -> None:
     """Where there is nothing to choose, start-up is as quick as before, and nothing is written."""
     answer = machine.decide(None)

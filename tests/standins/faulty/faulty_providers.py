@@ -9,6 +9,13 @@ FAULTY_N=n         run number n of a session (from 1) is the first that goes wro
                    ``faulty-nth`` and ``faulty-drift``; 20 unless told
 FAULTY_SECONDS=s   how long ``faulty-slow`` takes for a run; 0.5 unless told
 FAULTY_BEGUN=path  a file that ``faulty-slow`` makes when it begins to take its time
+
+``faulty-compiler`` stands for CoreML: static batches, one run at a time, and a compiled model of
+each batch in a folder that its option names.
+
+FAULTY_COMPILE=how       "fails" or "hangs"; else it writes a model
+FAULTY_COMPILE_SECONDS=s how long it takes for one; 0 unless told
+FAULTY_COMPILED=path     a file with a line for each model: "compiled" or "cached"
 """
 
 import ctypes
@@ -177,6 +184,7 @@ _FAULTS: dict[str, tuple[Callable[[], None] | None, Callable[[Any, int], Any]]] 
     "drift": (None, _wrong_from_nth),  # right in the trial and at first, wrong from run n on
     "slow": (None, _slow),
     "none": (None, _right),  # no fault: the control
+    "compiler": (None, _right),
 }
 
 
@@ -192,7 +200,7 @@ def faulty(fault: str) -> Provider:
         # A fault that shows by its slowness must not be the fastest.
         return FaultySession(session, spoil, remembers=is_in_front and fault != "slow")
 
-    return replace(
+    provider = replace(
         CPU,
         name=name,
         is_reference=False,
@@ -200,6 +208,40 @@ def faulty(fault: str) -> Provider:
         in_auto=is_in_front,
         around=around,
     )
+    if fault != "compiler":
+        return provider
+    return replace(
+        provider,
+        options=CompilerOptions(),
+        buckets=(1, 8, 32),
+        is_exclusive=True,
+        cache_option=CompilerOptions.folder,
+    )
+
+
+class CompilerOptions(dict[str, str]):
+    """Options that compile a model when a session's folder joins them: the CPU compiles nothing."""
+
+    folder = "FaultyCacheDirectory"
+
+    def __or__(self, more: dict[str, str]) -> dict[str, str]:  # type: ignore[override]  # that is it
+        """Do what CoreML's provider does with a folder: any content is taken for a whole model."""
+        if self.folder not in more:
+            return {}
+        model = Path(more[self.folder]) / "model"
+        did = "cached" if model.exists() else "compiled"
+        if did == "compiled":
+            model.touch()
+            time.sleep(float(os.environ.get("FAULTY_COMPILE_SECONDS", "0")))
+            match os.environ.get("FAULTY_COMPILE"):
+                case "fails":
+                    _fail()
+                case "hangs":
+                    _hang_load()
+        if told := os.environ.get("FAULTY_COMPILED"):
+            with Path(told).open("a", encoding="utf-8") as stream:
+                stream.write(f"{did}\n")
+        return {}
 
 
 def enter() -> None:
