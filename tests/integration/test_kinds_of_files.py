@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pictures import tiles
+from raw_files import RAW
 from standins.pixels import PixelEncoder
 from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.exclusion import IGNORE_FILE
@@ -22,6 +23,7 @@ PICTURES = (
     *("a.jpg", "b.PNG", "c.gif", "d.webp", "e.tiff", "f.bmp", "trip/g.jpeg"),
     *("My.photoslibrary/originals/0/h.jpeg", "not excluded/i.png"),
 )
+CAMERA = {f"raw files/{number}.{kind}": kind for number in range(20) for kind in RAW}
 EXCLUDED = (
     *("@eaDir/a.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/a.jpg", "lost+found/a.jpg"),
     *("__MACOSX/a.jpg", "trip/node_modules/x/a.png", "My.photoslibrary/resources/0/h.jpeg"),
@@ -70,6 +72,9 @@ def photos(tmp_path: Path) -> Path:
         tiles(number).save(top / name, kind if kind in ("gif", "webp", "tiff", "bmp") else "png")
     for name, content in UNREADABLE.items():
         (top / name).write_bytes(content)
+    for number, (name, kind) in enumerate(CAMERA.items()):
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_bytes(RAW[kind]() + bytes([number]))  # no two are one content
     (top / "link").symlink_to(top / "trip")
     (top / IGNORE_FILE).write_text("raw/\n*-small.jpg\n")
     return top
@@ -81,7 +86,8 @@ def test_folder_of_many_kinds(
     """The second run opens no picture, and an audit has nothing left to say after a repair."""
     indexer = Indexer(PixelEncoder(), store, home=tmp_path / "home")
     first = indexer.index([photos])
-    assert (first.indexed, first.exit_code) == (len(PICTURES), 1)
+    expected = len(PICTURES) + len(CAMERA)
+    assert (first.indexed, first.exit_code) == (expected, 1)
     assert set(first.skipped) == {str(photos / name) for name in UNREADABLE}
     assert first.ignored == {
         "excluded": 9,
@@ -98,7 +104,7 @@ def test_folder_of_many_kinds(
     assert any(path.startswith(inside) for path in opened)
     opened.clear()
     second = indexer.index([photos])
-    assert (second.unchanged, second.indexed, second.exit_code) == (len(PICTURES), 0, 0)
+    assert (second.unchanged, second.indexed, second.exit_code) == (expected, 0, 0)
     assert (second.unreadable, second.ignored) == (first.skipped, first.ignored)
     read = {path for path in opened if path.startswith(inside) and Path(path).is_file()}
     assert read <= {str(photos / IGNORE_FILE)}
