@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from standins.redis_server import RedisServer, redis_server
 
@@ -104,7 +106,10 @@ def _meanwhile(server: RedisServer, *command: str, ended_by: str) -> Iterator[No
     """A command that keeps the server until another one ends it, after the block."""
 
     def keep() -> None:
-        with Redis(port=server.port, password=ADMIN) as admin, suppress(RedisError):
+        # Sent once: to reload what is only half loaded would lose the rest.
+        once = Retry(NoBackoff(), 0)
+        patient = Redis(port=server.port, password=ADMIN, socket_timeout=None, retry=once)
+        with patient as admin, suppress(RedisError):
             admin.execute_command(*command)
 
     thread = threading.Thread(target=keep)
