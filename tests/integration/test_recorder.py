@@ -218,6 +218,27 @@ def test_answer_lost_at_the_start(worker: Worker, connection: Redis, lose_answer
     assert is_nowhere(worker, job)
 
 
+@pytest.mark.parametrize("has_ended", [False, True], ids=["runs", "has ended"])
+def test_job_that_another_worker_has_begun_meanwhile(
+    connection: Redis, worker: Worker, has_ended: bool
+) -> None:
+    """A worker that was stopped, or refused, after it took a job leaves it to the one that took it
+    for lost.
+    """
+    job = enqueue(connection)
+    taken = worker.take()
+    recovery._put_back(worker.queue, job.id)
+    other = Worker(connection, "other")
+    running = other.start()
+    if has_ended:
+        other.finish(running)
+    assert worker.recorder.start(taken, worker.queue) is None
+    if not has_ended:
+        other.finish(running)
+    assert len(results(job)) == 1
+    assert is_nowhere(worker, job)
+
+
 def test_taken_for_lost_before_it_begins(worker: Worker, connection: Redis) -> None:
     """A worker that was asleep in between starts a job that was queued again meanwhile: once."""
     job = enqueue(connection)

@@ -78,7 +78,7 @@ class JobRecorder:
         """Move a job from the intermediate list to the started ones.
 
         Returns:
-            None if the job was deleted or cancelled meanwhile; it is in no list then.
+            None if the job was deleted, cancelled or begun by another worker meanwhile.
         """
         job.origin = queue.name  # where it was taken from, and so where it is looked for
         job.meta = {}  # the function that runs saves its own; nothing here may overwrite it
@@ -92,6 +92,10 @@ class JobRecorder:
             status, data = pipeline.hmget(job.key, "status", "data")
             is_there = data is not None and status != JobStatus.CANCELED.value.encode()
             is_recorded = running.is_held(pipeline)  # by this very transaction: its answer was lost
+            # This worker may have been stopped, or refused, for so long that another one took the
+            # job for lost: it has queued it again, and has perhaps begun it.
+            waits = any(pipeline.lpos(key, job.id) is not None for key in (between, queue.key))
+            is_there = is_there and (waits or is_recorded)
             pipeline.multi()
             pipeline.lrem(between, 1, job.id)
             if is_there and not is_recorded:
@@ -100,7 +104,7 @@ class JobRecorder:
 
         taken = self._transact([job.key], write)[0]
         if not is_there:
-            log.warning("job %s was deleted or cancelled before it began", job.id)
+            log.warning("job %s was deleted, cancelled or begun elsewhere before it began", job.id)
             return None
         if not taken:  # another worker took it for lost, and has queued it again
             self._connection.lrem(queue.key, 1, job.id)
