@@ -110,7 +110,8 @@ class Sender:
 
     def _enqueue_index(self, queue: Queue, id_: str, pictures: tuple[str, ...]) -> Sent:
         self._enqueue(queue, id_, INDEX, list(pictures), COLLECTION)
-        return Sent(id=id_, kind="indexes", leaves_a_line=False, pictures=pictures)
+        away = ("warmclip.errors.StoreUnreachable: ",)  # its owner was stopped for too long
+        return Sent(id=id_, kind="indexes", fails_with=away, leaves_a_line=False, pictures=pictures)
 
     def _tampered(self, queue: Queue, id_: str) -> Sent:
         """A job whose record was written to by somebody else, which cannot run as it is."""
