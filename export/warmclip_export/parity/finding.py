@@ -20,6 +20,9 @@ AT_LEAST: frozenset[Measure] = frozenset(
 )
 """The measures of which more is better."""
 
+ANY_COSINE = -1.0
+"""The threshold of a cosine that is measured for the record, and refuses nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -55,6 +58,8 @@ class Finding:
         }
 
     def __str__(self) -> str:
-        sign = "at least" if self.more_is_better else "at most"
-        allowed = f"{self.measure} {self.figure:.7g}, allowed {sign} {self.threshold:g}"
-        return f"{self.stage}: {allowed}" + (f" ({self.note})" if self.note else "")
+        measured = f"{self.stage}: {self.measure} {self.figure:.7g}"
+        if self.threshold != ANY_COSINE:
+            sign = "at least" if self.more_is_better else "at most"
+            measured += f", allowed {sign} {self.threshold:g}"
+        return measured + (f" ({self.note})" if self.note else "")

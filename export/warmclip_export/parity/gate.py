@@ -25,7 +25,7 @@ from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
 from warmclip_export.fp16.emulation import emulate_fp16
 from warmclip_export.parity.bounds import PIXEL_DIFFERENCE, cpu_bounds
-from warmclip_export.parity.finding import Finding, Measure
+from warmclip_export.parity.finding import ANY_COSINE, Finding, Measure
 from warmclip_export.reference import Reference
 from warmclip_export.samples import Samples
 
@@ -118,7 +118,7 @@ class Gate:
                 stage=f"{tower} fp16, subnormals flushed",
                 measure="lowest cosine",
                 figure=figure,
-                threshold=-1.0,
+                threshold=ANY_COSINE,
                 note=note,
             )
         )
