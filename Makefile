@@ -25,7 +25,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz mutants \
-        soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage outages upgrade db-up dist try-dist \
+        soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage outages model-switch db-up dist try-dist \
         check clean
 
 help: ## List the targets

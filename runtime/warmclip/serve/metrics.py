@@ -121,9 +121,9 @@ def read_redis_metrics(context: AppContext) -> list[Metric]:
 
 
 def _points(counters: Mapping[str, int]) -> Metric:
-    """How many pictures collections hold, as the last job there has counted them."""
+    """How many pictures collections held when they were last counted."""
     points = GaugeMetricFamily(
-        "warmclip_points", "Pictures stored, at the last job that counted", labels=["collection"]
+        "warmclip_points", "Pictures stored, when they were last counted", labels=["collection"]
     )
     names = sorted(name for name in counters if name.startswith(POINTS))
     for name in names[:_MOST_COLLECTIONS]:

@@ -48,7 +48,12 @@ def migrate(
         typer.Option("--switch-back", help="Embed nothing: switch back to the former vectors."),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Even if more than 20 % of the pictures are gone.")
+        bool,
+        typer.Option(
+            "--yes",
+            help="Even if more than 20 % of the pictures cannot be read or, with --switch-back, "
+            "have no former vectors.",
+        ),
     ] = False,
     drop: Annotated[
         bool, typer.Option("--drop", help="Delete the former vectors after the switch.")
@@ -81,7 +86,7 @@ def migrate(
             )
         show_index_report(terminal, report)
         if not switch and not terminal.as_json:
-            terminal.print(f"nothing was switched; `warmclip migrate {collection}` does that")
+            terminal.print("nothing was switched; the same command without --no-switch does that")
         raise typer.Exit(report.exit_code)
 
 

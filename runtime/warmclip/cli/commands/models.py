@@ -25,7 +25,7 @@ def models(
             parser=parse_path,
             metavar="[FOLDER]...",
             help="Folders that hold bundles.",
-            show_default="./models and models in WARMCLIP_HOME",
+            show_default="beside WARMCLIP_BUNDLE, ./models, and models in WARMCLIP_HOME",
         ),
     ] = None,
     env_file: EnvFile = None,
@@ -37,7 +37,8 @@ def models(
         settings = read_settings(env_file=env_file)
         from warmclip.inference.model_card import ModelCard, find_bundles
 
-        searched = folders or settings.model_folders
+        beside = (settings.bundle.parent, *settings.model_folders)
+        searched = folders or list({folder.absolute(): folder for folder in beside}.values())
         cards = [ModelCard.read(folder) for folder in find_bundles(searched)]
         in_use = {card.folder for card in cards if _is_in_use(card, settings)}
         if as_json:
@@ -47,7 +48,7 @@ def models(
             for card in cards:
                 _show(terminal, card, mark="*" if card.folder in in_use else " ")
             if in_use:
-                terminal.print("* is used, unless --bundle names another one")
+                terminal.print("* is WARMCLIP_BUNDLE: the model of new collections")
         else:
             places = " or ".join(map(str, searched))
             terminal.print(f"there is no model in {places}; `warmclip-export model` makes one")

@@ -147,7 +147,7 @@ class JobContext:
         if fingerprint in self._choice.refused:
             return SpaceMismatch(f"{told}, which this worker could not load; its log says why")
         if find_bundle(self.settings, fingerprint) is not None:
-            return ModelNeeded(f"{told}, which is loaded first", fingerprint=fingerprint)
+            return ModelNeeded(f"{told}, which is loaded first")
         return SpaceMismatch(
             f"{told}, and this worker finds no bundle of it: copy that bundle beside "
             f"{self.settings.bundle} on the worker's machine"

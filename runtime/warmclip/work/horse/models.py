@@ -11,15 +11,7 @@ MOST_MODELS = 2
 
 
 class ModelNeeded(SpaceMismatch):
-    """A job needs a model that is here and not loaded: it is queued again.
-
-    Attributes:
-        fingerprint: of the model.
-    """
-
-    def __init__(self, message: str, *, fingerprint: str = "") -> None:
-        self.fingerprint = fingerprint
-        super().__init__(message)
+    """A job needs a model that is here and not loaded: it is queued again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
