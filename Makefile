@@ -124,7 +124,7 @@ bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safe
 outages: $(VENV)/without-torch ## Every outage of Redis and Qdrant tried on every command, some minutes: the tables of docs/explanation/outages.md
 	cd tests && ../$(BIN)/python outages.py $(OUTAGES)
 
-upgrade: $(VENV)/installed ## A model upgrade with four workers under constant searches, two minutes
+model-switch: $(VENV)/installed ## A model upgrade with four workers under constant searches, two minutes
 	UPGRADE_WORKERS=4 UPGRADE_THREADS=6 UPGRADE_ANSWERS=2000 $(BIN)/python -m pytest -q -s \
 	  tests/integration/test_model_switch.py
 

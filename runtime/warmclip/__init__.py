@@ -69,11 +69,12 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOME[name]), name)
     except ModuleNotFoundError as exc:
-        if (exc.name or "warmclip").startswith("warmclip"):
-            raise  # a bug
+        from warmclip.errors import missing_package
+
+        package = missing_package(exc)
         extra = "client" if _HOME[name].startswith("warmclip.client") else "cpu"
         raise ModuleNotFoundError(
-            f"warmclip.{name} needs {exc.name}: pip install 'warmclip[{extra}]'", name=exc.name
+            f"warmclip.{name} needs {package}: pip install 'warmclip[{extra}]'", name=package
         ) from exc
 
 

@@ -8,10 +8,11 @@ def main() -> None:
     try:
         from warmclip.cli import main as run
     except ModuleNotFoundError as exc:
-        if (exc.name or "warmclip").startswith("warmclip"):
-            raise  # a bug
+        from warmclip.errors import missing_package
+
+        package = missing_package(exc)
         print(  # noqa: T201 - what prints otherwise is not installed
-            f"{exc.name} is missing: pip install 'warmclip[cpu]', or 'warmclip[worker]' beside "
+            f"{package} is missing: pip install 'warmclip[cpu]', or 'warmclip[worker]' beside "
             "another build of onnxruntime; without them there is only the client of applications",
             file=sys.stderr,
         )

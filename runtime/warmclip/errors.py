@@ -197,3 +197,14 @@ def revive(kind: str, message: str) -> WarmclipError:
     ):
         return found(message)
     return JobFailed(f"{kind}: {message}")
+
+
+def missing_package(exc: ModuleNotFoundError) -> str:
+    """The package that an import lacks, for a message that names its extra.
+
+    Raises:
+        ModuleNotFoundError: the error itself, where a module of ours is missing: a bug.
+    """
+    if exc.name is None or exc.name.partition(".")[0] == "warmclip":
+        raise exc
+    return exc.name

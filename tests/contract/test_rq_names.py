@@ -36,7 +36,7 @@ import warmclip.work
 from warmclip.work import keys
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.call import job_record
-from warmclip.work.outcome import FailureReason, Outcome
+from warmclip.work.job_result import FailureReason, JobResult
 
 # What we override or call, with the parameters that we pass or are passed -> what it is for.
 SIGNATURES: dict[Callable[..., Any], tuple[str, str]] = {
@@ -287,14 +287,16 @@ def test_outcomes_as_rq_writes_them() -> None:
     """Results and failures that RQ writes are read without it."""
     job = Job.create("a.function", connection=Redis(), serializer=JSONSerializer, origin="default")
 
-    def read(result: Result) -> Outcome:
+    def read(result: Result) -> JobResult:
         fields = result.serialize()
-        return Outcome.of({name.encode(): str(value).encode() for name, value in fields.items()})
+        return JobResult.of({name.encode(): str(value).encode() for name, value in fields.items()})
 
     def written(kind: Result.Type, **what: Any) -> Result:
         return Result(job.id, kind, job.connection, serializer=JSONSerializer, **what)
 
-    assert read(written(Result.Type.SUCCESSFUL, return_value={"hits": []})) == Outcome({"hits": []})
+    assert read(written(Result.Type.SUCCESSFUL, return_value={"hits": []})) == JobResult(
+        {"hits": []}
+    )
     failed = read(written(Result.Type.FAILED, exc_string="Traceback ...\nValueError: no"))
     assert failed.failure == FailureReason("ValueError", "no")
     stopped = read(written(Result.Type.STOPPED))

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from running import environment_of, eventually, running_worker, start_worker
+from running import PATIENCE_S, environment_of, eventually, running_worker, start_worker
 from serving import draw
 from standins.redis_server import free_port, redis_server
 from warmclip.errors import SettingsError
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 
 def figure(port: int, name: str) -> float:
     """One figure of a worker."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=PATIENCE_S).text
     (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return float(value)
 
@@ -28,7 +28,7 @@ def figure(port: int, name: str) -> float:
 def is_alive(port: int) -> bool:
     """Whether it answers."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False, timeout=PATIENCE_S)
     except httpx.TransportError:
         return False
     return answer.status_code == 200
@@ -50,7 +50,7 @@ def test_metrics_of_a_worker(tmp_path: Path, demo_bundle: Path) -> None:
         assert figure(port, "process_resident_memory_bytes") > 0
         Quarantine(settings.home).add("coreml", "it was wrong")
         assert figure(port, 'warmclip_provider_quarantined{provider="coreml"}') == 1
-        answer = httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{port}/", trust_env=False, timeout=PATIENCE_S)
         assert answer.status_code == 404
 
 

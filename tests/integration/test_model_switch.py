@@ -37,7 +37,7 @@ from warmclip.work.call import call
 from warmclip.work.workers import read_workers
 
 WORKERS = int(os.environ.get("UPGRADE_WORKERS", "2"))
-"""`make upgrade` runs this with four, and more questions at once."""
+"""`make model-switch` runs this with four, and more questions at once."""
 
 THREADS = int(os.environ.get("UPGRADE_THREADS", "2"))
 SETTLED = int(os.environ.get("UPGRADE_ANSWERS", "20"))  # answers before the next step
@@ -106,8 +106,6 @@ def loaded(connection: Redis) -> list[str]:
 
 def command(environment: dict[str, str], *arguments: str) -> str:
     """Run a command, which must succeed; what it wrote."""
-    import os
-
     done = subprocess.run(
         [sys.executable, "-m", "warmclip.cli", *arguments],
         env=os.environ | environment,

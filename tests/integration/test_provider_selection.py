@@ -174,10 +174,10 @@ def test_silent_compiler_is_killed_and_its_half_is_no_model(
     """What it left is compiled again by the next, which would compute nonsense with it."""
     told = tmp_path / "told"
     silent = {"FAULTY_COMPILE": "hangs", "FAULTY_COMPILED": str(told)}
-    decided = machine.decide("compiler", deadline_s=10, variables=silent)["verdict"]
+    decided = machine.decide("compiler", deadline_s=30, variables=silent)["verdict"]
     assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
     for trial in trials(decided, "faulty-compiler"):
-        assert "gave no answer within 10 s, while loading" in trial["reason"]
+        assert "gave no answer within 30 s, while loading" in trial["reason"]
     assert forget_trials(machine.home) > 0
     well = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})["verdict"]
     assert well["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}

@@ -34,6 +34,12 @@ def redis(server: RedisServer) -> Iterator[Redis]:
         yield connection
 
 
+@pytest.fixture(autouse=True)
+def _answers_for_jobs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis never answers that there was no job, however slow the machine is."""
+    monkeypatch.setattr("warmclip.work.queue_watch._ANSWER_S", 600)
+
+
 @contextmanager
 def waiting(watch: QueueWatch, redis: Redis, watched: int = len(KEYS)) -> Iterator[None]:
     """Wait on a thread, and begin the block when so many queues are watched in all.

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,7 @@ def test_abandoned_searches(served: Served, worker: Running) -> None:
 def is_full(served: Served) -> bool:
     """Whether all places of those who wait for workers are taken; if not, none is taken here."""
     try:
-        return served.client.get(SIMILAR, timeout=1).status_code == 503
+        return served.client.get(SIMILAR, timeout=3).status_code == 503
     except httpx.TimeoutException:
         return False
 
@@ -110,7 +111,7 @@ def test_searches_that_arrive_together(served: Served, worker: Running) -> None:
 
     def search(query: str) -> httpx.Response:
         while (answer := served.client.get(query)).status_code == 503:  # `is_full` has its place
-            pass
+            time.sleep(0.1)
         return answer
 
     with ThreadPoolExecutor(MOST_WAITING) as pool:

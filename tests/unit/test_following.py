@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tiny_models import rewritten
-from warmclip.indexing.model_choice import find_bundle, fingerprint_of
+from warmclip.indexing.collection_bundle import bundle_fingerprint, find_bundle
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
 from warmclip.work.horse.models import ModelChoice, bundles_to_load
@@ -94,7 +94,7 @@ def test_bundle_of_a_fingerprint(tmp_path: Path, demo_bundle: Path) -> None:
     assert find_bundle(settings, OTHER) is None
     turned = Settings(home=home, bundle=old.folder, exif="transpose")  # a space of its own
     assert find_bundle(turned, old.manifest.fingerprint) is None
-    assert find_bundle(turned, fingerprint_of(beside.folder, turned)) == beside.folder
+    assert find_bundle(turned, bundle_fingerprint(beside.folder, turned)) == beside.folder
 
 
 def worker(*models: str, trouble: str = "") -> WorkerState:

@@ -15,7 +15,7 @@ from warmclip.errors import JobRefused, SettingsError
 from warmclip.settings import Limits, Root, Settings
 from warmclip.work import jobs
 from warmclip.work.allowlist import FUNCTIONS, AllowedJob, find_functions
-from warmclip.work.outcome import FailureReason
+from warmclip.work.job_result import FailureReason
 from warmclip.work.producer import job_id
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from warmclip.errors import NotStored, PruneRefused, SettingsError, SourceChanged
 from warmclip.indexing.pruning import MOST_LOST
 from warmclip.indexing.report import IndexReport
-from warmclip.store.protocol import Point, Space, VectorStore
+from warmclip.store.protocol import Point, Space, VectorStore, fingerprint_in
 
 _MOST_PASSES = 5  # over what was indexed with the former model meanwhile
 
@@ -130,7 +130,7 @@ class Migration:
         if former is not None:
             # A server is not asked and switched at once, and jobs may still write to the former
             # collection: what was written in between is carried over now.
-            on_switch(former.rpartition("__")[2])
+            on_switch(fingerprint_in(former))
             report = self._follow(former, target, contents, report)
             if drop:
                 self._store.delete_collection(former)

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from warmclip.inference.heif import heif_format
-from warmclip.inference.iso_boxes import find_box, iter_boxes, read_brands
+from warmclip.inference.iso_boxes import find_box, iter_boxes
 from warmclip.inference.jpeg_segments import APP1, SCAN, jpeg_segments
-from warmclip.inference.raw_preview import cr3_tags, raf_preview
+from warmclip.inference.raw_preview import cr3_tags, is_cr3, raf_preview
 from warmclip.inference.tiff_tags import Directory, byte_order, iter_directories
 
 _EXIF, _ORIGINAL, _OFFSET = 34665, 36867, 36881
@@ -65,7 +65,7 @@ def _directories(data: bytes) -> Iterator[Directory]:
         yield from _in_chunks(data, at=12, kind=b"EXIF", order="little")
     elif heif_format(data):
         yield from _in_heif(data)
-    elif read_brands(data)[:1] == (b"crx ",):
+    elif is_cr3(data):
         for tags in cr3_tags(data):
             yield from iter_directories(tags)
     elif preview := raf_preview(data):

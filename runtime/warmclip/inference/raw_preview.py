@@ -56,7 +56,7 @@ def find_preview(data: bytes) -> Preview | None:
     orientation = 0
     if in_raf := raf_preview(data):
         found = [in_raf]
-    elif read_brands(data)[:1] == (b"crx ",):
+    elif is_cr3(data):
         orientation, found = _in_cr3(data)
     elif byte_order(data) is not None:
         orientation, found = _in_tiff(data)
@@ -116,6 +116,11 @@ def raf_preview(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(_RAF):
         return None
     return int.from_bytes(data[84:88]), int.from_bytes(data[88:92])
+
+
+def is_cr3(data: bytes) -> bool:
+    """Whether it is a RAW file of Canon's newer form."""
+    return read_brands(data)[:1] == (b"crx ",)
 
 
 def cr3_tags(data: bytes) -> list[bytes]:

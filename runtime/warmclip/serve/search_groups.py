@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from warmclip.errors import QueueUnreachable, WarmclipError, revive
-from warmclip.work.call import CallCancelled
+from warmclip.work.call import CallCancelled, no_answer
 
 MOST_TOGETHER = 32
 """Texts that the model computes in one run."""
@@ -62,10 +62,7 @@ class SearchGroups:
             async with asyncio.timeout(timeout_s):
                 return await question.answer
         except TimeoutError:
-            raise QueueUnreachable(
-                f"no worker answered within {timeout_s:.0f} s; `warmclip status` shows what they "
-                "are at"
-            ) from None
+            raise no_answer(timeout_s) from None
         finally:
             question.answer.cancel()  # whoever asked has left
 

@@ -9,7 +9,7 @@ import difflib
 from warmclip.errors import NotStored, SpaceMismatch, StoreError
 from warmclip.store.backfill import complete_folders
 from warmclip.store.engine import Engine
-from warmclip.store.protocol import Space, collection_of
+from warmclip.store.protocol import Space, collection_of, fingerprint_in
 
 
 class Aliases:
@@ -52,10 +52,10 @@ class Aliases:
 
     def fingerprint(self, name: str) -> str:
         """See ``VectorStore.fingerprint_of``."""
-        return self.require(name).rpartition("__")[2]
+        return fingerprint_in(self.require(name))
 
     def _why_mismatched(self, name: str, target: str, space: Space) -> str:
-        theirs = target.removeprefix(f"{name}__")
+        theirs = fingerprint_in(target)
         told = (
             f"collection {name!r} holds vectors of the model {theirs[:12]}, this model is "
             f"{space.fingerprint[:12]}; "

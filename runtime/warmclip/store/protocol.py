@@ -93,6 +93,11 @@ def collection_of(name: str, fingerprint: str) -> str:
     return name if "__" in name else f"{name}__{fingerprint}"
 
 
+def fingerprint_in(collection: str) -> str:
+    """The fingerprint in a collection's own name, see ``collection_of``."""
+    return collection.rpartition("__")[2]
+
+
 class VectorStore(Protocol):
     """Where vectors live. Implementations translate their client's errors into StoreError.
 

@@ -22,8 +22,8 @@ from rq.utils import now
 
 from warmclip.errors import JobRefused, SettingsError, WarmclipError
 from warmclip.work.job_bounds import excess, make_harmless
+from warmclip.work.job_result import unpacks_to_more
 from warmclip.work.naming import job_name
-from warmclip.work.outcome import unpacks_to_more
 from warmclip.work.patience import is_wrong_type
 from warmclip.work.results import BoundedResult
 

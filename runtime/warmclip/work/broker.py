@@ -74,18 +74,22 @@ def open_broker(
         else:
             url, address = settings.redis_url, without_password(settings.redis_url)
             path = ""
-        soon = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, LOST)
-        # One that is frozen takes connections: to ask it again, and in each attempt to connect
-        # again, would take 80 s.
-        once = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, (RedisConnectionError,))
+        retry_lost = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, LOST)
+        # A frozen Redis still takes connections and only times out. A time-out that is repeated
+        # connects again, with repetitions of its own: 80 s before a person is told.
+        retry_refused = Retry(
+            ExponentialBackoff(cap=0.5, base=0.05), retries, (RedisConnectionError,)
+        )
         # The probe is a connection of its own: RQ lengthens the time-outs of those made later.
-        first = soon if patience is not None else once
-        with _connect(url, path, first, timeout_s=_CONNECT_TIMEOUT_S) as probe:
+        probe_retry = retry_lost if patience is not None else retry_refused
+        with _connect(url, path, probe_retry, timeout_s=_CONNECT_TIMEOUT_S) as probe:
             try:
                 probe.ping()
             except (RedisError, OSError) as exc:
                 raise _unreachable(address, exc) from exc
-        connection = stack.enter_context(_connect(url, path, patience or soon, timeout_s=answer_s))
+        connection = stack.enter_context(
+            _connect(url, path, patience or retry_lost, timeout_s=answer_s)
+        )
         try:
             yield connection
         except RedisError as exc:

@@ -18,9 +18,9 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from warmclip.errors import JobFailed, QueueUnreachable, WarmclipError, revive
+from warmclip.work.job_result import FailureReason, JobResult, unusable
 from warmclip.work.keys import QUEUES, job_key, queue_key, results_key
 from warmclip.work.naming import job_name
-from warmclip.work.outcome import FailureReason, Outcome, unusable
 from warmclip.work.patience import is_wrong_type
 from warmclip.work.worker_watch import RETURN_S, require_worker
 
@@ -86,22 +86,19 @@ class SentCall:
         self._take_back()
         if is_cancelled():
             raise CallCancelled
-        raise QueueUnreachable(
-            f"no worker answered within {max(1, round(self.timeout_s))} s; `warmclip status` "
-            "shows what they are at"
-        )
+        raise no_answer(self.timeout_s)
 
-    def _wait_a_second(self) -> Outcome | None:
+    def _wait_a_second(self) -> JobResult | None:
         key = results_key(self.id)
         try:
             streams: Any = self.connection.xread({key: "0-0"}, block=1000)
         except ResponseError as exc:
             if not is_wrong_type(exc):
                 raise
-            return Outcome(failure=FailureReason.of(unusable(exc)))
+            return JobResult(failure=FailureReason.of(unusable(exc)))
         for _, entries in streams:
             _, record = entries[-1]
-            return Outcome.of(record)
+            return JobResult.of(record)
         return None
 
     def _take_back(self) -> None:
@@ -150,7 +147,15 @@ def job_record(
     }
 
 
-def _answer(outcome: Outcome) -> Any:
+def no_answer(timeout_s: float) -> QueueUnreachable:
+    """The error of a call that no worker answered in time."""
+    return QueueUnreachable(
+        f"no worker answered within {max(1, round(timeout_s))} s; `warmclip status` shows what "
+        "they are at"
+    )
+
+
+def _answer(outcome: JobResult) -> Any:
     reason = outcome.failure
     if reason is None:
         if not isinstance(outcome.value, dict):

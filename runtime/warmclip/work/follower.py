@@ -37,14 +37,14 @@ class ModelFollower:
         self._former = ""
         self._cannot_wait = False  # a job was put back for it
 
-    def hear(self, report: JobReport) -> None:
+    def on_report(self, report: JobReport) -> None:
         """Take note of what a job has missed."""
         missed = report.missed
         if missed.fingerprint:
             self._want(missed.fingerprint, instead_of=missed.instead)
             self._cannot_wait = bool(self._wanted) and report.outcome == "requeue"
 
-    def look(self, switches: Sequence[ModelSwitch]) -> None:
+    def on_switches(self, switches: Sequence[ModelSwitch]) -> None:
         """Take note of what was announced."""
         switch = model_to_load(switches, self._horse.ready.models)
         if self._lacking in self._horse.ready.models or any(
@@ -85,7 +85,7 @@ class ModelFollower:
 
     def _want(self, fingerprint: str, *, instead_of: str = "") -> None:
         # What reads manifests costs memory, and most workers never need it.
-        from warmclip.indexing.model_choice import find_bundle
+        from warmclip.indexing.collection_bundle import find_bundle
 
         if fingerprint in self._horse.choice.refused or fingerprint in self._horse.ready.models:
             return

@@ -72,7 +72,7 @@ def index_images(
         )
     except SpaceMismatch as exc:  # it was switched to another model just now
         now = context.store.fingerprint_of(collection)
-        raise context.model_missing(collection, now) from exc
+        raise context.missing_model_error(collection, now) from exc
     context.count_points(collection)
     return report.to_dict()
 

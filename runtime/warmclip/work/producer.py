@@ -17,8 +17,8 @@ from warmclip.indexing.report import IndexReport
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.work.allowlist import AllowedJob
+from warmclip.work.job_result import FailureReason
 from warmclip.work.naming import DEFAULT_CHUNK, absolute, chunk_size, job_name
-from warmclip.work.outcome import FailureReason
 from warmclip.work.queues import UNDER_WAY, fetch_jobs, open_queue, read_states
 from warmclip.work.worker_watch import WorkerWatch
 

@@ -31,7 +31,7 @@ from rq.worker import WorkerStatus
 
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.horse.report import JobReport
-from warmclip.work.outcome import FailureReason
+from warmclip.work.job_result import FailureReason
 from warmclip.work.patience import LOST, refusal
 from warmclip.work.rq_worker import LIFE_S, RqWorker
 

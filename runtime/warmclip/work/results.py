@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from rq.job import Job
 from rq.results import Result
 
-from warmclip.work.outcome import MALFORMED, check_size, unusable
+from warmclip.work.job_result import MALFORMED, check_size, unusable
 
 
 class BoundedResult(Result):

@@ -13,7 +13,13 @@ from typing import Any
 from redis import Redis
 from rq.utils import get_version
 
-from warmclip.errors import QueueUnreachable, SettingsError, StoreHeld, StoreUnreachable
+from warmclip.errors import (
+    QueueUnreachable,
+    SettingsError,
+    StoreHeld,
+    StoreUnreachable,
+    missing_package,
+)
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.logs import is_json
 from warmclip.settings import Settings
@@ -137,10 +143,9 @@ def _metrics(
     try:
         from warmclip.work.metrics_port import metrics_port, parse_address, read_worker_metrics
     except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("warmclip"):
-            raise
+        package = missing_package(exc)
         raise SettingsError(
-            f"--metrics-port: {exc.name} is missing: pip install 'warmclip[serve]'"
+            f"--metrics-port: {package} is missing: pip install 'warmclip[serve]'"
         ) from exc
     return metrics_port(
         parse_address(address), lambda: read_worker_metrics(settings, counters, find_horse())

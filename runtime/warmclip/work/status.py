@@ -10,7 +10,7 @@ from rq.exceptions import DeserializationError
 from rq.queue import Queue
 
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.outcome import FailureReason
+from warmclip.work.job_result import FailureReason
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.queues import all_queues, fetch_jobs
 from warmclip.work.replies import answers_of, text_of

@@ -258,7 +258,7 @@ class WarmWorker(RqWorker):
                 self._recorder.keep_alive(running, pipeline)
             answers = pipeline.execute()
         self._follower.keep_turn()
-        self._follower.look(parse_switches(answers[noted]))
+        self._follower.on_switches(parse_switches(answers[noted]))
         if running is not None:
             self._recorder.was_kept(running, answers)
         self._counters.flush(self.connection)
@@ -326,7 +326,7 @@ class WarmWorker(RqWorker):
             )
             if isinstance(outcome, JobReport):
                 self._policy.on_success()
-                self._follower.hear(outcome)
+                self._follower.on_report(outcome)
                 if outcome.store_retries:
                     self._counters.add("store_retries", outcome.store_retries)
                 for collection, points in outcome.points.items():

@@ -168,7 +168,7 @@ def choose_model(settings: Settings, store: "VectorStore", terminal: Terminal) -
     Raises:
         StoreError: the store failed.
     """
-    from warmclip.indexing.model_choice import follow_collection
+    from warmclip.indexing.collection_bundle import follow_collection
 
     chosen = follow_collection(settings, store)
     if chosen.bundle != settings.bundle:

@@ -91,11 +91,11 @@ def migrate(
 
 
 def _switch_back(terminal: Terminal, settings: Settings, *, insist: bool, yes: bool) -> None:
+    from warmclip.indexing.collection_bundle import bundle_fingerprint
     from warmclip.indexing.migration import switch_back
-    from warmclip.indexing.model_choice import fingerprint_of
     from warmclip.store.open import share_store
 
-    wanted = fingerprint_of(settings.bundle, settings) if insist else None
+    wanted = bundle_fingerprint(settings.bundle, settings) if insist else None
     with share_store(settings) as store:
         outcome = switch_back(store, settings.collection, wanted, yes=yes)
     with terminal.progress("workers") as progress:

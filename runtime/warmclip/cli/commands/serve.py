@@ -7,7 +7,7 @@ import typer
 
 from warmclip.cli.options import Collection, EnvFile, LogJson, open_terminal, read_settings
 from warmclip.cli.paths import parse_path
-from warmclip.errors import SettingsError
+from warmclip.errors import SettingsError, missing_package
 from warmclip.serve import DEFAULT_RATE
 
 
@@ -48,9 +48,8 @@ def serve(
         try:
             from warmclip.serve.server import run_server
         except ModuleNotFoundError as exc:
-            if (exc.name or "").startswith("warmclip"):
-                raise
-            raise SettingsError(f"{exc.name} is missing: pip install 'warmclip[serve]'") from exc
+            package = missing_package(exc)
+            raise SettingsError(f"{package} is missing: pip install 'warmclip[serve]'") from exc
         run_server(
             settings,
             host=host,

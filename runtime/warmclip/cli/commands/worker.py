@@ -96,8 +96,12 @@ def worker(
             commands.append([f"--queues={','.join(reserved)}", "--shares-store", *arguments])
         if metrics_port is not None:
             host, colon, first = metrics_port.rpartition(":")
-            if not (first.isascii() and first.isdigit() and 0 < int(first) < 2**16 - len(commands)):
-                raise SettingsError(f"--metrics-port {metrics_port!r}: name the first port")
+            last = 2**16 - len(commands)
+            if not (first.isascii() and first.isdigit() and 0 < int(first) <= last):
+                raise SettingsError(
+                    f"--metrics-port {metrics_port!r}: use a port, or an address and a port, from "
+                    f"1 to {last}: each worker has the next one"
+                )
             for place, command in enumerate(commands):
                 command.append(f"--metrics-port={host}{colon}{int(first) + place}")
         raise typer.Exit(Supervisor(commands).run())

@@ -106,7 +106,7 @@ class JobContext:
 
         fingerprint = self.model_of(collection)
         if fingerprint is not None and fingerprint not in self.encoders:
-            raise self.model_missing(collection, fingerprint)
+            raise self.missing_model_error(collection, fingerprint)
         encoder = self.encoder if fingerprint is None else self.encoders[fingerprint]
         return Indexer.from_settings(encoder, self.store, self.settings, collection)
 
@@ -131,16 +131,16 @@ class JobContext:
             kept = {it.fingerprint for it in self.store.list_generations(collection)}
             former = next((it for it in self.encoders if it in kept), None)
             if former is None:
-                raise self.model_missing(collection, fingerprint)
+                raise self.missing_model_error(collection, fingerprint)
             self._missed = MissedModel(fingerprint=fingerprint, instead=former)
             fingerprint = former
         encoder = self.encoders[fingerprint]
         own_name = collection_of(collection, fingerprint)
         return Indexer.from_settings(encoder, self.store, self.settings, own_name), encoder
 
-    def model_missing(self, collection: str, fingerprint: str) -> SpaceMismatch:
+    def missing_model_error(self, collection: str, fingerprint: str) -> SpaceMismatch:
         """The error of a job on a collection whose model is not loaded."""
-        from warmclip.indexing.model_choice import find_bundle
+        from warmclip.indexing.collection_bundle import find_bundle
 
         self._missed = MissedModel(fingerprint=fingerprint)
         told = f"collection {collection!r} holds vectors of the model {fingerprint[:12]}"
@@ -194,7 +194,7 @@ class JobContext:
         Raises:
             BundleError, ProviderUnavailable: one cannot be used.
         """
-        from warmclip.indexing.model_choice import find_bundle
+        from warmclip.indexing.collection_bundle import find_bundle
         from warmclip.inference.encoder import Encoder
 
         settings = self.settings

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmclip.activity import Stage
-from warmclip.work.outcome import MOST_BYTES
+from warmclip.work.job_result import MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from warmclip.work.allowlist import AllowedJob
 from warmclip.work.horse.models import ModelNeeded
 from warmclip.work.horse.report import JobReport, Outcome
 from warmclip.work.job_bounds import are_intervals
-from warmclip.work.outcome import MOST_BYTES
+from warmclip.work.job_result import MOST_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -23,14 +23,14 @@ _SUCCESSFUL = b"1"  # RQ's Result.Type.SUCCESSFUL
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobResult:
     """The value that a job returned, or why it has none."""
 
     value: Any = None
     failure: "FailureReason | None" = None
 
     @classmethod
-    def of(cls, record: Mapping[bytes, bytes]) -> "Outcome":
+    def of(cls, record: Mapping[bytes, bytes]) -> "JobResult":
         """Read one record of a job's results; one that cannot be used is a failure."""
         try:
             check_size(record)

@@ -27,7 +27,7 @@ def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     for folder in (settings.bundle, *find_bundles(folders)):
         if owner is None or _owner(folder) == owner:
             try:
-                found = fingerprint_of(folder, settings)
+                found = bundle_fingerprint(folder, settings)
             except BundleError as exc:
                 log.debug("%s", exc)
             else:
@@ -36,7 +36,7 @@ def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     return None
 
 
-def fingerprint_of(folder: Path, settings: Settings) -> str:
+def bundle_fingerprint(folder: Path, settings: Settings) -> str:
     """The space in which a bundle embeds with these settings; no graph is loaded.
 
     Raises:
