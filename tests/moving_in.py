@@ -225,7 +225,7 @@ class Mischief:
 
 
 def main(minutes: float, folder: Path) -> int:
-    """Run; returns 1 if anything is lost, twice, or late."""
+    """Run; returns 1 if anything is lost or twice."""
     seen = Observed()
     with ExitStack() as stack:
         redis = DurableRedis(folder / "redis")
@@ -253,7 +253,7 @@ def main(minutes: float, folder: Path) -> int:
     faults += ["tasks were not done in time"] * late
     report = _report(seen) | {"tasks": counts, "faults found": faults}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 1 if faults or report["undisturbed searches"]["95th percentile, s"] > 0.3 else 0
+    return 1 if faults else 0
 
 
 def _report(seen: Observed) -> dict[str, Any]:
