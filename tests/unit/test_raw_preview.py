@@ -1,7 +1,7 @@
 """RAW files of cameras stand for their JPEG previews, and HEIC for what its decoder gives."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -9,8 +9,10 @@ from PIL import ExifTags, Image
 
 from raw_files import CFA, PREVIEW, RAW, Writer, cr2, cr3, dng, jpeg
 from warmclip.errors import ImageUnreadable
+from warmclip.inference import raw_preview
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import make_crop, open_decoded, open_image
+from warmclip.inference.jpeg_segments import jpeg_segments
 from warmclip.inference.raw_preview import find_preview
 from warmclip.settings import Limits
 
@@ -61,6 +63,28 @@ def test_directories_in_a_circle() -> None:
     writer.directory({262: CFA, 330: at}, at)
     with pytest.raises(ImageUnreadable, match="is RAW without a JPEG preview in it"):
         find_preview(writer.file(at))
+
+
+def test_previews_that_are_named_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are looked at, each once and not to its end."""
+    looked_at: list[int] = []
+
+    def segments(data: memoryview) -> Iterator[tuple[int, int, int]]:
+        looked_at.append(len(data))
+        return jpeg_segments(data)
+
+    monkeypatch.setattr(raw_preview, "jpeg_segments", segments)
+    for same in (True, False):
+        writer = Writer()
+        at = writer.blob(b"\xff\xd8" * 32 + bytes(20_000_000))
+        following = 0
+        for n in range(30):
+            jpeg_at = at if same else at + 2 * n
+            following = writer.directory({513: jpeg_at, 514: 20_000_000, 50706: 1}, following)
+        with pytest.raises(ImageUnreadable, match="without a JPEG preview"):
+            find_preview(writer.file(following))
+        assert looked_at == [16_000_000] * (1 if same else 16)
+        looked_at.clear()
 
 
 def test_tiff_is_no_raw() -> None:

@@ -29,7 +29,9 @@ _PANASONIC_JPEG = 0x2E
 _OLYMPUS_SETTINGS, _OLYMPUS_AT, _OLYMPUS_LENGTH = 0x2020, 0x101, 0x102
 _SENSOR = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
 
+_MOST_JPEGS = 16  # that are looked at in one file; cameras write up to four
 _MOST_SEGMENTS = 500  # before a JPEG's size, which comes early
+_MOST_BYTES = 16_000_000  # before it
 _SIZES = (0xC0, 0xC1, 0xC2)  # markers of frames; sensors' data are lossless JPEG, of another
 
 
@@ -65,7 +67,11 @@ def find_preview(data: bytes) -> Preview | None:
     if found is None:
         return None
     view = memoryview(data)
-    sized = [(_jpeg_pixels(view[at : at + length]), at, length) for at, length in found if at > 0]
+    sized = [
+        (_jpeg_pixels(view[at : at + min(length, _MOST_BYTES)]), at, length)
+        for at, length in list(dict.fromkeys(found))[:_MOST_JPEGS]
+        if at > 0
+    ]
     pixels, at, length = max(sized, default=(0, 0, 0))
     if not pixels:
         raise ImageUnreadable(
