@@ -135,6 +135,9 @@ def opening_work(name: str, data: bytes, limits: Limits) -> Work:
             return _opening_pnm(data)
         case "TIFF":
             check_directory(data)
+        case heif.FORMAT:
+            copied = heif.metadata_bytes(data)
+            return Work(0, copied, what=f"{copied:,} bytes of metadata and profiles to copy")
     return Work(0)
 
 
@@ -157,9 +160,9 @@ def decoding_work(image: Image.Image, data: bytes) -> Work:
         case "WEBP", _:
             return Work(0, pixels * _WEBP_BYTES, what=f"{pixels:,} pixels of WebP")
         case heif.FORMAT, _:
-            decoded = heif.decoded_pixels(data)
+            decoded, largest = heif.decoded_pixels(data)
             what = f"{decoded:,} pixels of HEVC in its parts"
-            return Work(decoded * _HEVC_PIXEL, pixels * _HEIF_BYTES, what=what)
+            return Work(decoded * _HEVC_PIXEL, max(pixels, largest) * _HEIF_BYTES, what=what)
         case "JPEG2000", _:
             shape = read_shape(data)
             return Work(shape.seconds, shape.bytes, what=str(shape))

@@ -8,10 +8,10 @@ import importlib.metadata
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from warmclip.errors import ImageUnreadable
-from warmclip.inference.iso_boxes import find_box, iter_boxes, read_brands
+from warmclip.inference.iso_boxes import MOST_BOXES, find_box, iter_boxes, read_brands
 
 if TYPE_CHECKING:  # keeps Pillow out of this import
     from PIL import ImageFile
@@ -25,6 +25,11 @@ _ANY_CODEC = frozenset({b"mif1", b"mif2", b"msf1"})
 
 _LEAST_PIXELS = 65_536  # of one part; libheif lets a small one be larger than it says
 _MOST_REFERENCES = 4096  # from one part; libheif takes 1,000
+_MOST_ITEMS = 4096  # libheif takes 1,000
+_MOST_ASSOCIATION_BYTES = 1_000_000  # of items with properties; twice what 1,000 items can have
+_MOST_EXTENTS = 32  # of one item, as in libheif
+_MOST_LEVELS = 16  # of parts in parts
+_UNKNOWN = 1 << 40  # pixels or bytes: more than any limit
 
 
 def heif_format(data: bytes) -> Literal["HEIF", "AVIF"] | None:
@@ -69,49 +74,138 @@ def heif_opener() -> "Callable[..., ImageFile.ImageFile]":
     return opener
 
 
-def decoded_pixels(data: bytes) -> int:
-    """How many pixels are decoded for the picture of a file, at most.
+def meta_boxes(data: bytes) -> dict[bytes, tuple[int, int]] | None:
+    """Where the boxes that describe a file's items lie, of each kind the first, as libheif has it.
 
-    It may be put together of parts, and a file of 3 kB can name one part of it a thousand times.
+    None: those that describe anything were not found.
     """
     meta = find_box(data, b"meta", 0, len(data))
     if meta is None:
-        return 0
-    inside = {kind: (start, end) for kind, start, end in iter_boxes(data, meta[0] + 4, meta[1])}
+        return None
+    inside: dict[bytes, tuple[int, int]] = {}
+    for kind, start, end in iter_boxes(data, meta[0] + 4, meta[1]):
+        inside.setdefault(kind, (start, end))
+    return inside
+
+
+def item_places(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The items of an ``iloc`` box.
+
+    Yields:
+        Item; where its first part begins and how long that is, 0 if it is not in the file itself;
+        and how long its parts are in all, wherever they are.
+    """
+    box = data[start:end]
+    if len(box) < 8:
+        return
+    version = box[0]
+    sizes = box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if version else 0
+    offset_bytes, length_bytes, base_bytes, index_bytes = sizes
+    part_bytes = index_bytes + offset_bytes + length_bytes
+    id_bytes = 2 if version < 2 else 4
+    place = 6
+
+    def take(count: int) -> int:
+        nonlocal place
+        place += count
+        return int.from_bytes(box[place - count : place])
+
+    for _ in range(min(take(id_bytes), _MOST_ITEMS)):
+        item = take(id_bytes)
+        method = take(2) if version else 0
+        take(2)  # which file
+        base, parts = take(base_bytes), take(2)
+        first = place
+        take(index_bytes)
+        at = base + take(offset_bytes)
+        lengths = []
+        for part in range(min(parts, _MOST_EXTENTS)):
+            place = first + part * part_bytes + index_bytes + offset_bytes
+            lengths.append(min(take(length_bytes), len(data)))
+        if lengths:
+            yield item, at, lengths[0] if method == 0 else 0, sum(lengths)
+        place = first + parts * part_bytes
+        if place >= len(box):
+            return
+
+
+def metadata_bytes(data: bytes) -> int:
+    """How many bytes of metadata and colour profiles are copied when a file is opened, at most.
+
+    Each of its pictures gets a copy of its own, and all of them may have the same; libheif has one
+    more of metadata. What is too much to be looked at counts as more than any limit.
+    """
+    inside = meta_boxes(data)
+    if inside is None:
+        has_more = sum(1 for _ in iter_boxes(data, 0, len(data))) == MOST_BOXES
+        return _UNKNOWN if has_more else 0
+    properties = inside.get(b"iprp", (0, 0))
+    associations = (end - at for kind, at, end in iter_boxes(data, *properties) if kind == b"ipma")
+    if sum(associations) > _MOST_ASSOCIATION_BYTES:
+        return _UNKNOWN
+    lengths: dict[int, int] = {}
+    for item, _, _, length in item_places(data, *inside.get(b"iloc", (0, 0))):
+        lengths[item] = max(lengths.get(item, 0), length)
+    copied = 0
+    for kind, source, targets, _ in _references(data, *inside.get(b"iref", (0, 0))):
+        copied += lengths.get(source, 0) * (len(targets) + 1) if kind == b"cdsc" else 0
+    for _, kind, at, stop in _properties(data, *properties):
+        copied += stop - at if kind == b"colr" else 0
+    return copied
+
+
+def decoded_pixels(data: bytes) -> tuple[int, int]:
+    """How many pixels are decoded for the picture of a file, at most: in all, and at once.
+
+    It may be put together of parts, and a file of 3 kB can name one part of it a thousand times.
+    What cannot be followed, though libheif may, counts as more than any limit.
+    """
+    inside = meta_boxes(data)
+    if inside is None:
+        return _UNKNOWN, _UNKNOWN
     areas = _areas(data, *inside.get(b"iprp", (0, 0)))
-    parts, extras = _references(data, *inside.get(b"iref", (0, 0)))
+    parts, extras = _parts(data, *inside.get(b"iref", (0, 0)))
     primary = data[slice(*inside.get(b"pitm", (0, 0)))]
     path: set[int] = set()
+    largest = 0
 
     @cache
     def cost(item: int) -> int:
-        if item in path or len(path) > 16:  # a circle, which libheif refuses
+        nonlocal largest
+        if item in path:  # a circle, which libheif refuses
             return 0
+        if len(path) > _MOST_LEVELS:
+            return _UNKNOWN
         path.add(item)
         own = max(areas.get(item, 0), _LEAST_PIXELS)
+        largest = max(largest, own)
         own += sum(cost(part) for part in parts.get(item, ()))
         own += max((cost(extra) for extra in extras.get(item, ())), default=0)  # its transparency
         path.discard(item)
         return own
 
-    return cost(int.from_bytes(primary[4:]))
+    return cost(int.from_bytes(primary[4:])), largest
 
 
 def _areas(data: bytes, start: int, end: int) -> dict[int, int]:
     """The pixels of each item, by the largest size that belongs to it."""
-    properties = find_box(data, b"ipco", start, end)
-    sizes: list[int] = []
-    for kind, at, stop in iter_boxes(data, *properties) if properties else ():
-        is_size = kind == b"ispe" and stop - at >= 12
-        width, height = struct.unpack_from(">II", data, at + 4) if is_size else (0, 0)
-        sizes.append(width * height)
     areas: dict[int, int] = {}
+    for item, kind, at, stop in _properties(data, start, end):
+        if kind == b"ispe" and stop - at >= 12:
+            width, height = struct.unpack_from(">II", data, at + 4)
+            areas[item] = max(areas.get(item, 0), width * height)
+    return areas
+
+
+def _properties(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes, int, int]]:
+    """Item, and the kind and the place of a property, for each that belongs to an item."""
+    container = find_box(data, b"ipco", start, end)
+    properties = list(iter_boxes(data, *container)) if container else []
     for kind, at, stop in iter_boxes(data, start, end):
         if kind == b"ipma":
-            for item, property_ in _associations(data[at:stop]):
-                if 0 < property_ <= len(sizes):
-                    areas[item] = max(areas.get(item, 0), sizes[property_ - 1])
-    return areas
+            for item, number in _associations(data[at:stop]):
+                if 0 < number <= len(properties):
+                    yield item, *properties[number - 1]
 
 
 def _associations(box: bytes) -> Iterator[tuple[int, int]]:
@@ -127,22 +221,27 @@ def _associations(box: bytes) -> Iterator[tuple[int, int]]:
             at += number_bytes
 
 
-def _references(data: bytes, start: int, end: int) -> tuple[dict[int, Any], dict[int, Any]]:
+def _parts(data: bytes, start: int, end: int) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
     """Item -> the items that it is made of, and item -> those that describe it further."""
     parts: dict[int, list[int]] = {}
     extras: dict[int, list[int]] = {}
+    for kind, source, places, id_bytes in _references(data, start, end):
+        if kind not in (b"dimg", b"auxl"):
+            continue
+        targets = [int.from_bytes(data[place : place + id_bytes]) for place in places]
+        if kind == b"dimg":
+            parts.setdefault(source, []).extend(targets)
+        else:
+            for target in targets:
+                extras.setdefault(target, []).append(source)
+    return parts, extras
+
+
+def _references(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, range, int]]:
+    """Kind, item, where the items that it leads to are named, and in how many bytes each."""
     id_bytes = 2 if data[start : start + 1] == b"\0" else 4
     for kind, at, stop in iter_boxes(data, start + 4, end):
         source = int.from_bytes(data[at : at + id_bytes])
         first = at + id_bytes + 2
         last = min(stop, first + _MOST_REFERENCES * id_bytes)
-        targets = [
-            int.from_bytes(data[place : place + id_bytes])
-            for place in range(first, last - id_bytes + 1, id_bytes)
-        ]
-        if kind == b"dimg":
-            parts.setdefault(source, []).extend(targets)
-        elif kind == b"auxl":
-            for target in targets:
-                extras.setdefault(target, []).append(source)
-    return parts, extras
+        yield kind, source, range(first, last - id_bytes + 1, id_bytes), id_bytes

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-_MOST_BOXES = 4096  # in one box; a phone's HEIC has some tens
+MOST_BOXES = 4096  # in one box; a phone's HEIC has some tens
 _MOST_BRANDS = 64
 
 
@@ -13,7 +13,7 @@ def iter_boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, 
     What is no box ends it, as it ends the work of any reader.
     """
     at = start
-    for _ in range(_MOST_BOXES):
+    for _ in range(MOST_BOXES):
         if at + 8 > end:
             return
         size, kind = struct.unpack_from(">I4s", data, at)

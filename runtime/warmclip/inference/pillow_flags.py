@@ -3,10 +3,12 @@
 They are attributes of Pillow's modules, one value for all threads of a process. A user's job may
 set them when it is imported: with ``LOAD_TRUNCATED_IMAGES`` half a picture would get a vector,
 with another ``LOADING_STRATEGY`` a GIF another one, and ``MAX_IMAGE_PIXELS`` refuses what
-``WARMCLIP_MAX_IMAGE_PIXELS`` allows. So they are exchanged while a picture is decoded here, on
-however many threads, and what was there comes back when the last of them is done.
+``WARMCLIP_MAX_IMAGE_PIXELS`` allows; pillow-heif's ``DISABLE_SECURITY_LIMITS`` takes away bounds
+that ours build on. So they are exchanged while a picture is decoded here, on however many threads,
+and what was there comes back when the last of them is done.
 """
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ _OURS: tuple[tuple[ModuleType, str, Any], ...] = (
 
 _lock = threading.Lock()
 _users = 0
-_theirs: list[Any] = []
+_theirs: list[tuple[ModuleType, str, Any, Any]] = []
 
 
 @contextmanager
@@ -38,8 +40,11 @@ def own_flags() -> Iterator[None]:
     global _users, _theirs  # noqa: PLW0603  # as Pillow's flags, one for the process
     with _lock:
         if _users == 0:
-            _theirs = [getattr(module, name) for module, name, _ in _OURS]
-            for module, name, ours in _OURS:
+            flags = _OURS
+            if options := sys.modules.get("pillow_heif.options"):  # who set it has loaded it
+                flags = (*_OURS, (options, "DISABLE_SECURITY_LIMITS", False))
+            _theirs = [(*flag, getattr(*flag)) for flag in flags]
+            for module, name, ours, _ in _theirs:
                 setattr(module, name, ours)
         _users += 1
     try:
@@ -48,6 +53,6 @@ def own_flags() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                for (module, name, ours), value in zip(_OURS, _theirs, strict=True):
+                for module, name, ours, value in _theirs:
                     if getattr(module, name) == ours:
                         setattr(module, name, value)
