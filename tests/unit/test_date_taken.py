@@ -4,12 +4,20 @@ import importlib.util
 import io
 import struct
 from datetime import UTC, datetime
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import ExifTags, Image, features
 
 from raw_files import PREVIEW, RAW, Writer, box
+from warmclip.indexing import scan
+from warmclip.indexing.files import locate_file
+from warmclip.indexing.roots import Roots
+from warmclip.indexing.scan import FileContent, LocatedFile, read_files
+from warmclip.inference import date_taken
 from warmclip.inference.date_taken import read_date_taken
+from warmclip.settings import Limits
 from warmclip.store.payload import clock_ns
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -123,6 +131,56 @@ def test_torn_files(make: str) -> None:
         for value in (b"\0", b"\xff"):
             read_date_taken(whole[:place] + value + whole[place + 1 :], NOW)
         read_date_taken(whole[:place], NOW)
+
+
+def heic_of(*boxes: bytes) -> bytes:
+    """A HEIC whose items are described so, without a picture."""
+    return box(b"ftyp", b"heic\0\0\0\0heic") + box(b"meta", bytes(4) + b"".join(boxes))
+
+
+def test_list_of_items_that_is_empty() -> None:
+    """It has none, though nothing comes behind it."""
+    assert read_date_taken(heic_of(box(b"iloc", bytes(8)), box(b"iinf", b"")), NOW) == ""
+
+
+EXIF_ITEM = box(b"iinf", bytes(5) + b"\1" + box(b"infe", b"\2" + bytes(4) + b"\1\0\0Exif\0"))
+
+
+def test_items_of_many_parts() -> None:
+    """Parts that take no room in the list are not counted out, for each of thousands of items."""
+    items = struct.pack(">HHH", 2, 0, 65_535) * 4_096
+    assert (
+        read_date_taken(heic_of(EXIF_ITEM, box(b"iloc", bytes(6) + b"\x10\0" + items)), NOW) == ""
+    )
+
+
+def test_item_that_is_listed_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read once."""
+    read = Mock(return_value=iter(()))
+    monkeypatch.setattr(date_taken, "iter_directories", read)
+    items = struct.pack(">HHHII", 1, 0, 1, 0, 64) * 100
+    read_date_taken(heic_of(EXIF_ITEM, box(b"iloc", bytes(4) + b"\x44\0\0\x64" + items)), NOW)
+    assert read.call_count == 1
+
+
+def test_bytes_that_fill() -> None:
+    """Some may stand before a marker, and millions lead to none."""
+    data = picture(exif=exif())
+    assert read_date_taken(data[:2] + b"\xff" * 1000 + data[2:], NOW) == TAKEN
+    assert read_date_taken(b"\xff\xd8" + b"\xff" * 4_000_000 + b"\0", NOW) == ""
+
+
+def test_picture_whose_date_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is read without one; the run would end with the error."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(PREVIEW)
+    roots = Roots()
+    file = LocatedFile(path=str(path), location=locate_file(path, roots))
+    for error in (IndexError, ValueError, struct.error, OverflowError):
+        monkeypatch.setattr(scan, "read_date_taken", Mock(side_effect=error))
+        ((_, content),) = next(read_files([file], roots, Limits()))
+        assert isinstance(content, FileContent)
+        assert (content.taken_at, content.data) == ("", PREVIEW)
 
 
 def test_day_of_the_camera() -> None:

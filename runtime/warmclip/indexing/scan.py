@@ -1,8 +1,10 @@
 """Which files a collection does not have as they are now, and what those hold."""
 
 import hashlib
+import struct
 import uuid
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -239,6 +241,13 @@ def _read_one(
     return FileContent(
         location=location,
         sha256=hashlib.sha256(data).hexdigest(),
-        taken_at=read_date_taken(data, datetime.now(UTC)),
+        taken_at=_date_taken(data),
         data=data,
     )
+
+
+def _date_taken(data: bytes) -> str:
+    """A picture is read whatever its date is: on an error, which would end the run, it has none."""
+    with suppress(LookupError, ValueError, ArithmeticError, struct.error):
+        return read_date_taken(data, datetime.now(UTC))
+    return ""

@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
 
-from warmclip.inference.heif import heif_format
-from warmclip.inference.iso_boxes import find_box, iter_boxes
+from warmclip.inference.heif import heif_format, item_places, meta_boxes
+from warmclip.inference.iso_boxes import iter_boxes
 from warmclip.inference.jpeg_segments import APP1, SCAN, jpeg_segments
 from warmclip.inference.raw_preview import cr3_tags, is_cr3, raf_preview
 from warmclip.inference.tiff_tags import Directory, byte_order, iter_directories
@@ -100,47 +100,19 @@ def _in_chunks(data: bytes, at: int, kind: bytes, order: str) -> Iterator[Direct
 
 
 def _in_heif(data: bytes) -> Iterator[Directory]:
-    meta = find_box(data, b"meta", 0, len(data))
-    inside = {kind: span for kind, *span in iter_boxes(data, meta[0] + 4, meta[1])} if meta else {}
+    inside = meta_boxes(data) or {}
     if b"iinf" not in inside or b"iloc" not in inside:
         return
     start, end = inside[b"iinf"]
     wanted = set()
-    for kind, at, stop in iter_boxes(data, start + (6 if data[start] == 0 else 8), end):
+    is_short = data[start : start + 1] == b"\0"
+    for kind, at, stop in iter_boxes(data, start + (6 if is_short else 8), end):
         id_bytes = 4 if data[at : at + 1] == b"\3" else 2
         at_type = at + 4 + id_bytes + 2
         if kind == b"infe" and data[at_type : min(stop, at_type + 4)] == b"Exif":
             wanted.add(int.from_bytes(data[at + 4 : at + 4 + id_bytes]))
-    for item, at, length in _item_places(data[slice(*inside[b"iloc"])]):
+    for item, at, length, _ in item_places(data, *inside[b"iloc"]):
         if item in wanted:
+            wanted.discard(item)  # one that is listed again is read once
             block = data[at : at + length]
             yield from _in_exif(block[4 + int.from_bytes(block[:4]) :])
-
-
-def _item_places(box: bytes) -> Iterator[tuple[int, int, int]]:
-    """Item, and where its first part begins and how long it is, for those in the file itself."""
-    if len(box) < 8:
-        return
-    version = box[0]
-    sizes = box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if version else 0
-    offset_bytes, length_bytes, base_bytes, index_bytes = sizes
-    id_bytes = 2 if version < 2 else 4
-    place = 6
-
-    def take(count: int) -> int:
-        nonlocal place
-        place += count
-        return int.from_bytes(box[place - count : place])
-
-    for _ in range(min(take(id_bytes), _MOST_PARTS)):
-        item = take(id_bytes)
-        method = take(2) if version else 0
-        take(2)  # which file
-        base, parts = take(base_bytes), take(2)
-        for part in range(parts):
-            take(index_bytes)
-            at, length = base + take(offset_bytes), take(length_bytes)
-            if part == 0 and method == 0:
-                yield item, at, length
-        if place >= len(box):
-            return

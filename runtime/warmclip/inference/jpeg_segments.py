@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 SCAN, APP1 = 0xDA, 0xE1
 
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed byte nor a restart
+# Neither a stuffed byte nor a restart. Of bytes that fill, the last is the marker's: with "\xff+"
+# each of a run without a marker would be looked at as often as it is long.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _SOI, _EOI, _TEM = 0xD8, 0xD9, 0x01
 
 
