@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import struct
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import Mock
@@ -178,7 +179,8 @@ def test_picture_whose_date_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_
     file = LocatedFile(path=str(path), location=locate_file(path, roots))
     for error in (IndexError, ValueError, struct.error, OverflowError):
         monkeypatch.setattr(scan, "read_date_taken", Mock(side_effect=error))
-        ((_, content),) = next(read_files([file], roots, Limits()))
+        with closing(read_files([file], roots, Limits())) as reading:
+            ((_, content),) = next(reading)
         assert isinstance(content, FileContent)
         assert (content.taken_at, content.data) == ("", PREVIEW)
 
