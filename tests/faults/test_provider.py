@@ -96,6 +96,8 @@ def test_found_out_in_service(rig: Rig, fault: str, reason: str) -> None:
     """
     pictures = rig.pictures(512)  # so many that a crash comes twice in one job
     faulty = {"FAULTY_AUTO": f"faulty-{fault}", "FAULTY_N": "90", "WARMCLIP_CANARY_EVERY": "8"}
+    if fault in ("hangnth", "sleepnth"):  # in the trial of the text tower, which has more runs
+        faulty["WARMCLIP_TRIAL_SECONDS"] = "20"
     with rig.worker(**faulty, **TRIED) as worker:
         assert f"on faulty-{fault}, queues" in worker.log.read_text()
         index(worker, pictures)

@@ -157,7 +157,9 @@ def test_pinned_graph_has_nothing_that_accelerators_refuse(
 
 
 def test_coreml_takes_every_graph_whole(bundle: ModelBundle) -> None:
-    """At batches 1, 8 and 32: one partition, nothing refused or inexact, no weights inline."""
+    """At batches 1, 8 and 32: one partition, nothing refused or inexact, and inline no weights
+    but those of normalisations, which CoreML keeps nowhere else.
+    """
     coreml = json.loads((bundle.folder / "certificate.json").read_text("utf-8"))["coreml"]
 
     assert (coreml["whole"], coreml["notes"]) == (True, [])
@@ -169,7 +171,7 @@ def test_coreml_takes_every_graph_whole(bundle: ModelBundle) -> None:
         for placement in placements:
             assert (placement["partitions"], placement["findings"]) == (1, [])
             assert placement["taken"] == placement["nodes"] > 40
-            assert placement["inline_bytes"] < 1000
+            assert placement["inline_bytes"] < 5000
 
 
 @pytest.mark.parametrize("tower", TOWERS)

@@ -37,6 +37,7 @@ from soak.accounts import Outcome, Sent, broken_promises, unexplained_deaths
 from soak.faults import HANG_S, REDIS, WORKER, Tormentor
 from soak.jobs import COLLECTION, INDEX, PIXELS, Sender, litter
 from soak.site import Site
+from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.replies import text_of
 
 log = logging.getLogger("soak")
@@ -214,10 +215,17 @@ class Soak:
         )
 
     def _index_again(self, outcomes: list[tuple[Sent, Outcome]]) -> None:
-        """Send what a user would send again: index jobs that failed, and say why."""
+        """Send what a user would send again: index jobs that failed, and pictures that were set
+        aside, as a signal from outside looks like a crash of their decoder.
+        """
         failed = [sent for sent, it in outcomes if sent.pictures and it.status == "failed"]
         for sent in failed:
             self._sender.send_index(self._connection, sent.pictures)
+        poisoned = PoisonedFiles(self._connection)
+        aside = [file.path for file in poisoned.all()]
+        poisoned.remove(aside)
+        if again := tuple(path for path in aside if path in self._sender.pictures):
+            self._sender.send_index(self._connection, again)
         self._wait_until_over()
 
     def _count(self, outcomes: list[tuple[Sent, Outcome]]) -> None:

@@ -1,8 +1,10 @@
 """What this machine is: system, chip, memory, Python, and the packages that matter."""
 
 import importlib.metadata
+import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +19,7 @@ _OURS = (
 )  # fmt: skip
 _RUNTIME = "onnxruntime"
 _IF_INSTALLED = ("pillow-heif", "torch", "open_clip_torch", "setproctitle")
+_FORMATS_S = 30.0  # for a child that imports Pillow
 
 # Variables that people set against these crashes, and what they do instead.
 _INEFFECTIVE_VARIABLES = {
@@ -102,11 +105,21 @@ def _notes(
 
 
 def _formats() -> dict[str, bool]:
+    """Asked in a child: what decodes pictures may crash where it is imported."""
+    code = (
+        "import json; from warmclip.inference.image import readable_formats; "
+        "print(json.dumps(readable_formats()))"
+    )
     try:
-        from warmclip.inference.image import readable_formats
-    except ImportError:  # of Pillow or numpy, which is told among the packages
-        return {}
-    return readable_formats()
+        told = subprocess.run(  # noqa: S603 - this Python, and code of ours
+            [sys.executable, "-P", "-c", code],
+            capture_output=True,
+            check=True,
+            timeout=_FORMATS_S,
+        ).stdout
+        return dict(json.loads(told))
+    except (subprocess.SubprocessError, OSError, ValueError):
+        return {}  # Pillow or numpy is not there, which is told among the packages
 
 
 def _version(package: str) -> str | None:
