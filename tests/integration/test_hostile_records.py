@@ -73,6 +73,18 @@ def test_key_of_another_kind(worker: Running, name: str) -> None:
     still_works(worker)
 
 
+@pytest.mark.parametrize("name", ["rq:warmclip:switched", "rq:warmclip:dead"])
+def test_key_of_ours_of_another_kind(worker: Running, name: str) -> None:
+    """Neither a heartbeat nor a job needs it."""
+    worker.connection.set(name, "x")
+    still_works(worker)
+    mine = f"rq:worker:{read_status(worker.connection).workers[0].name}"
+    before = worker.connection.hget(mine, "last_heartbeat")
+    eventually(lambda: worker.connection.hget(mine, "last_heartbeat") != before)
+    still_works(worker)
+    worker.connection.delete(name)
+
+
 def test_forged_worker_record(worker: Running) -> None:
     """A process number that is none of the digits that int takes."""
     mine = read_status(worker.connection).workers[0].name

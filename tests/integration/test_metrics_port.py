@@ -1,6 +1,7 @@
 """A worker's own metrics, for whoever watches each machine."""
 
 import re
+import socket
 from pathlib import Path
 
 import httpx
@@ -92,6 +93,78 @@ def test_address_that_is_none(text: str) -> None:
     """It is named."""
     with pytest.raises(SettingsError, match="--metrics-port"):
         parse_address(text)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is hung up on for being slow."""
+    monkeypatch.setattr("warmclip.work.metrics_port._REQUEST_S", 2 * PATIENCE_S)
+
+
+def connect(port: int, begin: bytes = b"GET /") -> socket.socket:
+    """A client that sends the beginning of a request."""
+    client = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+    client.sendall(begin)
+    return client
+
+
+def gets_answer(client: socket.socket) -> bool:
+    """Whether the rest of its request is answered."""
+    client.sendall(b"livez HTTP/1.0\r\n\r\n")
+    return client.recv(12) == b"HTTP/1.0 200"
+
+
+@pytest.mark.usefixtures("patient")
+def test_slow_client() -> None:
+    """It delays neither others nor the worker's end: both come before its own answer."""
+    with metrics_port(("127.0.0.1", 0), list) as (_, port):
+        slow = connect(port)
+        assert is_alive(port)
+    with slow:
+        assert gets_answer(slow)
+
+
+@pytest.mark.usefixtures("patient")
+def test_too_many_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than there are places for is hung up on; a place that is left is free again."""
+    monkeypatch.setattr("warmclip.work.metrics_port._MOST_AT_ONCE", 1)
+    with metrics_port(("127.0.0.1", 0), list) as (_, port):
+        with connect(port) as first, connect(port, b"") as second:
+            assert second.recv(1) == b""
+            assert gets_answer(first)
+        eventually(lambda: is_alive(port))
+
+
+def test_client_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is hung up on when its time is up, however often it sends a byte."""
+    monkeypatch.setattr("warmclip.work.metrics_port._REQUEST_S", 0.1)
+
+    def is_hung_up_on(client: socket.socket) -> bool:
+        try:
+            client.sendall(b"a")
+        except ConnectionError:
+            return True
+        return False
+
+    with metrics_port(("127.0.0.1", 0), list) as (_, port), connect(port) as client:
+        eventually(lambda: is_hung_up_on(client))
+
+
+def has_ipv6() -> bool:
+    """Whether one can listen on the loopback of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_loopback_of_ipv6() -> None:
+    """It is an address like another one."""
+    with metrics_port(parse_address("[::1]:0"), list) as (host, port):
+        url = f"http://[{host}]:{port}/livez"
+        assert httpx.get(url, trust_env=False, timeout=PATIENCE_S).status_code == 200
 
 
 def test_port_that_is_taken() -> None:

@@ -21,6 +21,10 @@ NO_UTF8 = b"\xff\xfe\x00name"
 ID = "0" * 32
 POINT = "00000000-0000-4000-8000-000000000000"
 VERSION = f"{'0' * 32}-64-2"
+HIT = {
+    "id": POINT, "score": 0.5, "path": "/a", "width_px": 1, "height_px": 1, "size_bytes": 1,
+    "sha256": "s", "mtime_ns": 1, "indexed_at": "t",
+}  # fmt: skip
 SESSION = f"rq:warmclip:session:{ID}"
 
 
@@ -172,6 +176,8 @@ def test_hostile_records(served: Served, redis: Redis, write: Callable[[Redis], 
         ("GET", "/api/v1/search?q=red", []),
         ("GET", "/api/v1/search?q=red", {"hits": 7, "fingerprint": "f"}),
         ("GET", "/api/v1/search?q=red", {"hits": [{}], "fingerprint": "f"}),
+        ("GET", "/api/v1/search?q=red", {"hits": [HIT | {"id": "\ud800"}], "fingerprint": "f"}),
+        ("GET", "/api/v1/search?q=red", {"hits": [HIT], "fingerprint": "\ud800"}),
         (
             "GET",
             f"/api/v1/points/{POINT}/thumbnail",

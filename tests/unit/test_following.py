@@ -1,14 +1,21 @@
 """Which model a worker loads, and which bundle that is: rules without a process."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import MagicMock
 
 import pytest
 
 from tiny_models import rewritten
+from warmclip.indexing import collection_bundle
 from warmclip.indexing.collection_bundle import bundle_fingerprint, find_bundle
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
+from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.models import ModelChoice, bundles_to_load
+from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.model_switch import (
     ModelSwitch,
     find_differences,
@@ -69,7 +76,18 @@ def test_model_to_load(loaded: tuple[str, ...], follows: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "note", [b"", b"{}", b"[1]", b'["a"]', b"[" * 9999, b"7", b'["a", "b", "c"]', b"\xff"]
+    "note",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'["a"]',
+        b"[" * 9999,
+        b"7",
+        b'["a", "b", "c"]',
+        b'["a", "b"]',  # no fingerprints
+        b"\xff",
+    ],
 )
 def test_note_that_is_none(note: bytes) -> None:
     """It is passed by: others may write to the same Redis."""
@@ -95,6 +113,88 @@ def test_bundle_of_a_fingerprint(tmp_path: Path, demo_bundle: Path) -> None:
     turned = Settings(home=home, bundle=old.folder, exif="transpose")  # a space of its own
     assert find_bundle(turned, old.manifest.fingerprint) is None
     assert find_bundle(turned, bundle_fingerprint(beside.folder, turned)) == beside.folder
+
+
+def test_bundle_that_is_no_longer_there(
+    tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without WARMCLIP_BUNDLE, what lies beside it is to be this process's own."""
+    beside = rewritten(ModelBundle.open(demo_bundle), tmp_path / "beside")
+    settings = Settings(home=tmp_path / "home", bundle=tmp_path / "gone")
+    wanted = beside.manifest.fingerprint
+    assert find_bundle(settings, wanted) == beside.folder
+    monkeypatch.setattr(os, "geteuid", lambda: beside.folder.stat().st_uid + 1)
+    assert find_bundle(settings, wanted) is None
+
+
+@pytest.mark.parametrize("part", ["", "manifest.json"])
+def test_bundle_of_another_owner(
+    tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A link that another user can turn, or that user's manifest, is passed by."""
+    demo = ModelBundle.open(demo_bundle)
+    old = rewritten(demo, tmp_path / "old")
+    recipe = demo.manifest.image.model_copy(update={"fill": 7})
+    (tmp_path / "elsewhere").mkdir()
+    new = rewritten(demo, tmp_path / "elsewhere" / "new", image=recipe)
+    beside = tmp_path / "beside"
+    beside.symlink_to(new.folder)
+    settings = Settings(home=tmp_path / "home", bundle=old.folder)
+    wanted = new.manifest.fingerprint
+    assert find_bundle(settings, wanted) == beside
+    lstat = Path.lstat
+
+    def of_another(path: Path) -> os.stat_result | SimpleNamespace:
+        found = lstat(path)
+        return SimpleNamespace(st_uid=found.st_uid + 1) if path == beside / part else found
+
+    monkeypatch.setattr(Path, "lstat", of_another)
+    assert find_bundle(settings, wanted) is None
+
+
+def test_bundle_that_is_being_replaced(
+    tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes away between two looks is not there."""
+    old = rewritten(ModelBundle.open(demo_bundle), tmp_path / "old")
+    monkeypatch.setattr(
+        collection_bundle, "bundle_fingerprint", MagicMock(side_effect=FileNotFoundError)
+    )
+    settings = Settings(home=tmp_path / "home", bundle=old.folder)
+    assert find_bundle(settings, OTHER) is None
+
+
+def test_two_collections_switched_in_opposite_directions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker ends up with both models, and loads no more."""
+    monkeypatch.setattr(collection_bundle, "find_bundle", lambda _settings, it: HERE.get(it))
+    horse, settings = FakeHorse(), Settings(home=Path("/home"), bundle=DEFAULT)
+    follower = ModelFollower(MagicMock(), "w", settings, cast("WarmHorse", horse))
+    switches = [SWITCH, ModelSwitch(collection="scans", former=NEW, now=OLD)]
+    for _ in range(10):
+        follower.on_switches(switches)
+        follower.follow(horse.ensure)
+    assert horse.loaded == [(NEW,), (OLD, NEW)]
+
+
+class FakeHorse:
+    """What a follower needs of one."""
+
+    def __init__(self) -> None:
+        self.choice = ModelChoice()
+        self.ready = SimpleNamespace(models=(OLD,))
+        self.loaded: list[tuple[str, ...]] = []
+
+    def choose(self, choice: ModelChoice) -> None:
+        """See ``WarmHorse.choose``."""
+        self.choice = choice
+
+    def ensure(self) -> None:
+        """Load what was chosen."""
+        if self.choice.wanted != self.ready.models:
+            self.loaded.append(self.choice.wanted)
+            self.ready.models = self.choice.wanted
 
 
 def worker(*models: str, trouble: str = "") -> WorkerState:

@@ -136,6 +136,26 @@ def test_a_job_that_fails_is_asked_again_one_by_one() -> None:
     asyncio.run(run())
 
 
+def test_a_job_is_of_one_collection() -> None:
+    """A horse may not hold the models of more; those of another one wait, in order."""
+
+    async def run() -> None:
+        worker = Worker()
+        groups = SearchGroups(worker.ask, lambda: 1)
+        (first,) = ask(groups, "a")
+        others = [
+            asyncio.create_task(groups.search({"text": text, "collection": name}, 60))
+            for text, name in (("b", "x"), ("c", "y"), ("d", "x"), ("e", "z"), ("f", "y"))
+        ]
+        await settle()
+        for _ in range(4):
+            await worker.answer()
+        await asyncio.gather(first, *others)
+        assert worker.asked == [["a"], ["b", "d"], ["c", "f"], ["e"]]
+
+    asyncio.run(run())
+
+
 def test_no_worker() -> None:
     """All who wait are told so, once; nobody asks again."""
 
@@ -183,7 +203,7 @@ def test_time_out() -> None:
         groups = SearchGroups(worker.ask, lambda: 1)
         (lasting,) = ask(groups, "a")
         await settle()
-        with pytest.raises(QueueUnreachable, match="no worker answered within 0 s"):
+        with pytest.raises(QueueUnreachable, match="no worker answered within 1 s"):
             await groups.search({"text": "b"}, 0)
         await worker.answer()
         assert await lasting == {"hits": ["a"]}

@@ -1,12 +1,13 @@
 """Which of the bundles here a collection is read and written with: the one of its vectors."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warmclip.errors import BundleError, NotStored
-from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.bundle import MANIFEST, ModelBundle
 from warmclip.inference.model_card import find_bundles
 from warmclip.settings import Settings
 
@@ -20,19 +21,21 @@ def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     """The bundle that embeds in a space, with these settings; None if it is not here.
 
     Looked at are WARMCLIP_BUNDLE, what lies beside it, and the folders of models. What lies there
-    and is of another owner than WARMCLIP_BUNDLE is passed by: its folder may be open to all.
+    and is of another owner than WARMCLIP_BUNDLE, or than this process if that is not there, is
+    passed by: its folder may be open to all.
     """
     folders = {it.absolute(): None for it in (settings.bundle.parent, *settings.model_folders)}
-    owner = _owner(settings.bundle)
+    try:
+        owner = settings.bundle.stat().st_uid
+    except OSError:
+        owner = os.geteuid()
     for folder in (settings.bundle, *find_bundles(folders)):
-        if owner is None or _owner(folder) == owner:
-            try:
-                found = bundle_fingerprint(folder, settings)
-            except BundleError as exc:
-                log.debug("%s", exc)
-            else:
-                if found == fingerprint:
-                    return folder
+        try:
+            is_trusted = folder == settings.bundle or _owners(folder) == {owner}
+            if is_trusted and bundle_fingerprint(folder, settings) == fingerprint:
+                return folder
+        except (BundleError, OSError) as exc:  # broken, or just being replaced
+            log.debug("%s", exc)
     return None
 
 
@@ -63,8 +66,6 @@ def follow_collection(settings: Settings, store: "VectorStore") -> Settings:
     return settings if bundle is None else replace(settings, bundle=bundle)
 
 
-def _owner(folder: Path) -> int | None:
-    try:
-        return folder.stat().st_uid
-    except OSError:
-        return None
+def _owners(folder: Path) -> set[int]:
+    """Who can change what the folder holds: it may be a link, which another user can turn."""
+    return {it.st_uid for it in (folder.lstat(), folder.stat(), (folder / MANIFEST).lstat())}

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from starlette import datastructures
 
 from warmclip.serve.context import AppContext
@@ -68,25 +68,33 @@ ByFileDate = Annotated[
 ]
 
 
+def _check_utf8(text: str) -> str:
+    text.encode()  # half a surrogate pair is refused here, not when the response is written
+    return text
+
+
+_Utf8 = Annotated[str, AfterValidator(_check_utf8)]
+
+
 class SearchHit(BaseModel):
     """One picture that was found."""
 
-    id: str
+    id: _Utf8
     score: Annotated[float, Field(description="Cosine similarity.")]
     path: Annotated[str, Field(description="Bytes of its name that are no UTF-8 are escaped.")]
     width_px: int
     height_px: int
     size_bytes: int
-    sha256: Annotated[str, Field(description="Of the file, as it was indexed.")]
+    sha256: Annotated[_Utf8, Field(description="Of the file, as it was indexed.")]
     mtime_ns: Annotated[int, Field(description="When the file was last changed, as indexed.")]
     taken_at: Annotated[
-        str | None,
+        _Utf8 | None,
         Field(
             description="When the picture was taken, ISO 8601 on the camera's clock, with an "
             "offset from UTC where it told one; null: it does not tell."
         ),
     ]
-    indexed_at: Annotated[str, Field(description="ISO 8601, UTC.")]
+    indexed_at: Annotated[_Utf8, Field(description="ISO 8601, UTC.")]
     thumbnail: Annotated[str, Field(description="The path of its thumbnail.")]
 
 
@@ -95,7 +103,7 @@ class SearchResponse(BaseModel):
 
     collection: str
     offset: int
-    fingerprint: Annotated[str, Field(description="Of the embedding space.")]
+    fingerprint: Annotated[_Utf8, Field(description="Of the embedding space.")]
     hits: list[SearchHit]
 
 

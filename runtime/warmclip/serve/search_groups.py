@@ -1,7 +1,6 @@
 """Searches by text that arrive together are one job: the model computes their texts in one run."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -20,6 +19,10 @@ Ask: TypeAlias = Callable[[str, Mapping[str, Any], Callable[[], bool]], Awaitabl
 class _Question:
     arguments: Mapping[str, Any]  # of ``search``
     answer: asyncio.Future[Any] = field(default_factory=asyncio.Future)
+
+    @property
+    def collection(self) -> Any:
+        return self.arguments.get("collection")
 
     def fail(self, exc: Exception) -> None:
         if not self.answer.done():
@@ -45,7 +48,7 @@ class SearchGroups:
         """
         self._ask = ask
         self._count_workers = count_workers
-        self._waiting: deque[_Question] = deque()
+        self._waiting: list[_Question] = []
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def search(self, arguments: Mapping[str, Any], timeout_s: float) -> Any:
@@ -77,11 +80,10 @@ class SearchGroups:
             task.add_done_callback(self._ended)
 
     def _take_group(self) -> list[_Question]:
-        group: list[_Question] = []
-        while self._waiting and len(group) < MOST_TOGETHER:
-            question = self._waiting.popleft()
-            if not question.answer.done():
-                group.append(question)
+        """Those who wait longest; of one collection, as a horse may not hold the models of more."""
+        waiting = [it for it in self._waiting if not it.answer.done()]
+        group = [it for it in waiting if it.collection == waiting[0].collection][:MOST_TOGETHER]
+        self._waiting = [it for it in waiting if it not in group]
         return group
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -52,7 +52,9 @@ class ModelFollower:
         ):
             self.trouble = self._lacking = ""
         if switch is not None:
-            self._want(switch.now, instead_of=switch.former)
+            # A model that another collection was switched to stays: no other note loads it again.
+            stays = switch.former in {it.now for it in switches}
+            self._want(switch.now, instead_of="" if stays else switch.former)
 
     def follow(self, ensure_horse: Callable[[], None]) -> None:
         """Between two jobs: load what is wanted, if it is this worker's turn.

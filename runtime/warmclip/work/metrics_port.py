@@ -5,10 +5,12 @@ on its machine, and it answers while Redis is away.
 """
 
 import logging
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -25,7 +27,8 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-_REQUEST_S = 5.0  # for one, while the next one waits
+_REQUEST_S = 5.0  # for one, from its first byte to the last of its answer
+_MOST_AT_ONCE = 16  # requests; one more is hung up on
 _POLL_S = 0.2
 
 
@@ -65,11 +68,11 @@ def read_worker_metrics(
 def metrics_port(
     address: tuple[str, int], read: Callable[[], Sequence[Metric]]
 ) -> Iterator[tuple[str, int]]:
-    """Answer `/metrics` and `/livez` from a thread while the block runs; yields the address.
+    """Answer `/metrics` and `/livez` from threads while the block runs; yields the address.
 
     Args:
         address: to listen on; port 0: any.
-        read: the metrics; called in the thread.
+        read: the metrics; called in a thread of the request.
 
     Raises:
         SettingsError: nobody can listen there.
@@ -85,19 +88,18 @@ def metrics_port(
             return generate_latest(registry) + generate_latest(scrape)
 
     try:
-        server = HTTPServer(address, Handler)
+        server = _Server(address, Handler)
     except OSError as exc:
         raise SettingsError(
-            f"--metrics-port: {address[0]}:{address[1]} cannot be listened on: {exc.strerror}"
+            f"--metrics-port: {_written(*address)} cannot be listened on: {exc.strerror}"
         ) from exc
     thread = threading.Thread(
         target=server.serve_forever, args=(_POLL_S,), name="warmclip-metrics", daemon=True
     )
     thread.start()
     host, port = str(server.server_address[0]), int(server.server_address[1])
-    log.info(
-        "metrics on http://%s:%d/metrics", host, port, extra={"action": "metrics", "port": port}
-    )
+    about = {"action": "metrics", "port": port}
+    log.info("metrics on http://%s/metrics", _written(host, port), extra=about)
     try:
         yield host, port
     finally:
@@ -106,9 +108,44 @@ def metrics_port(
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _REQUEST_S
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each request: a slow client delays nobody else, nor the worker's end."""
+
+    block_on_close = False  # else it waits for the threads
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._ends: dict[socket.socket, float] = {}  # when each connection's time is up
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, unless there are too many."""
+        if len(self._ends) >= _MOST_AT_ONCE:
+            self.shutdown_request(request)
+            return
+        self._ends[request] = time.monotonic() + _REQUEST_S
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer one."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._ends.pop(request, None)
+
+    def service_actions(self) -> None:
+        """At each poll: hang up on those whose time is up, however often they send a byte."""
+        for request, end in list(self._ends.items()):
+            if time.monotonic() > end:
+                with suppress(OSError):  # it has just ended
+                    request.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/livez":

@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from warmclip.work.replies import answers_of, text_of
-from warmclip.work.workers import WorkerState, read_workers
+from warmclip.work.workers import FINGERPRINT, WorkerState, read_workers
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 SWITCHES = "rq:warmclip:switched"
@@ -43,11 +43,16 @@ def announce(connection: Redis, switch: ModelSwitch) -> None:
 
 def read_noted_model(connection: Redis, collection: str) -> str | None:
     """The model that a collection was last switched to, by the notes; None: nobody noted one."""
+    found = {it.collection: it.now for it in read_switches(connection)}
+    return found.get(collection)
+
+
+def read_switches(connection: Redis) -> list[ModelSwitch]:
+    """What was announced; nothing if the key holds something else than notes."""
     with connection.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(SWITCHES)
         (notes,) = answers_of(pipeline)
-    found = {it.collection: it.now for it in parse_switches(notes or {})}
-    return found.get(collection)
+    return parse_switches(notes or {})
 
 
 def parse_switches(notes: Mapping[Any, Any]) -> list[ModelSwitch]:
@@ -58,7 +63,8 @@ def parse_switches(notes: Mapping[Any, Any]) -> list[ModelSwitch]:
             former, now = map(str, json.loads(note))
         except (ValueError, TypeError, RecursionError):
             continue
-        switches.append(ModelSwitch(collection=text_of(name), former=former, now=now))
+        if FINGERPRINT.fullmatch(former) and FINGERPRINT.fullmatch(now):
+            switches.append(ModelSwitch(collection=text_of(name), former=former, now=now))
     return switches
 
 

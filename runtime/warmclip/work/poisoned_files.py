@@ -15,10 +15,13 @@ from typing import Any, Self
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import ResponseError
 
 from warmclip.errors import SettingsError
 from warmclip.inference.reading import is_digest_name
 from warmclip.settings import check_collection
+from warmclip.work.patience import is_wrong_type
+from warmclip.work.replies import answers_of
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:dead"
@@ -66,12 +69,17 @@ class PoisonedFiles:
         self._known_count = 0
 
     def add(self, file: PoisonedFile) -> bool:
-        """Set a picture aside; False if there are too many already."""
+        """Set a picture aside; False if there are too many already, or no place for them."""
         if is_digest_name(file.path):
             self._forget_oldest_sent()
         if self.count() >= _MOST:
             return False
-        self._connection.hset(_KEY, _field(file.path), json.dumps(file.to_dict()))
+        try:
+            self._connection.hset(_KEY, _field(file.path), json.dumps(file.to_dict()))
+        except ResponseError as exc:
+            if not is_wrong_type(exc):
+                raise
+            return False
         self._known_count = -1
         return True
 
@@ -82,7 +90,10 @@ class PoisonedFiles:
 
     def count(self) -> int:
         """How many there are."""
-        return self._connection.hlen(_KEY)
+        with self._connection.pipeline(transaction=False) as pipeline:
+            pipeline.hlen(_KEY)
+            (count,) = answers_of(pipeline)
+        return count or 0
 
     def known(self) -> tuple[PoisonedFile, ...]:
         """Every one; the same tuple as before as long as their number is the same."""
@@ -97,7 +108,10 @@ class PoisonedFiles:
 
     def _read_all(self) -> dict[bytes, PoisonedFile]:
         """By field, which is made of the path."""
-        read = {field: _read(value) for field, value in self._connection.hgetall(_KEY).items()}
+        with self._connection.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(_KEY)
+            (records,) = answers_of(pipeline)
+        read = {field: _read(value) for field, value in (records or {}).items()}
         return {
             field: file
             for field, file in read.items()

@@ -40,7 +40,7 @@ from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.warm_horse import Order, WarmHorse
 from warmclip.work.liveness import AT, HORSE, worker_fields
-from warmclip.work.model_switch import SWITCHES, parse_switches
+from warmclip.work.model_switch import read_switches
 from warmclip.work.patience import LOST, is_wrong_type, refusal
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.recorder import STOPPED, JobRecorder, Running
@@ -252,13 +252,11 @@ class WarmWorker(RqWorker):
             if in_flight is not None and in_flight.progress is not None:
                 job_id = running.job.id if running is not None else STARTING
                 pipeline.hset(self.key, AT, json.dumps([job_id, *in_flight.progress]))
-            noted = len(pipeline)
-            pipeline.hgetall(SWITCHES)
             if running is not None:
                 self._recorder.keep_alive(running, pipeline)
             answers = pipeline.execute()
         self._follower.keep_turn()
-        self._follower.on_switches(parse_switches(answers[noted]))
+        self._follower.on_switches(read_switches(self.connection))
         if running is not None:
             self._recorder.was_kept(running, answers)
         self._counters.flush(self.connection)

@@ -17,9 +17,11 @@ from warmclip.work.liveness import AT, MODELS, TROUBLE, is_gone
 from warmclip.work.replies import answers_of, read_members, text_of
 
 _MOST_DIGITS = 9  # of a process's number
-_FINGERPRINT = re.compile("[0-9a-f]{64}")
 _MOST = 16  # models of one worker
 _MOST_TROUBLE = 1_000  # characters
+
+FINGERPRINT = re.compile("[0-9a-f]{64}")
+"""Of a model, as a whole text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ def _parse(name: str, record: Mapping[Any, Any], job: str | None) -> WorkerState
         hostname=values.get("hostname", ""),
         pid=int(pid),
         last_heartbeat=beat,
-        models=tuple(filter(_FINGERPRINT.fullmatch, values.get(MODELS, "").split(",")))[:_MOST],
+        models=tuple(filter(FINGERPRINT.fullmatch, values.get(MODELS, "").split(",")))[:_MOST],
         trouble=values.get(TROUBLE, "")[:_MOST_TROUBLE],
     )
 
