@@ -1147,3 +1147,18 @@ def test_outcome_that_is_told_twice(connection: Redis) -> None:
     for thread in threads:
         thread.join()
     assert now(connection, session).indexed == 1
+
+
+def test_file_in_two_chunks(connection: Redis) -> None:
+    """A folder that is searched again may list a file twice; each is counted, though skipped."""
+    draw_session(connection, 1)
+    session = draw_session(connection, 1)  # the same file, in the same session
+    progress = SessionProgress(connection)
+    assert progress.take_step(session, StepPlan(room=2))
+    session = now(connection, session)
+    report = IndexReport(collection="images", skipped={"/pictures/a.jpg": "is empty"})
+    outcomes = [ChunkOutcome(number=number, report=report) for number in (0, 1)]
+    progress.take_step(session, StepPlan(ended=(0, 1)), outcomes)
+    ended = now(connection, session)
+    assert ended.images == ended.done == ended.skipped == 2
+    assert connection.llen(session_key(ended.id, "skipped")) == 2

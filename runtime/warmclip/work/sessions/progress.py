@@ -311,11 +311,13 @@ def _record(pipe: Pipeline, session: Session, outcomes: Sequence[ChunkOutcome]) 
     """Add outcomes to a session's counts, and to those of all sessions."""
     key = session_key(session.id)
     report = sum((it.report for it in outcomes), IndexReport(collection=session.collection))
+    # Of each chunk, not of their sum: a folder that is searched again may list a file twice.
+    skipped = [pair for it in outcomes for pair in it.report.not_stored.items()]
     counts = {
         "indexed": report.indexed,
         "unchanged": report.unchanged,
         "reused": report.reused,
-        "skipped": len(report.not_stored),
+        "skipped": len(skipped),
     }
     for name, more in counts.items():
         if more:
@@ -324,8 +326,8 @@ def _record(pipe: Pipeline, session: Session, outcomes: Sequence[ChunkOutcome]) 
     waits = [it.waited_s for it in outcomes if it.waited_s is not None]
     increment(pipe, "jobs", len(waits))
     increment(pipe, "waited_ms", round(1000 * sum(waits)))
-    if report.not_stored:
-        pipe.rpush(session_key(session.id, "skipped"), *map(json.dumps, report.not_stored.items()))
+    if skipped:
+        pipe.rpush(session_key(session.id, "skipped"), *map(json.dumps, skipped))
     samples = add_sample(session.samples, time.time(), session.done + sum(counts.values()))
     pipe.hset(key, "samples", json.dumps(samples))
 
