@@ -90,7 +90,9 @@ def test_command(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shutil.copytree(demo_bundle, tmp_path / "models" / NAME)
     listed = CliRunner().invoke(app, ["models"])
     assert f"* models/{NAME}" in listed.stdout
-    assert "differs from open_clip by 1.3e-07 in fp32, cosine 0.999935 in fp16" in listed.stdout
+    card = ModelCard.read(demo_bundle)
+    figures = f"by {card.fp32_difference:.1e} in fp32, cosine {card.fp16_cosine:.6f} in fp16"
+    assert f"differs from open_clip {figures}" in listed.stdout
     as_json = json.loads(CliRunner().invoke(app, ["models", "--json", "models"]).stdout)
     (model,) = as_json["models"]
     assert (model["in_use"], model["dim"]) == (True, 128)
