@@ -24,7 +24,7 @@ from warmclip.work.queues import open_queue
 from warmclip.work.status import read_status
 from warmclip.work.worker import STARTING
 
-PATIENCE_S = 60.0  # a worker imports and loads on a busy machine
+PATIENCE_S = 120.0  # a worker imports and loads on a busy machine
 
 WORKER = (sys.executable, "-m", "warmclip.cli", "worker")
 
@@ -73,7 +73,7 @@ class Running:
         return pid
 
 
-def outcome(job: Job, timeout_s: int = 20) -> Result:
+def outcome(job: Job, timeout_s: int = 60) -> Result:
     """Wait until a job is over."""
     result = job.latest_result(timeout=timeout_s)
     assert result is not None, f"{job} did not end"

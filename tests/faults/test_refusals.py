@@ -117,7 +117,7 @@ def test_refused_and_asked_to_stop(rig: Rig, server: RedisServer) -> None:
     """It leaves at once, with one sentence and the code of a service that cannot be used."""
     with rig.worker(REDIS_URL=server.url("worker", PASSWORD)) as worker:
         order(server, "ACL SETUSER worker -hset -lmove -blmove")
-        eventually(lambda: "Redis refuses: " in worker.log.read_text(), 20)
+        eventually(lambda: "Redis refuses: " in worker.log.read_text())
         worker.process.terminate()
         assert worker.process.wait(PATIENCE_S) == 3
         log = worker.log.read_text()

@@ -229,7 +229,9 @@ def test_part_that_is_named_a_thousand_times() -> None:
     data += small[head + 4 : head + length] + extra + small[head + length :]
     assert decoded_pixels(data)[0] == 1024 * 1024  # of itself it cannot consist
     many = data.replace(extra, extra.replace(b"\0\1" * 1000, b"\0\2" * 1000))
-    with pytest.raises(ImageUnreadable, match=r"about 2 s .*: it has 66,.* pixels of HEVC in its"):
+    # An older libheif refuses it by itself.
+    refusal = r"about 2 s .*: it has 66,.* pixels of HEVC in its|double references"
+    with pytest.raises(ImageUnreadable, match=refusal):
         open_image(many, Limits(image_pixels=2_000_000))
 
 
