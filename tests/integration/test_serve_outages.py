@@ -7,7 +7,9 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -175,9 +177,33 @@ def searched(
             yield served, worker, store, after
 
 
-@pytest.mark.parametrize("is_frozen", [False, True], ids=["gone", "frozen"])
+class _Broken(BaseHTTPRequestHandler):
+    """A server that fails at whatever it is asked."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_error(500)
+
+    do_POST = do_PUT = do_GET  # noqa: N815 - names of http.server
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def broken_server(port: int) -> Iterator[None]:
+    """Answers 500 to all."""
+    with ThreadingHTTPServer(("127.0.0.1", port), _Broken) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("how", ["gone", "frozen", "broken"])
 def test_qdrant_that_does_not_answer(
-    searched: tuple[Served, Running, qdrant.QdrantStandIn, ExitStack], is_frozen: bool
+    searched: tuple[Served, Running, qdrant.QdrantStandIn, ExitStack], how: str
 ) -> None:
     """A search says so at once, and not that a job took too long."""
     served, _, store, after = searched
@@ -186,7 +212,9 @@ def test_qdrant_that_does_not_answer(
     assert metric(served, "warmclip_qdrant_up") == 1
     port = int(store.url.rpartition(":")[2])
     store.close()
-    if is_frozen:  # connections are taken, and that is all
+    if how == "broken":
+        after.enter_context(broken_server(port))
+    if how == "frozen":  # connections are taken, and that is all
         after.enter_context(socket.create_server(("127.0.0.1", port), backlog=100))
     for path in (SEARCH, "/readyz"):
         told = problem(served, path)

@@ -21,7 +21,7 @@ State = Literal["ok", "absent", "wrong", "unreachable"]
 
 _ANSWER_S = 5.0
 _MOST_BYTES = 64 * 1024
-_GATEWAY_ERRORS = (502, 503, 504)  # of a proxy before it, or of a server that is starting
+_FAILS = 500  # and above: it starts, or is broken, or a proxy before it says so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ def find_qdrant_outage(settings: Settings, timeout_s: float) -> str | None:
         status, _ = _get(settings, "/readyz", timeout_s)  # it needs no key
     except (OSError, HTTPException, ValueError) as exc:
         return _no_answer(settings.qdrant_url, exc)
-    if status in _GATEWAY_ERRORS:
+    if status >= _FAILS:
         return _no_answer(settings.qdrant_url, f"status {status}")
     return None
 
