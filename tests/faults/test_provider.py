@@ -55,7 +55,7 @@ def index(worker: Running, pictures: list[str]) -> None:
 def test_found_out_by_the_trial(rig: Rig, fault: str, reason: str) -> None:
     """It is never used in service; the verdict, which the doctor shows, says why."""
     pictures = rig.pictures(6)
-    faulty = {"FAULTY_AUTO": f"faulty-{fault}", "FAULTY_SECONDS": "0.05"}
+    faulty = {"FAULTY_AUTO": f"faulty-{fault}", "FAULTY_SECONDS": "0.3"}
     if fault == "hang":  # the others may take as long as a busy machine needs
         faulty["WARMCLIP_TRIAL_SECONDS"] = "15"
     with rig.worker(**faulty, **TRIED) as worker:
