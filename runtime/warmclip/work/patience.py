@@ -59,6 +59,8 @@ def refusal(error: BaseException) -> str | None:
     if not isinstance(error, ResponseError):
         return None
     text = _said(error)
+    if isinstance(error, ExecAbortError) and (because := text.partition(" because of: ")[2]):
+        return because  # the server began to refuse between the last command and EXEC
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return text if text.startswith(code) else f"{code} {text}"
