@@ -74,9 +74,13 @@ class Running:
 
 
 def outcome(job: Job, timeout_s: int = 60) -> Result:
-    """Wait until a job is over."""
-    result = job.latest_result(timeout=timeout_s)
-    assert result is not None, f"{job} did not end"
+    """Wait until a job is over.
+
+    Redis is asked for a second at a time: one question must end before the connection's time-out.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (result := job.latest_result(timeout=1)) is None:
+        assert time.monotonic() < deadline, f"{job} did not end"
     return result
 
 

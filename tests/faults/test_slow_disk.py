@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from faults.conftest import Rig
-from running import Running, reason
+from running import Running, outcome, reason
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.producer import submit_index, watch
 
@@ -43,8 +43,7 @@ def test_file_that_arrives_late(rig: Rig) -> None:
             "search": {"collection": "images", "image": pictures[-1]},
         }.items():
             job = worker.enqueue(f"warmclip.work.jobs.{function}", kwargs=arguments)
-            result = job.latest_result(timeout=60)
-            assert result is not None
+            result = outcome(job)
             assert result.return_value, result.exc_string
         is_blameless(worker, horse)
 
