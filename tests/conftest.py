@@ -99,17 +99,20 @@ def server_binary() -> None:
 
 
 class TierCounts:
-    """Counts outcomes by tier, and why tests were skipped, for the summary."""
+    """Counts outcomes by tier, and why tests were skipped or tried again, for the summary."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.skips: Counter[tuple[str, str]] = Counter()
+        self.first_failures: dict[str, str] = {}  # of tests that were tried again
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test once: when it was called, or when it could not be."""
         tier = report.nodeid.split("/")[1] if "/" in report.nodeid else "?"
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[tier, report.outcome] += 1
+        if str(report.outcome) == "rerun":  # the word of pytest-rerunfailures
+            self.first_failures[report.nodeid] = report.longreprtext
         if report.skipped and isinstance(report.longrepr, tuple):
             self.skips[tier, report.longrepr[2].removeprefix("Skipped: ")] += 1
 
@@ -123,6 +126,9 @@ class TierCounts:
             for (where, reason), n in self.skips.items():
                 if where == tier:
                     terminalreporter.write_line(f"{'':12} {n} skipped: {reason}")
+        for test, failure in self.first_failures.items():
+            terminalreporter.section(f"first failure of {test}, which was tried again")
+            terminalreporter.write_line(failure)
 
 
 def pytest_configure(config: pytest.Config) -> None:
