@@ -32,7 +32,7 @@ import httpx
 import numpy as np
 
 from application import Application, draw_album, picture, running_application
-from ledger import find_faults
+from application_checks import find_faults
 from running import children, eventually
 from standins import qdrant
 from standins.redis_server import DurableRedis, family
@@ -74,7 +74,7 @@ class Observed:
         ]
 
 
-class Somebody:
+class Visitor:
     """Uses the application until told to stop: albums, uploads, searches."""
 
     def __init__(self, app: Application, seen: Observed, end: float) -> None:
@@ -155,7 +155,7 @@ def _png(seed: int) -> bytes:
     return stream.getvalue()
 
 
-class Mischief:
+class FaultInjector:
     """The faults, in turn and at random moments."""
 
     def __init__(self, app: Application, redis: DurableRedis, seen: Observed) -> None:
@@ -241,10 +241,10 @@ def main(minutes: float, folder: Path) -> int:
         eventually(lambda: app.client.get("/albums/before").json().get("indexed") == 64)
         _say("begins")
         end = time.monotonic() + minutes * 60
-        somebody = Somebody(app, seen, end)
-        somebody.start()
-        Mischief(app, redis, seen).run(end)
-        somebody.join()
+        visitor = Visitor(app, seen, end)
+        visitor.start()
+        FaultInjector(app, redis, seen).run(end)
+        visitor.join()
         _say("all is sent; what is queued is done to its end")
         late = not _come_true(app.are_tasks_final, _DRAIN_S)
         counts = app.client.get("/tasks").json()

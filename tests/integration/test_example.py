@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from application import LONG_S, draw_album, picture, running_application
-from ledger import find_faults
+from application_checks import find_faults
 from running import eventually
 from standins import qdrant
 from standins.redis_server import redis_server

@@ -34,7 +34,7 @@ from rq.serializers import JSONSerializer
 import running
 from faults.conftest import Rig
 from soak.accounts import Outcome, Sent, broken_promises, unexplained_deaths
-from soak.faults import HANG_S, REDIS, WORKER, Tormentor
+from soak.faults import HANG_S, REDIS, WORKER, FaultInjector
 from soak.jobs import COLLECTION, INDEX, PIXELS, Sender, litter
 from soak.site import Site
 from warmclip.work.poisoned_files import PoisonedFiles
@@ -112,9 +112,11 @@ class Soak:
         # Each has its own, so that no decision depends on when another one was taken.
         self._sender = Sender(self._rig, random.Random(f"{seed}-jobs"))
         self._litter_chance = random.Random(f"{seed}-litter")
-        self._redis = Tormentor(self._site.server, REDIS, random.Random(f"{seed}-redis"), _PAUSE_S)
+        self._redis = FaultInjector(
+            self._site.server, REDIS, random.Random(f"{seed}-redis"), _PAUSE_S
+        )
         self._workers = [
-            Tormentor(place, WORKER, random.Random(f"{seed}-{place.name}"), _PAUSE_S)
+            FaultInjector(place, WORKER, random.Random(f"{seed}-{place.name}"), _PAUSE_S)
             for place in self._site.places
         ]
         self._litter: Counter[str] = Counter()
@@ -144,8 +146,8 @@ class Soak:
     def _do_harm(self) -> None:
         began = told = littered = time.monotonic()
         while (passed := time.monotonic() - began) < self._seconds:
-            for tormentor in self._tormentors:
-                tormentor.step()
+            for injector in self._injectors:
+                injector.step()
             self._site.keep_filled()
             if not self._redis.is_there:  # whoever sends jobs has a Redis; nobody promises more
                 share = min(1.0, passed / self._seconds / _SENT_WITHIN)
@@ -162,15 +164,15 @@ class Soak:
         self._leave_alone()
 
     def _leave_alone(self) -> None:
-        for tormentor in self._tormentors:
-            tormentor.end()
+        for injector in self._injectors:
+            injector.end()
 
     @property
-    def _tormentors(self) -> tuple[Tormentor[Any], ...]:
+    def _injectors(self) -> tuple[FaultInjector[Any], ...]:
         return (self._redis, *self._workers)
 
     def _progress(self, passed_s: float) -> None:
-        faults = sum(it.done.total() for it in self._tormentors)
+        faults = sum(it.done.total() for it in self._injectors)
         queues = [Queue(name, connection=self._connection) for name in ("high", "default")]
         log.info(
             "%4.1f min: %d jobs sent, %d wait, %d faults, %d workers ended",
@@ -234,11 +236,11 @@ class Soak:
             by_kind.setdefault(sent.kind, Counter())[str(outcome.status)] += 1
             for what in broken_promises(sent, outcome):
                 self.summary.broken.append(f"job {sent.id}, which {sent.kind}: {what}")
-        harm = sum((it.harm for it in self._tormentors), Counter[str]())
+        harm = sum((it.harm for it in self._injectors), Counter[str]())
         self.summary.broken += unexplained_deaths(outcomes, harm)
         self.summary.jobs = {kind: dict(counts) for kind, counts in sorted(by_kind.items())}
         self.summary.died = sum(outcome.died for _, outcome in outcomes)
-        faults = sum((it.done for it in self._tormentors), Counter[str]())
+        faults = sum((it.done for it in self._injectors), Counter[str]())
         self.summary.faults = dict(sorted(faults.items()))
         self.summary.litter = dict(sorted(self._litter.items()))
 

@@ -146,7 +146,7 @@ WORKER: dict[str, Fault[Place]] = {
 }
 
 
-class Tormentor(Generic[T]):
+class FaultInjector(Generic[T]):
     """Does one fault after the other to one thing, with pauses, until it is asked to end.
 
     Attributes:
