@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 from warmclip.errors import JobRefused, SettingsError
 from warmclip.settings import Limits, Root, Settings
-from warmclip.work import jobs
+from warmclip.work import job_arguments, jobs
 from warmclip.work.allowlist import FUNCTIONS, AllowedJob, find_functions
 from warmclip.work.job_result import FailureReason
 from warmclip.work.producer import job_id
@@ -49,39 +49,39 @@ def call_of(function: str, *args: Any) -> bytes:
 def test_items_that_are_no_list_of_str(items: Any) -> None:
     """Anything but a list of strings is refused before it is used."""
     with pytest.raises(JobRefused, match="texts must be a list of strings"):
-        jobs.check_items(items, "texts", make_settings())
+        job_arguments.check_items(items, "texts", make_settings())
 
 
 @pytest.mark.parametrize("questions", [None, {"text": "a"}, ["a"], [{"text": "a"}, 7], 3])
 def test_questions_that_are_no_list_of_dicts(questions: Any) -> None:
     """They are refused before any of them is answered."""
     with pytest.raises(JobRefused, match="questions must be a list of dicts"):
-        jobs.check_questions(questions, make_settings())
+        job_arguments.check_questions(questions, make_settings())
 
 
 def test_too_many_questions() -> None:
     """They are bounded as all items of jobs are."""
     with pytest.raises(JobRefused, match=r"3 questions.*at most 2"):
-        jobs.check_questions([{"text": "a"}] * 3, make_settings(job_items=2))
+        job_arguments.check_questions([{"text": "a"}] * 3, make_settings(job_items=2))
 
 
 def test_oversized_job() -> None:
     """One item more than the bound is refused, naming the bound's variable."""
     settings = make_settings(job_items=2)
-    jobs.check_items(["a", "b"], "texts", settings)
+    job_arguments.check_items(["a", "b"], "texts", settings)
     with pytest.raises(JobRefused, match=r"3 texts.*at most 2.*WARMCLIP_MAX_JOB_ITEMS"):
-        jobs.check_items(["a", "b", "c"], "texts", settings)
+        job_arguments.check_items(["a", "b", "c"], "texts", settings)
 
 
 def test_shared_redis_without_roots() -> None:
     """Whoever can write to a shared Redis may name no file until roots are set."""
     with pytest.raises(JobRefused, match="WARMCLIP_ROOTS"):
-        jobs.check_paths(["/etc/passwd"], make_settings(redis_url="redis://host"))
+        job_arguments.check_paths(["/etc/passwd"], make_settings(redis_url="redis://host"))
 
 
 def test_private_redis_without_roots() -> None:
     """The private Redis has one user, who may name any file."""
-    jobs.check_paths(["/somewhere/a.jpg"], make_settings())
+    job_arguments.check_paths(["/somewhere/a.jpg"], make_settings())
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_private_redis_without_roots() -> None:
 def test_path_that_nobody_could_mean(path: str) -> None:
     """A relative path, one with "..", or one that no file can have makes the whole job fail."""
     with pytest.raises(JobRefused, match=r"is not an absolute path without '\.\.'"):
-        jobs.check_paths(["/photos/a.jpg", path], make_settings())
+        job_arguments.check_paths(["/photos/a.jpg", path], make_settings())
 
 
 def test_path_with_a_strange_name() -> None:
     """A name that is not UTF-8 is a name."""
-    jobs.check_paths(["/photos/" + os.fsdecode(b"caf\xe9.jpg")], make_settings())
+    job_arguments.check_paths(["/photos/" + os.fsdecode(b"caf\xe9.jpg")], make_settings())
 
 
 def test_no_worker_in_this_process() -> None:

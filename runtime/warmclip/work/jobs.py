@@ -18,7 +18,6 @@ import uuid
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import (
@@ -31,14 +30,21 @@ from warmclip.errors import (
     WarmclipError,
 )
 from warmclip.indexing.files import locate_file, read_picture
-from warmclip.indexing.roots import is_absolute
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.settings import Settings, check_collection
+from warmclip.settings import check_collection
 from warmclip.store.filter import Filter, count_hits
 from warmclip.work.horse.context import JobContext, current_context
 from warmclip.work.horse.models import ModelNeeded
+from warmclip.work.job_arguments import (
+    check_items,
+    check_paths,
+    check_questions,
+    check_roots,
+    decode_picture,
+    point_id,
+)
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
@@ -174,7 +180,7 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
     source: bytes | LazyImage
     match data, path:
         case str(), None:
-            name, source = "the picture that was sent", _decoded(data)
+            name, source = "the picture that was sent", decode_picture(data)
         case None, str():
             name, source = repr(path), _named_image(path, context)
         case _:
@@ -236,7 +242,7 @@ def search(
     indexer, encoder = context.searcher(check_collection(collection))
     most = count_hits(limit, offset)
     if folder is not None:
-        _require_roots(context.settings)
+        check_roots(context.settings)
     only = Filter.of(folder, since, until, by_file_date=bool(by_file_date))
     match text, image, data, like:
         case str(), None, None, None:
@@ -248,7 +254,7 @@ def search(
                 raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
         case None, None, str(), None:
             try:
-                hits = indexer.search(image=_decoded(data), limit=most, only=only)
+                hits = indexer.search(image=decode_picture(data), limit=most, only=only)
             except ImagesUnreadable as exc:
                 raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
         case None, None, None, str():
@@ -283,17 +289,6 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
             _, encoder = current_context().searcher(check_collection(collection))
             encoder.encode_texts(some)  # which remembers them
     return {"answers": [_answer(question) for question in questions]}
-
-
-def check_questions(questions: Any, settings: Settings) -> None:
-    """Refuse what is no list of the arguments of ``search``, or too long.
-
-    Raises:
-        JobRefused: with what there should be, or the bound and its variable.
-    """
-    if not isinstance(questions, list) or not all(isinstance(it, dict) for it in questions):
-        raise JobRefused("questions must be a list of dicts of the arguments of search")
-    check_items([str(question.get("text")) for question in questions], "questions", settings)
 
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -433,42 +428,6 @@ def verdict() -> dict[str, Any]:
     }
 
 
-def check_items(items: Any, what: str, settings: Settings) -> None:
-    """Refuse what is no list of str, or too long.
-
-    Raises:
-        JobRefused: with the bound and its variable.
-    """
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise JobRefused(f"{what} must be a list of strings")
-    most = settings.limits.job_items
-    if len(items) > most:
-        raise JobRefused(
-            f"{len(items)} {what} in one job, at most {most} are accepted "
-            "(WARMCLIP_MAX_JOB_ITEMS); cut it into several"
-        )
-
-
-def check_paths(paths: Any, settings: Settings) -> None:
-    """Refuse a job whose paths nobody could mean, before any file is looked at.
-
-    Whether a path lies in the roots is found out when it is its turn: one that does not is
-    skipped, and its neighbours are not.
-
-    Args:
-        paths: what the job names.
-        settings: whose Redis, roots and bounds to go by.
-
-    Raises:
-        JobRefused: naming the path.
-    """
-    check_items(paths, "paths", settings)
-    _require_roots(settings)
-    for path in paths:
-        if not _is_plain(path):
-            raise JobRefused(f"{path!r} is not an absolute path without '..'")
-
-
 def _named_image(path: str, context: JobContext) -> LazyImage:
     """The one picture that a job names.
 
@@ -482,33 +441,10 @@ def _named_image(path: str, context: JobContext) -> LazyImage:
     return LazyImage(path, partial(_read, path, context))
 
 
-def _require_roots(settings: Settings) -> None:
-    if not settings.roots and settings.redis_url is not None:
-        raise JobRefused(
-            "this worker takes jobs from a shared Redis (REDIS_URL) and has no roots, so it opens "
-            "no files for them; set WARMCLIP_ROOTS to the folders that jobs may name"
-        )
-
-
-def _is_plain(path: str) -> bool:
-    """Whether it is an absolute path without "..", which could ask what lies outside."""
-    return is_absolute(path) and ".." not in Path(path).parts
-
-
-def _decoded(data: Any) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except (ValueError, TypeError) as exc:
-        raise JobRefused("data must be the bytes of a picture in base64") from exc
-
-
 def _stored(
     context: JobContext, collection: str, id_: Any, *, with_vector: bool = False
 ) -> "Point":
-    try:
-        wanted = str(uuid.UUID(id_))
-    except (ValueError, TypeError, AttributeError) as exc:
-        raise JobRefused(f"{id_!r} is no id of a picture: it is a UUID") from exc
+    wanted = point_id(id_)
     for point in context.store.scroll(collection, ids=[wanted], with_vectors=with_vector):
         return point
     raise NotStored(f"there is no picture {wanted} in {collection!r}")
