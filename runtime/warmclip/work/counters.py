@@ -10,7 +10,7 @@ from redis.client import Pipeline
 from redis.exceptions import ResponseError
 
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.replies import answers_of, text_of, warn_once
+from warmclip.work.replies import replies_of, reply_of, text_of, warn_once
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:totals"
@@ -32,11 +32,8 @@ def increment(connection: Redis | Pipeline, name: str, more: int = 1) -> None:
 
 def read_counters(connection: Redis) -> dict[str, int]:
     """All of them, by name; what somebody else wrote there is left out."""
-    with connection.pipeline(transaction=False) as pipeline:
-        pipeline.hgetall(_KEY)
-        (values,) = answers_of(pipeline)
     found = {}
-    for raw, value in (values or {}).items():
+    for raw, value in (reply_of(connection, "HGETALL", _KEY) or {}).items():
         name, digits = text_of(raw), text_of(value)
         if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS:
             found[name] = int(digits)
@@ -79,14 +76,9 @@ class CounterBuffer:
         """Add what was counted since to the counts in Redis."""
         counts, self._new = self._new, Counter()
         points, self._points = self._points, {}
-        if not counts and not points:
-            return
-        with connection.pipeline(transaction=False) as pipeline:
-            for name, more in counts.items():
-                pipeline.hincrby(_KEY, name, more)
-            for name, number in points.items():
-                pipeline.hset(_KEY, name, number)
-            answers_of(pipeline)
+        commands = [("HINCRBY", _KEY, name, more) for name, more in counts.items()]
+        commands += [("HSET", _KEY, name, number) for name, number in points.items()]
+        replies_of(connection, commands, transaction=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from warmclip.work.replies import answers_of, text_of
+from warmclip.work.replies import reply_of, text_of
 from warmclip.work.workers import FINGERPRINT, WorkerState, read_workers
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
@@ -49,10 +49,7 @@ def read_noted_model(connection: Redis, collection: str) -> str | None:
 
 def read_switches(connection: Redis) -> list[ModelSwitch]:
     """What was announced; nothing if the key holds something else than notes."""
-    with connection.pipeline(transaction=False) as pipeline:
-        pipeline.hgetall(SWITCHES)
-        (notes,) = answers_of(pipeline)
-    return parse_switches(notes or {})
+    return parse_switches(reply_of(connection, "HGETALL", SWITCHES) or {})
 
 
 def parse_switches(notes: Mapping[Any, Any]) -> list[ModelSwitch]:

@@ -21,7 +21,7 @@ from warmclip.errors import SettingsError
 from warmclip.inference.reading import is_digest_name
 from warmclip.settings import check_collection
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.replies import answers_of
+from warmclip.work.replies import reply_of
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:dead"
@@ -90,10 +90,7 @@ class PoisonedFiles:
 
     def count(self) -> int:
         """How many there are."""
-        with self._connection.pipeline(transaction=False) as pipeline:
-            pipeline.hlen(_KEY)
-            (count,) = answers_of(pipeline)
-        return count or 0
+        return reply_of(self._connection, "HLEN", _KEY) or 0
 
     def known(self) -> tuple[PoisonedFile, ...]:
         """Every one; the same tuple as before as long as their number is the same."""
@@ -108,10 +105,8 @@ class PoisonedFiles:
 
     def _read_all(self) -> dict[bytes, PoisonedFile]:
         """By field, which is made of the path."""
-        with self._connection.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(_KEY)
-            (records,) = answers_of(pipeline)
-        read = {field: _read(value) for field, value in (records or {}).items()}
+        records = reply_of(self._connection, "HGETALL", _KEY) or {}
+        read = {field: _read(value) for field, value in records.items()}
         return {
             field: file
             for field, file in read.items()

@@ -11,7 +11,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.replies import answers_of, read_members, text_of
+from warmclip.work.replies import read_members, replies_of, text_of
 
 _AT_ONCE = 256  # jobs that are asked for in one request
 
@@ -46,10 +46,8 @@ def read_states(queue: Queue, ids: Sequence[str]) -> list[str | None]:
     """What the jobs' own records say of their state; None for one that is gone, or is none."""
     states: list[str | None] = []
     for start in range(0, len(ids), _AT_ONCE):
-        with queue.connection.pipeline(transaction=False) as pipeline:
-            for id_ in ids[start : start + _AT_ONCE]:
-                pipeline.hget(AllowedJob.key_for(id_), "status")
-            answers = answers_of(pipeline)
+        keys = [AllowedJob.key_for(id_) for id_ in ids[start : start + _AT_ONCE]]
+        answers = replies_of(queue.connection, [("HGET", key, "status") for key in keys])
         states += [None if answer is None else text_of(answer) for answer in answers]
     return states
 

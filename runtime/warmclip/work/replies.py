@@ -1,13 +1,13 @@
 """What Redis replies. Others may write to it: what is not of RQ is passed by, and said once."""
 
 import logging
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from redis import Redis
-from redis.client import Pipeline
 
-from warmclip.work.patience import is_wrong_type
+from warmclip.work.patience import Patience, is_wrong_type, refusal
 
 log = logging.getLogger(__name__)
 
@@ -19,26 +19,63 @@ def text_of(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def answers_of(pipeline: Pipeline) -> list[Any]:
-    """What Redis replies, one by one; None for a key that holds something else than it should."""
-    answers = []
-    for answer in pipeline.execute(raise_on_error=False):
-        if isinstance(answer, Exception):
-            if not is_wrong_type(answer):
-                raise answer
-            warn_once(f"a key in Redis is not RQ's: it is passed by ({answer})")
-        answers.append(None if isinstance(answer, Exception) else answer)
-    return answers
+def reply_of(connection: Redis, *command: bytes | str | int) -> Any:
+    """What Redis replies to one command, such as ``"HGETALL", key``; see ``replies_of``."""
+    (reply,) = replies_of(connection, [command])
+    return reply
+
+
+def replies_of(
+    connection: Redis, commands: Iterable[Sequence[bytes | str | int]], *, transaction: bool = False
+) -> list[Any]:
+    """What Redis replies to commands that are sent together, one by one.
+
+    A refusal that may pass is waited for with the connection's patience, as with any command: all
+    of them are sent again. So those that may not run twice belong into a transaction, which Redis
+    refuses as a whole.
+
+    Args:
+        connection: to Redis.
+        commands: each with its arguments.
+        transaction: send them as one.
+
+    Returns:
+        for each command its reply; None for a key that holds something else than it should.
+
+    Raises:
+        RedisError, OSError: no answer, or a refusal that lasts longer than patience.
+    """
+    sent = list(commands)
+
+    def send() -> list[Any]:
+        with connection.pipeline(transaction=transaction) as pipeline:
+            for command in sent:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+            replies = pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_wrong_type(reply):
+                raise reply
+        return replies
+
+    patience = connection.get_retry()
+    if isinstance(patience, Patience):
+        # redis-py repeats what gets no answer, but not what is refused among a pipeline's replies.
+        replies = patience.call_with_retry(
+            send, lambda _: None, is_retryable=lambda error: refusal(error) is not None
+        )
+    else:
+        replies = send()
+    for reply in replies:
+        if isinstance(reply, Exception):
+            warn_once(f"a key in Redis is not RQ's: it is passed by ({reply})")
+    return [None if isinstance(reply, Exception) else reply for reply in replies]
 
 
 def read_members(connection: Redis, key: str, prefix: str) -> list[str]:
     """The members of one of RQ's sets, in order, without their prefix; what is none is left out."""
-    with connection.pipeline(transaction=False) as pipeline:
-        pipeline.smembers(key)
-        (members,) = answers_of(pipeline)
     names: list[str] = []
     strays: list[str] = []
-    for text in sorted(map(text_of, members or ())):
+    for text in sorted(map(text_of, reply_of(connection, "SMEMBERS", key) or ())):
         is_name = text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text
         (names if is_name and text.startswith(prefix) else strays).append(text)
     if strays:

@@ -13,7 +13,7 @@ from warmclip.work.allowlist import AllowedJob
 from warmclip.work.job_result import FailureReason
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.queues import all_queues, fetch_jobs
-from warmclip.work.replies import answers_of, text_of
+from warmclip.work.replies import replies_of, reply_of, text_of
 from warmclip.work.workers import WorkerState, read_workers
 
 _ID = re.compile("[A-Za-z0-9_-]+")  # of a job
@@ -73,10 +73,8 @@ def read_status(connection: Redis) -> QueueStatus:
 
 def failed_ids(queue: Queue, most: int = -1) -> list[str]:
     """The jobs that failed for good, the latest first; RQ would clean up when it is asked."""
-    key = queue.failed_job_registry.key
-    with queue.connection.pipeline(transaction=False) as pipeline:
-        pipeline.zrevrange(key, 0, most - 1 if most > 0 else -1)
-        (members,) = answers_of(pipeline)
+    last = most - 1 if most > 0 else -1
+    members = reply_of(queue.connection, "ZREVRANGE", queue.failed_job_registry.key, 0, last)
     ids = [text_of(member) for member in members or ()]
     return [id_ for id_ in ids if _ID.fullmatch(id_)]  # RQ raises for what can be no id
 
@@ -88,12 +86,9 @@ def _counts(queue: Queue) -> QueueCounts:
         queue.finished_job_registry,
         queue.failed_job_registry,
     )
-    with queue.connection.pipeline(transaction=False) as pipeline:
-        pipeline.llen(queue.key)
-        pipeline.lindex(queue.key, 0)
-        for registry in registries:
-            pipeline.zcard(registry.key)
-        queued, first, *others = answers_of(pipeline)
+    commands = [("LLEN", queue.key), ("LINDEX", queue.key, 0)]
+    commands += [("ZCARD", registry.key) for registry in registries]
+    queued, first, *others = replies_of(queue.connection, commands)
     started, finished, failed = (count or 0 for count in others)
     return QueueCounts(
         name=queue.name,

@@ -14,7 +14,7 @@ from redis import Redis
 
 from warmclip.work.keys import WORKER_PREFIX, WORKERS, execution_key, executions_key, workers_key
 from warmclip.work.liveness import AT, MODELS, TROUBLE, is_gone
-from warmclip.work.replies import answers_of, read_members, text_of
+from warmclip.work.replies import read_members, replies_of, text_of
 
 _MOST_DIGITS = 9  # of a process's number
 _MOST = 16  # models of one worker
@@ -43,10 +43,7 @@ class WorkerState:
 def read_workers(connection: Redis, queue: str | None = None) -> list[WorkerState]:
     """The workers that are there, by name: all, or those that listen to one queue."""
     names = _registered(connection, queue)
-    with connection.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.hgetall(WORKER_PREFIX + name)
-        records = answers_of(pipeline)
+    records = replies_of(connection, [("HGETALL", WORKER_PREFIX + name) for name in names])
     jobs = _running_jobs(connection, names)
     workers = []
     for name, record in zip(names, records, strict=True):
@@ -67,10 +64,7 @@ def expired_workers(connection: Redis, queue: str) -> list[str]:
     again at their next heartbeat.
     """
     names = _registered(connection, queue)
-    with connection.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.exists(WORKER_PREFIX + name)
-        found = answers_of(pipeline)
+    found = replies_of(connection, [("EXISTS", WORKER_PREFIX + name) for name in names])
     return [name for name, is_there in zip(names, found, strict=True) if not is_there]
 
 
@@ -91,20 +85,15 @@ def _registered(connection: Redis, queue: str | None) -> list[str]:
 
 def _running_jobs(connection: Redis, names: list[str]) -> dict[str, str]:
     """Worker -> the job that it runs, where it runs one."""
-    with connection.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.smembers(executions_key(name))
-        answers = answers_of(pipeline)
+    answers = replies_of(connection, [("SMEMBERS", executions_key(name)) for name in names])
     found: list[tuple[str, str, str]] = []
     for name, entries in zip(names, answers, strict=True):
         for entry in sorted(map(text_of, entries)) if isinstance(entries, set) else ():
             job, colon, execution = entry.partition(":")
             if colon and ":" not in execution:
                 found.append((name, job, execution_key(job, execution)))
-    with connection.pipeline(transaction=False) as pipeline:
-        for _, _, key in found:
-            pipeline.exists(key)  # else its heartbeats have ceased
-        alive = answers_of(pipeline)
+    # Of one that does not exist, the heartbeats have ceased.
+    alive = replies_of(connection, [("EXISTS", key) for _, _, key in found])
     return {name: job for (name, job, _), is_there in zip(found, alive, strict=True) if is_there}
 
 
