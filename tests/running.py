@@ -41,6 +41,17 @@ def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess
     )
 
 
+def start_python(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a program in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A worker that is listening, and a connection to its Redis."""

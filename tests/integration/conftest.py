@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from standins import qdrant as stand_in
+from standins.redis_server import redis_server
 from warmclip.store.qdrant import QdrantStore
+from warmclip.work.patience import Patience
 
 
 @pytest.fixture(params=["embedded", "stand-in"])
@@ -18,3 +21,21 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantStor
     else:
         with stand_in.serve(tmp_path) as server, QdrantStore.server(server.url) as store:
             yield store
+
+
+@pytest.fixture(scope="module")
+def redis_port(
+    tmp_path_factory: pytest.TempPathFactory,
+    server_binary: None,  # noqa: ARG001 - needed
+) -> Iterator[int]:
+    """A Redis server for the tests of a file."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server.port
+
+
+@pytest.fixture
+def connection(redis_port: int) -> Iterator[Redis]:
+    """A worker's connection, with patience, to an empty Redis."""
+    with Redis(port=redis_port, retry=Patience(20.0)) as redis:
+        redis.flushall()
+        yield redis

@@ -7,8 +7,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
+from running import start_python
 from small_disk import small_disk
 from standins.points import DIM, OTHER, SPACE, point, vector
 from warmclip.errors import StoreDamaged, StoreError, StoreHeld
@@ -54,17 +53,6 @@ def check_whole(store: QdrantStore, numbers: Sequence[int]) -> None:
     assert paths(store, folder="/photos/3") == expected([it for it in numbers if it % 10 == 3])
 
 
-def python(program: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Start a program in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
 _WRITE_UNTIL_KILLED = """
 import sys
 from itertools import count
@@ -84,7 +72,7 @@ for number in count():
 def test_killed_while_writing(tmp_path: Path, least: int) -> None:
     """What was acknowledged is there, before the first flush and after it."""
     folder = tmp_path / "qdrant"
-    with python(_WRITE_UNTIL_KILLED, folder) as child:
+    with start_python(_WRITE_UNTIL_KILLED, folder) as child:
         assert child.stdout is not None
         acknowledged = 0
         while acknowledged < least:
@@ -133,7 +121,7 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
     """
     for step in range(1, 200):
         folder = tmp_path / f"{step}"
-        with python(_STEPS, folder, step) as child:
+        with start_python(_STEPS, folder, step) as child:
             child.communicate()
         with QdrantStore.embedded(folder) as store:
             if child.returncode == -signal.SIGKILL and store.list_names() != ("images",):
@@ -257,7 +245,7 @@ with QdrantStore.embedded(Path(sys.argv[1])) as store:
     store.search("images", SPACE, vector(1), limit=1)
 print([name for name in ("qdrant_client", "httpx", "grpc", "pydantic") if name in sys.modules])
 """
-    with python(program, tmp_path / "qdrant") as child:
+    with start_python(program, tmp_path / "qdrant") as child:
         assert child.communicate()[0] == "[]\n"
 
 
@@ -280,7 +268,7 @@ try:
 except StoreHeld:
     print("held")
 """
-        with python(program, folder) as child:
+        with start_python(program, folder) as child:
             assert child.communicate()[0] == "held\n"
         store.upsert("images", [point(number) for number in range(100, 5000)])
         check_whole(store, range(5000))
@@ -309,7 +297,7 @@ if os.fork() == 0:
 os.wait()
 store.close()
 """
-    with python(program, tmp_path / "qdrant") as child:
+    with start_python(program, tmp_path / "qdrant") as child:
         assert "forked child" in child.communicate()[0]
 
 
@@ -617,7 +605,7 @@ QdrantStore.embedded(Path(sys.argv[1]), progress=count).close()
 def test_killed_while_converting(former: Path, step: int) -> None:
     """Wherever it dies, and dies again, the next process has all of it."""
     for _ in range(2):
-        with python(_CONVERT, former, step) as child:
+        with start_python(_CONVERT, former, step) as child:
             child.communicate()
     with QdrantStore.embedded(former) as store:
         check_converted(store)

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,13 +22,11 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
-from standins.redis_server import redis_server
 from warmclip.work import recovery
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.horse.report import JobReport, Outcome
 from warmclip.work.liveness import worker_fields
-from warmclip.work.patience import Patience
 from warmclip.work.recorder import JobRecorder, Running
 from warmclip.work.recovery import OrphanRecovery
 from warmclip.work.rq_worker import RqWorker
@@ -36,21 +34,6 @@ from warmclip.work.rq_worker import RqWorker
 pytestmark = pytest.mark.usefixtures("server_binary")
 
 FUNCTION = "warmclip.work.jobs.embed_texts"
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server for all of them."""
-    with redis_server(tmp_path_factory.mktemp("recorder")) as server:
-        yield server.port
-
-
-@pytest.fixture
-def connection(port: int) -> Iterator[Redis]:
-    """A worker's connection, with patience, to an empty Redis."""
-    with Redis(port=port, retry=Patience(20.0)) as redis:
-        redis.flushall()
-        yield redis
 
 
 class Worker:

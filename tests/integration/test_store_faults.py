@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from running import start_python
 from standins import qdrant as stand_in
 from standins.pixels import PixelEncoder
 from standins.qdrant import Fault, QdrantStandIn
@@ -453,21 +452,10 @@ sys.stdin.read()
 """
 
 
-def python(program: str, *arguments: Path) -> "subprocess.Popen[str]":
-    """Start a program in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
 def test_held_by_another_process(tmp_path: Path) -> None:
     """It is refused at once, naming the process and the way out; a killed holder holds nothing."""
     folder = tmp_path / "qdrant"
-    with python(_HOLD, folder) as child:
+    with start_python(_HOLD, folder) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         with pytest.raises(StoreHeld, match=f"process {child.pid}.*QDRANT_URL"):

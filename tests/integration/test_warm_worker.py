@@ -39,21 +39,6 @@ Hire: TypeAlias = Callable[..., WarmWorker]
 SEGV, KILL = -signal.SIGSEGV, -signal.SIGKILL
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server for all of them."""
-    with redis_server(tmp_path_factory.mktemp("worker")) as server:
-        yield server.port
-
-
-@pytest.fixture
-def connection(port: int) -> Iterator[Redis]:
-    """A worker's connection, with patience, to an empty Redis."""
-    with Redis(port=port, retry=Patience(20.0)) as redis:
-        redis.flushall()
-        yield redis
-
-
 @pytest.fixture
 def signals() -> Iterator[None]:
     """A worker handles signals of its own; afterwards they are pytest's again."""

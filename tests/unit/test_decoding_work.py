@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
-from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.decoding_work import check_directory, check_work, decoding_work
 from warmclip.inference.image import make_crop, open_image
 from warmclip.inference.jpeg2000 import Shape, read_shape
@@ -262,16 +262,7 @@ def test_component_that_is_cut_up_on_its_own() -> None:
 def test_exif_of_any_format() -> None:
     """A picture that is turned by its EXIF data has them checked, wherever they come from."""
     exif = b"Exif\0\0" + directory_of(100, 60_000, 64_000)
-    recipe = ImageRecipe.model_validate(
-        {
-            "size_px": 8,
-            "resize_mode": "shortest",
-            "interpolation": "bicubic",
-            "mean": (0, 0, 0),
-            "std": (1, 1, 1),
-            "exif": "transpose",
-        }
-    )
+    recipe = a_recipe(exif="transpose")
     for kind in ("PNG", "WEBP"):
         image = open_image(encoded(blank(8, "RGB"), kind, exif=exif), LIMITS)
         with pytest.raises(ImageUnreadable, match="a directory that names more"):

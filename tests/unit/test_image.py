@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import GifImagePlugin, Image, ImageFile
 
+from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
 from warmclip.inference import image as image_module
-from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import (
     keep_decoder_memory,
     make_crop,
@@ -34,18 +34,6 @@ from warmclip.settings import Limits
 LIMITS = Limits()
 ORIENTATION = 0x0112
 POOL = Image.core  # type: ignore[attr-defined]  # a name that Pillow's own stubs leave out
-
-
-def a_recipe(size_px: int = 8, **changes: object) -> ImageRecipe:
-    """A recipe like CLIP's, small."""
-    fields = {
-        "size_px": size_px,
-        "resize_mode": "shortest",
-        "interpolation": "bicubic",
-        "mean": (0.5, 0.25, 0.0),
-        "std": (0.5, 0.25, 1.0),
-    }
-    return ImageRecipe.model_validate(fields | changes)
 
 
 def noise(width: int = 31, height: int = 23, seed: int = 0) -> Image.Image:

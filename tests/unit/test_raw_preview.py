@@ -8,9 +8,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from raw_files import CFA, PREVIEW, RAW, Writer, cr2, cr3, dng, jpeg
+from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
 from warmclip.inference import raw_preview
-from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import make_crop, open_decoded, open_image
 from warmclip.inference.jpeg_segments import jpeg_segments
 from warmclip.inference.raw_preview import find_preview
@@ -18,18 +18,6 @@ from warmclip.settings import Limits
 
 LIMITS = Limits()
 UPRIGHT = 6  # EXIF's orientation of a picture that was taken upright
-
-
-def recipe(size_px: int = 8, **changes: object) -> ImageRecipe:
-    """A recipe like CLIP's, small."""
-    fields = {
-        "size_px": size_px,
-        "resize_mode": "shortest",
-        "interpolation": "bicubic",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-    }
-    return ImageRecipe.model_validate(fields | changes)
 
 
 @pytest.mark.parametrize("kind", RAW)
@@ -112,18 +100,18 @@ def test_preview_smaller_than_the_model() -> None:
     """It is refused; the picture itself would tell more. As a thumbnail it does."""
     with (
         pytest.raises(ImageUnreadable, match=r"largest preview has 48 x 32 pixels, too few for"),
-        open_decoded(dng(), recipe(33), LIMITS),
+        open_decoded(dng(), a_recipe(33), LIMITS),
     ):
         pass
     assert open_image(dng(), LIMITS).size == (48, 32)
-    with open_decoded(dng(), recipe(32), LIMITS) as (_, size):
+    with open_decoded(dng(), a_recipe(32), LIMITS) as (_, size):
         assert size == (48, 32)
 
 
 @pytest.mark.parametrize("make", [dng, cr3])
 def test_orientation_of_raw(make: Callable[..., bytes]) -> None:
     """What the RAW file says is about its preview, for a recipe that obeys it."""
-    obeying = recipe(exif="transpose")
+    obeying = a_recipe(exif="transpose")
     with open_decoded(make(orientation=UPRIGHT), obeying, LIMITS) as (image, size):
         assert image.getexif()[ExifTags.Base.Orientation] == UPRIGHT
         crop = make_crop(image, obeying, LIMITS, whole=size)

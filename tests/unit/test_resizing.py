@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from recipes import a_recipe
 from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.resizing import Size, cut_square, resized_size
 
@@ -22,18 +23,6 @@ recipes = st.builds(
     std=st.just((0.5, 0.5, 0.5)),
 )
 sides = st.one_of(st.integers(1, 80), st.integers(1, 700))
-
-
-def a_recipe(size_px: int = 224, **changes: object) -> ImageRecipe:
-    """A recipe like CLIP's."""
-    fields = {
-        "size_px": size_px,
-        "resize_mode": "shortest",
-        "interpolation": "bicubic",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-    }
-    return ImageRecipe.model_validate(fields | changes)
 
 
 def noise(mode: str, size: Size, seed: int) -> Image.Image:
