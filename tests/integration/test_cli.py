@@ -138,6 +138,74 @@ def test_search_by_picture(gallery: Path) -> None:
     assert query["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
+def test_search_by_words_and_pictures(gallery: Path) -> None:
+    """Unquoted words are one query; what is subtracted falls behind; each can be a query."""
+    answer("index", gallery)
+    first, *_, last = sorted(gallery.iterdir())
+    (query,) = answer("search", "a", "star", "-", "0.5:a circle", "+", first)["queries"]
+    assert (query["text"], query["image"]) == (None, None)
+    assert query["terms"] == [
+        {"text": "a star", "image": None, "weight": 1.0},
+        {"text": "a circle", "image": None, "weight": -0.5},
+        {"text": None, "image": str(first), "weight": 1.0},
+    ]
+    (query,) = answer("search", "a", "star", "--image", last, "--image", first)["queries"]
+    assert [term["image"] for term in query["terms"]] == [None, str(last), str(first)]
+    for options in (["-", first], ["a star", "-", f"3:{first}"]):
+        (query,) = answer("search", *options, "-n", "12")["queries"]
+        assert names(query["hits"])[-1] == first.name
+    queries = answer("search", "--each", "star", "circle", "--image", first)["queries"]
+    assert [query["text"] or query["image"] for query in queries] == ["star", "circle", str(first)]
+
+
+def test_search_by_a_picture_from_standard_input(gallery: Path) -> None:
+    """It is found as its file is."""
+    answer("index", gallery)
+    picture = sorted(gallery.iterdir())[5]
+    command = [sys.executable, "-m", "warmclip.cli", "search", "--image", "-", "-n", "1", "-f"]
+    with picture.open("rb") as stdin:
+        found = subprocess.run(command, stdin=stdin, capture_output=True, check=True)
+    assert found.stdout == os.fsencode(picture) + b"\n"
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"there is nothing on standard input" in done.stderr
+
+
+def test_least_score_and_paths_for_other_programs(gallery: Path) -> None:
+    """Hits below the score are left out; paths alone end with a line feed, or with a NUL."""
+    answer("index", gallery)
+    (query,) = answer("search", "a star", "-n", "12")["queries"]
+    scores = [hit["score"] for hit in query["hits"]]
+    least = (scores[3] + scores[4]) / 2
+    done = run("search", "a star", "-n", "12", "--min-score", str(least), "--paths")
+    assert done.stdout.splitlines() == [hit["path"] for hit in query["hits"][:4]]
+    done = run("search", "a star", "-n", "2", "-0")
+    assert done.stdout == "".join(hit["path"] + "\0" for hit in query["hits"][:2])
+
+
+def test_pictures_that_are_not_there(gallery: Path) -> None:
+    """They are marked, and --existing fills their places with the next ones."""
+    answer("index", gallery)
+    (query,) = answer("search", "a star", "-n", "4")["queries"]
+    first, *others = [hit["path"] for hit in query["hits"]]
+    Path(first).unlink()
+    (query,) = answer("search", "a star", "-n", "3")["queries"]
+    assert [hit["exists"] for hit in query["hits"]] == [False, True, True]
+    lines = run("search", "a star", "-n", "3").stdout.splitlines()
+    assert ["(not there)" in line for line in lines] == [False, True, False, False]
+    (query,) = answer("search", "a star", "-n", "3", "--existing")["queries"]
+    assert [hit["path"] for hit in query["hits"]] == others
+
+
+def test_text_that_is_longer_than_the_model_reads(gallery: Path) -> None:
+    """It is searched for by its beginning, and that is said."""
+    answer("index", gallery)
+    done = run("search", *["star"] * 100, "--paths")
+    assert "the model does not read the end of 'star star" in " ".join(done.stderr.split())
+    assert len(done.stdout.splitlines()) == 10
+    assert run("search", *["star"] * 20).stderr == ""
+
+
 def test_second_run_does_nothing(gallery: Path) -> None:
     """Unchanged files are skipped, and that is no failure."""
     answer("index", gallery)
@@ -149,7 +217,7 @@ def test_contact_sheet(gallery: Path, tmp_path: Path) -> None:
     """People look at pictures: the sheet is a PNG that shows the hits."""
     answer("index", gallery)
     sheet = tmp_path / "found.png"
-    done = run("search", "a star", "a circle", "--limit", "3", "--sheet", sheet)
+    done = run("search", "--each", "a star", "a circle", "--limit", "3", "--sheet", sheet)
     assert done.returncode == 0, done.stderr
     assert f"the sheet is {sheet}" in " ".join(done.stderr.split())
     with Image.open(sheet) as drawn:
@@ -183,6 +251,15 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["search", "x", "--collection", "nothing"], {}, 2, "warmclip index"),
         (["search", "x", "--image", "none.png"], {}, 2, "none.png"),
         (["search", " "], {}, 2, "empty"),
+        (["search", "-"], {}, 2, "no words or picture after it"),
+        (["search", "--", "---"], {}, 2, "has only signs"),
+        (["search", "--", "car", "-night"], {}, 2, "write the sign by itself"),
+        (["search", "nan:car"], {}, 2, "the weight nan"),
+        (["search", "car", "+", "none.jpg"], {}, 2, "none.jpg: there is no such file"),
+        (["search", "--image", "http://a.example/b.jpg"], {}, 2, "nothing is downloaded"),
+        (["search", "--image", "-", "--image", "-"], {}, 2, "standard input has one picture"),
+        (["search", "x", "--min-score", "nan"], {}, 2, "min_score=nan is no number"),
+        (["search", "x", "--paths", "--json"], {}, 2, "not both"),
         (["search", "x", "--sheet", "found.jpg"], {}, 2, "PNG"),
         (["search", "x", "--since", "2026-13-01"], {}, 2, "since='2026-13-01' is no day"),
         (["search", "x", "--folder", "/etc"], {"WARMCLIP_ROOTS": "/mnt"}, 2, "outside the roots"),

@@ -120,7 +120,16 @@ def test_folder_through_the_queue(worker: Running, pictures: list[str], tmp_path
     assert answer["hits"][0]["path"] == pictures[2]
     assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
     answer = call(worker.connection, "search", {"collection": "q", "text": "blue", "limit": 2})
-    assert len(answer["hits"]) == 2
+    assert (len(answer["hits"]), answer["cut"]) == (2, [])
+    terms = [{"text": "blue"}, {"image": pictures[2], "weight": -4}, {"text": "x " * 99}]
+    answer = call(worker.connection, "search", {"collection": "q", "terms": terms})
+    assert (answer["hits"][-1]["path"], answer["cut"]) == (pictures[2], ["x " * 99])
+    likes = [{"like": hit["id"], "weight": 0.5} for hit in answer["hits"][:2]]
+    arguments = {"collection": "q", "terms": likes, "limit": 1, "min_score": -1}
+    answer = call(worker.connection, "search", arguments)
+    assert [hit["path"] for hit in answer["hits"]] == [pictures[2]]
+    answer = call(worker.connection, "search", {**arguments, "min_score": 1})
+    assert answer["hits"] == []
 
     run = submit_index(worker.connection, worker.settings, [folder], collection="q", chunk=2)
     report = watch(worker.connection, run)
@@ -262,6 +271,11 @@ def test_failure_text_that_is_not_utf8(worker: Running) -> None:
         ({"collection": "q", "text": "a" * 100_001}, TextRefused),
         ({"collection": "q"}, JobRefused),
         ({"collection": "q", "text": "a", "limit": 0}, SearchRefused),
+        ({"collection": "q", "text": "a", "min_score": 2}, SearchRefused),
+        ({"collection": "q", "terms": []}, SearchRefused),
+        ({"collection": "q", "terms": [{"text": "a"}, {"weight": 2}]}, SearchRefused),
+        ({"collection": "q", "terms": [{"text": "a"}, {"text": "a", "weight": -1}]}, SearchRefused),
+        ({"collection": "q", "text": "a", "terms": [{"text": "a"}]}, JobRefused),
     ],
 )
 def test_errors_of_a_call_come_home(

@@ -52,7 +52,10 @@ def _reference(kind: str, folder: Path, **text: object) -> Reference:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
-    """Cleaning, special tokens, cutting and padding are open_clip's, without transformers."""
+    """Cleaning, special tokens, cutting and padding are open_clip's, without transformers.
+
+    Whether a text was cut can be told.
+    """
     reference = _reference(kind, tmp_path)
     assert isinstance(reference.tokenizer, HFTokenizer)
     recipe = write_bundled(reference, tmp_path)
@@ -66,6 +69,7 @@ def test_ids_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
     assert [text for text, wrong in zip(strings, differ, strict=True) if wrong] == []
     np.testing.assert_array_equal(places, reference.eot_onehot(expected))
     assert len(np.unique(ids, axis=0)) > STRINGS / 2  # the strings were not all unknown to it
+    assert tokenizer.find_cut(["a cat", "", "x " * 99]) == (2,)
 
 
 def test_text_is_pooled_at_its_end_where_the_model_says_so(tmp_path: Path) -> None:

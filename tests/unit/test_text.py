@@ -82,8 +82,9 @@ def test_pieces(
 def test_text_longer_than_the_context(
     tokenizer: Tokenizer, vocabulary: dict[str, int], words: int
 ) -> None:
-    """What does not fit is cut, and the end token stays last."""
+    """What does not fit is cut, which can be told, and the end token stays last."""
     ids, ends = tokenizer.encode(["cat " * words])
+    assert tokenizer.find_cut(["a", "cat " * words]) == ((1,) if words > LENGTH - 2 else ())
     kept = min(words, LENGTH - 2)
     assert ids[0, 1 : kept + 1].tolist() == [vocabulary["cat</w>"]] * kept
     assert ids[0, kept + 1] == vocabulary[END]

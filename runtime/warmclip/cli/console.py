@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,17 @@ class Terminal:
     def json(self, value: Mapping[str, Any]) -> None:
         """Write one JSON object on stdout, in ASCII, which keeps names that are not UTF-8."""
         self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
+
+    def write_paths(self, paths: Iterable[str], *, nul: bool = False) -> None:
+        """Write paths on stdout for other programs, byte by byte as they are stored.
+
+        Args:
+            paths: as the file system spells them.
+            nul: end each with a NUL, as ``xargs -0`` reads them, not with a line feed.
+        """
+        end = b"\0" if nul else b"\n"
+        sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
+        sys.stdout.buffer.flush()
 
     def note(self, text: str) -> None:
         """Write a remark on stderr."""

@@ -170,6 +170,7 @@ class Indexer:
         vector: Vector | None = None,
         limit: int = 10,
         only: Filter = EVERYTHING,
+        min_score: float | None = None,
     ) -> list[Hit]:
         """The pictures nearest to a text, an image or a unit vector, best first.
 
@@ -179,6 +180,7 @@ class Indexer:
             vector: of unit length; exactly one of the three is given.
             limit: hits at most.
             only: among which pictures; its folder is an absolute path, as somebody wrote it.
+            min_score: the cosine similarity that a hit has at least.
 
         Raises:
             SpaceMismatch: the collection holds vectors of another model.
@@ -189,16 +191,28 @@ class Indexer:
         """
         if only.folder is not None:
             only = replace(only, folder=self._roots.resolve(only.folder))
-        match text, image, vector:
-            case str(), None, None:
-                vector = self._encoder.encode_texts([text])[0]
-            case None, source, None if source is not None:
+        if vector is None:
+            vector = self.embed(text, image=image)
+        elif text is not None or image is not None:
+            raise TypeError("search for exactly one of text, image and vector")
+        hits = self._store.search(self.collection, self._space, vector, limit, only)
+        return [hit for hit in hits if min_score is None or hit.score >= min_score]
+
+    def embed(self, text: str | None = None, *, image: "ImageSource | None" = None) -> Vector:
+        """The unit vector of a text or a picture, shape (dim,), to search by or to combine.
+
+        Raises:
+            ImagesUnreadable, TextRefused: it cannot be embedded.
+            TypeError: not exactly one of the two is given.
+        """
+        match text, image:
+            case str(), None:
+                vector: Vector = self._encoder.encode_texts([text])[0]
+            case None, source if source is not None:
                 vector = self._encoder.encode_images([source])[0]
-            case None, None, given if given is not None:
-                vector = given
             case _:
                 raise TypeError("search for exactly one of text, image and vector")
-        return self._store.search(self.collection, self._space, vector, limit, only)
+        return vector
 
     def migrate(
         self,

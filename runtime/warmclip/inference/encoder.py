@@ -261,6 +261,14 @@ class Encoder:
             vectors[row] = known[key]
         return vectors
 
+    def find_cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Those of the texts whose end the model does not read, as they are too long for it.
+
+        Raises:
+            TextRefused: as ``encode_texts``.
+        """
+        return tuple(texts[place] for place in self._open_tokenizer().find_cut(texts))
+
     def encode_images(self, images: Sequence[ImageSource]) -> Vectors:
         """Encode images as unit vectors, shape (n, dim), float32, in the order given.
 

@@ -144,6 +144,22 @@ class Tokenizer:
             ids[ids == self._recipe.zeroed_id] = 0
         return ids, one_hot(self._places(ids), length)
 
+    def find_cut(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """The places of those texts that are longer than the model reads, so that ``encode`` cuts.
+
+        Raises:
+            TextRefused: as ``encode``.
+        """
+        return tuple(
+            index for index, text in enumerate(texts) if self._is_cut(self._clean(index, text))
+        )
+
+    def _is_cut(self, cleaned: str) -> bool:
+        if self._recipe.kind == "huggingface":
+            return bool(self._encoding.encode(cleaned).overflowing)
+        room = self._recipe.context_length - 2
+        return len(self._encode_words(cleaned, room + 1)) > room
+
     def _places(self, ids: TokenIds) -> npt.NDArray[np.intp]:
         match self._recipe.pool:
             case "end":  # argmax finds the first of equals, as in open_clip's pooling

@@ -1,5 +1,6 @@
-"""What a search looks for, among which pictures, and how many hits it may ask for."""
+"""Among which pictures a search looks, how many hits it may ask for, and how good they must be."""
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Self
@@ -11,19 +12,6 @@ MOST_HITS = 1_000
 
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAY_NS = 24 * 3600 * 10**9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """Words, or a picture's path: exactly one of them."""
-
-    text: str | None = None
-    image: str | None = None
-
-    @property
-    def heading(self) -> str:
-        """What to write above the hits."""
-        return self.text if self.text is not None else f"like {self.image}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +113,21 @@ def count_hits(limit: Any, offset: Any) -> int:
             f"limit={limit!r} and offset={offset!r}: together at most {MOST_HITS} hits"
         )
     return limit + offset
+
+
+def check_score(score: Any) -> float | None:
+    """The cosine similarity that hits must have at least; None: any.
+
+    Raises:
+        SearchRefused: it is no number from -1 to 1.
+    """
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
+        raise SearchRefused(f"min_score={score!r} is no number: use one from -1 to 1")
+    if not -1 <= score <= 1:
+        raise SearchRefused(f"min_score={score!r}: a cosine similarity is from -1 to 1")
+    return float(score)
 
 
 def _day(name: str, text: Any) -> date | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from warmclip.errors import JobRefused
+from warmclip.indexing.query import Query, Term
 from warmclip.indexing.roots import is_absolute
 from warmclip.settings import Settings
 
@@ -80,6 +81,27 @@ def decode_picture(data: Any) -> bytes:
         return base64.b64decode(data, validate=True)
     except (ValueError, TypeError) as exc:
         raise JobRefused("data must be the bytes of a picture in base64") from exc
+
+
+def read_query(text: Any, image: Any, data: Any, like: Any, terms: Any) -> Query:
+    """What the job ``search`` looks for: see its arguments.
+
+    Raises:
+        JobRefused: not exactly one of them is given.
+        SearchRefused: what is given is no query.
+    """
+    match text, image, data, like, terms:
+        case (
+            (str(), None, None, None, None)
+            | (None, str(), None, None, None)
+            | (None, None, str(), None, None)
+            | (None, None, None, str(), None)
+        ):
+            return Query(terms=(Term(text=text, image=image, data=data, like=like),))
+        case None, None, None, None, list():
+            return Query(terms=tuple(Term.from_dict(term) for term in terms))
+        case _:
+            raise JobRefused("search for exactly one of text, image, data, like and terms")
 
 
 def point_id(id_: Any) -> str:

@@ -30,11 +30,12 @@ from warmclip.errors import (
     WarmclipError,
 )
 from warmclip.indexing.files import locate_file, read_picture
+from warmclip.indexing.query import Term
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import check_collection
-from warmclip.store.filter import Filter, count_hits
+from warmclip.store.filter import Filter, check_score, count_hits
 from warmclip.work.horse.context import JobContext, current_context
 from warmclip.work.horse.models import ModelNeeded
 from warmclip.work.job_arguments import (
@@ -44,6 +45,7 @@ from warmclip.work.job_arguments import (
     check_roots,
     decode_picture,
     point_id,
+    read_query,
 )
 
 if TYPE_CHECKING:
@@ -202,14 +204,16 @@ def search(
     image: str | None = None,
     data: str | None = None,
     like: str | None = None,
+    terms: list[dict[str, Any]] | None = None,
     limit: int = 10,
     offset: int = 0,
     folder: str | None = None,
     since: str | None = None,
     until: str | None = None,
     by_file_date: bool = False,
+    min_score: float | None = None,
 ) -> dict[str, Any]:
-    """Find the pictures nearest to a text, a picture, or one that is stored.
+    """Find the pictures nearest to a text, a picture, one that is stored, or several of these.
 
     Args:
         collection: where to look.
@@ -217,53 +221,67 @@ def search(
         image: a picture's path.
         data: a picture's bytes, in base64.
         like: the id of a stored picture, which is not among its own hits.
+        terms: several of these, whose vectors are added up: each an object with one of ``text``,
+            ``image``, ``data`` and ``like``, and a ``weight`` (1), below zero to subtract it.
         limit: hits at most.
         offset: hits to leave out before them.
         folder: an absolute path: only what lies below it.
         since: a day such as "2026-11-25": only pictures that were taken on it or later.
         until: a day: only pictures that were taken on it or earlier.
         by_file_date: whether days are those of files' last changes (UTC), not of cameras.
+        min_score: the cosine similarity that hits have at least, from -1 to 1.
 
     Returns:
-        ``hits``: best first, each with score, id and the payload's fields; ``fingerprint``;
-        ``dim``.
+        ``hits``: best first, each with score, id and the payload's fields; ``cut``: the texts
+        whose end the model does not read; ``fingerprint``; ``dim``.
 
     Raises:
-        JobRefused: not exactly one of text, image, data and like; an image or a folder outside
-            the roots.
-        SearchRefused: a limit and offset that are not together from 1 to 1000; or no days.
+        JobRefused: not exactly one of text, image, data, like and terms; an image or a folder
+            outside the roots.
+        SearchRefused: a limit and offset that are not together from 1 to 1000; no days; a term,
+            a weight or a score that is none; terms that cancel each other out.
         FolderUnreadable: the folder is no absolute path.
         ImageUnreadable: the image.
         TextRefused: the text.
         NotStored: there is no such collection, or no such picture in it.
         StoreError: the store failed.
     """
+    from warmclip.indexing.combination import combine_vectors
+
     context = current_context()
     indexer, encoder = context.searcher(check_collection(collection))
     most = count_hits(limit, offset)
     if folder is not None:
         check_roots(context.settings)
     only = Filter.of(folder, since, until, by_file_date=bool(by_file_date))
-    match text, image, data, like:
-        case str(), None, None, None:
-            hits = indexer.search(text, limit=most, only=only)
-        case None, str(), None, None:
-            try:
-                hits = indexer.search(image=_named_image(image, context), limit=most, only=only)
-            except ImagesUnreadable as exc:
-                raise ImageUnreadable(f"{image!r}: {exc.reasons[0]}") from exc
-        case None, None, str(), None:
-            try:
-                hits = indexer.search(image=decode_picture(data), limit=most, only=only)
-            except ImagesUnreadable as exc:
-                raise ImageUnreadable(f"the picture that was sent {exc.reasons[0]}") from exc
-        case None, None, None, str():
-            point = _stored(context, indexer.collection, like, with_vector=True)
-            nearest = indexer.search(vector=point.vector, limit=most + 1, only=only)
-            hits = [hit for hit in nearest if hit.id != point.id][:most]
-        case _:
-            raise JobRefused("search for exactly one of text, image, data and like")
-    return _space(encoder) | {"hits": [hit.to_dict() for hit in hits[offset:]]}
+    least = check_score(min_score)
+    query = read_query(text, image, data, like, terms)
+    vector = combine_vectors(
+        [(term.weight, _vector_of(term, indexer, context)) for term in query.terms]
+    )
+    own = {point_id(term.like) for term in query.terms if term.like is not None}
+    found = indexer.search(vector=vector, limit=most + len(own), only=only, min_score=least)
+    hits = [hit for hit in found if hit.id not in own][offset:most]
+    texts = [term.text for term in query.terms if term.text is not None]
+    return _space(encoder) | {
+        "hits": [hit.to_dict() for hit in hits],
+        "cut": list(encoder.find_cut_texts(texts)),
+    }
+
+
+def _vector_of(term: Term, indexer: "Indexer", context: JobContext) -> "Vector":
+    if term.like is not None:
+        point = _stored(context, indexer.collection, term.like, with_vector=True)
+        assert point.vector is not None  # noqa: S101 - it was asked for
+        return point.vector
+    if term.text is not None:
+        return indexer.embed(term.text)
+    named = None if term.image is None else _named_image(term.image, context)
+    try:
+        return indexer.embed(image=decode_picture(term.data) if named is None else named)
+    except ImagesUnreadable as exc:
+        what = "the picture that was sent" if term.image is None else f"{term.image!r}:"
+        raise ImageUnreadable(f"{what} {exc.reasons[0]}") from exc
 
 
 def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """The command search."""
 
+import base64
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,28 +30,50 @@ from warmclip.cli.options import (
 )
 from warmclip.cli.paths import parse_path
 from warmclip.cli.sheet import Sheet, check_sheet, save_sheet
-from warmclip.errors import JobFailed, SettingsError, StoreUnreachable
+from warmclip.errors import (
+    ImagesUnreadable,
+    ImageUnavailable,
+    ImageUnreadable,
+    JobFailed,
+    SettingsError,
+    StoreUnreachable,
+)
+from warmclip.indexing.query import Query, Term, parse_query, refuse_url
 from warmclip.logs import printable
-from warmclip.settings import Settings
-from warmclip.store.filter import MOST_HITS, Filter, Query
+from warmclip.settings import Limits, Settings
+from warmclip.store.filter import MOST_HITS, Filter, check_score
 
 if TYPE_CHECKING:
+    from warmclip.indexing.indexer import Indexer
+    from warmclip.inference.arrays import Vector
     from warmclip.store.protocol import Hit
 
 _LATE_S = 2.5  # of an answer, after which the store is asked whether it is there
 _QDRANT_S = 2.0  # for its answer
+_LOOK_S = 3.0  # for a disk to tell whether a file is there
+_MOST_SHOWN = 60  # characters of a text that was cut
 
 
 def search(
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for, in words.")
-    ] = None,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--image", parser=parse_path, metavar="PATH", help="Look for pictures like this one."
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[WORD]...",
+            help="What to look for: words, and pictures' paths; + and - that stand alone add and "
+            "subtract another term, and 0.5: before one is its weight.",
         ),
     ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="PATH",
+            help="Look for pictures like this one; - reads it from standard input.",
+        ),
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Each argument and --image is a query of its own.")
+    ] = False,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=MOST_HITS, help="Hits for each query.")
     ] = 10,
@@ -80,6 +106,19 @@ def search(
             help="Days are those of the files' last changes (UTC), not of the cameras.",
         ),
     ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option("--min-score", help="Only pictures with this cosine similarity or more."),
+    ] = None,
+    existing: Annotated[
+        bool, typer.Option("--existing", help="Leave out pictures whose files are not there.")
+    ] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", "-f", help="Print paths only, one a line.")
+    ] = False,
+    nul: Annotated[
+        bool, typer.Option("-0", help="Print paths only, each ended by a NUL, for `xargs -0`.")
+    ] = False,
     sheet: Sheet = None,
     queue: Annotated[
         bool, typer.Option("--queue", help="Ask a running `warmclip worker`.")
@@ -98,29 +137,112 @@ def search(
         settings = read_settings(
             bundle, collection, provider, exif_transpose, decode, env_file=env_file
         )
-        queries = [Query(text=text) for text in texts or []]
-        for path in image or []:
-            if not path.is_file():
-                raise SettingsError(f"--image {path}: there is no such file")
-            queries.append(Query(image=str(path.absolute())))
-        if not queries:
-            raise SettingsError("say what to look for: words, or --image FILE")
-        if any(query.text is not None and not query.text.strip() for query in queries):
-            raise SettingsError("an empty text is like nothing: say what to look for")
+        queries = _read_queries(words or [], image or [], settings.limits, each=each)
         check_sheet(sheet)
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
+        if as_json and (paths or nul):
+            raise SettingsError("--json, or --paths and -0: not both")
         below = None if folder is None else str(folder.absolute())
         only = Filter.of(below, since, until, by_file_date=by_file_date)
+        # Of those that are not there, nobody knows how many come first.
+        most = MOST_HITS if existing else limit
+        least = check_score(min_score)
         if queue:
-            found = _search_by_worker(settings, queries, limit, only)
+            found = _search_by_worker(terminal, settings, queries, most, only, least)
         else:
-            found = _search(terminal, settings, queries, limit, only, insist=bundle is not None)
+            found = _search(
+                terminal, settings, queries, most, only, least, insist=bundle is not None
+            )
+        presence = _Presence(settings.limits)
+        if existing:
+            found = [presence.keep_existing(hits, limit) for hits in found]
         if folder is not None and not any(found) and not folder.is_dir():
             terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
         if sheet is not None:
             _draw_sheet(terminal, sheet, settings, queries, found)
-        show_hits(terminal, queries, [[hit.to_dict() for hit in hits] for hits in found])
+        if paths or nul:
+            terminal.write_paths((hit.payload.path for hits in found for hit in hits), nul=nul)
+        else:
+            show_hits(terminal, queries, found, presence.is_gone)
+
+
+def _read_queries(
+    words: Sequence[str], images: Sequence[str], limits: Limits, *, each: bool
+) -> list[Query]:
+    """What the command line looks for; pictures are there, and have absolute paths.
+
+    Raises:
+        SettingsError: there is no such file, or nothing on standard input.
+        SearchRefused: nothing is looked for, or what is no query.
+    """
+    if images.count("-") > 1:
+        raise SettingsError("--image - twice: standard input has one picture")
+    pictures = [_name_picture(image) for image in images]
+    if each:
+        queries = [parse_query([word]) for word in words]
+        queries += [Query(terms=(picture,)) for picture in pictures]
+    elif words or pictures:
+        terms = parse_query(words).terms if words else ()
+        queries = [Query(terms=(*terms, *pictures))]
+    else:
+        queries = []
+    if not queries:
+        raise SettingsError("say what to look for: words, or --image FILE")
+    return [Query(terms=tuple(_locate(term, limits) for term in it.terms)) for it in queries]
+
+
+def _name_picture(image: str) -> Term:
+    refuse_url(image)
+    return Term(image=str(parse_path(image)))
+
+
+def _locate(term: Term, limits: Limits) -> Term:
+    """The same with an absolute path, or with what standard input has."""
+    if term.image is None:
+        return term
+    if term.image == "-":
+        data = sys.stdin.buffer.read(limits.image_bytes + 1)
+        if not data:
+            raise SettingsError("--image -: there is nothing on standard input")
+        if len(data) > limits.image_bytes:
+            raise SettingsError(
+                f"--image -: more than {limits.image_bytes:,} bytes (WARMCLIP_MAX_IMAGE_BYTES)"
+            )
+        return Term(data=base64.b64encode(data).decode("ascii"), weight=term.weight)
+    path = Path(term.image).expanduser()
+    if not path.is_file():
+        raise SettingsError(
+            f"{term.image}: there is no such file. It looks like a picture's path; to look for "
+            "the words, add another word"
+        )
+    return replace(term, image=str(path.absolute()))
+
+
+class _Presence:
+    """Whether the files of hits are there. A disk that does not answer is asked once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._is_late = False
+        self._gone: dict[str, bool] = {}
+
+    def is_gone(self, path: str) -> bool:
+        """Whether there is no such file here now; of a disk that does not answer, False."""
+        from warmclip.indexing.files import is_file_gone
+        from warmclip.inference.reading import FileReader
+
+        if path not in self._gone and not self._is_late:
+            look = partial(is_file_gone, path)
+            try:
+                self._gone[path] = FileReader(self._limits).read(look, seconds=_LOOK_S)
+            except ImageUnavailable:
+                self._is_late = True
+        return self._gone.get(path, False)
+
+    def keep_existing(self, hits: "Sequence[Hit]", limit: int) -> "list[Hit]":
+        """The first of those whose files are there."""
+        return list(islice((hit for hit in hits if not self.is_gone(hit.payload.path)), limit))
 
 
 def _search(
@@ -129,9 +251,11 @@ def _search(
     queries: list[Query],
     limit: int,
     only: Filter,
+    min_score: float | None,
     *,
     insist: bool,
 ) -> "list[list[Hit]]":
+    from warmclip.indexing.combination import combine_vectors
     from warmclip.indexing.indexer import Indexer
     from warmclip.store.open import share_store
 
@@ -143,10 +267,32 @@ def _search(
             if chosen.bundle != settings.bundle:
                 encoder = open_encoder(chosen, terminal)
         indexer = Indexer.from_settings(encoder, store, settings)
-        return [
-            indexer.search(query.text, image=query.image, limit=limit, only=only)
-            for query in queries
-        ]
+        found = []
+        for query in queries:
+            weighted = [(term.weight, _vector_of(term, indexer)) for term in query.terms]
+            vector = combine_vectors(weighted)
+            found.append(indexer.search(vector=vector, limit=limit, only=only, min_score=min_score))
+            texts = [term.text for term in query.terms if term.text is not None]
+            _tell_of_cut_texts(terminal, encoder.find_cut_texts(texts))
+        return found
+
+
+def _vector_of(term: Term, indexer: "Indexer") -> "Vector":
+    if term.text is not None:
+        return indexer.embed(term.text)
+    try:
+        return indexer.embed(image=term.image if term.data is None else base64.b64decode(term.data))
+    except ImagesUnreadable as exc:
+        name = "standard input" if term.image is None else term.image
+        raise ImageUnreadable(f"{name}: {exc.reasons[0]}") from exc
+
+
+def _tell_of_cut_texts(terminal: Terminal, texts: Sequence[str]) -> None:
+    for text in texts:
+        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+        terminal.note(
+            printable(f"the model does not read the end of {shown!r}: the text is too long for it")
+        )
 
 
 class _StoreOutage:
@@ -170,7 +316,12 @@ class _StoreOutage:
 
 
 def _search_by_worker(
-    settings: Settings, queries: list[Query], limit: int, only: Filter
+    terminal: Terminal,
+    settings: Settings,
+    queries: list[Query],
+    limit: int,
+    only: Filter,
+    min_score: float | None,
 ) -> "list[list[Hit]]":
     from warmclip.store.protocol import Hit
     from warmclip.work.broker import QUICK_ANSWER_S, open_broker
@@ -179,8 +330,9 @@ def _search_by_worker(
     found = []
     with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
         for query in queries:
-            question = {"text": query.text, "image": query.image, "limit": limit}
-            question |= {"collection": settings.collection, **only.to_dict()}
+            question = {**_question(query), "limit": limit, **only.to_dict()}
+            question |= {"collection": settings.collection}
+            question |= {} if min_score is None else {"min_score": min_score}
             outage = _StoreOutage(settings)
             try:
                 answer = call(connection, "search", question, is_cancelled=outage.is_there)
@@ -188,12 +340,30 @@ def _search_by_worker(
                 raise StoreUnreachable(outage.words) from None
             try:
                 found.append([Hit.from_dict(hit) for hit in answer["hits"]])
+                _tell_of_cut_texts(terminal, answer.get("cut", ()))
             except (KeyError, TypeError, ValueError, AttributeError) as exc:
                 raise JobFailed(
                     "a worker's answer in Redis holds no hits: are client and workers of one "
                     "warmclip?"
                 ) from exc
     return found
+
+
+def _question(query: Query) -> dict[str, Any]:
+    """A query as the job ``search`` takes it; a single term as former workers do, too."""
+    from warmclip.work.call import MOST_SENT_BYTES
+
+    if any(
+        it.data is not None and len(it.data) > MOST_SENT_BYTES * 4 / 3 + 4 for it in query.terms
+    ):
+        raise SettingsError(
+            f"--image -: with --queue a picture has at most {MOST_SENT_BYTES:,} bytes; save it "
+            "where the worker finds it, and name its path"
+        )
+    term = query.only_term
+    if term is None:
+        return {"terms": [it.to_dict() for it in query.terms]}
+    return {name: value for name, value in term.to_dict().items() if name != "weight"}
 
 
 def _draw_sheet(
@@ -217,18 +387,30 @@ def _draw_sheet(
 def show_hits(
     terminal: Terminal,
     queries: Sequence[Query],
-    hits_of_each: Sequence[Sequence[Mapping[str, Any]]],
+    hits_of_each: "Sequence[Sequence[Hit]]",
+    is_gone: Callable[[str], bool],
 ) -> None:
-    """Write the pictures found for each query, best first."""
+    """Write the pictures found for each query, best first; those whose files are gone so marked."""
     answers = list(zip(queries, hits_of_each, strict=True))
     if terminal.as_json:
-        terminal.json({"queries": [asdict(query) | {"hits": hits} for query, hits in answers]})
+        terminal.json({"queries": [_as_json(query, hits, is_gone) for query, hits in answers]})
         return
     for query, hits in answers:
         terminal.print(Text(printable(shorten_path(query.heading)), style="bold"))
         if not hits:
             terminal.print("      nothing was found")
         for place, hit in enumerate(hits, start=1):
-            path = printable(shorten_path(hit["path"]))
-            day = (hit["taken_at"] or "")[:10]
-            terminal.print(f"{place:4}  {hit['score']:.3f}  {day:10}  {path}")
+            path = printable(shorten_path(hit.payload.path))
+            day = (hit.payload.taken_at or "")[:10]
+            mark = "  (not there)" if is_gone(hit.payload.path) else ""
+            terminal.print(f"{place:4}  {hit.score:.3f}  {day:10}  {path}{mark}")
+
+
+def _as_json(query: Query, hits: "Sequence[Hit]", is_gone: Callable[[str], bool]) -> dict[str, Any]:
+    term = query.only_term
+    return {
+        "text": term and term.text,
+        "image": term and term.image,
+        "terms": [{"text": it.text, "image": it.image, "weight": it.weight} for it in query.terms],
+        "hits": [hit.to_dict() | {"exists": not is_gone(hit.payload.path)} for hit in hits],
+    }

@@ -1,0 +1,189 @@
+"""What a search looks for: its words, pictures and weights, and their one vector."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from warmclip.errors import SearchRefused
+from warmclip.indexing.combination import combine_vectors
+from warmclip.indexing.query import MOST_TERMS, Query, Term, parse_query
+from warmclip.store.filter import check_score
+
+
+@pytest.mark.parametrize(
+    ("typed", "terms"),
+    [
+        (["red"], [("text", "red", 1)]),
+        (["a", "red", "star"], [("text", "a red star", 1)]),
+        (["a red star"], [("text", "a red star", 1)]),
+        (["a red car", "-", "night"], [("text", "a red car", 1), ("text", "night", -1)]),
+        (["-", "night"], [("text", "night", -1)]),
+        (["+", "night"], [("text", "night", 1)]),
+        (
+            ["a", "car", "-", "the", "night", "+", "photo.jpg"],
+            [("text", "a car", 1), ("text", "the night", -1), ("image", "photo.jpg", 1)],
+        ),
+        (["2:cat"], [("text", "cat", 2)]),
+        (["cat", "+", "0.5:./a b.png"], [("text", "cat", 1), ("image", "./a b.png", 0.5)]),
+        (["cat", "-", ".5:dog"], [("text", "cat", 1), ("text", "dog", -0.5)]),
+        (["1e1:cat"], [("text", "cat", 10)]),
+        (["2:", "a", "cat"], [("text", "a cat", 2)]),
+        (["/photos/a"], [("image", "/photos/a", 1)]),
+        (["../a"], [("image", "../a", 1)]),
+        (["~/a.PNG"], [("image", "~/a.PNG", 1)]),
+        (["a.NEF"], [("image", "a.NEF", 1)]),
+        # Words, though they look a little like something else.
+        (["12:30", "on", "a", "clock"], [("text", "12:30 on a clock", 1)]),
+        (["4:3"], [("text", "4:3", 1)]),
+        (["a:b"], [("text", "a:b", 1)]),
+        ([":b"], [("text", ":b", 1)]),
+        (["black", "/", "white"], [("text", "black / white", 1)]),
+        (["my", "photo.jpg"], [("text", "my photo.jpg", 1)]),
+        (["my photo.jpg"], [("text", "my photo.jpg", 1)]),
+        (["a thermometer at -40"], [("text", "a thermometer at -40", 1)]),
+        (["c++"], [("text", "c++", 1)]),
+        (["well-known"], [("text", "well-known", 1)]),
+        (["nan"], [("text", "nan", 1)]),
+        (["a", "", "star"], [("text", "a  star", 1)]),
+        (["1" * 100 + ":cat"], [("text", "1" * 100 + ":cat", 1)]),
+    ],
+)
+def test_query_as_people_type_it(typed: list[str], terms: list[tuple[str, str, float]]) -> None:
+    """Signs that stand alone begin a term, a number and a colon are its weight."""
+    assert [
+        (
+            ("text", term.text, term.weight)
+            if term.image is None
+            else ("image", term.image, term.weight)
+        )
+        for term in parse_query(typed).terms
+    ] == terms
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ([], "say what to look for"),
+        ([""], "an empty text"),
+        ([" ", "\t"], "an empty text"),
+        (["-"], "no words or picture after it"),
+        (["-", "-", "-"], "no words or picture after it"),
+        (["cat", "+"], "no words or picture after it"),
+        (["cat", "+", "-", "dog"], "no words or picture after it"),
+        (["---"], "has only signs"),
+        (["-+"], "has only signs"),
+        (["-night"], "write the sign by itself"),
+        (["a", "car", "--night"], "write the sign by itself"),
+        (["+cat"], "write the sign by itself"),
+        (["-2:cat"], "write the sign by itself"),
+        (["nan:cat"], "the weight nan"),
+        (["NaN:./a.png"], "the weight NaN"),
+        (["inf:cat"], "the weight inf"),
+        (["0:cat"], "the weight 0"),
+        (["1e400:cat"], "the weight 1e400"),
+        (["1e-400:cat"], "the weight 1e-400"),
+        (["1001:cat"], "at most 1000"),
+        (["2:"], "an empty text"),
+        (["cat", "-", "2:"], "an empty text"),
+        (["https://example.org/a.jpg"], "nothing is downloaded"),
+        (["cat", "+", "0.5:http://example.org"], "nothing is downloaded"),
+        (["a", *["+", "b"] * MOST_TERMS], "33 terms in one query, at most 32"),
+    ],
+)
+def test_what_is_no_query(typed: list[str], words: str) -> None:
+    """It is refused with a sentence."""
+    with pytest.raises(SearchRefused, match=words):
+        parse_query(typed)
+
+
+@pytest.mark.parametrize("piece", ["a", "1", ":", ".", "/", "a\n", ".jpg", "- ", "1 -"])
+def test_query_of_ten_megabytes(piece: str) -> None:
+    """It is read without trying every way to read it; the tokenizer refuses it by its length."""
+    typed = ("a" + piece * 10_000_000)[:10_000_000]
+    began = time.process_time()
+    (term,) = parse_query([typed]).terms
+    assert typed.strip() in (term.text, term.image)
+    assert time.process_time() - began < 30  # what tries every way takes hours
+
+
+@pytest.mark.parametrize("piece", ["-", "+-", "+a", "http://", "a:"])
+def test_refusal_of_ten_megabytes(piece: str) -> None:
+    """The sentence shows their beginning only."""
+    typed = (piece * 10_000_000)[:10_000_000]
+    with pytest.raises(SearchRefused) as caught:
+        parse_query(["a", "+", f"9999:{typed}"] if piece == "a:" else [typed])
+    assert len(str(caught.value)) < 400
+
+
+def test_heading_reads_as_it_was_typed() -> None:
+    """Terms with their signs and weights, in order."""
+    query = parse_query(["a", "car", "-", "night", "+", "0.5:./a.png"])
+    assert query.heading == "a car - night + 0.5:like ./a.png"
+    assert parse_query(["-", "night"]).heading == "- night"
+    assert Query(terms=(Term(text="a", weight=3),)).heading == "a"
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("cat", "a term of a query is an object"),
+        (["text", "cat"], "a term of a query is an object"),
+        ({"texts": "cat"}, "a term of a query is an object"),
+        ({}, "exactly one of text"),
+        ({"text": "cat", "like": "x"}, "exactly one of text"),
+        ({"text": 7}, "exactly one of text"),
+        ({"text": " "}, "an empty text"),
+        ({"text": "a", "weight": float("nan")}, "the weight .nan"),
+        ({"text": "a", "weight": float("inf")}, "the weight .inf"),
+        ({"text": "a", "weight": 0}, "the weight .0"),
+        ({"text": "a", "weight": 1001}, "from -1000 to 1000"),
+        ({"text": "a", "weight": True}, "the weight 'True' is no number"),
+        ({"text": "a", "weight": "2"}, "is no number"),
+        ({"text": "a", "weight": None}, "is no number"),
+        ({"text": "a", "weight": 10**400}, "from -1000 to 1000"),
+    ],
+)
+def test_term_of_a_job_that_is_none(raw: Any, words: str) -> None:
+    """Whatever a job carries is read or refused with a sentence."""
+    with pytest.raises(SearchRefused, match=words):
+        Term.from_dict(raw)
+
+
+def test_term_goes_through_a_job_and_back() -> None:
+    """A term is the same after it was a job's."""
+    for term in (Term(text="a"), Term(image="/a", weight=-2.5), Term(like="x"), Term(data="aa")):
+        assert Term.from_dict(term.to_dict()) == term
+
+
+def test_vector_of_several_terms() -> None:
+    """Their weighted sum, of unit length: nearer to what is added, away from what is not."""
+    first, second = np.eye(4, dtype=np.float32)[:2]
+    assert combine_vectors([(2.0, first)]) is first
+    np.testing.assert_allclose(combine_vectors([(-2.0, first)]), -first)
+    between = combine_vectors([(1.0, first), (1.0, second)])
+    assert between.dtype == np.float32
+    np.testing.assert_allclose(between, [0.5**0.5, 0.5**0.5, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        combine_vectors([(0.6, first), (-0.8, second)]), [0.6, -0.8, 0, 0], rtol=1e-6
+    )
+    assert np.linalg.norm(combine_vectors([(1000.0, first), (1e-3, second)])) == pytest.approx(1)
+
+
+def test_terms_that_cancel_each_other_out() -> None:
+    """Only rounding would tell where to look: refused with a sentence."""
+    row = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    unit = row / np.linalg.norm(row)
+    for weights in ((1.0, -1.0), (0.1, 0.2, -0.3), (1000.0, -1000.0), (1e-3, -1e-3)):
+        with pytest.raises(SearchRefused, match="cancel each other out"):
+            combine_vectors([(weight, unit) for weight in weights])
+
+
+@pytest.mark.parametrize("score", [float("nan"), 1.01, -2, float("inf"), True, "0.5", [0.5]])
+def test_least_score_that_is_none(score: Any) -> None:
+    """A cosine similarity is from -1 to 1."""
+    with pytest.raises(SearchRefused, match="min_score="):
+        check_score(score)
+    assert check_score(None) is None
+    assert check_score(-1) == -1.0
