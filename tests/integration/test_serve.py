@@ -119,6 +119,75 @@ def test_search_by_words(served: Served) -> None:
     assert served.get(f"{query}&limit=2&offset=2")["hits"] == found[2:]
 
 
+def test_search_by_several_terms(served: Served, pictures: Path) -> None:
+    """What is subtracted falls behind, named pictures are left out, filters and pages are kept."""
+    first, *_, last = served.get("/api/v1/search?q=a+star&limit=60")["hits"]
+    only = {"folder": f"{pictures}/{OLDER}", "since": "2001-01-01", "until": "2001-01-01"}
+
+    def found(terms: list[dict[str, object]], **options: object) -> list[str]:
+        answer = served.client.post("/api/v1/search", json={"terms": terms, **options})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["cut"] is False
+        return [hit["id"] for hit in answer.json()["hits"]]
+
+    star: dict[str, object] = {"text": "a star"}
+    assert found([star], limit=1) == [first["id"]]
+    nearest = found([{"like": last["id"]}, {"text": "a star", "weight": -9}], limit=60)
+    assert nearest[-1] == first["id"]
+    assert last["id"] not in nearest
+    assert len(nearest) == 59
+    assert len(found([star], limit=60, **only)) == 9
+    assert found([star], limit=2, offset=1) == found([star], limit=3)[1:]
+    least = (first["score"] + last["score"]) / 2
+    assert 0 < len(found([star], limit=60, min_score=least)) < 60
+    passing = served.get(f"/api/v1/search?q=a+star&limit=60&min_score={least}")["hits"]
+    assert [hit["id"] for hit in passing] == found([star], limit=60, min_score=least)
+
+
+def test_text_that_is_longer_than_the_model_reads(served: Served) -> None:
+    """The answer says that its end did not count."""
+    assert served.get(f"/api/v1/search?q={'star+' * 100}")["cut"] is True
+    assert served.get("/api/v1/search?q=star")["cut"] is False
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({}, "terms"),
+        ({"terms": []}, "terms"),
+        ({"terms": [{"text": "a"}] * 33}, "terms"),
+        ({"terms": [{}]}, "exactly one"),
+        ({"terms": [{"text": " "}]}, "text"),
+        ({"terms": [{"text": "a" * 2001}]}, "text"),
+        ({"terms": [{"image": "/etc/passwd"}]}, "image"),
+        ({"terms": [{"like": "x"}]}, "like"),
+        ({"terms": [{"text": "a", "weight": 0}]}, "the weight"),
+        ({"terms": [{"text": "a", "weight": 1001}]}, "weight"),
+        ({"terms": [{"text": "a"}, {"text": "a", "weight": -1}]}, "cancel each other out"),
+        ({"terms": [{"text": "a"}], "min_score": 2}, "min_score"),
+        ({"terms": [{"text": "a"}], "limit": True}, "limit"),
+        ({"terms": [{"text": "a"}], "since": "2026-11-25", "until": "2026-11-24"}, "is after"),
+    ],
+)
+def test_terms_that_are_refused(served: Served, body: dict[str, object], told: str) -> None:
+    """With the reason, before or by the worker."""
+    answer = served.client.post("/api/v1/search", json=body)
+    assert answer.status_code == 422, answer.text
+    assert told in answer.text
+
+
+@pytest.mark.parametrize("field", ['"weight": NaN', '"weight": Infinity', '"weight": 1e999'])
+def test_weight_that_is_no_number(served: Served, field: str) -> None:
+    """JSON as Python writes it has them."""
+    answer = served.client.post(
+        "/api/v1/search",
+        content=f'{{"terms": [{{"text": "a", {field}}}]}}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == 422
+    assert "weight" in answer.text
+
+
 def test_search_in_a_folder_and_by_date(served: Served, pictures: Path) -> None:
     """Each way of searching finds only what passes, and as many as were asked for."""
     nearest = served.get("/api/v1/search?q=red&limit=60")["hits"]

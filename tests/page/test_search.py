@@ -72,6 +72,44 @@ def test_words(visit: Visit, served: Served) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_terms(visit: Visit, served: Served) -> None:
+    """Signs that stand alone add and subtract, with the filters; the next page asks the same."""
+    page = visit(served, "#/search?until=2100-03-04")
+    with page.expect_request(re.compile("/api/v1/search")) as asked:
+        search(page, "a star - 9:green star + 12:30")
+    terms = [
+        {"text": "a star", "weight": 1},
+        {"text": "green star", "weight": -9},
+        {"text": "12:30", "weight": 1},
+    ]
+    only = {"limit": 24, "until": "2100-03-04"}
+    assert asked.value.post_data_json == {"terms": terms, "offset": 0, **only}
+    with page.expect_request(re.compile("/api/v1/search")) as asked:
+        page.get_by_role("button", name="Show more").click()
+    assert asked.value.post_data_json == {"terms": terms, "offset": 24, **only}
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    "words", ["red star", "c++", "well-known", "-", "red -", "toString", "0:a"]
+)
+def test_words_that_are_no_terms(visit: Visit, served: Served, words: str) -> None:
+    """They are one text, as it was typed."""
+    page = visit(served)
+    with page.expect_request(re.compile("/api/v1/search")) as asked:
+        search(page, words)
+    assert parse_qs(urlsplit(asked.value.url).query)["q"] == [words]
+
+
+@pytest.mark.usefixtures("worker")
+def test_text_that_is_longer_than_the_model_reads(visit: Visit, served: Served) -> None:
+    """It is told that the end of the text did not count."""
+    page = visit(served)
+    search(page, "star " * 99)
+    expect(page.locator(".told")).to_contain_text("did not read its end")
+
+
+@pytest.mark.usefixtures("worker")
 def test_more(visit: Visit, served: Served) -> None:
     """Each page comes after the last, the focus on its first picture, until all are there."""
     page = visit(served, "#/search?q=red")

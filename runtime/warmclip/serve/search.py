@@ -1,4 +1,4 @@
-"""Searches over HTTP: by text, by a picture that is sent, by a picture that is stored."""
+"""Searches over HTTP: by text, by a picture that is sent or stored, by several of these."""
 
 import base64
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from uuid import UUID
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette import datastructures
 
+from warmclip.indexing.query import MOST_TERMS, MOST_WEIGHT, Term
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.sessions import CollectionName
@@ -20,6 +21,7 @@ from warmclip.store.filter import MOST_HITS, Filter, parse_day
 
 _MOST_LIMIT = 200  # hits of one page
 _MOST_OFFSET = MOST_HITS - _MOST_LIMIT
+_MOST_CHARS = 2_000
 
 PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it.")]
 Limit = Annotated[int, Query(ge=1, le=_MOST_LIMIT, description="Hits at most.")]
@@ -29,7 +31,7 @@ Text = Annotated[
     str,
     Query(
         min_length=1,
-        max_length=2_000,
+        max_length=_MOST_CHARS,
         pattern=r"\S",
         description="What to look for, in words.",
         examples=["a red bicycle"],
@@ -66,6 +68,15 @@ Until = Annotated[
 ByFileDate = Annotated[
     bool, Field(description="Days are those of the files' last changes (UTC), not of the cameras.")
 ]
+MinScore = Annotated[
+    float,
+    Field(
+        ge=-1,
+        le=1,
+        allow_inf_nan=False,
+        description="Only pictures with this cosine similarity or more.",
+    ),
+]
 
 
 def _check_utf8(text: str) -> str:
@@ -74,6 +85,62 @@ def _check_utf8(text: str) -> str:
 
 
 _Utf8 = Annotated[str, AfterValidator(_check_utf8)]
+
+
+class SearchTerm(BaseModel):
+    """A text or a stored picture: one of the two."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[str, Field(min_length=1, max_length=_MOST_CHARS, pattern=r"\S")] | None = None
+    like: Annotated[UUID, Field(description="The id of a stored picture.")] | None = None
+    weight: Annotated[
+        float,
+        Field(
+            ge=-MOST_WEIGHT,
+            le=MOST_WEIGHT,
+            allow_inf_nan=False,
+            description="Below zero: it is subtracted. Not zero.",
+        ),
+    ] = 1.0
+
+    def to_term(self) -> Term:
+        """The same as a job carries it.
+
+        Raises:
+            SearchRefused: not one of the two is given, or the weight is zero.
+        """
+        like = None if self.like is None else str(self.like)
+        return Term(text=self.text, like=like, weight=self.weight)
+
+
+class SearchRequest(BaseModel):
+    """What to look for, and where."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"terms": [{"text": "a red car"}, {"text": "night", "weight": -0.5}]}]
+        },
+    )
+
+    terms: Annotated[
+        list[SearchTerm],
+        Field(
+            min_length=1,
+            max_length=MOST_TERMS,
+            description="Their vectors are multiplied by their weights and added up. Stored "
+            "pictures that are named are not among the hits.",
+        ),
+    ]
+    collection: CollectionName | None = None
+    limit: Annotated[int, Field(ge=1, le=_MOST_LIMIT, strict=True)] = 20
+    offset: Annotated[int, Field(ge=0, le=_MOST_OFFSET, strict=True)] = 0
+    folder: Folder | None = None
+    since: Since | None = None
+    until: Until | None = None
+    by_file_date: Annotated[ByFileDate, Field(strict=True)] = False
+    min_score: MinScore | None = None
 
 
 class SearchHit(BaseModel):
@@ -104,6 +171,9 @@ class SearchResponse(BaseModel):
     collection: str
     offset: int
     fingerprint: Annotated[_Utf8, Field(description="Of the embedding space.")]
+    cut: Annotated[
+        bool, Field(description="Whether a text is too long for the model, which read its start.")
+    ]
     hits: list[SearchHit]
 
 
@@ -134,12 +204,19 @@ def make_router(context: AppContext) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["search"], responses=RESPONSES)
 
     async def search(
-        request: Request, collection: str | None, offset: int, only: Filter, **question: Any
+        request: Request,
+        collection: str | None,
+        offset: int,
+        only: Filter,
+        min_score: float | None,
+        **question: Any,
     ) -> SearchResponse:
         name = collection or context.settings.collection
         if only.folder is not None:  # workers may have other roots, and check it by theirs
             await to_thread.run_sync(context.roots.resolve, only.folder)
         question |= only.to_dict()
+        if min_score is not None:  # which workers of a former version do not know
+            question["min_score"] = min_score
         question |= {"collection": name, "offset": offset}
         if "text" in question:
             answer = await context.workers.search(request, **question)
@@ -157,9 +234,26 @@ def make_router(context: AppContext) -> APIRouter:
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
+        min_score: Annotated[MinScore | None, Query()] = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to a text."""
-        return await search(request, collection, offset, only, text=q, limit=limit)
+        return await search(request, collection, offset, only, min_score, text=q, limit=limit)
+
+    @router.post("/search")
+    async def search_by_terms(request: Request, body: SearchRequest) -> SearchResponse:
+        """Find the pictures that are nearest to some texts and pictures, and far from others."""
+        only = Filter(
+            folder=body.folder, since=body.since, until=body.until, by_file_date=body.by_file_date
+        )
+        return await search(
+            request,
+            body.collection,
+            body.offset,
+            only,
+            body.min_score,
+            terms=[term.to_term().to_dict() for term in body.terms],
+            limit=body.limit,
+        )
 
     @router.post("/search/image")
     async def search_by_image(
@@ -169,10 +263,11 @@ def make_router(context: AppContext) -> APIRouter:
         collection: Annotated[CollectionName | None, Form()] = None,
         limit: Annotated[int, Form(ge=1, le=_MOST_LIMIT)] = 20,
         offset: Annotated[int, Form(ge=0, le=_MOST_OFFSET)] = 0,
+        min_score: Annotated[MinScore | None, Form()] = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to one that is sent."""
         data = await to_thread.run_sync(read_base64, file)
-        return await search(request, collection, offset, only, data=data, limit=limit)
+        return await search(request, collection, offset, only, min_score, data=data, limit=limit)
 
     @router.get("/points/{id}/similar")
     async def search_by_point(
@@ -182,9 +277,10 @@ def make_router(context: AppContext) -> APIRouter:
         collection: Collection = None,
         limit: Limit = 20,
         offset: Offset = 0,
+        min_score: Annotated[MinScore | None, Query()] = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to a stored one, without itself."""
-        return await search(request, collection, offset, only, like=str(id), limit=limit)
+        return await search(request, collection, offset, only, min_score, like=str(id), limit=limit)
 
     return router
 
@@ -206,6 +302,7 @@ def _response(answer: Mapping[str, Any], *, collection: str, offset: int) -> Sea
         collection=collection,
         offset=offset,
         fingerprint=answer["fingerprint"],
+        cut=bool(answer.get("cut")),
         hits=[_hit(hit, collection) for hit in answer["hits"]],
     )
 

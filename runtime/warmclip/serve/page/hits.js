@@ -31,7 +31,8 @@ export function showHits(results, found, { question, tell, lookFor, thumbnails, 
     const first = hits.length;
     hits.push(...page.hits);
     grid.append(...page.hits.map((hit, index) => card(hit, first + index)));
-    const words = `${count(hits.length, "picture")}, the nearest first`;
+    const cut = page.cut ? "; the text is too long: the model did not read its end" : "";
+    const words = `${count(hits.length, "picture")}, the nearest first${cut}`;
     tell(words);
     say(words);
     results.querySelector(".more")?.remove();

@@ -1,10 +1,11 @@
 // Searching: by words, by a picture that is dropped, pasted or chosen, by one that is stored.
 
-import { Problem, address, getJson, post } from "/page/api.js";
+import { Problem, address, getJson, post, postJson } from "/page/api.js";
 import { failure, fill, h, icon, say, state } from "/page/dom.js";
 import { fileName } from "/page/format.js";
 import { PAGE, showHits, skeleton } from "/page/hits.js";
 import { receivePictures } from "/page/incoming.js";
+import { readTerms } from "/page/terms.js";
 import { Thumbnails } from "/page/thumbnails.js";
 
 const MOST_BYTES = 10 * 1024 * 1024; // the server's
@@ -185,6 +186,11 @@ export function mount(main, go, signal) {
       body.append("file", picture);
       for (const [name, value] of Object.entries(query)) if (value || value === 0) body.append(name, value);
       return post("/api/v1/search/image", { ...options, body });
+    }
+    const terms = readTerms(params.q);
+    if (terms) {
+      const given = Object.fromEntries(Object.entries(query).filter(([, value]) => value || value === 0));
+      return postJson("/api/v1/search", { terms, ...given }, options);
     }
     return getJson(address("/api/v1/search", { q: params.q, ...query }), options);
   }
