@@ -20,9 +20,9 @@ from rq.serializers import JSONSerializer
 
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
+from warmclip.work.liveness import STARTING
 from warmclip.work.queues import open_queue
 from warmclip.work.status import read_status
-from warmclip.work.worker import STARTING
 
 PATIENCE_S = 120.0  # a worker imports and loads on a busy machine
 

@@ -1,12 +1,15 @@
 """A provider that is wrong, crashes, hangs or is slow: the CPU goes on, no bad vector is kept."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from faults.conftest import Rig
-from running import Running
+from running import PATIENCE_S, WORKER, Running, eventually, run, start_worker
+from warmclip.errors import QueueUnreachable
 from warmclip.indexing.audit_report import find_unverified
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.encoder import Encoder
@@ -14,7 +17,12 @@ from warmclip.inference.selection.provider_selection import read_selection
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.store.open import open_store
+from warmclip.work.broker import open_broker
+from warmclip.work.call import call
+from warmclip.work.liveness import STARTING
 from warmclip.work.producer import submit_index, watch
+from warmclip.work.status import read_status
+from warmclip.work.worker_watch import WorkerWatch
 
 TRIED = {"WARMCLIP_PROVIDER": "auto", "WARMCLIP_BATCH_SIZE": "2"}
 
@@ -108,3 +116,49 @@ def test_found_out_in_service(rig: Rig, fault: str, reason: str) -> None:
     check_vectors(settings, pictures)
     known = read_selection(ModelBundle.open(settings.bundle), "auto", home=settings.home)
     assert known is None or set(known.chosen.values()) == {"cpu"}
+
+
+def test_first_start_that_compiles(rig: Rig) -> None:
+    """The worker is known meanwhile and tells what it tries; a search waits for it."""
+    compiled = rig.folder / "compiled"
+    environment = rig.environment(
+        FAULTY_AUTO="faulty-compiler", FAULTY_COMPILE_UNTIL=str(compiled), **TRIED
+    )
+    log = rig.folder / "worker.log"
+    with open_broker(Settings.from_env(environment)) as connection:
+        process = start_worker(environment, log=log)
+        try:
+            eventually(lambda: any(worker.at for worker in read_status(connection).workers))
+            (worker,) = read_status(connection).workers
+            assert (worker.state, worker.at) == (
+                STARTING,
+                (0, 4, "trying faulty-compiler on images"),
+            )
+            assert "trying faulty-compiler on images, 1 of 4" in run("status", **environment).stdout
+            assert "trying faulty-compiler on images, 1 of 4" in log.read_text()
+            stalls = WorkerWatch(connection, "default", 60.0)
+            eventually(lambda: started_far(stalls))
+            with pytest.raises(QueueUnreachable, match="starting: trying faulty-compiler on im"):
+                call(connection, "canary", {}, timeout_s=2)
+            with subprocess.Popen(
+                [*WORKER[:-1], "search", "a red circle", "--queue"],
+                env=os.environ | environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as search:
+                assert search.stderr is not None
+                said = search.stderr.readline()
+                compiled.touch()
+                answer = search.stderr.read()
+                search.wait(PATIENCE_S)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
+    assert "waiting: a worker is starting: trying faulty-compiler on images, 1 of 4" in said
+    assert "there is no collection 'images' yet" in answer
+
+
+def started_far(stalls: WorkerWatch) -> str | None:
+    """What somebody who follows jobs learns of a start."""
+    stalls.check()
+    return stalls.start

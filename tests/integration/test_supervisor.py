@@ -24,8 +24,8 @@ from warmclip.process_table import is_running
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
+from warmclip.work.liveness import STARTING
 from warmclip.work.producer import submit_index, watch
-from warmclip.work.worker import STARTING
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 

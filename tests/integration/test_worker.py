@@ -40,11 +40,11 @@ from warmclip.inference.encoder import Encoder
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
 from warmclip.work.call import call
+from warmclip.work.liveness import STARTING
 from warmclip.work.producer import submit_index, watch
 from warmclip.work.queues import open_queue
 from warmclip.work.run import run_worker
 from warmclip.work.status import read_status
-from warmclip.work.worker import STARTING
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 

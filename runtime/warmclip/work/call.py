@@ -22,14 +22,16 @@ from warmclip.work.job_result import FailureReason, JobResult, unusable
 from warmclip.work.keys import QUEUES, job_key, queue_key, results_key
 from warmclip.work.naming import job_name
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.worker_watch import RETURN_S, require_worker
+from warmclip.work.worker_watch import RETURN_S, describe_start, require_worker
 
 log = logging.getLogger(__name__)
 
 MOST_SENT_BYTES = 10 * 1024 * 1024
 """Of a picture that a job carries: in base64 14 MB, of the 16 MB that a worker reads."""
 
-_QUEUE = "high"
+CALL_QUEUE = "high"
+"""That calls go to."""
+
 _SILENCE_S = 2.0  # before the log says why there is no answer yet
 
 
@@ -82,11 +84,12 @@ class SentCall:
                 return _answer(outcome)
             if not told and self.timeout_s - left_s >= _SILENCE_S:
                 told = True
-                log.warning("every worker is busy; waiting for one, up to %.0f s", self.timeout_s)
+                why = describe_start(self.connection, CALL_QUEUE) or "every worker is busy"
+                log.warning("%s; waiting up to %.0f s", why, self.timeout_s)
         self._take_back()
         if is_cancelled():
             raise CallCancelled
-        raise no_answer(self.timeout_s)
+        raise no_answer(self.timeout_s, describe_start(self.connection, CALL_QUEUE))
 
     def _wait_a_second(self) -> JobResult | None:
         key = results_key(self.id)
@@ -103,7 +106,7 @@ class SentCall:
 
     def _take_back(self) -> None:
         """Take the job out of the queue; one that a worker has begun ends there, and expires."""
-        if self.connection.lrem(queue_key(_QUEUE), 1, self.id):
+        if self.connection.lrem(queue_key(CALL_QUEUE), 1, self.id):
             self.connection.delete(job_key(self.id))
 
 
@@ -115,14 +118,14 @@ def send_call(
     Raises:
         QueueUnreachable: no worker is listening.
     """
-    workers = require_worker(connection, _QUEUE, return_s=min(timeout_s, RETURN_S))
+    workers = require_worker(connection, CALL_QUEUE, return_s=min(timeout_s, RETURN_S))
     whole_s = max(1, round(timeout_s))
     id_ = str(uuid.uuid4())
     with connection.pipeline() as pipeline:
-        pipeline.sadd(QUEUES, queue_key(_QUEUE))
-        pipeline.hset(job_key(id_), mapping=job_record(_QUEUE, function, arguments, whole_s))
+        pipeline.sadd(QUEUES, queue_key(CALL_QUEUE))
+        pipeline.hset(job_key(id_), mapping=job_record(CALL_QUEUE, function, arguments, whole_s))
         pipeline.expire(job_key(id_), whole_s)
-        pipeline.rpush(queue_key(_QUEUE), id_)
+        pipeline.rpush(queue_key(CALL_QUEUE), id_)
         pipeline.execute()
     return SentCall(connection=connection, id=id_, timeout_s=timeout_s, workers=workers)
 
@@ -147,12 +150,10 @@ def job_record(
     }
 
 
-def no_answer(timeout_s: float) -> QueueUnreachable:
-    """The error of a call that no worker answered in time."""
-    return QueueUnreachable(
-        f"no worker answered within {max(1, round(timeout_s))} s; `warmclip status` shows what "
-        "they are at"
-    )
+def no_answer(timeout_s: float, start: str | None = None) -> QueueUnreachable:
+    """The error of a call that no worker answered in time; of a start, see ``describe_start``."""
+    why = start or "`warmclip status` shows what they are at"
+    return QueueUnreachable(f"no worker answered within {max(1, round(timeout_s))} s; {why}")
 
 
 def _answer(outcome: JobResult) -> Any:

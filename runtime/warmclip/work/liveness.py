@@ -31,6 +31,9 @@ HORSE = "horse"
 AT = "at"
 """The field that holds how far its job is: the job's id, done, total, stage."""
 
+STARTING = "starting"
+"""The state of a worker whose horse loads the model; its record tells how far that is."""
+
 MODELS = "models"
 """The field that holds the fingerprints of the models that its horse has, by commas."""
 

@@ -171,7 +171,7 @@ def watch(
             report += report_of(run.collection, paths, jobs.get(id_))
             done += len(paths)
         if progress is not None:
-            progress(done, run.images, "indexing")
+            progress(done, run.images, stalls.start or "indexing")
         if over:
             stalls.reset()
         else:

@@ -39,7 +39,7 @@ from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.warm_horse import Order, WarmHorse
-from warmclip.work.liveness import AT, HORSE, worker_fields
+from warmclip.work.liveness import AT, HORSE, STARTING, worker_fields
 from warmclip.work.model_switch import read_switches
 from warmclip.work.patience import LOST, is_wrong_type, refusal
 from warmclip.work.poisoned_files import PoisonedFiles
@@ -50,9 +50,6 @@ from warmclip.work.rq_worker import HEARTBEAT_EVERY_S, RqWorker
 log = logging.getLogger(__name__)
 
 QUEUES = ("high", "default")
-
-STARTING = "starting"
-"""The state of a worker whose horse loads the model; its record tells how far that is."""
 
 _TWICE_S = 0.3  # signals closer than this are one: a terminal's Ctrl+C may come twice
 _MOST_DEATHS_TO_TELL = 1_000
@@ -216,7 +213,17 @@ class WarmWorker(RqWorker):
         return self._horse.pid != 0
 
     def _ensure_horse(self, running: Running | None) -> None:
-        self._horse.ensure_ready(lambda in_flight: self._tick(running, in_flight))
+        told = None
+
+        def on_tick(in_flight: InFlight) -> None:
+            nonlocal told
+            if in_flight.progress is not None and in_flight.progress != told:
+                told = in_flight.progress
+                done, total, stage = told
+                log.info("the model is not loaded yet: %s, %d of %d", stage, done + 1, total)
+            self._tick(running, in_flight)
+
+        self._horse.ensure_ready(on_tick)
         self._record_horse()
 
     def _record_horse(self) -> None:

@@ -6,11 +6,13 @@ import time
 from redis import Redis
 
 from warmclip.errors import QueueUnreachable
-from warmclip.work.workers import expired_workers, listening, read_workers, unregister
+from warmclip.work.liveness import STARTING
+from warmclip.work.workers import expired_workers, read_workers, unregister
 
 log = logging.getLogger(__name__)
 
 _CHECK_S = 2.0
+_START_CHECK_S = 0.5
 RETURN_S = 8.0
 """In which a worker registers again: its next heartbeat, and a little more."""
 
@@ -61,8 +63,40 @@ def describe_absence(connection: Redis, queue: str) -> str:
     return f"{absence}: the workers that are there listen on {', '.join(sorted(others))} (--queues)"
 
 
+def describe_start(connection: Redis, queue: str) -> str | None:
+    """How far a worker's start is, while no worker of this queue has its model; else None.
+
+    The first start on a machine tries its providers, which may compile the model for minutes.
+    """
+    workers = read_workers(connection, queue)
+    if not workers or any(worker.state != STARTING for worker in workers):
+        return None
+    progress = next((worker.at for worker in workers if worker.at is not None), None)
+    if progress is None:
+        return "a worker is starting"
+    done, total, stage = progress
+    return f"a worker is starting: {stage}, {done + 1} of {total}"
+
+
+def wait_for_start(connection: Redis, queue: str) -> None:
+    """Wait while no worker of this queue has its model, and one is starting; the log says how far.
+
+    A start ends: a worker that cannot load its model leaves.
+    """
+    began, told = time.monotonic(), None
+    while (start := describe_start(connection, queue)) is not None:
+        if start != told and time.monotonic() - began >= _CHECK_S:
+            told = start
+            log.warning("waiting: %s", start)
+        time.sleep(_START_CHECK_S)
+
+
 class WorkerWatch:
-    """For a client that waits for jobs; it looks every two seconds."""
+    """For a client that waits for jobs; it looks every two seconds.
+
+    Attributes:
+        start: how far a worker's start is, while there is none but such.
+    """
 
     def __init__(self, connection: Redis, queue: str, worker_wait_s: float) -> None:
         self._connection, self._queue = connection, queue
@@ -71,6 +105,7 @@ class WorkerWatch:
 
     def reset(self) -> None:
         """A job ended: all is well."""
+        self.start: str | None = None
         self._alone_since: float | None = None
         self._next_check = time.monotonic() + _CHECK_S
 
@@ -85,7 +120,8 @@ class WorkerWatch:
         if now < self._next_check:
             return
         self._next_check = now + _CHECK_S
-        if listening(self._connection, self._queue):
+        if read_workers(self._connection, self._queue):
+            self.start = describe_start(self._connection, self._queue)
             self._alone_since = None
             return
         if self._alone_since is None:

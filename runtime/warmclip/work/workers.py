@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 
 from warmclip.work.keys import WORKER_PREFIX, WORKERS, execution_key, executions_key, workers_key
-from warmclip.work.liveness import AT, MODELS, TROUBLE, is_gone
+from warmclip.work.liveness import AT, MODELS, STARTING, TROUBLE, is_gone
 from warmclip.work.replies import read_members, replies_of, text_of
 
 _MOST_DIGITS = 9  # of a process's number
@@ -29,10 +29,10 @@ class WorkerState:
     """One worker that is registered and, as far as can be seen from here, alive."""
 
     name: str
-    state: str  # started, idle, busy or suspended
+    state: str  # starting, started, idle, busy or suspended
     queues: tuple[str, ...]
     job: str | None  # the id of the one that it runs
-    at: tuple[int, int, str] | None  # how far that is: done, total, stage
+    at: tuple[int, int, str] | None  # how far that, or its start, is: done, total, stage
     hostname: str
     pid: int
     last_heartbeat: str | None  # ISO 8601, UTC
@@ -107,12 +107,13 @@ def _parse(name: str, record: Mapping[Any, Any], job: str | None) -> WorkerState
         beat = datetime.fromisoformat(values["last_heartbeat"]).isoformat()
     except (KeyError, ValueError):
         beat = None
+    state = values.get("state", "?")
     return WorkerState(
         name=name,
-        state=values.get("state", "?"),
+        state=state,
         queues=tuple(filter(None, values.get("queues", "").split(","))),
         job=job,
-        at=_progress(values.get(AT), job),
+        at=_progress(values.get(AT), STARTING if state == STARTING else job),
         hostname=values.get("hostname", ""),
         pid=int(pid),
         last_heartbeat=beat,
@@ -122,7 +123,7 @@ def _parse(name: str, record: Mapping[Any, Any], job: str | None) -> WorkerState
 
 
 def _progress(raw: str | None, job: str | None) -> tuple[int, int, str] | None:
-    """What the worker last heard of its horse about this job."""
+    """What the worker last heard of its horse about this job, or about its start."""
     try:
         told_of, done, total, stage = json.loads(raw or "")
         return (int(done), int(total), str(stage)) if job and told_of == job else None

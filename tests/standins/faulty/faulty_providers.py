@@ -15,6 +15,7 @@ each batch in a folder that its option names.
 
 FAULTY_COMPILE=how       "fails" or "hangs"; else it writes a model
 FAULTY_COMPILE_SECONDS=s how long it takes for one; 0 unless told
+FAULTY_COMPILE_UNTIL=path a file that it waits for
 FAULTY_COMPILED=path     a file with a line for each model: "compiled" or "cached"
 """
 
@@ -233,6 +234,8 @@ class CompilerOptions(dict[str, str]):
         if did == "compiled":
             model.touch()
             time.sleep(float(os.environ.get("FAULTY_COMPILE_SECONDS", "0")))
+            while (until := os.environ.get("FAULTY_COMPILE_UNTIL")) and not Path(until).exists():
+                time.sleep(0.05)
             match os.environ.get("FAULTY_COMPILE"):
                 case "fails":
                     _fail()

@@ -91,9 +91,11 @@ def _open_forget(settings: Settings, paths: Sequence[str], *, queue: bool) -> "I
 def _open_worker(settings: Settings, paths: Sequence[str]) -> "Iterator[Forget]":
     from warmclip.indexing.forgetting import ForgetReport
     from warmclip.work.broker import QUICK_ANSWER_S, open_broker
-    from warmclip.work.call import call
+    from warmclip.work.call import CALL_QUEUE, call
+    from warmclip.work.worker_watch import wait_for_start
 
     with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
+        wait_for_start(connection, CALL_QUEUE)
 
         def ask(dry_run: bool) -> ForgetReport:
             arguments = {"paths": list(paths), "collection": settings.collection}

@@ -325,10 +325,12 @@ def _search_by_worker(
 ) -> "list[list[Hit]]":
     from warmclip.store.protocol import Hit
     from warmclip.work.broker import QUICK_ANSWER_S, open_broker
-    from warmclip.work.call import CallCancelled, call
+    from warmclip.work.call import CALL_QUEUE, CallCancelled, call
+    from warmclip.work.worker_watch import wait_for_start
 
     found = []
     with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
+        wait_for_start(connection, CALL_QUEUE)
         for query in queries:
             question = {**_question(query), "limit": limit, **only.to_dict()}
             question |= {"collection": settings.collection}

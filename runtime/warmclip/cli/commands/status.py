@@ -61,7 +61,7 @@ def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
     workers = [
         worker
         | {
-            "at": f"{worker['at'][0]} of {worker['at'][1]}" if worker["at"] else None,
+            "at": _how_far(worker),
             "model": ", ".join(it[:12] for it in worker["models"]),
         }
         for worker in status["workers"]
@@ -79,6 +79,16 @@ def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
         terminal.print(f"pictures set aside: {status['dead']}; `warmclip status --dead` lists them")
     if not status["workers"]:
         terminal.print("no worker is running; start one with `warmclip worker`")
+
+
+def _how_far(worker: Mapping[str, Any]) -> str | None:
+    """How far a worker's job is, or its start."""
+    if worker["at"] is None:
+        return None
+    done, total, stage = worker["at"]
+    if worker["state"] == "starting":
+        return f"{stage}, {done + 1} of {total}"
+    return f"{done} of {total}"
 
 
 def show_poisoned_files(terminal: Terminal, files: Sequence[Mapping[str, Any]]) -> None:
