@@ -102,9 +102,18 @@ def qdrant_frozen(site: Site, stack: ExitStack) -> None:
 
 
 def qdrant_slow(site: Site, stack: ExitStack) -> None:
-    """Each answer takes two seconds."""
-    site.store.fail(Fault(delay_s=2.0), times=1000)
-    stack.callback(site.store._faults.clear)
+    """Each answer takes 20 seconds."""
+    _fail(site, stack, Fault(delay_s=20.0))
+
+
+def qdrant_no_json(site: Site, stack: ExitStack) -> None:
+    """It answers with a page, as a proxy before it."""
+    _fail(site, stack, Fault(text="<html>a proxy</html>"))
+
+
+def qdrant_cut(site: Site, stack: ExitStack) -> None:
+    """It closes the connection in the middle of each answer."""
+    _fail(site, stack, Fault(cut=True))
 
 
 def qdrant_read_only(site: Site, stack: ExitStack) -> None:
@@ -114,9 +123,18 @@ def qdrant_read_only(site: Site, stack: ExitStack) -> None:
 
 
 def qdrant_full(site: Site, stack: ExitStack) -> None:
-    """It answers 500 to what it should do, as one without memory or disk."""
-    site.store.fail(Fault(status=500), times=100_000)
-    stack.callback(site.store._faults.clear)
+    """It answers 500 to all, as one without memory or disk."""
+    _fail(site, stack, Fault(status=500))
+
+
+def qdrant_fails_at_points(site: Site, stack: ExitStack) -> None:
+    """It answers 500 to what asks for points or writes them, and calls itself well."""
+    _fail(site, stack, Fault(status=500), on="/points")
+
+
+def _fail(site: Site, stack: ExitStack, fault: Fault, on: str = "") -> None:
+    site.store.fail(fault, on=on, times=100_000)
+    stack.callback(site.store.clear_faults)
 
 
 def none(site: Site, stack: ExitStack) -> None:
@@ -131,9 +149,12 @@ OUTAGES: tuple[tuple[str, str, Outage], ...] = (
     ("Redis", "out of memory", redis_full),
     ("Qdrant", "absent", qdrant_absent),
     ("Qdrant", "frozen", qdrant_frozen),
-    ("Qdrant", "2 s for each answer", qdrant_slow),
+    ("Qdrant", "20 s for each answer", qdrant_slow),
+    ("Qdrant", "answers that are no JSON", qdrant_no_json),
+    ("Qdrant", "closes the connection in the middle of an answer", qdrant_cut),
     ("Qdrant", "a key that may only read", qdrant_read_only),
     ("Qdrant", "answers 500 (out of memory or disk)", qdrant_full),
+    ("Qdrant", "answers 500 for points, and calls itself well", qdrant_fails_at_points),
 )
 
 stack_of_all = ExitStack()
@@ -180,6 +201,7 @@ def try_all(site: Site, begin: Outage) -> Iterator[Trial]:
         yield _run(site, "`search --queue`", "search", "red", "--queue")
         if uses_store:
             yield _run(site, "`search`", "search", "red")
+            yield _run(site, "`collections list`", "collections", "list")
         yield _get(site, "HTTP search", "/api/v1/search?q=red")
         yield _run(site, "`index --queue`", "index", str(site.pictures), "--queue")
         if uses_store:

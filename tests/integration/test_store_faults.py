@@ -9,7 +9,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,9 @@ from warmclip.store.filter import Filter
 from warmclip.store.open import open_store
 from warmclip.store.protocol import Space, collection_of
 from warmclip.store.qdrant import QdrantStore
+from warmclip.store.question import current_budget, question
+from warmclip.work.horse.context import open_context
+from warmclip.work.jobs import index_images, search_many
 
 pytestmark = pytest.mark.quick
 
@@ -73,6 +78,8 @@ SURVIVED = {
     "reset": Fault(reset=True),
     "reset after the work was done": Fault(reset=True, done_before=True),
     "slower than the timeout": Fault(delay_s=1.5),
+    "no JSON": Fault(text="<html>a proxy</html>"),
+    "cut off": Fault(cut=True),
 }
 
 
@@ -153,6 +160,8 @@ UNENDING = {
     "429": (Fault(status=429), "429"),
     "reset": (Fault(reset=True), "no answer"),
     "slow": (Fault(delay_s=1.2), "no answer"),
+    "no JSON": (Fault(text="<html>a proxy</html>"), "no answer.*JSON"),
+    "cut off": (Fault(cut=True), "no answer"),
 }
 
 
@@ -166,6 +175,99 @@ def test_fault_that_does_not_pass(server: QdrantStandIn, fault: Fault, said: str
         assert 1 <= server.requests.total() < 100  # repeated, and not for ever
         assert server.url in str(caught.value)
         assert caught.value.exit_code == 3
+
+
+# The last three would last for a minute, which is the patience of other work.
+QUESTIONED = {
+    "500": (Fault(status=500), "keeps answering 500.*its disk"),
+    "429 with Retry-After": (Fault(status=429, headers={"Retry-After": "30"}), "overloaded"),
+    "no JSON": (Fault(text="<html>a proxy</html>"), "no answer.*JSON.*QDRANT_URL"),
+    "cut off": (Fault(cut=True), "no answer.*start it.*load.*QDRANT_URL"),
+    "reset": (Fault(reset=True), "no answer.*QDRANT_URL"),
+    "slow": (Fault(delay_s=40.0), "no answer.*timed out.*load"),
+}
+_NEVER_S = 25.0  # less than any of these waited for before there were budgets
+
+
+@pytest.mark.parametrize(("fault", "said"), QUESTIONED.values(), ids=QUESTIONED)
+def test_question_in_an_outage(server: QdrantStandIn, fault: Fault, said: str) -> None:
+    """It ends soon, in a sentence, also with a server that has answered before."""
+    with QdrantStore.server(server.url) as store:
+        store.ensure_collection("images", SPACE)
+        server.fail(fault, times=500)
+        began = time.monotonic()
+        with question(1.0), pytest.raises(StoreUnreachable, match=said) as caught:
+            store.count_points("images")
+        assert time.monotonic() - began < _NEVER_S
+        assert server.url in str(caught.value)
+        assert caught.value.exit_code == 3
+
+
+def test_budget_of_a_question(server: QdrantStandIn) -> None:
+    """All its requests share one; the next question has its own, and so has what is none."""
+    with QdrantStore.server(server.url) as store:
+        store.ensure_collection("images", SPACE)
+        server.fail(Fault(delay_s=0.6), on="GET /aliases")
+        server.fail(Fault(delay_s=40.0), on="/points/count")
+        with question(1.0):
+            store.list_names()
+            with question(60.0), pytest.raises(StoreUnreachable, match="no answer"):
+                store.count_points("images")
+            server.requests.clear()
+            with pytest.raises(StoreUnreachable, match=r"too slowly: a question has 1 s.*load"):
+                store.list_names()
+            assert server.requests.total() == 0
+        with question(60.0):
+            assert store.count_points("images") == 0
+        server.fail(Fault(delay_s=1.1), on="GET /aliases")
+        assert store.list_names() == ("images",)
+
+
+def test_time_that_is_not_the_servers(server: QdrantStandIn) -> None:
+    """A model that computes for long, or a lengthy pause, costs nothing of the budget."""
+    with QdrantStore.server(server.url) as store, question(30.0):
+        budget = current_budget()
+        assert budget is not None
+        store.list_names()
+        spent_s = budget.spent_s
+        time.sleep(0.05)
+        assert budget.spent_s == spent_s > 0
+
+
+def test_questions_of_several_threads() -> None:
+    """One thread's question is no matter of another one's work."""
+    with question(1.0), ThreadPoolExecutor(1) as pool:
+        assert current_budget() is not None
+        assert pool.submit(current_budget).result() is None
+
+
+def test_searches_of_one_job(
+    server: QdrantStandIn, photos: Path, tmp_path: Path, demo_bundle: Path
+) -> None:
+    """An outage is found by one of them, and is the answer to those that follow."""
+    environment = {"WARMCLIP_HOME": str(tmp_path / "home"), "QDRANT_URL": server.url}
+    settings = replace(Settings.from_env(environment), bundle=demo_bundle)
+    with open_context(settings):
+        index_images([str(path) for path in sorted(photos.iterdir())[:3]], "images")
+        asked = [{"collection": name, "text": "red"} for name in ("none", *["images"] * 20)]
+        found = search_many(asked[:2])["answers"]
+        assert (found[0]["error"], len(found[1]["hits"])) == ("NotStored", 3)
+        server.fail(Fault(status=500), on="/points/query", times=1000)
+        server.requests.clear()
+        first, *rest = search_many(asked)["answers"]
+        assert first["error"] == "NotStored"
+        assert [it["error"] for it in rest] == ["StoreUnreachable"] * 20
+        assert 1 <= server.requests["POST /collections/*/points/query"] < 20
+
+
+def test_answer_in_json_of_another_program(server: QdrantStandIn) -> None:
+    """It is said at once: to ask again would not help."""
+    with impatient(server.url) as store:
+        server.fail(Fault(text='{"hello": "world"}'), times=9)
+        with pytest.raises(StoreError, match="not Qdrant's; check QDRANT_URL") as caught:
+            store.list_names()
+    assert not isinstance(caught.value, StoreUnreachable)
+    assert server.faults_to_come == 8
 
 
 def test_server_away() -> None:

@@ -33,6 +33,8 @@ class Fault:
     delay_s: float = 0.0  # before anything else
     reset: bool = False  # cut the connection instead of answering ...
     done_before: bool = False  # ... after the work was done: only the answer is lost
+    text: str | None = None  # answer with this instead of JSON
+    cut: bool = False  # close the connection in the middle of the answer
 
 
 class Refused(Exception):
@@ -292,6 +294,10 @@ class QdrantStandIn:
         """Let the next requests whose "METHOD /path" has ``on`` in it meet a fault."""
         self._faults.extend([(on, fault)] * times)
 
+    def clear_faults(self) -> None:
+        """Let no further request meet one."""
+        self._faults.clear()
+
     @property
     def faults_to_come(self) -> int:
         """How many of them no request has met yet."""
@@ -317,6 +323,8 @@ class QdrantStandIn:
         if fault.status is not None:
             reason = {"status": {"error": f"injected {fault.status}"}, "time": 0.0}
             _answer(handler, fault.status, reason, fault.headers)
+        elif fault.text is not None:
+            _send(handler, 200, fault.text.encode(), {})
         elif fault.reset and not fault.done_before:
             _reset(handler.connection)
         else:
@@ -325,7 +333,7 @@ class QdrantStandIn:
             if fault.reset:
                 _reset(handler.connection)
             else:
-                _answer(handler, status, reply, {})
+                _answer(handler, status, reply, {}, cut=fault.cut)
 
     def _query(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         self.last_query = body
@@ -396,16 +404,32 @@ class _Server(ThreadingHTTPServer):
 
 
 def _answer(
-    handler: BaseHTTPRequestHandler, status: int, reply: dict[str, Any], headers: dict[str, str]
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    reply: dict[str, Any],
+    headers: dict[str, str],
+    *,
+    cut: bool = False,
 ) -> None:
-    content = json.dumps(reply).encode()
+    _send(handler, status, json.dumps(reply).encode(), headers, cut=cut)
+
+
+def _send(
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    content: bytes,
+    headers: dict[str, str],
+    *,
+    cut: bool = False,
+) -> None:
     handler.send_response(status)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", str(len(content)))
     for name, value in headers.items():
         handler.send_header(name, value)
     handler.end_headers()
-    handler.wfile.write(content)
+    handler.wfile.write(content[: len(content) // 2] if cut else content)
+    handler.close_connection = handler.close_connection or cut
 
 
 def _reset(connection: socket.socket) -> None:

@@ -21,6 +21,7 @@ State = Literal["ok", "absent", "wrong", "unreachable"]
 
 _ANSWER_S = 5.0
 _MOST_BYTES = 64 * 1024
+_BAD = 400  # and above: the answer is a refusal
 _FAILS = 500  # and above: it starts, or is broken, or a proxy before it says so
 
 
@@ -111,6 +112,8 @@ def check_qdrant(settings: Settings, timeout_s: float = _ANSWER_S) -> tuple[Stat
     """Ask a server without its client, which would load httpx and look up proxies here."""
     assert settings.qdrant_url is not None  # noqa: S101 - it is called only where it is set
     where = without_password(settings.qdrant_url)
+    if (outage := find_qdrant_outage(settings, timeout_s)) is not None:
+        return "unreachable", outage
     try:
         status, _ = _get(settings, "/collections", timeout_s)
         _, hello = _get(settings, "/", timeout_s)
@@ -128,11 +131,19 @@ def check_qdrant(settings: Settings, timeout_s: float = _ANSWER_S) -> tuple[Stat
 
 
 def find_qdrant_outage(settings: Settings, timeout_s: float) -> str | None:
-    """Why a Qdrant server does not answer, in a sentence; None if it does, or none is used."""
+    """Why a Qdrant server does not answer, in a sentence; None if it does, or none is used.
+
+    It is asked what every search asks first: one that fails at that may still call itself ready. A
+    key that is refused is no outage.
+    """
     if settings.qdrant_url is None:
         return None
     try:
-        status, _ = _get(settings, "/readyz", timeout_s)  # it needs no key
+        status, answer = _get(settings, "/aliases", timeout_s)
+        if status < _BAD and len(answer) < _MOST_BYTES:  # longer ones were not read to their end
+            json.loads(answer)
+    except json.JSONDecodeError:
+        return _no_answer(settings.qdrant_url, "what answers sends no JSON, or breaks off")
     except (OSError, HTTPException, ValueError) as exc:
         return _no_answer(settings.qdrant_url, exc)
     if status >= _FAILS:
@@ -143,7 +154,10 @@ def find_qdrant_outage(settings: Settings, timeout_s: float) -> str | None:
 def _no_answer(url: str, reason: object) -> str:
     words = str(reason) or type(reason).__name__
     where = without_password(url)
-    return f"no answer from Qdrant at {where} ({words}); start it, or correct QDRANT_URL"
+    return (
+        f"no answer from Qdrant at {where} ({words}); start it or look at its load, or correct "
+        "QDRANT_URL"
+    )
 
 
 def _get(settings: Settings, path: str, timeout_s: float) -> tuple[int, bytes]:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import stamina
@@ -11,6 +12,7 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from warmclip.errors import NotStored, RequestTooLarge, StoreError, StoreUnreachable
+from warmclip.store.question import current_budget
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +21,14 @@ T = TypeVar("T")
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
 _TOO_LARGE, _UNPROCESSABLE, _TOO_MANY_REQUESTS = 413, 422, 429
 
+_PAUSE_S = 0.2  # before a question's request is repeated; then longer
+
 
 class ServerCalls:
     """Repeats a call while the server is away, overloaded or slow, until patience ends.
 
-    Every call that is made through it may run twice without harm.
+    Within a ``question`` it ends with the question's budget. Every call that is made through it may
+    run twice without harm.
     """
 
     def __init__(
@@ -44,12 +49,26 @@ class ServerCalls:
     def __call__(self, call: Callable[[], T], /) -> T:
         """Return what the call returns, at the latest when patience ends."""
         retrying = self._later if self._answered else self._first
+        budget = current_budget()
+        if budget is not None and budget.left_s <= 0:
+            raise StoreUnreachable(
+                f"{self._where} answers too slowly: a question has {budget.seconds:g} s; look at "
+                "its load, its memory and its disk, then try again"
+            )
         try:
-            result = retrying(self._wait_before_next, call)
+            with nullcontext() if budget is None else budget.spend():
+                result = retrying(self._wait_before_next, call)
         except UnexpectedResponse as exc:
             raise self._refusal(exc) from exc
         except ResponseHandlingException as exc:
             raise self._silence(exc.source) from exc
+        except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+            raise StoreUnreachable(
+                f"no answer from {self._where} that is JSON: another program answers, such as a "
+                "proxy before it; look at that, or correct QDRANT_URL"
+            ) from exc
+        except AssertionError as exc:  # of its client: JSON without a result
+            raise self._foreign_answer() from exc
         except QdrantException as exc:  # a Retry-After that was too long, or no number
             raise StoreUnreachable(f"{self._where} is overloaded: {exc}") from exc
         self._answered = True
@@ -69,6 +88,12 @@ class ServerCalls:
                 wait, what = status == _TOO_MANY_REQUESTS or status >= 500, f"answers {status}"
             case ResponseHandlingException(source=source):
                 wait, what = not isinstance(source, ValidationError), _words(source)
+            case json.JSONDecodeError() | UnicodeDecodeError():
+                wait, what = True, "sends an answer that is no JSON"
+        budget = current_budget()
+        if wait and budget is not None:
+            pause_s = _PAUSE_S + budget.spent_s if wait is True else wait
+            wait = pause_s if pause_s < budget.left_s else False
         if wait:
             log.warning("%s: %s; trying again", self._where, what)
             self._on_retry()
@@ -78,7 +103,10 @@ class ServerCalls:
         status = exc.status_code or 0
         reason = _reason(exc.content) or exc.reason_phrase
         if status == _TOO_MANY_REQUESTS or status >= 500:
-            return StoreUnreachable(f"{self._where} keeps answering {status}: {reason}; try later")
+            return StoreUnreachable(
+                f"{self._where} keeps answering {status}: {reason}; look at its log, its memory "
+                "and its disk, then try again"
+            )
         what = f"{self._where} answers {status}: {reason}"
         # Strict mode says what may be done about a request, and is 400 or 403 by the version.
         is_strict_mode = status == _FORBIDDEN and "Help:" in reason
@@ -100,13 +128,14 @@ class ServerCalls:
 
     def _silence(self, source: Exception) -> StoreError:
         if isinstance(source, ValidationError):
-            return StoreError(
-                f"{self._where} gave an answer that is not Qdrant's; check QDRANT_URL"
-            )
+            return self._foreign_answer()
         return StoreUnreachable(
-            f"no answer from {self._where} ({_words(source)}); start it (`make db-up`), "
-            "correct QDRANT_URL, or unset it to use the embedded store"
+            f"no answer from {self._where} ({_words(source)}); start it (`make db-up`) or look at "
+            "its load, correct QDRANT_URL, or unset it to use the embedded store"
         )
+
+    def _foreign_answer(self) -> StoreError:
+        return StoreError(f"{self._where} gave an answer that is not Qdrant's; check QDRANT_URL")
 
 
 def _retrying(patience_s: float) -> stamina.RetryingCaller:

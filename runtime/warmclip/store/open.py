@@ -7,6 +7,7 @@ from warmclip.errors import NotStored, StoreHeld
 from warmclip.progress import Progress
 from warmclip.settings import Settings
 from warmclip.store.qdrant import QdrantStore
+from warmclip.store.question import question
 
 
 def open_store(
@@ -46,7 +47,7 @@ def share_store(settings: Settings, *, progress: Progress | None = None) -> Qdra
     return QdrantStore.remote(settings.embedded_store, take_over=True)
 
 
-def read_model_in_use(settings: Settings, *, patience_s: int) -> str | None:
+def read_model_in_use(settings: Settings, *, patience_s: float) -> str | None:
     """The fingerprint of the model that the settings' collection is of; None if there is none.
 
     Args:
@@ -59,13 +60,8 @@ def read_model_in_use(settings: Settings, *, patience_s: int) -> str | None:
     if settings.qdrant_url is None:
         store = QdrantStore.remote(settings.embedded_store, patience_s=patience_s)
     else:
-        store = QdrantStore.server(
-            settings.qdrant_url,
-            settings.qdrant_api_key,
-            timeout_s=patience_s,
-            first_patience_s=patience_s,
-        )
-    with store, contextlib.suppress(NotStored):
+        store = QdrantStore.server(settings.qdrant_url, settings.qdrant_api_key)
+    with store, question(patience_s), contextlib.suppress(NotStored):
         return store.fingerprint_of(settings.collection)
     return None
 

@@ -3,8 +3,8 @@
 import ipaddress
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -17,6 +17,10 @@ from warmclip.store.collection_options import CollectionOptions
 from warmclip.store.engine import Record
 from warmclip.store.filters import INDEXED, Condition
 from warmclip.store.protocol import Salvage
+from warmclip.store.question import current_budget
+
+if TYPE_CHECKING:
+    from httpx import Request, Response
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +269,7 @@ def _open_client(url: str, api_key: str | None, timeout_s: int) -> QdrantClient:
     with warnings.catch_warnings():
         # It warns of the same in other words, for loopback as well, with a line of its source.
         warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
-        return QdrantClient(
+        client = QdrantClient(
             url=url,
             api_key=api_key,
             timeout=timeout_s,
@@ -276,6 +280,17 @@ def _open_client(url: str, api_key: str | None, timeout_s: int) -> QdrantClient:
             check_compatibility=False,
             auth=basic,
         )
+    client.http.client.add_middleware(_within_budget)
+    return client
+
+
+def _within_budget(request: "Request", send: "Callable[[Request], Response]") -> "Response":
+    """Send a request; one of a question waits for no longer than its budget allows."""
+    if (budget := current_budget()) is not None:
+        usual = request.extensions["timeout"]
+        left_s = max(budget.left_s, 0.01)  # 0 would be no wait at all
+        request.extensions["timeout"] = {step: min(left_s, it) for step, it in usual.items()}
+    return send(request)
 
 
 def is_loopback(host: str) -> bool:

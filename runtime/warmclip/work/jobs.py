@@ -15,7 +15,6 @@ import os
 import platform
 import socket
 import uuid
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from warmclip.errors import (
     NotStored,
     SpaceMismatch,
     StoreError,
+    StoreUnreachable,
     WarmclipError,
 )
 from warmclip.indexing.files import locate_file, read_picture
@@ -36,6 +36,7 @@ from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import check_collection
 from warmclip.store.filter import Filter, check_score, count_hits
+from warmclip.store.question import question
 from warmclip.work.horse.context import JobContext, current_context
 from warmclip.work.horse.models import ModelNeeded
 from warmclip.work.job_arguments import (
@@ -197,6 +198,7 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
     }
 
 
+@question()
 def search(
     collection: str,
     *,
@@ -299,25 +301,46 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
     """
     check_questions(questions, current_context().settings)
     texts: dict[Any, list[Any]] = {}
-    for question in questions:
-        if isinstance(question.get("text"), str):
-            texts.setdefault(question.get("collection"), []).append(question["text"])
-    for collection, some in texts.items():
-        with suppress(WarmclipError):  # its own search says what is wrong
-            _, encoder = current_context().searcher(check_collection(collection))
-            encoder.encode_texts(some)  # which remembers them
-    return {"answers": [_answer(question) for question in questions]}
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    for asked in questions:
+        if isinstance(asked.get("text"), str):
+            texts.setdefault(asked.get("collection"), []).append(asked["text"])
+    answers: list[dict[str, Any]] = []
     try:
-        return search(**question)
-    except ModelNeeded:  # the job is run again with that model
+        for collection, some in texts.items():
+            _remember(collection, some)
+        for asked in questions:
+            answers.append(_answer(asked))  # noqa: PERF401 - those before an outage are kept
+    except StoreUnreachable as exc:  # the others would wait for the same, one after another
+        answers += [_error(exc)] * (len(questions) - len(answers))
+    return {"answers": answers}
+
+
+@question()
+def _remember(collection: Any, texts: list[Any]) -> None:
+    """Have an Encoder compute texts together, which it remembers."""
+    try:
+        _, encoder = current_context().searcher(check_collection(collection))
+        encoder.encode_texts(texts)
+    except StoreUnreachable:
+        raise
+    except WarmclipError:  # its own search says what is wrong
+        pass
+
+
+def _answer(asked: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return search(**asked)
+    except (ModelNeeded, StoreUnreachable):  # with the former the job is run again
         raise
     except WarmclipError as exc:
-        return {"error": type(exc).__name__, "message": str(exc)}
+        return _error(exc)
 
 
+def _error(exc: WarmclipError) -> dict[str, Any]:
+    return {"error": type(exc).__name__, "message": str(exc)}
+
+
+@question()
 def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) -> dict[str, Any]:
     """Draw a stored picture small.
 
@@ -367,6 +390,7 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
     return {"version": version, "jpeg": base64.b64encode(jpeg).decode("ascii")}
 
 
+@question()
 def canary(collection: str | None = None) -> dict[str, Any]:
     """Embed a text that nobody has embedded before, and find a stored picture.
 

@@ -35,14 +35,17 @@ def list_collections(
     """List the collections, and the models whose vectors they hold."""
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.store.open import share_store
+        from warmclip.store.question import question
 
         settings = read_settings(env_file=env_file)
+        rows = []
         with share_store(settings) as store:
-            rows = [
-                {"name": name, **asdict(generation)}
-                for name in store.list_names()
-                for generation in store.list_generations(name)
-            ]
+            with question():
+                names = store.list_names()
+            for name in names:
+                with question():
+                    found = store.list_generations(name)
+                rows += [{"name": name, **asdict(generation)} for generation in found]
         if as_json:
             terminal.json({"collections": rows})
         elif rows:
@@ -63,9 +66,12 @@ def info(
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.indexing.collection_info import describe_collection
         from warmclip.store.open import share_store
+        from warmclip.store.question import question
 
         settings = read_settings(bundle, choose_collection(name, None), env_file=env_file)
         with share_store(settings) as store:
+            with question():  # then each payload is read, for as long as that takes
+                store.fingerprint_of(settings.collection)
             found = describe_collection(store, settings.collection)
         model = _model_of(settings, found.generations[0].fingerprint, insist=bundle is not None)
         if as_json:
@@ -85,15 +91,14 @@ def delete(
     """Delete a collection, with the vectors that `migrate` left. The pictures are not touched."""
     with open_terminal(as_json, verbose) as terminal:
         from warmclip.store.open import share_store
+        from warmclip.store.question import question
 
         settings = read_settings(collection=choose_collection(name, None), env_file=env_file)
         with share_store(settings) as store:
-            kept = _kept_under(store, settings.collection)
-            question = (
-                f"Delete the collection {settings.collection!r}: {kept}? The pictures' files are "
-                "not touched"
-            )
-            if not yes and not terminal.confirm(question):
+            with question():
+                kept = _kept_under(store, settings.collection)
+            told = f"Delete the collection {settings.collection!r}: {kept}?"
+            if not yes and not terminal.confirm(f"{told} The pictures' files are not touched"):
                 raise SettingsError("nothing was deleted")
             store.delete_name(settings.collection)
         if as_json:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from warmclip.inference.arrays import Vector
     from warmclip.store.protocol import Hit
 
-_LATE_S = 2.5  # of an answer, after which the store is asked whether it is there
+_LATE_S = 1.5  # of an answer, after which the store is asked whether it is there
 _QDRANT_S = 2.0  # for its answer
 _LOOK_S = 3.0  # for a disk to tell whether a file is there
 _MOST_SHOWN = 60  # characters of a text that was cut
@@ -258,12 +258,14 @@ def _search(
     from warmclip.indexing.combination import combine_vectors
     from warmclip.indexing.indexer import Indexer
     from warmclip.store.open import share_store
+    from warmclip.store.question import question
 
     # The model first: nobody who wants to own the store has to wait for it.
     encoder = open_encoder(settings, terminal)
     with share_store(settings) as store:
         if not insist:
-            chosen = choose_model(settings, store, terminal)
+            with question():
+                chosen = choose_model(settings, store, terminal)
             if chosen.bundle != settings.bundle:
                 encoder = open_encoder(chosen, terminal)
         indexer = Indexer.from_settings(encoder, store, settings)
@@ -271,7 +273,9 @@ def _search(
         for query in queries:
             weighted = [(term.weight, _vector_of(term, indexer)) for term in query.terms]
             vector = combine_vectors(weighted)
-            found.append(indexer.search(vector=vector, limit=limit, only=only, min_score=min_score))
+            with question():
+                hits = indexer.search(vector=vector, limit=limit, only=only, min_score=min_score)
+            found.append(hits)
             texts = [term.text for term in query.terms if term.text is not None]
             _tell_of_cut_texts(terminal, encoder.find_cut_texts(texts))
         return found
@@ -298,7 +302,7 @@ def _tell_of_cut_texts(terminal: Terminal, texts: Sequence[str]) -> None:
 class _StoreOutage:
     """Whether a Qdrant server does not answer, asked while a worker's answer is late.
 
-    The worker would go on to try, for longer than anybody waits for a search.
+    The worker itself says so soon; but it may be at another job, which waits for the server.
     """
 
     def __init__(self, settings: Settings) -> None:

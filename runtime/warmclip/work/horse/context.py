@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COUNT_EVERY_S = 10.0
-_STORE_S = 3  # for a store at the start, before it is done without
+_STORE_S = 3.0  # for a store at the start, before it is done without
 
 
 class JobContext:
