@@ -117,7 +117,7 @@ worker: $(VENV)/without-torch ## Run a worker: REDIS_URL, else a private redis-s
 doctor: $(VENV)/without-torch ## What works on this machine, and what dies in a forked process
 	$(BIN)/warmclip doctor
 
-bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip and what one would pick instead, some 20 minutes: BENCH_FLAGS='--quick'
+bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip and what one would pick instead, some 30 minutes: BENCH_FLAGS='--quick'
 	$(BIN)/python -m bench.embedding $(BENCH_FLAGS)
 
 bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'

@@ -13,10 +13,13 @@ from bench.embedding.contenders import (
     INT8,
     INT8_SCALED,
     LOADER,
+    LOCAL,
     SCALED,
     SERVICE,
     SINGLY,
+    SQLITE,
     STOCK,
+    STORE,
     TORCH,
     TRANSFORMERS,
     WARM,
@@ -31,6 +34,11 @@ JOB = "the job alone, ms"
 HTTP = "HTTP, ms"
 ANSWERS = "50 clients, answers/s"
 SLOWEST = "50 clients, p99, ms"
+FILL = "filled, points/s"
+OPENED = "opened, s"
+SEARCH = "search, ms"
+FILTERED = "search in a folder, ms"
+COMMAND = "`warmclip search`, s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,8 @@ class Scale:
     queries: int = 100
     searches: int = 1000
     points: int = 20_000
+    library: int = 100_000
+    library_searches: int = 10
 
 
 FULL = Scale()
@@ -62,6 +72,8 @@ QUICK = Scale(
     queries=10,
     searches=200,
     points=500,
+    library=2_000,
+    library_searches=3,
 )
 
 
@@ -95,6 +107,8 @@ class Step:
                 values = (self.items / answer["seconds"], answer["cpu"] / self.items)
             case "query":
                 values = tuple(1000 * np.percentile(answer["latencies"], (50, 99)))
+            case "library":
+                return _read_library(answer)
             case "service" if len(self.columns) > 1:
                 slowest = 1000 * np.percentile(answer["latencies"], 99)
                 values = (len(answer["latencies"]) / answer["seconds"], slowest)
@@ -123,11 +137,25 @@ class Case:
 
     def is_rate(self, column: str) -> bool:
         """Whether more of it is better."""
-        return column == ANSWERS or (self.more_is_better and column != CPU)
+        return column in (ANSWERS, FILL) or (self.more_is_better and column != CPU)
 
     def is_speed(self, column: str) -> bool:
         """Whether "times as fast" says something of it."""
         return column not in (CPU, PEAK, SHARE)
+
+
+def _read_library(answer: Mapping[str, Any]) -> dict[str, float]:
+    """The columns of the case library; of a filling that was not in this round, none."""
+    figures = {
+        FILL: answer.get(FILL),
+        OPENED: answer["opened"],
+        SEARCH: 1000 * float(np.median(answer["latencies"])),
+        FILTERED: 1000 * float(np.median(answer["filtered"])),
+        PEAK: answer["peak_mb"],
+        SHARE: answer.get("pss_mb"),
+        COMMAND: answer["command"],
+    }
+    return {column: figure for column, figure in figures.items() if figure is not None}
 
 
 _TOWERS = (WARM, INT8, TORCH, COMPILED, STOCK, TRANSFORMERS)
@@ -174,6 +202,20 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                     order={"do": "query", "count": scale.queries},
                     columns=("p50, ms", "p99, ms"),
                     warm_up={"count": 3},
+                ),
+            ),
+        ),
+        Case(
+            name="library",
+            title=f"A library of {scale.library:,} points of 512 numbers, opened and searched",
+            unit="",
+            more_is_better=False,
+            contenders=(STORE, LOCAL, SQLITE),
+            steps=(
+                Step(
+                    order={"do": "library", "count": scale.library_searches},
+                    columns=(FILL, OPENED, SEARCH, FILTERED, PEAK, SHARE, COMMAND),
+                    is_fresh=True,
                 ),
             ),
         ),

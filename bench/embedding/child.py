@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ _CLASSES = {
     "transformers": ("bench.embedding.adapters.hugging_face", "Transformers"),
     "fastembed": ("bench.embedding.adapters.fast_embed", "FastEmbed"),
     "service": ("bench.embedding.adapters.service", "Service"),
+    "embedded-store": ("bench.embedding.adapters.library", "EmbeddedStore"),
+    "local-qdrant": ("bench.embedding.adapters.library", "LocalQdrant"),
+    "sqlite-numpy": ("bench.embedding.adapters.library", "SqliteNumpy"),
     "gemm": ("bench.embedding.adapters.gemm", "Gemm"),
 }
 _SHOWN = 2  # rows of an answer that are compared with the others'
@@ -52,7 +56,7 @@ def main() -> None:
 class AdapterServer:
     """Does to one adapter what it is told."""
 
-    def __init__(self, adapter: Any, fixtures: Fixtures) -> None:  # an Adapter, or Gemm
+    def __init__(self, adapter: Any, fixtures: Fixtures) -> None:  # an Adapter, Gemm, or Library
         self._adapter = adapter
         self._fixtures = fixtures
         self._is_searchable = False
@@ -78,6 +82,12 @@ class AdapterServer:
                 return self._folder(order)
             case "query":
                 return self._query(order["start"], order["count"])
+            case "fill":
+                filled = _time(lambda: self._adapter.fill(self._fixtures.library), 1)
+                self._adapter.prepare_command(self._fixtures.library)
+                return filled
+            case "library":
+                return self._library(order["count"])
             case "service":
                 return self._service(order)
             case "first":
@@ -113,6 +123,26 @@ class AdapterServer:
             self._adapter.query(text)
             seconds.append(time.perf_counter() - started)
         return {"latencies": seconds}
+
+    def _library(self, count: int) -> dict[str, Any]:
+        """As a command, then opened and searched here, in all and in one folder."""
+        # As little as a program imports that only searches.
+        from bench.embedding.adapters.library import FOLDER, question
+
+        command_s = self._adapter.time_command()
+        opened = _time(self._adapter.open, 1)
+        vectors = [question(number) for number in range(count)]
+        everywhere = [_time(partial(self._adapter.search, it), 1)["seconds"] for it in vectors]
+        inside = [_time(partial(self._adapter.search, it, FOLDER), 1)["seconds"] for it in vectors]
+        found = self._adapter.search(vectors[0]) + self._adapter.search(vectors[0], FOLDER)
+        return {
+            "opened": opened["seconds"],
+            "latencies": everywhere,
+            "filtered": inside,
+            "command": command_s,
+            "found": found,
+            **_memory(),
+        }
 
     def _service(self, order: dict[str, Any]) -> dict[str, Any]:
         """Searches for texts that nobody has searched for, from so many clients at once."""

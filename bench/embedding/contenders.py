@@ -40,6 +40,9 @@ FASTEMBED = "fastembed"
 SERVICE = "warmclip serve"
 SINGLY = "warmclip serve, each search a job"
 GEMM = "matrix products alone"
+STORE = "warmclip, embedded store"
+LOCAL = "qdrant-client, local mode"
+SQLITE = "SQLite and numpy, as rclip searches"
 
 # What departs from open_clip on purpose, in arithmetic or preprocessing, is only kept from being
 # nonsense.
@@ -83,6 +86,9 @@ CONTENDERS = {
         Contender(name=SERVICE, adapter="service", least_cosine=None),
         Contender(name=SINGLY, adapter="service", options={"together": False}, least_cosine=None),
         Contender(name=GEMM, adapter="gemm", least_cosine=None),
+        Contender(name=STORE, adapter="embedded-store", least_cosine=None),
+        Contender(name=LOCAL, adapter="local-qdrant", least_cosine=None),
+        Contender(name=SQLITE, adapter="sqlite-numpy", least_cosine=None),
     )
 }
 

@@ -44,6 +44,7 @@ class Fixtures:
     singles: dict[str, str]  # "12 MP" -> a photograph
     folders: dict[str, tuple[str, ...]]  # "large" -> photographs
     points: int  # in the collection that queries search
+    library: int  # points in the library that is searched without a model
 
     @classmethod
     def of_model(cls, folder: Path, bundle: Path, checkpoint: Path) -> Self:
@@ -62,6 +63,7 @@ class Fixtures:
             singles={},
             folders={},
             points=0,
+            library=0,
         )
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bench.embedding.adapters.adapter import Array
-from bench.embedding.cases import FIRST, PEAK, SHARE, Case, Scale, Step, single_name
+from bench.embedding.cases import FILL, FIRST, PEAK, SHARE, Case, Scale, Step, single_name
 from bench.embedding.contenders import CONTENDERS, GEMM, TORCH, Contender
 from bench.embedding.fixtures import Fixtures
 from bench.embedding.flops import tower_shape
@@ -45,6 +45,8 @@ class Runner:
         self._unable: dict[str, str] = {}
         self._expected: dict[str, Array] = {}
         self._unchecked: dict[str, list[tuple[str, Array]]] = {}
+        self._filled: set[str] = set()
+        self._found: list[str] = []
         self._round = 0
 
     def begin_round(self) -> None:
@@ -61,7 +63,9 @@ class Runner:
         """
         found: dict[str, float] = {}
         for index, step in enumerate(case.steps):
-            if step.is_fresh:
+            if step.order["do"] == "library":
+                answer = self._search_library(name, step)
+            elif step.is_fresh:
                 self._read_once(name)
                 answer = self._start(name)
             else:
@@ -128,6 +132,28 @@ class Runner:
         if "pss_mb" in memory:
             columns[SHARE] = memory["pss_mb"]
         return {"sample": answer["sample"], **columns}
+
+    def _search_library(self, name: str, step: Step) -> dict[str, Any]:
+        """Open it and search it in a new process; in the first round another one fills it."""
+        filled = {}
+        if name not in self._filled:
+            seconds = self._ask_anew(name, {"do": "fill"})["seconds"]
+            filled[FILL] = self.fixtures.library / seconds
+            self._filled.add(name)
+        answer = self._ask_anew(name, step.order)
+        found = sorted(answer["found"])
+        self._found = self._found or found
+        if found != self._found:
+            raise ContenderFailed("it finds other pictures than the contender before it")
+        return answer | filled
+
+    def _ask_anew(self, name: str, order: Mapping[str, Any]) -> dict[str, Any]:
+        """One order to a process of its own."""
+        process = self._new(CONTENDERS[name], f"{name} anew")
+        try:
+            return process.ask(order)
+        finally:
+            process.close()
 
     def _new(self, contender: Contender, log_name: str) -> Process:
         python = self._peers_python if contender.in_peers_venv else OWN_PYTHON
@@ -203,6 +229,7 @@ def open_fixtures(model: Fixtures, scale: Scale, progress: Progress) -> Iterator
             singles=singles,
             folders=folders,
             points=scale.points,
+            library=scale.library,
         )
 
 

@@ -3,7 +3,19 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.embedding.cases import ANSWERS, CPU, FIRST, HTTP, JOB, SLOWEST, batch_column
+from bench.embedding.cases import (
+    ANSWERS,
+    COMMAND,
+    CPU,
+    FIRST,
+    HTTP,
+    JOB,
+    OPENED,
+    PEAK,
+    SEARCH,
+    SLOWEST,
+    batch_column,
+)
 from bench.embedding.contenders import (
     GEMM,
     INT8,
@@ -12,6 +24,7 @@ from bench.embedding.contenders import (
     SCALED,
     SERVICE,
     SINGLY,
+    STORE,
     TORCH,
     WARM,
 )
@@ -112,6 +125,32 @@ def evaluate_targets(results: Results, cores: int) -> list[Target]:
                 words="small photographs: warmclip to a loop with open_clip in torch",
                 found=times("small-folder", _RATE, WARM, TORCH),
                 bound=2.2,
+            ),
+        ],
+        "library": [
+            Target(
+                words="a library: seconds to open it",
+                found=results.spread("library", OPENED, STORE),
+                bound=0.5,
+                more_is_better=False,
+            ),
+            Target(
+                words="a library: milliseconds of a search in process",
+                found=results.spread("library", SEARCH, STORE),
+                bound=20.0,
+                more_is_better=False,
+            ),
+            Target(
+                words="a library: seconds of `warmclip search`, demo model",
+                found=results.spread("library", COMMAND, STORE),
+                bound=0.6,
+                more_is_better=False,
+            ),
+            Target(
+                words="a library: peak memory in MB",
+                found=results.spread("library", PEAK, STORE),
+                bound=600.0,
+                more_is_better=False,
             ),
         ],
         "http": [

@@ -86,6 +86,27 @@ def test_folders_queries_and_starts(tmp_path: Path) -> None:
     assert any(title.startswith("warmclip: ") for title in titles)
 
 
+def test_library_is_searched_in_three_ways(tmp_path: Path) -> None:
+    """All find the same pictures; only warmclip has a command; the filling counts once."""
+    done = compare("--rounds=2", "--case=library", *model(), f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "results.json").read_text())
+    (case,) = told["cases"]
+    contenders = {each["name"]: each for each in case["contenders"]}
+    assert len(contenders) == 3
+    for name, contender in contenders.items():
+        assert contender["failure"] is None
+        figures = {column: it["figures"] for column, it in contender["columns"].items()}
+        assert len(figures.pop("filled, points/s")) == 1
+        command = figures.pop("`warmclip search`, s")
+        assert len(command) == (2 if name == "warmclip, embedded store" else 0)
+        if sys.platform == "darwin":
+            figures.pop("memory of its own (PSS), MB")
+        assert all(len(it) == 2 and min(it) > 0 for it in figures.values()), figures
+    assert [target["aim"][:9] for target in told["aims"]] == ["a library"] * 4
+    assert all(target["found"] for target in told["aims"])
+
+
 def test_contender_that_does_other_work(tmp_path: Path) -> None:
     """Vectors that are not open_clip's take a contender out; there is no figure of it."""
     from safetensors.numpy import load_file, save_file

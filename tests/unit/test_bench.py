@@ -2,7 +2,22 @@
 
 import pytest
 
-from bench.embedding.cases import ANSWERS, CPU, HTTP, JOB, QUICK, SLOWEST, Case, cases
+from bench.embedding.cases import (
+    ANSWERS,
+    COMMAND,
+    CPU,
+    FILL,
+    FILTERED,
+    HTTP,
+    JOB,
+    OPENED,
+    PEAK,
+    QUICK,
+    SEARCH,
+    SLOWEST,
+    Case,
+    cases,
+)
 from bench.embedding.contenders import LOADER, TORCH, WARM
 from bench.embedding.fixtures import captions
 from bench.embedding.flops import tower_shape
@@ -47,6 +62,23 @@ def test_figures_of_searches_over_http() -> None:
     assert figures[ANSWERS] == 50
     assert 10 < figures[SLOWEST] <= 500
     assert [column for column in http.columns if http.is_rate(column)] == [ANSWERS]
+
+
+def test_figures_of_a_library() -> None:
+    """Medians of searches; a filling of an earlier round, or a command that is none, is absent."""
+    library = _case("library")
+    (step,) = library.steps
+    answer = {
+        "opened": 0.25,
+        "latencies": [0.001, 0.002, 0.9],
+        "filtered": [0.003],
+        "command": None,
+        "peak_mb": 100.0,
+    }
+    figures = {OPENED: 0.25, SEARCH: 2.0, FILTERED: 3.0, PEAK: 100.0}
+    assert step.read(answer) == figures
+    assert step.read(answer | {FILL: 7.0, "command": 0.5}) == {**figures, FILL: 7.0, COMMAND: 0.5}
+    assert [column for column in library.columns if library.is_rate(column)] == [FILL]
 
 
 def test_contender_that_failed_later() -> None:

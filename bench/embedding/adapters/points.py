@@ -14,15 +14,22 @@ def fill(store: QdrantStore, fingerprint: str, dim: int, count: int) -> None:
     """Store so many random points."""
     store.ensure_collection(COLLECTION, Space(fingerprint=fingerprint, dim=dim))
     rows = collection(count, dim)
-    store.upsert(COLLECTION, [_point(number, row, fingerprint) for number, row in enumerate(rows)])
+    store.upsert(
+        COLLECTION,
+        [
+            make_point(number, row, fingerprint, f"/photographs/{number:06}.jpg")
+            for number, row in enumerate(rows)
+        ],
+    )
 
 
-def _point(number: int, vector: Array, fingerprint: str) -> Point:
+def make_point(number: int, vector: Array, fingerprint: str, path: str) -> Point:
+    """One picture as an index would have stored it."""
     return Point(
         id=str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))),
         vector=vector,
         payload=Payload(
-            path=f"/photographs/{number:06}.jpg",
+            path=path,
             sha256=f"{number:064x}",
             size_bytes=1,
             mtime_ns=0,
