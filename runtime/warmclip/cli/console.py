@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rich.progress as bars
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -101,9 +100,12 @@ class Terminal:
     @contextmanager
     def progress(self, unit: str) -> Iterator[Progress]:
         """Show a bar with the rate and the time left, on a terminal."""
-        if self._log_json:  # even a hidden bar ends with an empty line, before rich 14.1
+        if self._log_json or self.as_json or not self._notes.is_terminal:
             yield lambda _done, _total, _stage: None
             return
+        # Here, since it takes as long to import as all else of rich, and few see a bar.
+        import rich.progress as bars
+
         columns = (
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -113,8 +115,7 @@ class Terminal:
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(),
         )
-        hidden = self.as_json or not self._notes.is_terminal
-        with bars.Progress(*columns, console=self._notes, transient=True, disable=hidden) as bar:
+        with bars.Progress(*columns, console=self._notes, transient=True) as bar:
             task = bar.add_task("", total=None, rate="")
 
             def advance(done: int, total: int, stage: str) -> None:

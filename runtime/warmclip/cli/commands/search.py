@@ -38,13 +38,13 @@ from warmclip.errors import (
     SettingsError,
     StoreUnreachable,
 )
-from warmclip.indexing.query import Query, Term, parse_query, refuse_url
 from warmclip.logs import printable
 from warmclip.settings import Limits, Settings
 from warmclip.store.filter import MOST_HITS, Filter, check_score
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
+    from warmclip.indexing.query import Query, Term
     from warmclip.inference.arrays import Vector
     from warmclip.store.protocol import Hit
 
@@ -169,13 +169,15 @@ def search(
 
 def _read_queries(
     words: Sequence[str], images: Sequence[str], limits: Limits, *, each: bool
-) -> list[Query]:
+) -> "list[Query]":
     """What the command line looks for; pictures are there, and have absolute paths.
 
     Raises:
         SettingsError: there is no such file, or nothing on standard input.
         SearchRefused: nothing is looked for, or what is no query.
     """
+    from warmclip.indexing.query import Query, parse_query
+
     if images.count("-") > 1:
         raise SettingsError("--image - twice: standard input has one picture")
     pictures = [_name_picture(image) for image in images]
@@ -192,12 +194,14 @@ def _read_queries(
     return [Query(terms=tuple(_locate(term, limits) for term in it.terms)) for it in queries]
 
 
-def _name_picture(image: str) -> Term:
+def _name_picture(image: str) -> "Term":
+    from warmclip.indexing.query import Term, refuse_url
+
     refuse_url(image)
     return Term(image=str(parse_path(image)))
 
 
-def _locate(term: Term, limits: Limits) -> Term:
+def _locate(term: "Term", limits: Limits) -> "Term":
     """The same with an absolute path, or with what standard input has."""
     if term.image is None:
         return term
@@ -209,7 +213,7 @@ def _locate(term: Term, limits: Limits) -> Term:
             raise SettingsError(
                 f"--image -: more than {limits.image_bytes:,} bytes (WARMCLIP_MAX_IMAGE_BYTES)"
             )
-        return Term(data=base64.b64encode(data).decode("ascii"), weight=term.weight)
+        return replace(term, image=None, data=base64.b64encode(data).decode("ascii"))
     path = Path(term.image).expanduser()
     if not path.is_file():
         raise SettingsError(
@@ -248,7 +252,7 @@ class _Presence:
 def _search(
     terminal: Terminal,
     settings: Settings,
-    queries: list[Query],
+    queries: "list[Query]",
     limit: int,
     only: Filter,
     min_score: float | None,
@@ -281,7 +285,7 @@ def _search(
         return found
 
 
-def _vector_of(term: Term, indexer: "Indexer") -> "Vector":
+def _vector_of(term: "Term", indexer: "Indexer") -> "Vector":
     if term.text is not None:
         return indexer.embed(term.text)
     try:
@@ -322,7 +326,7 @@ class _StoreOutage:
 def _search_by_worker(
     terminal: Terminal,
     settings: Settings,
-    queries: list[Query],
+    queries: "list[Query]",
     limit: int,
     only: Filter,
     min_score: float | None,
@@ -355,7 +359,7 @@ def _search_by_worker(
     return found
 
 
-def _question(query: Query) -> dict[str, Any]:
+def _question(query: "Query") -> dict[str, Any]:
     """A query as the job ``search`` takes it; a single term as former workers do, too."""
     from warmclip.work.call import MOST_SENT_BYTES
 
@@ -376,7 +380,7 @@ def _draw_sheet(
     terminal: Terminal,
     file: Path,
     settings: Settings,
-    queries: list[Query],
+    queries: "list[Query]",
     found: "list[list[Hit]]",
 ) -> None:
     from warmclip.indexing.contact_sheet import SheetSection
@@ -392,7 +396,7 @@ def _draw_sheet(
 
 def show_hits(
     terminal: Terminal,
-    queries: Sequence[Query],
+    queries: "Sequence[Query]",
     hits_of_each: "Sequence[Sequence[Hit]]",
     is_gone: Callable[[str], bool],
 ) -> None:
@@ -412,7 +416,9 @@ def show_hits(
             terminal.print(f"{place:4}  {hit.score:.3f}  {day:10}  {path}{mark}")
 
 
-def _as_json(query: Query, hits: "Sequence[Hit]", is_gone: Callable[[str], bool]) -> dict[str, Any]:
+def _as_json(
+    query: "Query", hits: "Sequence[Hit]", is_gone: Callable[[str], bool]
+) -> dict[str, Any]:
     term = query.only_term
     return {
         "text": term and term.text,
