@@ -3,6 +3,7 @@
 import base64
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -228,6 +229,10 @@ def test_result_beyond_measure(rig: Rig) -> None:
         works(worker)
 
 
+@pytest.mark.skipif(
+    sys.platform == "darwin",
+    reason="macOS takes no limit below what a process maps, and it maps more from the start",
+)
 def test_out_of_memory(rig: Rig) -> None:
     """A horse that eats all memory it may have costs its job, not the worker."""
     import resource

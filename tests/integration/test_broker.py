@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ResponseError
 
+from standins.listener import answering
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.fsutil import socket_path
 from warmclip.process_table import is_running
@@ -283,23 +283,18 @@ def test_something_else_listens_there() -> None:
     """An address where no Redis answers is reported, not waited for."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer_like_a_web_server() -> None:
-            for _ in range(8):
-                try:
-                    visitor, _ = server.accept()
-                except OSError:
-                    return
-                with visitor:
-                    visitor.recv(100)
-                    visitor.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        def answer_like_a_web_server(visitor: socket.socket) -> None:
+            with visitor:
+                visitor.recv(100)
+                visitor.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        thread = threading.Thread(target=answer_like_a_web_server, daemon=True)
-        thread.start()
         port = server.getsockname()[1]
-        with pytest.raises(QueueUnreachable, match=f"127.0.0.1:{port}"):
-            open_broker(Settings.from_env({"REDIS_URL": f"redis://127.0.0.1:{port}"})).__enter__()
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(timeout=5)
+        broker = open_broker(Settings.from_env({"REDIS_URL": f"redis://127.0.0.1:{port}"}))
+        with (
+            answering(server, answer_like_a_web_server),
+            pytest.raises(QueueUnreachable, match=f"127.0.0.1:{port}"),
+        ):
+            broker.__enter__()
 
 
 def test_redis_lost_inside_the_block(settings: Settings) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from standins.listener import answering
+
 _TLS_RECORD = 16_384 + 2_048  # at most
 _CA = ("-subj", "/CN=an authority of one's own", "-extensions", "ca")
 _SERVER = ("-subj", "/CN=redis", "-extensions", "server")
@@ -61,20 +63,12 @@ def tls_before(port: int, authority: Authority) -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_accept, args=(listener, context, port), daemon=True)
-        thread.start()
-        yield int(listener.getsockname()[1])
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(timeout=5)
 
+        def serve(visitor: socket.socket) -> None:
+            threading.Thread(target=_serve, args=(visitor, context, port), daemon=True).start()
 
-def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
-    while True:
-        try:
-            visitor, _ = listener.accept()
-        except OSError:  # closed
-            return
-        threading.Thread(target=_serve, args=(visitor, context, port), daemon=True).start()
+        with answering(listener, serve):
+            yield int(listener.getsockname()[1])
 
 
 def _serve(visitor: socket.socket, context: ssl.SSLContext, port: int) -> None:
