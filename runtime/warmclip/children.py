@@ -110,7 +110,8 @@ class ChildProcess:
     def is_alive(self) -> bool:
         """Whether the child still runs.
 
-        Where the system can tell without reaping it, its number stays its own until ``end``.
+        Where the system can tell without reaping it, its number stays its own until ``end``. Where
+        it cannot, what the child left behind is killed when its end is seen.
         """
         if self._process.returncode is not None:
             return False
@@ -118,7 +119,10 @@ class ChildProcess:
             with contextlib.suppress(ChildProcessError):  # somebody else has reaped it
                 found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
                 return found is None
-        return self._process.poll() is None
+        if self._process.poll() is None:
+            return True
+        self._kill_group()  # reaped just now: what it left behind still has its number
+        return False
 
     @property
     def stderr_text(self) -> str:
