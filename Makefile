@@ -26,7 +26,7 @@ AT_ONCE ?= 4
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal $(if $(CI),--reruns 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple test-floor browser fuzz mutants \
+.PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple rehearse-mac test-floor browser fuzz mutants \
         soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage outages model-switch db-up dist try-dist \
         check clean
 
@@ -56,6 +56,9 @@ test-page: $(VENV)/without-torch browser ## The page of `warmclip serve` in head
 
 test-apple: $(VENV)/installed ## On Apple Silicon: CoreML, MPS and the crash for real; prints a table for an issue
 	$(BIN)/python -m pytest tests/apple
+
+rehearse-mac: $(VENV)/without-torch ## Tests on Linux made to look like a Mac, with a CoreML that is pretended: TESTS=tests/unit
+	$(BIN)/python tests/rehearsing.py --numprocesses $(AT_ONCE) --dist worksteal $(or $(TESTS),tests/unit tests/contract tests/integration tests/faults)
 
 test-floor: $(FLOOR)/installed $(PRODUCER)/installed $(CLIENT)/installed ## The oldest versions we support: unit, contract, faults and quick integration
 	$(FLOOR)/bin/$(PYTEST) tests/unit tests/contract tests/integration tests/faults -m 'not integration or quick'

@@ -4,6 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+if "MAC_REHEARSAL" in os.environ:
+    import pretended_mac  # type: ignore[import-not-found]  # its folder is on PYTHONPATH only there
+
+    pretended_mac.enter()
 if "FAULTY_CLOCK" in os.environ:  # before anybody looks at it
     import faulty_clock  # type: ignore[import-not-found]  # its folder is on PYTHONPATH only there
 
