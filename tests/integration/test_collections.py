@@ -17,11 +17,13 @@ from PIL import Image
 
 from running import environment_of, run, running_worker
 from standins.points import OTHER, SPACE, point
+from standins.redis_server import free_port
 from warmclip.errors import NotStored, SettingsError
 from warmclip.indexing.collection_info import describe_collection, group_folders
 from warmclip.indexing.vector_file import export_collection
 from warmclip.settings import Settings
 from warmclip.store.qdrant import QdrantStore
+from warmclip.work.counters import POINTS, CounterBuffer, read_counters
 
 
 def fill(store: QdrantStore, count: int = 30, name: str = "images") -> str:
@@ -257,12 +259,18 @@ def test_commands(photos: Path, demo_bundle: Path, tmp_path: Path) -> None:
     for_people = run("collections", "info", "images", **environment).stdout
     assert f"{photos}/a" in for_people
     assert "MB" in for_people
-    with running_worker(Settings.from_env(environment), environment):
+    with running_worker(Settings.from_env(environment), environment) as worker:
         assert answer("collections", "info", **environment)["points"] == 3
         file = tmp_path / "all.npz"
         assert answer("collections", "export", "images", "--to", file, **environment)["points"] == 3
         assert run("index", photos, "--collection", "more", **environment).returncode == 0
+        counters = CounterBuffer()  # as a worker that has counted them
+        counters.keep_points("more", 3)
+        counters.keep_points("images", 3)
+        counters.flush(worker.connection)
         assert answer("collections", "delete", "more", "--yes", **environment)["deleted"]
+        found = read_counters(worker.connection)
+        assert {name for name in found if name.startswith(POINTS)} == {f"{POINTS}images"}
         held = run("collections", "optimize", "images", **environment)
         assert held.returncode == 3
         assert "is in use by process" in " ".join(held.stderr.split())
@@ -279,5 +287,8 @@ def test_commands(photos: Path, demo_bundle: Path, tmp_path: Path) -> None:
     (damaged,) = home.rglob("edge_config.json")
     os.truncate(damaged, 20)
     assert "what is left of" in run("collections", "delete", "images", **environment).stderr
-    assert answer("collections", "delete", "images", "--yes", **environment)["deleted"]
+    nobody = f"redis://127.0.0.1:{free_port()}/0"
+    done = run("collections", "delete", "images", "--yes", **environment | {"REDIS_URL": nobody})
+    assert done.returncode == 0
+    assert "metrics go on to tell" in " ".join(done.stderr.split())
     assert run("collections", "info", "images", **environment).returncode == 2

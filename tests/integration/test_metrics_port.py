@@ -6,15 +6,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from running import PATIENCE_S, environment_of, eventually, running_worker, start_worker
 from serving import draw
 from standins.redis_server import free_port, redis_server
+from warmclip.cli import app
 from warmclip.errors import SettingsError
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.work.counters import read_counters
-from warmclip.work.metrics_port import metrics_port, parse_address
+from warmclip.work.metrics_address import parse_address, write_address
+from warmclip.work.metrics_port import metrics_port
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -86,6 +89,7 @@ def test_worker_that_waits_for_redis(tmp_path: Path, demo_bundle: Path) -> None:
 def test_address(text: str, address: tuple[str, int]) -> None:
     """A port is on loopback; a host is said."""
     assert parse_address(text) == address
+    assert parse_address(write_address(*address)) == address
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "65536", "host:", "9100:host"])
@@ -93,6 +97,32 @@ def test_address_that_is_none(text: str) -> None:
     """It is named."""
     with pytest.raises(SettingsError, match="--metrics-port"):
         parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["0", "65534", "host:65534"])
+def test_address_without_a_next_one(text: str) -> None:
+    """Each of several workers has a port of its own."""
+    assert parse_address(text)[1] == int(text.rpartition(":")[2])
+    with pytest.raises(SettingsError, match="from 1 to 65533"):
+        parse_address(text, 3)
+
+
+def test_addresses_of_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor starts each with the next port, on the host that was named."""
+    started: list[list[str]] = []
+
+    class Recorder:
+        def __init__(self, workers: list[list[str]]) -> None:
+            started.extend(workers)
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr("warmclip.work.supervisor.Supervisor", Recorder)
+    command = ["worker", "--reserve", "high", "--metrics-port", "[::1]:9100"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    told = [it for worker in started for it in worker if it.startswith("--metrics-port")]
+    assert told == ["--metrics-port=[::1]:9100", "--metrics-port=[::1]:9101"]
 
 
 @pytest.fixture

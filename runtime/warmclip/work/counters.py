@@ -42,6 +42,11 @@ def read_counters(connection: Redis) -> dict[str, int]:
     return found
 
 
+def forget_points(connection: Redis, collection: str) -> None:
+    """Forget how many pictures a collection held: it was deleted."""
+    reply_of(connection, "HDEL", _KEY, f"{POINTS}{collection}")
+
+
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """The upper bounds of a histogram's buckets; the last bucket has none."""
 

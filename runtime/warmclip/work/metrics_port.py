@@ -22,26 +22,13 @@ from warmclip.settings import Settings
 from warmclip.work.counters import CounterBuffer
 from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.metric_families import Families, build_info, count_families, read_quarantine
+from warmclip.work.metrics_address import write_address
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = "127.0.0.1"
 
 _REQUEST_S = 5.0  # for one, from its first byte to the last of its answer
 _MOST_AT_ONCE = 16  # requests; one more is hung up on
 _POLL_S = 0.2
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Read ``PORT`` or ``HOST:PORT``.
-
-    Raises:
-        SettingsError: it is neither.
-    """
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise SettingsError(f"--metrics-port {text!r}: use a port, or an address and a port")
-    return host.strip("[]") or LOOPBACK, int(port)
 
 
 def read_worker_metrics(
@@ -91,7 +78,7 @@ def metrics_port(
         server = _Server(address, Handler)
     except OSError as exc:
         raise SettingsError(
-            f"--metrics-port: {_written(*address)} cannot be listened on: {exc.strerror}"
+            f"--metrics-port: {write_address(*address)} cannot be listened on: {exc.strerror}"
         ) from exc
     thread = threading.Thread(
         target=server.serve_forever, args=(_POLL_S,), name="warmclip-metrics", daemon=True
@@ -99,17 +86,13 @@ def metrics_port(
     thread.start()
     host, port = str(server.server_address[0]), int(server.server_address[1])
     about = {"action": "metrics", "port": port}
-    log.info("metrics on http://%s/metrics", _written(host, port), extra=about)
+    log.info("metrics on http://%s/metrics", write_address(host, port), extra=about)
     try:
         yield host, port
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _written(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Server(ThreadingHTTPServer):

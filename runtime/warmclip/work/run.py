@@ -53,7 +53,7 @@ def run_worker(
     max_jobs: int | None = None,
     supervisor: int | None = None,
     shares_store: bool = False,
-    metrics: str | None = None,
+    metrics: tuple[str, int] | None = None,
 ) -> None:
     """Load the model in a horse, then run jobs until SIGTERM or SIGINT.
 
@@ -64,7 +64,7 @@ def run_worker(
         max_jobs: leave after so many.
         supervisor: the process that started this one; when it is gone, the worker leaves.
         shares_store: leave the embedded store to another worker, and use it through that one.
-        metrics: the port, or address and port, of its own /metrics and /livez; None: none.
+        metrics: address and port of its own /metrics and /livez; None: none.
 
     Raises:
         BundleError, ProviderUnavailable: the model cannot be used.
@@ -132,7 +132,7 @@ def _check_redis(connection: Redis) -> None:
 
 
 def _metrics(
-    address: str | None,
+    address: tuple[str, int] | None,
     settings: Settings,
     counters: CounterBuffer,
     find_horse: Callable[[], WarmHorse | None],
@@ -141,15 +141,13 @@ def _metrics(
     if address is None:
         return nullcontext()
     try:
-        from warmclip.work.metrics_port import metrics_port, parse_address, read_worker_metrics
+        from warmclip.work.metrics_port import metrics_port, read_worker_metrics
     except ModuleNotFoundError as exc:
         package = missing_package(exc)
         raise SettingsError(
             f"--metrics-port: {package} is missing: pip install 'warmclip[serve]'"
         ) from exc
-    return metrics_port(
-        parse_address(address), lambda: read_worker_metrics(settings, counters, find_horse())
-    )
+    return metrics_port(address, lambda: read_worker_metrics(settings, counters, find_horse()))
 
 
 @contextmanager

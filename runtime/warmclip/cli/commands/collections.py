@@ -12,7 +12,13 @@ from warmclip.cli.collection import CollectionArgument, NameArgument, choose_col
 from warmclip.cli.console import MOST_LISTED, Terminal
 from warmclip.cli.options import Bundle, EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.cli.paths import parse_path
-from warmclip.errors import BundleError, NotStored, SettingsError, StoreDamaged
+from warmclip.errors import (
+    BundleError,
+    NotStored,
+    QueueUnreachable,
+    SettingsError,
+    StoreDamaged,
+)
 from warmclip.logs import printable
 from warmclip.settings import Settings
 
@@ -101,6 +107,7 @@ def delete(
             if not yes and not terminal.confirm(f"{told} The pictures' files are not touched"):
                 raise SettingsError("nothing was deleted")
             store.delete_name(settings.collection)
+        _forget_count(terminal, settings)
         if as_json:
             terminal.json({"collection": settings.collection, "deleted": True})
         else:
@@ -194,6 +201,21 @@ def optimize(
             terminal.json({"collection": settings.collection, "optimized": done})
         else:
             terminal.print("its index was built" if done else "there was nothing to do")
+
+
+def _forget_count(terminal: Terminal, settings: Settings) -> None:
+    """Have metrics tell no more how many pictures it held."""
+    from warmclip.work.broker import QUICK_ANSWER_S, open_broker
+    from warmclip.work.counters import forget_points
+    from warmclip.work.private_redis import has_private_redis
+
+    if settings.redis_url is None and not has_private_redis(settings.home):
+        return  # there was never a worker, which counts
+    try:
+        with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
+            forget_points(connection, settings.collection)
+    except QueueUnreachable as exc:
+        terminal.note(f"metrics go on to tell how many pictures it held: {exc}")
 
 
 def _kept_under(store: "VectorStore", name: str) -> str:

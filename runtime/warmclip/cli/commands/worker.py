@@ -58,6 +58,7 @@ def worker(
 ) -> None:
     """Run jobs from Redis with a warm model, without ever forking it."""
     with open_terminal(verbose=True, log_json=log_json):
+        from warmclip.work.metrics_address import parse_address, write_address
         from warmclip.work.run import run_worker
         from warmclip.work.supervisor import Supervisor
 
@@ -66,7 +67,9 @@ def worker(
             raise SettingsError(f"--queues={queues!r}: name at least one queue")
         settings = read_settings(bundle, None, provider, exif_transpose, decode, env_file=env_file)
         reserved = _queue_names(reserve)
-        if workers == 1 and not reserved:
+        count = workers + bool(reserved)
+        metrics = None if metrics_port is None else parse_address(metrics_port, count)
+        if count == 1:
             run_worker(
                 settings,
                 queues=names,
@@ -74,7 +77,7 @@ def worker(
                 max_jobs=max_jobs,
                 supervisor=supervisor,
                 shares_store=shares_store,
-                metrics=metrics_port,
+                metrics=metrics,
             )
             return
         if workers > 1 and settings.qdrant_url is None:
@@ -94,16 +97,10 @@ def worker(
         commands = [[f"--queues={','.join(names)}", *arguments] for _ in range(workers)]
         if reserved:
             commands.append([f"--queues={','.join(reserved)}", "--shares-store", *arguments])
-        if metrics_port is not None:
-            host, colon, first = metrics_port.rpartition(":")
-            last = 2**16 - len(commands)
-            if not (first.isascii() and first.isdigit() and 0 < int(first) <= last):
-                raise SettingsError(
-                    f"--metrics-port {metrics_port!r}: use a port, or an address and a port, from "
-                    f"1 to {last}: each worker has the next one"
-                )
+        if metrics is not None:
+            host, first = metrics
             for place, command in enumerate(commands):
-                command.append(f"--metrics-port={host}{colon}{int(first) + place}")
+                command.append(f"--metrics-port={write_address(host, first + place)}")
         raise typer.Exit(Supervisor(commands).run())
 
 
