@@ -244,9 +244,9 @@ def test_qdrant_that_answers_badly(
     (hit, *_) = served.get(SEARCH)["hits"]
     similar = f"/api/v1/points/{hit['id']}/similar"
     for name, (fault, words) in FAULTS.items():
-        for on in ("", "/points/query"):
+        for on, paths in (("", (SEARCH, "/readyz")), ("/points/query", (similar,))):
             store.fail(fault, on=on, times=1000)
-            for path in (SEARCH, similar) if on else (SEARCH, similar, "/readyz"):
+            for path in paths:
                 told = problem(served, path)
                 assert f"Qdrant at {store.url}" in told, (name, on)
                 assert words in told, (name, on)
