@@ -91,3 +91,16 @@ def test_bfloat16_is_judged_as_float16() -> None:
     assert json.loads(bfloat16.options["load_config"])["CPU"] == {
         "INFERENCE_PRECISION_HINT": "bf16"
     }
+
+
+def test_bfloat16_of_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there by name on Arm alone, is judged as what it is, and "auto" does not take it."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    (found,) = find_candidates("cpu-bf16", CPU_ONLY, "1.32.0").here
+    assert tolerance(found) == TOLERANCES["fp16"]
+    assert not found.is_reference
+    assert [it.name for it in find_candidates("cpu", CPU_ONLY, "1.32.0").here] == ["cpu"]
+    assert [it.name for it in find_candidates("auto", CPU_ONLY, "1.32.0").here] == ["cpu"]
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(ProviderUnavailable, match="arm64 or aarch64, this is x86_64"):
+        find_candidates("cpu-bf16", CPU_ONLY, "1.32.0")

@@ -3,6 +3,7 @@
 This module is light, so that a command line can check a name before anything is loaded.
 """
 
+import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ class Provider:
     precision: "Precision" = "fp32"  # of the graph
     judged_as: "Precision | None" = None  # where it computes less finely than its graph
     options: dict[str, str] = field(default_factory=dict)
+    session_config: dict[str, str] = field(default_factory=dict)  # of the session that it gets
+    machines: tuple[str, ...] = ()  # kinds of processor, as platform.machine tells; none: any
     buckets: tuple[int, ...] = ()  # static batch sizes, ascending; none: any batch will do
     disabled_optimizers: tuple[str, ...] = ()
     since: tuple[int, int] = (1, 23)  # the oldest onnxruntime whose provider takes our graphs
@@ -43,6 +46,7 @@ class Provider:
             "execution_provider": self.execution_provider,
             "precision": self.precision,
             "options": self.options,
+            "session_config": self.session_config,
             "buckets": self.buckets,
             "disabled_optimizers": self.disabled_optimizers,
         }
@@ -136,6 +140,18 @@ CPU = Provider(
 )
 # Only by its own name: its vectors are a little off, and few bundles have its graphs.
 _CPU_INT8 = replace(CPU, name="cpu-int8", precision="int8", is_reference=False, in_auto=False)
+# Matrices multiplied in bfloat16 where an Arm processor has it, else in float32. The wheels of
+# onnxruntime 1.32 for macOS and for Linux have the kernels; nobody has run them with warmclip, so
+# that "auto" does not try them yet.
+_CPU_BF16 = replace(
+    CPU,
+    name="cpu-bf16",
+    judged_as="fp16",
+    session_config={"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"},
+    machines=("arm64", "aarch64"),
+    is_reference=False,
+    in_auto=False,
+)
 
 PROVIDERS = {
     provider.name: provider
@@ -143,7 +159,7 @@ PROVIDERS = {
         *(_COREML_FP16, _COREML_ANE, _COREML_FP32),
         *(_CUDA_FP16, _CUDA_FP32, _TENSORRT_FP16, _TENSORRT_FP32),
         *(_OPENVINO_BF16, _OPENVINO),
-        *(CPU, _CPU_INT8),
+        *(CPU, _CPU_BF16, _CPU_INT8),
     )
 }
 
@@ -213,7 +229,12 @@ def find_candidates(choice: str, available: Sequence[str], onnxruntime_version: 
 
 
 def _refusal(provider: Provider, available: Sequence[str], version: str) -> str | None:
-    """Why this onnxruntime cannot be asked for the provider."""
+    """Why this onnxruntime cannot be asked for the provider, or not on this machine."""
+    if provider.machines and platform.machine() not in provider.machines:
+        return (
+            f"provider {provider.name!r} needs a processor of the kind "
+            f"{' or '.join(provider.machines)}, this is {platform.machine()}"
+        )
     if provider.execution_provider not in available:
         return (
             f"provider {provider.name!r} needs {provider.execution_provider}, which this "

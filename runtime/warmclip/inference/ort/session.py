@@ -238,6 +238,8 @@ class OnnxSession:
         # busy machine one picture took 1.6 times as long with them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors: the provider's chatter is no news to a user
+        for name, value in self.provider.session_config.items():
+            options.add_session_config_entry(name, value)
         if self._records_placement:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if size:
