@@ -9,6 +9,7 @@ import errno
 import fcntl
 import importlib.machinery
 import os
+import platform
 import resource
 import select
 import signal
@@ -30,8 +31,8 @@ _OURS = tuple(
 )
 _IN_SOURCE = {
     b"sys.platform": b"sys.pretended_platform",
-    b"platform.system()": b"'Darwin'",
-    b"platform.machine()": b"'arm64'",
+    b"platform.system": b"platform.pretended_system",
+    b"platform.machine": b"platform.pretended_machine",
     b"/proc": b"/no-proc",
     b'"/tmp"': f'"{_TOP / "tmp"}"'.encode(),
     b"/usr/sbin/sysctl": os.fsencode(_HERE / "bin" / "sysctl"),
@@ -41,8 +42,7 @@ _ABSENT: dict[ModuleType, tuple[str, ...]] = {
     os: (
         *("waitid", "sched_getaffinity", "sched_setaffinity", "pidfd_open", "memfd_create"),
         *("eventfd", "pipe2", "posix_fadvise", "posix_fallocate", "fdatasync", "splice"),
-        *("copy_file_range", "getxattr", "setxattr", "listxattr", "removexattr"),
-        *("getresuid", "setresuid"),
+        *("copy_file_range", "getresuid", "setresuid"),
     ),
     resource: ("prlimit",),
     select: ("epoll",),
@@ -59,13 +59,15 @@ _O_PATH = getattr(os, "O_PATH", 0)
 
 def enter() -> None:
     """Turn this process into one."""
-    sys.pretended_platform = "darwin"  # type: ignore[attr-defined]  # that is the pretence
     sys.meta_path.insert(0, _Finder())
     for module, names in _ABSENT.items():
         for name in names:
             if hasattr(module, name):
                 delattr(module, name)
     changes: tuple[tuple[Any, str, object], ...] = (
+        (sys, "pretended_platform", "darwin"),
+        (platform, "pretended_system", lambda: "Darwin"),
+        (platform, "pretended_machine", lambda: "arm64"),
         (os, "O_EVTONLY", _O_PATH),
         (os, "O_SYMLINK", os.O_NOFOLLOW),
         (os, "defpath", f"{_HERE / 'bin'}:{os.defpath}"),
