@@ -1,6 +1,7 @@
 """The trial, with providers that go wrong for real in processes of their own."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from small_disk import small_disk
 from standins.faulty import environment
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle
@@ -37,6 +39,17 @@ try:
     print(json.dumps({"verdict": decided.to_dict(), "told": told}))
 except WarmclipError as exc:
     print(json.dumps({"error": f"{type(exc).__name__}: {exc}", "told": told}))
+"""
+
+_OPEN = """
+import sys
+from pathlib import Path
+from warmclip import Encoder
+
+bundle, home = sys.argv[1:]
+encoder = Encoder.open(bundle, home=Path(home), provider="auto")
+encoder.encode_texts(["a"])
+print(encoder.providers["text"])
 """
 
 
@@ -96,6 +109,7 @@ def trials(decided: Any, provider: str) -> list[dict[str, Any]]:
         ("zeros", "NaN, infinity or zero length", {}),
         ("wrong", "cosine 0.9999", {}),
         ("drift", "cosine 0.9999", {"FAULTY_N": "5"}),
+        ("drift", "cosine 0.9999", {"FAULTY_N": "2"}),
     ],
 )
 def test_faulty_provider_ends_in_cpu(
@@ -182,6 +196,45 @@ def test_silent_compiler_is_killed_and_its_half_is_no_model(
     well = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})["verdict"]
     assert well["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}
     assert told.read_text().split() == ["compiled"] * 6
+
+
+def test_disk_that_is_full(machine: Machine, tmp_path: Path) -> None:
+    """What the compiler says of it is the reason, and no half of a model stays; with room again
+    the provider is used.
+    """
+    with small_disk(machine.home, 40) as disk:
+        disk.fill(20_000)
+        decided = machine.decide("compiler")["verdict"]
+        assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+        for trial in trials(decided, "faulty-compiler"):
+            assert "No space left" in trial["reason"]
+        assert not list((machine.home / "compiled").rglob("model"))
+        disk.empty()
+        forget_trials(machine.home)
+        told = tmp_path / "told"
+        well = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})["verdict"]
+        assert well["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}
+        assert told.read_text().split() == ["compiled"] * 6
+
+
+def test_processes_that_load_together_compile_once(machine: Machine, tmp_path: Path) -> None:
+    """Of two that need the same models at once, one compiles each, and the other waits for it."""
+    assert machine.decide("compiler")["verdict"]["chosen"]["text"] == "faulty-compiler"
+    shutil.rmtree(machine.home / "compiled")
+    told = tmp_path / "told"
+    variables = {"FAULTY_COMPILE_SECONDS": "1", "FAULTY_COMPILED": str(told)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN, str(machine.bundle), str(machine.home)],
+            env=environment("compiler", **variables),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert said == ["faulty-compiler\n"] * 2
+    assert sorted(told.read_text().split()) == ["cached"] * 3 + ["compiled"] * 3
 
 
 def test_cpu_alone_needs_no_trial(machine: Machine) -> None:

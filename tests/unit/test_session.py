@@ -19,7 +19,7 @@ from warmclip.inference.ort.loading import load_onnxruntime
 from warmclip.inference.ort.model_cache import COMPLETE, ModelCache
 from warmclip.inference.ort.placement import Placement
 from warmclip.inference.ort.session import OnnxSession
-from warmclip.inference.providers import CPU, Provider
+from warmclip.inference.providers import CPU, PROVIDERS, Provider
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,19 @@ def test_bundle_that_moved_is_compiled_again(graph: Path, tmp_path: Path) -> Non
     assert session.run({"pixel_values": pixels(3)}).shape[0] == 3
 
 
+def test_upgraded_system_compiles_again(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another build of the operating system compiled is not loaded."""
+    cache = ModelCache(tmp_path / "home")
+    found = []
+    for build in ("macOS 26.1 25B78", "macOS 26.1 25B78", "macOS 26.2 25C56"):
+        monkeypatch.setattr("warmclip.inference.ort.session.os_build", lambda build=build: build)
+        OnnxSession(graph, COMPILING, digest="d", cache=cache).load_all()
+        found.append(len(compiled(tmp_path / "home")))
+    assert found == [2, 2, 4]
+
+
 def test_cache_that_cannot_be_written(graph: Path, unprivileged: Path) -> None:
     """A read-only folder is the provider's failure, with the path: ``auto`` goes on without it."""
     cache = ModelCache(unprivileged)
@@ -91,6 +104,15 @@ def test_cache_of_somebody_else(graph: Path, unprivileged: Path) -> None:
     os.seteuid(me)
     with pytest.raises(SettingsError, match="belongs to the user with the number 0"):
         OnnxSession(graph, COMPILING, digest="d", cache=cache)
+
+
+def test_what_a_provider_wants_of_the_session(graph: Path) -> None:
+    """It is told to onnxruntime, in whose sessions bfloat16 of Arm is switched on."""
+    name, value = "mlas.enable_gemm_fastmath_arm64_bfloat16", "1"
+    assert PROVIDERS["cpu-bf16"].session_config == {name: value}
+    session = OnnxSession(graph, PROVIDERS["cpu-bf16"])
+    assert session._options(0).get_session_config_entry(name) == value
+    assert session.run({"pixel_values": pixels(1)}).shape[0] == 1
 
 
 def test_file_that_is_no_graph(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from typing import Any
 
 from warmclip.inference.providers import CPU, PROVIDERS, Provider
 
+_MODEL_BYTES = 100_000
+
 _was_forked = False
 
 
@@ -232,7 +234,10 @@ class CompilerOptions(dict[str, str]):
         model = Path(more[self.folder]) / "model"
         did = "cached" if model.exists() else "compiled"
         if did == "compiled":
-            model.touch()
+            try:
+                model.write_bytes(bytes(_MODEL_BYTES))
+            except OSError as exc:
+                raise RuntimeError(f"Error compiling model: {exc} (faulty-compiler)") from exc
             time.sleep(float(os.environ.get("FAULTY_COMPILE_SECONDS", "0")))
             while (until := os.environ.get("FAULTY_COMPILE_UNTIL")) and not Path(until).exists():
                 time.sleep(0.05)
