@@ -438,6 +438,36 @@ def test_times_of_a_job(
     assert float(connection.hget(worker.rq.key, "total_working_time") or 0) > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome", "text", "runs", "status"),
+    [
+        ({}, "success", "1", 1, JobStatus.FINISHED),
+        ({"repeat": Repeat(times=2)}, "success", "1", 3, JobStatus.FINISHED),
+        ({}, "failure", "ValueError: no", 1, JobStatus.FAILED),
+        ({"retry": Retry(max=2)}, "failure", "ValueError: no", 3, JobStatus.FAILED),
+        ({}, "retry", '{"max": 0, "intervals": [0], "at_front": false}', 1, JobStatus.FAILED),
+        ({}, "retry", '{"max": 2, "intervals": [0], "at_front": false}', 3, JobStatus.FAILED),
+    ],
+)
+def test_how_often_a_job_runs(
+    worker: Worker,
+    connection: Redis,
+    options: dict[str, Any],
+    outcome: Outcome,
+    text: str,
+    runs: int,
+    status: JobStatus,
+) -> None:
+    """Once, and as many times more as it is repeated, retried, or asks for itself."""
+    job = enqueue(connection, **options)
+    ran = 0
+    while worker.queue.job_ids and ran < 9:
+        worker.finish(worker.start(), outcome, text)
+        ran += 1
+    assert (ran, job.get_status()) == (runs, status)
+    assert is_nowhere(worker, job)
+
+
 def test_repeat_without_a_result(worker: Worker, connection: Redis) -> None:
     """A job that leaves nothing is deleted after its last repeat, not before."""
     job = enqueue(connection, result_ttl=0, repeat=Repeat(times=1))

@@ -317,6 +317,75 @@ def test_stopped_by_command(connection: Redis, hire: Hire) -> None:
     assert job.id in Queue(connection=connection).failed_job_registry
 
 
+@pytest.mark.parametrize("when", ["before it starts", "as it starts", "while it loads"])
+@pytest.mark.parametrize(
+    ("how", "status"), [("stop-job", JobStatus.STOPPED), ("signals", JobStatus.QUEUED)]
+)
+def test_stopped_while_it_has_no_horse(
+    connection: Redis,
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    how: str,
+    status: JobStatus,
+) -> None:
+    """A job whose horse has died is not given to the next one, if it or its worker is stopped
+    meanwhile.
+    """
+    job = enqueue(connection)
+    began = now()
+
+    def stop() -> None:
+        if how == "stop-job":
+            hired.handle_payload(stop_command(job))
+            return
+        for seconds in (0, 1):
+            monkeypatch.setattr(worker, "now", lambda at=seconds: began + timedelta(seconds=at))
+            hired.request_stop(signal.SIGINT, None)
+
+    def stop_and_start(_: object) -> ScriptedHorse:
+        stop()
+        return second
+
+    before: list[Said] = [stop] if when == "while it loads" else []
+    first = ScriptedHorse(BEGAN, None, code=SEGV)
+    second = ScriptedHorse(ends(), before=before, code=KILL)
+    hired = hire(first, second, ScriptedHorse())
+    hired.start()
+    if when == "before it starts":
+        monkeypatch.setattr(first, "close", stop)
+    elif when == "as it starts":
+        monkeypatch.setattr(hired._horse, "_start", stop_and_start)
+    hired.run(burst=True, max_jobs=1)
+    assert (runs(first, second), job.get_status()) == (1, status)
+
+
+def test_horse_is_killed_while_it_loads(connection: Redis, hire: Hire) -> None:
+    """By RQ's command, and there is a job for it: the job fails, as if it had run."""
+    job = enqueue(connection)
+    command = {"data": b'{"command": "kill-horse"}'}
+    second = ScriptedHorse(ends(), before=[lambda: hired.handle_payload(command)], code=KILL)
+    hired = hire(ScriptedHorse(BEGAN, None, code=SEGV), second)
+    hired.start()
+    hired.run(burst=True, max_jobs=1)
+    assert (second.was_killed, runs(second)) == (True, 0)
+    assert job.get_status() == JobStatus.FAILED
+
+
+def test_stopped_and_queued_again(connection: Redis, hire: Hire) -> None:
+    """What stopped a job before does not stop it now: its horse dies, and the next one runs it."""
+    job = enqueue(connection)
+    first = ScriptedHorse(BEGAN, lambda: hired.handle_payload(stop_command(job)), code=KILL)
+    second, third = ScriptedHorse(BEGAN, None, code=SEGV), ScriptedHorse(ends())
+    hired = hire(first, second, third)
+    hired.start()
+    hired.run(burst=True)
+    assert job.get_status() == JobStatus.STOPPED
+    job.requeue()
+    hired.run(burst=True, max_jobs=2)
+    assert (runs(first, second, third), job.get_status()) == (3, JobStatus.FINISHED)
+
+
 def test_command_that_comes_late(
     connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

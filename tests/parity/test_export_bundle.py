@@ -23,7 +23,7 @@ from warmclip_export import exporter, onnx_file, samples
 from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ParityFailed
 from warmclip_export.graph import TextTower, to_fp16
-from warmclip_export.parity.gate import Gate
+from warmclip_export.parity.gate import Gate, worst_row
 from warmclip_export.reference import Reference
 
 # What no accelerator takes, or only in pieces.
@@ -302,6 +302,17 @@ def test_wrong_wrapper_leaves_no_bundle(
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
 
     assert list((tmp_path / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_worst_row_decides(row: int) -> None:
+    """Of three, by its largest difference or its cosine; the others are as they should be."""
+    theirs = np.eye(3, dtype=np.float32)
+    ours = theirs.copy()
+    ours[row, [row, (row + 1) % 3]] = 0.6, -0.8
+    assert worst_row("fp32", ours, theirs) == pytest.approx(0.8)
+    for precision in ("fp16", "int8"):
+        assert worst_row(precision, ours, theirs) == pytest.approx(0.6)
 
 
 class _WrongRow(torch.nn.Module):

@@ -5,6 +5,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,14 +124,25 @@ def test_folder_replaced_by_a_link_that_leads_out(tmp_path: Path) -> None:
         read_picture(located, unnamed(root), LIMITS)
 
 
+def test_folder_replaced_by_a_link_that_stays_inside(tmp_path: Path) -> None:
+    """Between looking and reading: path and id are those of the file that was opened."""
+    located = locate(put(tmp_path / "folder" / "a.png"))
+    (tmp_path / "folder").rename(tmp_path / "moved")
+    (tmp_path / "folder").symlink_to("moved")
+    location, _ = read_picture(located, Roots(), LIMITS)
+    assert location == locate(tmp_path / "moved" / "a.png")
+    assert location.id != located.id
+
+
 def test_file_changed_between_looking_and_reading(tmp_path: Path) -> None:
-    """What is told is what was read."""
+    """What is told is what was read, and of the disk from which it was."""
     path = put(tmp_path / "a.png", b"one")
-    located = locate(path)
+    located = replace(locate(path), device=-1)  # that was mounted there until now
     put(path, b"other")
     location, content = read_picture(located, Roots(), LIMITS)
     assert (location.size_bytes, content) == (5, b"other")
     assert location.mtime_ns == path.stat().st_mtime_ns
+    assert location.device == path.stat().st_dev
     assert (location.id, location.path) == (located.id, located.path)
 
 

@@ -1,8 +1,10 @@
-"""What a horse tells its worker, and what the worker makes of it: no process is started."""
+"""What a horse tells its worker, and what the worker makes of it; no horse is started."""
 
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,17 @@ def test_fork_hangs_up(pipe: tuple[int, int]) -> None:
             os._exit(0)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_program_that_a_job_starts_hangs_up(pipe: tuple[int, int]) -> None:
+    """Nor does one that inherits the horse's descriptors, as what ``os.system`` starts does."""
+    os.set_inheritable(pipe[1], True)  # as the horse itself has inherited it
+    Reporter(pipe[1], lambda _: None)
+    code = f"import os\nos.fstat({pipe[1]})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], close_fds=False, capture_output=True, text=True, check=False
+    )
+    assert "Bad file descriptor" in done.stderr
 
 
 def test_orphan_ends_at_its_next_step(pipe: tuple[int, int]) -> None:

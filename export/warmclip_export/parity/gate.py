@@ -108,11 +108,12 @@ class Gate:
     def _report_flushed(self, tower: Tower, features: Features) -> None:
         """What a device that flushes subnormals would give: for the record, its trial decides."""
         try:
-            cosines = (unit_rows(features, self.dim) * self.vectors[tower]).sum(axis=1)
+            vectors = unit_rows(features, self.dim)
         except BadVectors as exc:
             figure, note = 0.0, str(exc)
         else:
-            figure, note = float(cosines.min()), "for the record: not every device flushes"
+            figure = worst_row("fp16", vectors, self.vectors[tower])
+            note = "for the record: not every device flushes"
         self.findings.append(
             Finding(
                 stage=f"{tower} fp16, subnormals flushed",
@@ -139,13 +140,11 @@ class Gate:
             vectors = unit_rows(features, self.dim)
         except BadVectors as exc:
             raise ParityFailed(f"{stage}: {exc}; no bundle was written") from exc
-        bounds = cpu_bounds(precision)
+        figure, bounds = worst_row(precision, vectors, expected), cpu_bounds(precision)
         if precision == "fp32":
-            figure = float(np.abs(vectors - expected).max())
             self._record(stage, "largest difference", figure, bounds.difference)
         else:
-            cosine = float((vectors * expected).sum(axis=1).min())
-            self._record(stage, "lowest cosine", cosine, bounds.cosine)
+            self._record(stage, "lowest cosine", figure, bounds.cosine)
 
     def _record(self, stage: str, measure: Measure, figure: float, threshold: float) -> None:
         finding = Finding(stage=stage, measure=measure, figure=figure, threshold=threshold)
@@ -156,3 +155,13 @@ class Gate:
                 "please report this with the model's name and `pip freeze`"
             )
         self.findings.append(finding)
+
+
+def worst_row(precision: Precision, ours: Vectors, theirs: Vectors) -> float:
+    """How far the row is off that is furthest off.
+
+    In float32 it is the largest difference of a component, else the lowest cosine.
+    """
+    if precision == "fp32":
+        return float(np.abs(ours - theirs).max())
+    return float((ours * theirs).sum(axis=1).min())

@@ -79,7 +79,12 @@ def read_picture(located: Location, roots: Roots, limits: Limits) -> tuple[Locat
     descriptor = open_file(located.path)
     try:
         status = os.fstat(descriptor)
-        location = replace(located, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+        location = replace(
+            located,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            device=status.st_dev,
+        )
         real = descriptor_path(descriptor, located.path)
         if real != located.path:
             if not roots.allow(real):

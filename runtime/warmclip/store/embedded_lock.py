@@ -34,12 +34,15 @@ def lock_store(folder: Path) -> int:
 
 
 def check_lock(folder: Path, lock: int) -> None:
-    """See that a folder is still the one whose lock was handed on.
+    """See that a folder is still the one whose lock was handed on, and hand it on no further.
+
+    What a job starts may outlive it, and would hold the store.
 
     Raises:
         StoreError: another one is in its place, or it is not ours alone any more.
     """
     try:
+        os.set_inheritable(lock, False)
         private_folder(folder, private=True)
         is_same = os.path.samestat(os.fstat(lock), (folder / _LOCK).lstat())
     except OSError as exc:

@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run jobs until the pipe ends."""
     commands, messages_to = int(sys.argv[1]), int(sys.argv[2])
-    for descriptor in (commands, messages_to):
-        os.set_inheritable(descriptor, False)
+    os.set_inheritable(commands, False)
     _outlive_stop_signals()
     with os.fdopen(commands, encoding="ascii") as lines:
         settings = Settings.from_json(lines.readline())

@@ -50,7 +50,8 @@ class Reporter:
         self._row_s: deque[float] = deque(maxlen=_RUNS)
         self._told_progress_at = 0.0
         self._is_orphaned = False
-        # A child that a job forks must not look like this process still at work.
+        # What a job starts must not look like this process still at work.
+        os.set_inheritable(descriptor, False)
         os.register_at_fork(after_in_child=self._hang_up)
 
     def send(self, **message: Any) -> None:
