@@ -32,7 +32,7 @@ def test_one_owner(folder: Path) -> None:
     before = set(Path("/dev/fd").iterdir())
     with pytest.raises(StoreHeld, match=f"in use by process {os.getpid()};"):
         lock_store(folder)
-    assert set(Path("/dev/fd").iterdir()) == before
+    assert set(Path("/dev/fd").iterdir()) <= before
     os.close(lock)
     os.close(lock_store(folder))
 
