@@ -2,11 +2,12 @@
 
 import os
 from datetime import date
+from typing import Any
 
 import pytest
 
 from warmclip.errors import SearchRefused
-from warmclip.store.filter import Filter
+from warmclip.store.filter import Filter, check_score
 from warmclip.store.folder_keys import keys_above
 
 DAY_NS = 24 * 3600 * 10**9
@@ -50,3 +51,16 @@ def test_keys_of_the_folders_above_a_file() -> None:
     strange, escaped = keys_above(os.fsdecode(b"/\xe9/c.jpg"))[0], keys_above("/\\xe9/c.jpg")[0]
     assert strange != escaped
     assert strange.isascii()
+
+
+@pytest.mark.parametrize("score", [float("nan"), 1.01, -2, float("inf"), True, "0.5", [0.5]])
+def test_least_score_that_is_none(score: Any) -> None:
+    """A cosine similarity is a number from -1 to 1."""
+    with pytest.raises(SearchRefused, match="min_score="):
+        check_score(score)
+
+
+@pytest.mark.parametrize("score", [None, -1, 0, 0.25, 1])
+def test_least_score(score: float | None) -> None:
+    """Whatever similarities there are may be asked for, or none."""
+    assert check_score(score) == score

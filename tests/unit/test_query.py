@@ -9,7 +9,6 @@ import pytest
 from warmclip.errors import SearchRefused
 from warmclip.indexing.combination import combine_vectors
 from warmclip.indexing.query import MOST_TERMS, Query, Term, parse_query
-from warmclip.store.filter import check_score
 
 
 @pytest.mark.parametrize(
@@ -178,12 +177,3 @@ def test_terms_that_cancel_each_other_out() -> None:
     for weights in ((1.0, -1.0), (0.1, 0.2, -0.3), (1000.0, -1000.0), (1e-3, -1e-3)):
         with pytest.raises(SearchRefused, match="cancel each other out"):
             combine_vectors([(weight, unit) for weight in weights])
-
-
-@pytest.mark.parametrize("score", [float("nan"), 1.01, -2, float("inf"), True, "0.5", [0.5]])
-def test_least_score_that_is_none(score: Any) -> None:
-    """A cosine similarity is from -1 to 1."""
-    with pytest.raises(SearchRefused, match="min_score="):
-        check_score(score)
-    assert check_score(None) is None
-    assert check_score(-1) == -1.0
