@@ -104,7 +104,7 @@ def test_library_is_searched_in_three_ways(tmp_path: Path) -> None:
             figures.pop("memory of its own (PSS), MB")
         assert all(len(it) == 2 and min(it) > 0 for it in figures.values()), figures
     assert [target["aim"][:9] for target in told["aims"]] == ["a library"] * 4
-    assert all(target["found"] for target in told["aims"])
+    assert all(target["found"] for target in told["aims"] if "PSS" not in target["aim"])
 
 
 def test_contender_that_does_other_work(tmp_path: Path) -> None:

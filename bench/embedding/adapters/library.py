@@ -48,7 +48,7 @@ class Library(Protocol):
         ...
 
     def open(self) -> None:
-        """Open the library that was filled."""
+        """Open the library that was filled, so that a search can begin."""
         ...
 
     def search(self, vector: Array, folder: str | None = None) -> list[str]:
@@ -116,8 +116,9 @@ class EmbeddedStore(_WithoutCommand):
         self.time_command()  # which may keep a prepared model for the next one
 
     def open(self) -> None:
-        """See ``Library``."""
+        """See ``Library``; a collection's files are opened when it is first asked for."""
         self._store = self._open(self._home)
+        self._store.count_points("bench")
 
     def search(self, vector: Array, folder: str | None = None) -> list[str]:
         """See ``Library``."""
