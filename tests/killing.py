@@ -78,6 +78,7 @@ def _try(scenario: Scenario, kills: int, moments: random.Random, home: Path) -> 
             continue  # it was quicker
         killed += 1
         reason = _check(scenario, home)
+        sys.stderr.write(f"{scenario.name} {killed} of {kills}\n")
         if reason:
             failures += 1
             kept = Path(tempfile.mkdtemp(prefix=f"warmclip-killed-{scenario.name}-"))
