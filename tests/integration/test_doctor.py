@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 
 from running import eventually
+from standins.faulty import environment
+from warmclip.doctor.matrix import compiles
+from warmclip.doctor.report import try_providers
+from warmclip.inference.providers import PROVIDERS
 from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -167,6 +172,29 @@ def test_redis_that_does_not_answer(demo_bundle: Path) -> None:
     assert report["verdict"]["own_way_works"]
     assert "127.0.0.1:9" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_trial_has_the_time_of_the_setting(
+    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that compiles for longer than usual can be waited for, here as in a worker."""
+    for name, value in environment("hang").items():
+        monkeypatch.setenv(name, value)
+    settings = Settings(home=tmp_path / "home", bundle=demo_bundle, provider="auto", trial_s=9)
+    tried = try_providers(settings, ())
+    assert tried.is_ok, tried
+    reasons = [it["reason"] for it in tried.facts["verdict"]["trials"] if "hang" in it["provider"]]
+    assert len(reasons) == 2
+    assert all("gave no answer within 9 s" in reason for reason in reasons)
+
+
+def test_session_that_compiles_has_the_time_of_a_trial() -> None:
+    """So do the cells of the matrix whose provider compiles, and no others."""
+    command = ["python", "-m", "warmclip.doctor.onnx_subject", "--provider"]
+    assert {name for name in PROVIDERS if compiles([*command, name])} == {
+        *("coreml-fp16", "coreml-ane", "coreml-fp32", "tensorrt-fp16", "tensorrt-fp32")
+    }
+    assert not compiles(command[:-1])
 
 
 def test_doctor_itself_loads_nothing_heavy(demo_bundle: Path) -> None:

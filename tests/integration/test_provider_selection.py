@@ -18,9 +18,12 @@ from standins.faulty import environment
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.loading import find_provider
+from warmclip.inference.ort.model_cache import ModelCache
+from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU, PROVIDERS
+from warmclip.inference.selection.provider_selection import select_providers
 from warmclip.inference.selection.trial import try_provider
-from warmclip.inference.selection.trial_store import forget_trials
+from warmclip.inference.selection.trial_store import forget_trials, trials_folder
 
 _DECIDE = """
 import dataclasses, json, sys
@@ -173,6 +176,69 @@ def test_compiled_models_are_kept(machine: Machine, tmp_path: Path) -> None:
     assert told.read_text().split() == ["cached"] * 6
 
 
+def test_service_finds_what_the_trial_compiled(machine: Machine, tmp_path: Path) -> None:
+    """Also where the bundle is named by a relative path, which is another key for CoreML."""
+    told = tmp_path / "told"
+    variables = {"FAULTY_COMPILED": str(told)}
+    code = (
+        "import sys; from pathlib import Path; from warmclip.inference.encoder import Encoder\n"
+        "Encoder.open(sys.argv[1], provider='auto', home=Path(sys.argv[2])).warm()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, machine.bundle.name, str(machine.home)],
+        cwd=machine.bundle.parent,
+        env=environment("compiler", **variables),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = told.read_text().split()
+    assert lines[:6] == ["compiled"] * 6
+    assert set(lines[6:]) == {"cached"}
+
+
+def test_models_of_the_loser_go(machine: Machine, tmp_path: Path) -> None:
+    """What a provider has compiled that is not used does not stay on the disk for a month."""
+    told = tmp_path / "told"
+    variables = {"FAULTY_SECONDS": "0.2", "FAULTY_COMPILED": str(told)}
+    decided = machine.decide("slowcompiler", variables=variables)["verdict"]
+    assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
+    assert all(trial["passed"] for trial in trials(decided, "faulty-slowcompiler"))
+    assert told.read_text().split() == ["compiled"] * 6
+    assert not list((machine.home / "compiled").rglob("model"))
+
+
+def test_disk_without_room_for_compiled_models(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is not tried, the reason says what is needed, and the next start looks again."""
+    compiler = replace(
+        CPU,
+        name="faulty-compiler",
+        is_reference=False,
+        buckets=(1, 8, 32),
+        cache_option="FaultyCacheDirectory",
+    )
+    monkeypatch.setitem(PROVIDERS, compiler.name, compiler)
+    full = shutil.disk_usage("/")._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    bundle = ModelBundle.open(machine.bundle)
+    selection = select_providers(bundle, "auto", home=machine.home)
+    assert selection.chosen == {"image": "cpu", "text": "cpu"}
+    needed = 7 * bundle.manifest.graphs["image"]["fp32"].size_bytes
+    said = f"{needed / 1e6:.0f} MB of free space are needed for what it compiles"
+    assert said in selection.why["image"]
+    assert {file.name.partition("@")[0] for file in trials_folder(machine.home).iterdir()} == {
+        *(".lock", "cpu")
+    }
+    with pytest.raises(ProviderUnavailable, match="MB of free space are needed"):
+        OnnxSession(
+            bundle.graph("image", "fp32"), compiler, digest="0", cache=ModelCache(machine.home)
+        )
+
+
 def test_compiler_that_fails_leaves_nothing(machine: Machine) -> None:
     """Its words are the reason, and no half of a model is taken for one later."""
     decided = machine.decide("compiler", variables={"FAULTY_COMPILE": "fails"})["verdict"]
@@ -188,10 +254,14 @@ def test_silent_compiler_is_killed_and_its_half_is_no_model(
     """What it left is compiled again by the next, which would compute nonsense with it."""
     told = tmp_path / "told"
     silent = {"FAULTY_COMPILE": "hangs", "FAULTY_COMPILED": str(told)}
+    left = tmp_path / "left"
+    left.mkdir()
+    silent["TMPDIR"] = str(left)
     decided = machine.decide("compiler", deadline_s=30, variables=silent)["verdict"]
     assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
     for trial in trials(decided, "faulty-compiler"):
         assert "gave no answer within 30 s, while loading" in trial["reason"]
+    assert list(left.iterdir()) == []
     assert forget_trials(machine.home) > 0
     well = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})["verdict"]
     assert well["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}
@@ -199,18 +269,15 @@ def test_silent_compiler_is_killed_and_its_half_is_no_model(
 
 
 def test_disk_that_is_full(machine: Machine, tmp_path: Path) -> None:
-    """What the compiler says of it is the reason, and no half of a model stays; with room again
-    the provider is used.
-    """
-    with small_disk(machine.home, 40) as disk:
+    """The provider is not tried, as it says; once there is room again, it is by the next start."""
+    with small_disk(machine.home, 80) as disk:
         disk.fill(20_000)
         decided = machine.decide("compiler")["verdict"]
         assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
         for trial in trials(decided, "faulty-compiler"):
-            assert "No space left" in trial["reason"]
+            assert "MB of free space are needed" in trial["reason"]
         assert not list((machine.home / "compiled").rglob("model"))
         disk.empty()
-        forget_trials(machine.home)
         told = tmp_path / "told"
         well = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})["verdict"]
         assert well["chosen"] == {"image": "faulty-compiler", "text": "faulty-compiler"}
@@ -345,10 +412,16 @@ def test_quarantined_provider(machine: Machine) -> None:
     assert "warmclip doctor --retry-provider faulty-none" in error
 
 
-def test_waiting_process_that_dies_takes_its_trial_with_it(machine: Machine) -> None:
+def test_waiting_process_that_dies_takes_its_trial_with_it(
+    machine: Machine, tmp_path: Path
+) -> None:
     """A worker that is killed while it tries leaves no process that computes for nobody."""
+    left = tmp_path / "left"
+    left.mkdir()
     process = subprocess.Popen(
-        machine.command("auto", 30), env=environment("sleep"), stdout=subprocess.DEVNULL
+        machine.command("auto", 30),
+        env=environment("sleep", TMPDIR=str(left)),
+        stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 30
     while not running_trials(machine):
@@ -359,6 +432,7 @@ def test_waiting_process_that_dies_takes_its_trial_with_it(machine: Machine) -> 
     while running_trials(machine):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    assert list(left.iterdir()) == []
 
 
 def running_trials(machine: Machine) -> list[str]:

@@ -166,18 +166,19 @@ def test_builder_that_does_not_move(tmp_path: Path) -> None:
 
 
 def test_stale_temporaries_are_swept(tmp_path: Path) -> None:
-    """Killed processes leave whole models; what is young, a file, or another name stays."""
+    """Killed processes leave whole models; what is young, a link, or another name stays."""
     name = "onnxruntime-9B1D6A5E-3F0C-4C5B-8B5A-7D3F0E2C1A9{}"
     old, young, link = (tmp_path / name.format(digit) for digit in "012")
     other = tmp_path / "onnxruntime-mine"
-    for folder in (old, young, other):
+    trial = tmp_path / "warmclip-trial-b3k_x9aq"
+    for folder in (old, young, other, trial):
         (folder / "model").mkdir(parents=True)
     target = tmp_path / "precious"
     target.mkdir()
     link.symlink_to(target)
-    for path in (old, other, target):
+    for path in (old, other, target, trial):
         os.utime(path, (time.time() - 2 * 24 * 3600,) * 2)
-    assert sweep_temporaries(tmp_path) == [old]
+    assert sorted(sweep_temporaries(tmp_path)) == [old, trial]
     assert young.exists()
     assert other.exists()
     assert link.is_symlink()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from warmclip.doctor.probe import ProbeResult, absent, run_probe
-from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
+from warmclip.doctor.processes import DEFAULT_SLACK_S, LONGEST_DEADLINE_S, Kind
 from warmclip.errors import BundleError
 from warmclip.inference.bundle import Precision
 from warmclip.inference.providers import PROVIDERS
@@ -89,18 +89,30 @@ class _Probe:
 
 
 def run_matrix(
-    graph: Graph, *, deadline_s: float, quick: bool, progress: Progress | None = None
+    graph: Graph,
+    *,
+    deadline_s: float,
+    compiling_s: float,
+    quick: bool,
+    progress: Progress | None = None,
 ) -> tuple[Row, ...]:
     """Fill every cell.
 
     Args:
         graph: for the sessions.
         deadline_s: that one step of a cell may take.
+        compiling_s: that it may take with a provider that compiles, if that is longer.
         quick: onnxruntime only, each fork in one way, and less patience with a hang.
         progress: told how many cells are done.
     """
     slack_s = min(_QUICK_SLACK_S if quick else DEFAULT_SLACK_S, deadline_s)
-    run = _Run(deadline_s=deadline_s, slack_s=slack_s, quick=quick, progress=progress)
+    run = _Run(
+        deadline_s=deadline_s,
+        compiling_s=compiling_s,
+        slack_s=slack_s,
+        quick=quick,
+        progress=progress,
+    )
     # These two decide the other rows: which device torch has, which providers onnxruntime has.
     first = [] if quick else [run.torch_probe("import torch", "import", "cpu", "main")]
     first.append(run.onnx_probe(_IMPORT_ONNX, "main", ()))
@@ -183,6 +195,7 @@ class _Run:
     """Runs children, with the options of this matrix."""
 
     deadline_s: float
+    compiling_s: float
     slack_s: float
     quick: bool
     progress: Progress | None
@@ -229,7 +242,18 @@ class _Run:
         missing = _missing_package(probe.command)
         if missing:
             return absent(f"{missing} is not installed")
-        return run_probe(probe.command, deadline_s=self.deadline_s, stop=stop)
+        deadline_s = self.deadline_s
+        if compiles(probe.command):
+            # Later than after the longest, the child's own alarm would end it.
+            deadline_s = max(deadline_s, min(self.compiling_s, LONGEST_DEADLINE_S))
+        return run_probe(probe.command, deadline_s=deadline_s, stop=stop)
+
+
+def compiles(command: Sequence[str]) -> bool:
+    """Whether a provider that compiles the graph makes a probe's session."""
+    if "--provider" not in command:
+        return False
+    return PROVIDERS[command[command.index("--provider") + 1]].cache_option is not None
 
 
 def _missing_package(command: Sequence[str]) -> str | None:

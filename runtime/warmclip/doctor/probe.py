@@ -1,6 +1,8 @@
 """One cell of the doctor's matrix: a child with a deadline for each step, and what became of it."""
 
+import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,9 @@ from typing import Any, Literal
 from warmclip.children import ChildProcess, signal_name
 
 Status = Literal["ok", "error", "signal", "hang", "absent"]
+
+PREFIX = "warmclip-doctor-"
+"""Of the doctor's temporary folders."""
 
 _REASON_CHARS = 300
 _STOP_SEEN_WITHIN_S = 0.2
@@ -59,7 +64,12 @@ def run_probe(command: Sequence[str], *, deadline_s: float, stop: threading.Even
             raise TimeoutError("the doctor has stopped")
 
     hung_s = None
-    with ChildProcess(command) as child:
+    with (
+        # A session without a cache compiles into the temporary folder, and one that is killed
+        # leaves it there.
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as temporary,
+        ChildProcess(command, env=os.environ | {"TMPDIR": temporary}) as child,
+    ):
         try:
             for message in child.messages(
                 steps.left_s, on_tick=raise_if_stopped, tick_s=_STOP_SEEN_WITHIN_S

@@ -16,7 +16,7 @@ from warmclip.doctor.conclusion import Conclusion, draw_conclusion
 from warmclip.doctor.dependencies import Dependency, read_dependencies
 from warmclip.doctor.machine import Machine, read_machine
 from warmclip.doctor.matrix import Graph, Row, run_matrix
-from warmclip.doctor.probe import ProbeResult, absent, run_probe
+from warmclip.doctor.probe import PREFIX, ProbeResult, absent, run_probe
 from warmclip.doctor.processes import LONGEST_DEADLINE_S
 from warmclip.doctor.tiny_graph import SIDE_PX, tiny_graph
 from warmclip.errors import BundleError
@@ -25,7 +25,7 @@ from warmclip.progress import Progress
 from warmclip.settings import Settings
 
 _DEMO = Path("models/demo/bundle")  # in a checkout
-DEADLINE_S = 300.0  # for one provider on one tower: CoreML may compile for minutes
+_MORE_THAN_A_TRIAL_S = 60.0  # that the child of the trials may be silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,8 @@ def examine(
     Args:
         settings: where Redis, Qdrant and the model are.
         environ: the environment that they came from.
-        deadline_s: that one step of a cell may take.
+        deadline_s: that one step of a cell may take; with a provider that compiles it is the time
+            of a trial, if that is longer.
         quick: onnxruntime only.
         progress: told how many cells are done.
     """
@@ -93,8 +94,14 @@ def examine(
     machine = read_machine(environ)
     dependencies = read_dependencies(settings)
     with _graph(settings) as graph:
-        rows = run_matrix(graph, deadline_s=deadline_s, quick=quick, progress=progress)
-    trials = _try_providers(settings, dependencies, only_look=quick, progress=progress)
+        rows = run_matrix(
+            graph,
+            deadline_s=deadline_s,
+            compiling_s=settings.trial_s,
+            quick=quick,
+            progress=progress,
+        )
+    trials = try_providers(settings, dependencies, only_look=quick, progress=progress)
     return Report(
         machine=machine,
         dependencies=dependencies,
@@ -119,13 +126,21 @@ def _conclude(
     return conclusion
 
 
-def _try_providers(
+def try_providers(
     settings: Settings,
     dependencies: Sequence[Dependency],
     *,
-    only_look: bool,
-    progress: Progress | None,
+    only_look: bool = False,
+    progress: Progress | None = None,
 ) -> ProbeResult:
+    """Try the providers in a child, each on each tower within the settings' seconds of a trial.
+
+    Args:
+        settings: the model, the choice and the home.
+        dependencies: nothing is tried where the model is not there.
+        only_look: read what earlier trials found.
+        progress: told that it begins.
+    """
     if any(each.name == "model" and each.state != "ok" for each in dependencies):
         return absent("there is no model to try providers on")
     if progress is not None:
@@ -133,8 +148,9 @@ def _try_providers(
     command = [sys.executable, "-P", "-m", "warmclip.doctor.provider_trials"]
     command += ["--bundle", os.fspath(settings.bundle), "--choice", settings.provider]
     command += ["--home", os.fspath(settings.home), "--threads", str(settings.threads)]
-    command += ["--deadline", str(DEADLINE_S)] + ["--only-look"] * only_look
-    return run_probe(command, deadline_s=LONGEST_DEADLINE_S, stop=threading.Event())
+    command += ["--deadline", str(settings.trial_s)] + ["--only-look"] * only_look
+    deadline_s = max(LONGEST_DEADLINE_S, settings.trial_s + _MORE_THAN_A_TRIAL_S)
+    return run_probe(command, deadline_s=deadline_s, stop=threading.Event())
 
 
 @contextmanager
@@ -152,7 +168,7 @@ def _graph(settings: Settings) -> Iterator[Graph]:
             file_of=partial(bundle.graph, "image"),
         )
         return
-    with tempfile.TemporaryDirectory(prefix="warmclip-doctor-") as folder_:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder_:
         file = Path(os.fspath(folder_), "tiny.onnx")
         file.write_bytes(tiny_graph())
         yield Graph(name="a tiny built-in graph", side_px=SIDE_PX, file_of=lambda _precision: file)

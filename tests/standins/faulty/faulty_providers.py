@@ -11,7 +11,7 @@ FAULTY_SECONDS=s   how long ``faulty-slow`` takes for a run; 0.5 unless told
 FAULTY_BEGUN=path  a file that ``faulty-slow`` makes when it begins to take its time
 
 ``faulty-compiler`` stands for CoreML: static batches, one run at a time, and a compiled model of
-each batch in a folder that its option names.
+each batch in a folder that its option names. ``faulty-slowcompiler`` then computes slowly.
 
 FAULTY_COMPILE=how       "fails" or "hangs"; else it writes a model
 FAULTY_COMPILE_SECONDS=s how long it takes for one; 0 unless told
@@ -21,6 +21,7 @@ FAULTY_COMPILED=path     a file with a line for each model: "compiled" or "cache
 
 import ctypes
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -188,6 +189,7 @@ _FAULTS: dict[str, tuple[Callable[[], None] | None, Callable[[Any, int], Any]]] 
     "slow": (None, _slow),
     "none": (None, _right),  # no fault: the control
     "compiler": (None, _right),
+    "slowcompiler": (None, _slow),
 }
 
 
@@ -201,7 +203,7 @@ def faulty(fault: str) -> Provider:
         if at_load is not None:
             at_load()
         # A fault that shows by its slowness must not be the fastest.
-        return FaultySession(session, spoil, remembers=is_in_front and fault != "slow")
+        return FaultySession(session, spoil, remembers=is_in_front and spoil is not _slow)
 
     provider = replace(
         CPU,
@@ -211,7 +213,7 @@ def faulty(fault: str) -> Provider:
         in_auto=is_in_front,
         around=around,
     )
-    if fault != "compiler":
+    if not fault.endswith("compiler"):
         return provider
     return replace(
         provider,
@@ -234,6 +236,7 @@ class CompilerOptions(dict[str, str]):
         model = Path(more[self.folder]) / "model"
         did = "cached" if model.exists() else "compiled"
         if did == "compiled":
+            temporary = tempfile.mkdtemp(prefix="compiling-")  # left there by one that is killed
             try:
                 model.write_bytes(bytes(_MODEL_BYTES))
             except OSError as exc:
@@ -246,6 +249,7 @@ class CompilerOptions(dict[str, str]):
                     _fail()
                 case "hangs":
                     _hang_load()
+            Path(temporary).rmdir()
         if told := os.environ.get("FAULTY_COMPILED"):
             with Path(told).open("a", encoding="utf-8") as stream:
                 stream.write(f"{did}\n")

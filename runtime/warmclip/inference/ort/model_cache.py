@@ -30,10 +30,13 @@ T = TypeVar("T")
 
 COMPLETE = ".complete"
 
+TRIAL_PREFIX = "warmclip-trial-"
+"""Of the temporary folder that each trial of a provider has for itself."""
+
 _UNUSED_DAYS = 30
 _STALE_S = 24 * 3600
 _URL_SAFE = re.compile(r"[A-Za-z0-9/._~-]+")  # CoreML reads a path as a URL
-_TEMPORARY = re.compile(r"onnxruntime-[0-9A-Fa-f-]{36}.*")
+_TEMPORARY = re.compile(r"onnxruntime-[0-9A-Fa-f-]{36}.*|warmclip-(trial|doctor)-.*")
 
 
 class ModelCache:
@@ -66,8 +69,7 @@ class ModelCache:
             SettingsError: the folder cannot be made, or is not ours alone.
             TimeoutError: another process is at it for too long.
         """
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-        key = hashlib.sha256(canonical.encode()).hexdigest()
+        key = _key(identity)
         if self.folder.parent == self._home:
             private_folder(self._home, private=False)
         private_folder(self.folder, private=False)
@@ -85,6 +87,23 @@ class ModelCache:
                 return self._build(entry, load, is_immutable=is_immutable)
             (entry / COMPLETE).touch()
             return loaded
+
+    def has(self, identity: Mapping[str, Any]) -> bool:
+        """Whether the entry of an identity is whole."""
+        return (self.folder / _key(identity) / COMPLETE).exists()
+
+    def remove(self, identity: Mapping[str, Any]) -> None:
+        """Delete the entry of an identity, unless another process is at it just now."""
+        key = _key(identity)
+        if not (self.folder / key).exists():
+            return
+        with contextlib.suppress(OSError), file_lock(self._lock(key), patience_s=0):
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+
+    @property
+    def nearest_folder(self) -> Path:
+        """The folder, or what is above it as long as it is not made."""
+        return next(it for it in (self.folder, *self.folder.parents) if it.exists())
 
     def _build(self, entry: Path, load: Callable[[Path], T], *, is_immutable: bool) -> T:
         self._sweep(spare=entry)
@@ -114,6 +133,11 @@ class ModelCache:
         return self.folder / f".{key}.lock"
 
 
+def _key(identity: Mapping[str, Any]) -> str:
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def sweep_temporaries(folder: Path | None = None) -> list[Path]:
     """Remove what killed processes of ours left in the temporary folder.
 
@@ -121,12 +145,13 @@ def sweep_temporaries(folder: Path | None = None) -> list[Path]:
     when a session ends in peace. What is younger than a day may be in use.
     """
     swept = []
-    for path in Path(folder or tempfile.gettempdir()).glob("onnxruntime-*"):
+    for path in Path(folder or tempfile.gettempdir()).iterdir():
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
         try:
             status = path.lstat()
             if (
-                _TEMPORARY.fullmatch(path.name)
-                and status.st_uid == os.geteuid()
+                status.st_uid == os.geteuid()
                 and stat.S_ISDIR(status.st_mode)
                 and time.time() - status.st_mtime > _STALE_S
             ):

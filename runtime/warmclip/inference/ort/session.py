@@ -15,8 +15,9 @@ import numpy as np
 from warmclip.activity import Activity, Stage, Unwatched
 from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Features, Inputs
-from warmclip.inference.machine import os_build, return_freed_memory, usable_cores
+from warmclip.inference.machine import return_freed_memory, usable_cores
 from warmclip.inference.ort import prepacked, text_lengths
+from warmclip.inference.ort.compiled import CompiledModels
 from warmclip.inference.ort.fork import never_destroy_in_children, refuse_fork
 from warmclip.inference.ort.loading import (
     foreign_errors,
@@ -82,7 +83,7 @@ class OnnxSession:
             records_placement: whether ``placement`` will be asked.
             activity: told of each load and run before it begins.
         """
-        self.graph = graph
+        self.graph = graph.absolute()  # CoreML keeps what it compiles under the path
         self.provider = provider
         self._threads = threads or usable_cores()
         self._length = length
@@ -190,8 +191,17 @@ class OnnxSession:
             return None
         if self.provider.cache_option is not None:
             option = self.provider.cache_option
+            compiled = CompiledModels(
+                graph=self.graph,
+                provider=self.provider,
+                digest=self._digest,
+                length=self._length,
+                cache=self._cache,
+            )
+            if (lack := compiled.lack_of_space()) is not None:
+                raise ProviderUnavailable(f"{self.provider.name} is not used: {lack}")
             return self._cache.load(
-                self._identity(size),
+                compiled.identity(size),
                 lambda folder: self._load_plain(size, {option: str(folder)}),
                 foreign_errors(),
             )
@@ -262,18 +272,6 @@ class OnnxSession:
                 f"asked for {wanted}, onnxruntime gave {session.get_providers()[0]}"
             )
         return session
-
-    def _identity(self, size: int) -> dict[str, Any]:
-        """What decides what is compiled; the path as well, of which CoreML makes its own key."""
-        return {
-            "graph": self._digest,
-            "path": str(self.graph),
-            "onnxruntime": onnxruntime_build(),
-            "os": os_build(),
-            "batch": size,
-            "length": self._length,
-            "provider": self.provider.identity(),
-        }
 
 
 def _features(session: Any, feeds: Inputs) -> Features:

@@ -96,11 +96,12 @@ def select_providers(
         if progress is not None:
             progress(done, total, stage)
 
-    found = []
+    found, fresh = [], []
     for provider in eligible.providers:
         for tower in TOWERS:
             trial = trials.find_trial(provider, tower)
             if trial is None:
+                fresh.append((provider, tower))
                 waiting = partial(tell, f"trying {provider.name} on {tower}s")
                 with file_lock(trials.lock, waiting=waiting):
                     trial = trials.find_trial(provider, tower) or trials.run_trial(
@@ -108,7 +109,11 @@ def select_providers(
                     )
             found.append(trial)
             done += 1
-    return eligible.select(found)
+    selection = eligible.select(found)
+    for provider, tower in fresh:
+        if selection.chosen[tower] != provider.name:
+            trials.remove_compiled(provider, tower)
+    return selection
 
 
 def read_selection(

@@ -5,12 +5,15 @@ hang; see ``trial_process``. Its stdin stays open as long as somebody waits, and
 stdout, a line of JSON for each stage.
 """
 
+import atexit
 import json
 import os
 import resource
+import shutil
 import signal
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +27,7 @@ import numpy as np
 from warmclip.errors import BadVectors, WarmclipError
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import peak_rss_mb
-from warmclip.inference.ort.model_cache import ModelCache
+from warmclip.inference.ort.model_cache import TRIAL_PREFIX, ModelCache
 from warmclip.inference.ort.placement import Placement
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import PROVIDERS, Provider
@@ -174,7 +177,15 @@ def _leave_with_parent() -> None:
     """End this process when its stdin ends, as nobody waits for the answer any more."""
     while sys.stdin.buffer.read(1):
         pass
+    _remove_temporary_folder()
     os._exit(1)
+
+
+def _remove_temporary_folder() -> None:
+    """Remove this trial's own: whoever made it may have been killed."""
+    folder = Path(tempfile.gettempdir())
+    if folder.name.startswith(TRIAL_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
@@ -185,6 +196,7 @@ def main() -> None:
     signal.alarm(request["alarm_s"])  # ends even a process that hangs in native code
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    atexit.register(_remove_temporary_folder)  # an answer that nobody reads raises an error
 
     def stage(name: str) -> None:
         answer.write(json.dumps({"stage": name}) + "\n")

@@ -5,7 +5,9 @@ deadline.
 """
 
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from subprocess import PIPE
 
 from warmclip.children import ChildProcess, describe_exit
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.ort.model_cache import TRIAL_PREFIX
 from warmclip.inference.providers import Provider
 from warmclip.inference.selection.trial import Trial
 
@@ -53,8 +56,14 @@ def run_trial(
     command = [sys.executable, "-P", "-m", "warmclip.inference.selection.trial"]
     gives_up_at = time.monotonic() + deadline_s
     stage, answer, timed_out = "starting", None, False
-    # The child leaves when its stdin ends, should this process die.
-    with ChildProcess([*command, json.dumps(request)], stdin=PIPE) as child:
+    with (
+        # What a compiler leaves in the temporary folder when it is killed goes with the trial.
+        tempfile.TemporaryDirectory(prefix=TRIAL_PREFIX, ignore_cleanup_errors=True) as temporary,
+        # The child leaves when its stdin ends, should this process die.
+        ChildProcess(
+            [*command, json.dumps(request)], stdin=PIPE, env=os.environ | {"TMPDIR": temporary}
+        ) as child,
+    ):
         try:
             for message in child.messages(
                 lambda: gives_up_at - time.monotonic(), on_tick=waiting or (lambda: None)

@@ -14,7 +14,9 @@ from pathlib import Path
 from warmclip.fsutil import replace_file
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import chip, os_build
+from warmclip.inference.ort.compiled import CompiledModels
 from warmclip.inference.ort.loading import onnxruntime_build
+from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.providers import Provider
 from warmclip.inference.selection.trial import Trial
 from warmclip.inference.selection.trial_process import run_trial
@@ -70,7 +72,7 @@ class TrialStore:
     def run_trial(
         self, provider: Provider, tower: Tower, deadline_s: float, waiting: Callable[[], None]
     ) -> Trial:
-        """Run a trial and keep it, unless it only shows that this machine was too busy.
+        """Run a trial and keep it, unless it only shows that this machine was too busy or too full.
 
         Args:
             provider: an entry of the table.
@@ -78,6 +80,9 @@ class TrialStore:
             deadline_s: for the trial.
             waiting: called about every second.
         """
+        if (lack := self._compiled(provider, tower).lack_of_space()) is not None:
+            log.warning("%s is not tried on %ss: %s", provider.name, tower, lack)
+            return Trial(provider=provider.name, tower=tower, passed=False, reason=lack)
         trial = run_trial(
             self._bundle,
             provider,
@@ -95,6 +100,20 @@ class TrialStore:
             except OSError as exc:
                 log.warning("the trial of %s is not kept: %s", provider.name, exc)
         return trial
+
+    def remove_compiled(self, provider: Provider, tower: Tower) -> None:
+        """Delete what a provider has compiled of a tower, as far as nobody loads it just now."""
+        self._compiled(provider, tower).remove()
+
+    def _compiled(self, provider: Provider, tower: Tower) -> CompiledModels:
+        record = self._bundle.graph_record(tower, provider.precision)
+        return CompiledModels(
+            graph=self._bundle.folder / record.file,
+            provider=provider,
+            digest=record.sha256,
+            length=self._bundle.manifest.tokenizer.context_length,
+            cache=ModelCache(self._home),
+        )
 
     def _file(self, provider: Provider, tower: Tower) -> Path:
         manifest = self._bundle.manifest

@@ -1,0 +1,69 @@
+"""What providers such as CoreML compile of a graph, a model for each batch size, and keep."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmclip.inference.machine import os_build
+from warmclip.inference.ort.loading import onnxruntime_build
+from warmclip.inference.ort.model_cache import ModelCache
+from warmclip.inference.providers import Provider
+
+_KEPT_COPIES = 2  # of the weights for each batch: CoreML keeps its package and what it compiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledModels:
+    """The compiled models of one graph on one provider.
+
+    Attributes:
+        graph: the file.
+        provider: what compiles it.
+        digest: of the file's content.
+        length: in tokens, of every text.
+        cache: where they are kept.
+    """
+
+    graph: Path
+    provider: Provider
+    digest: str
+    length: int
+    cache: ModelCache
+
+    def identity(self, size: int) -> dict[str, Any]:
+        """What decides what is compiled; the path as well, of which CoreML makes its own key."""
+        return {
+            "graph": self.digest,
+            "path": str(self.graph.absolute()),
+            "onnxruntime": onnxruntime_build(),
+            "os": os_build(),
+            "batch": size,
+            "length": self.length,
+            "provider": self.provider.identity(),
+        }
+
+    def lack_of_space(self) -> str | None:
+        """Why those that are not compiled yet do not fit on the disk; None if they do."""
+        missing = [it for it in self._sizes if not self.cache.has(self.identity(it))]
+        if not missing:
+            return None
+        # One more copy is somewhere while it is compiled.
+        needed = (_KEPT_COPIES * len(missing) + 1) * self.graph.stat().st_size
+        free = shutil.disk_usage(self.cache.nearest_folder).free
+        if free >= needed:
+            return None
+        return (
+            f"{needed / 1e6:.0f} MB of free space are needed for what it compiles, in "
+            f"{self.cache.folder}; there are {free / 1e6:.0f}"
+        )
+
+    def remove(self) -> None:
+        """Delete them; what another process is at just now stays."""
+        for size in self._sizes:
+            self.cache.remove(self.identity(size))
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """The batches that a model is compiled for; none: this provider keeps nothing."""
+        return () if self.provider.cache_option is None else self.provider.buckets
