@@ -106,7 +106,10 @@ def model(
     ] = None,
     name: Annotated[
         str,
-        typer.Option(help="The bundle's folder.", show_default="MODEL-PRETRAINED[-rgb-first]"),
+        typer.Option(
+            help="The bundle's folder.",
+            show_default="MODEL-PRETRAINED[-rgb-first][-load-truncated]",
+        ),
     ] = "",
     quick_gelu: QuickGelu = None,
     tokenizer: Tokenizer = "",
@@ -115,6 +118,14 @@ def model(
         typer.Option(
             "--rgb-first",
             help='Pictures as Image.open(path).convert("RGB") hands them to open_clip.',
+        ),
+    ] = False,
+    load_truncated: Annotated[
+        bool,
+        typer.Option(
+            "--load-truncated",
+            help="Embed what is left of pictures that were cut off, as with Pillow's "
+            "LOAD_TRUNCATED_IMAGES.",
         ),
     ] = False,
     precision: Annotated[
@@ -130,7 +141,15 @@ def model(
     with _command(as_json) as terminal:
         _check_name(name)
         int8 = "int8" in _precisions(precision or [])
-        recipe = _resolve(terminal, model, pretrained, quick_gelu, tokenizer, rgb_first=rgb_first)
+        recipe = _resolve(
+            terminal,
+            model,
+            pretrained,
+            quick_gelu,
+            tokenizer,
+            rgb_first=rgb_first,
+            load_truncated=load_truncated,
+        )
         from warmclip_export.exporter import count_steps, export_model
 
         target = (out or export_folder(os.environ)) / (name or recipe.name)
@@ -337,10 +356,16 @@ def _resolve(
     tokenizer: str,
     *,
     rgb_first: bool,
+    load_truncated: bool = False,
 ) -> catalog.ModelRecipe:
     _need(*_NEEDED)
     recipe = catalog.resolve_model(
-        model, pretrained, quick_gelu=quick_gelu, tokenizer=tokenizer, rgb_first=rgb_first
+        model,
+        pretrained,
+        quick_gelu=quick_gelu,
+        tokenizer=tokenizer,
+        rgb_first=rgb_first,
+        load_truncated=load_truncated,
     )
     if recipe.activation.note:
         terminal.note(f"activation: {recipe.activation.note}")

@@ -86,6 +86,7 @@ class ModelRecipe:
         tokenizer: which one.
         name_says_quick_gelu: what open_clip computes with, if only asked for the model by name.
         rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
+        load_truncated: whether what is left of a picture that was cut off gets a vector.
     """
 
     name: str
@@ -97,6 +98,7 @@ class ModelRecipe:
     name_says_quick_gelu: bool
     tokenizer: TokenizerSource = field(default_factory=TokenizerSource)
     rgb_first: bool = False
+    load_truncated: bool = False
 
     @property
     def pretrained(self) -> str:
@@ -135,6 +137,7 @@ def resolve_model(
     quick_gelu: bool | None = None,
     tokenizer: str = "",
     rgb_first: bool = False,
+    load_truncated: bool = False,
 ) -> ModelRecipe:
     """Find the model and its weights' source; nothing is downloaded or loaded yet.
 
@@ -146,6 +149,7 @@ def resolve_model(
         quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
         tokenizer: the folder of its tokenizer, if that shall not come from Hugging Face.
         rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
+        load_truncated: whether what is left of a picture that was cut off gets a vector.
 
     Raises:
         ExportRefused: the model or the weights are unknown, or warmclip cannot re-express them;
@@ -176,7 +180,9 @@ def resolve_model(
         tag=weights.name,
     )
     return ModelRecipe(
-        name=_folder_name(model, weights) + ("-rgb-first" if rgb_first else ""),
+        name=_folder_name(model, weights)
+        + ("-rgb-first" if rgb_first else "")
+        + ("-load-truncated" if load_truncated else ""),
         model=Path(model).name,
         architecture=config,
         activation=activation,
@@ -185,6 +191,7 @@ def resolve_model(
         name_says_quick_gelu=config_says,
         tokenizer=source,
         rgb_first=rgb_first,
+        load_truncated=load_truncated,
     )
 
 

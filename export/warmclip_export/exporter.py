@@ -92,7 +92,7 @@ def export_model(
     with staged_bundle(target, force=force) as folder:
         step("check tokens and pixels")
         tokens = _write_tokenizer(reference, folder, gate)
-        image = derive_image_recipe(reference)
+        image = derive_image_recipe(reference, load_truncated=recipe.load_truncated)
         crops = gate.check_pixels(image)
         towers = build_wrappers(reference)
         opset = graph.required_opset(*towers.values())
@@ -165,8 +165,8 @@ def export_model(
     )
 
 
-def derive_image_recipe(reference: Reference) -> ImageRecipe:
-    """open_clip's evaluation transform as data.
+def derive_image_recipe(reference: Reference, *, load_truncated: bool) -> ImageRecipe:
+    """open_clip's evaluation transform as data, and what is done before it.
 
     Raises:
         ExportRefused: the runtime has no such transform.
@@ -183,6 +183,7 @@ def derive_image_recipe(reference: Reference) -> ImageRecipe:
                 "mean": config.mean,
                 "std": config.std,
                 "rgb_conversion": "before_resize" if reference.rgb_first else "after_crop",
+                "truncated": "load" if load_truncated else "refuse",
             }
         )
     except ValueError as exc:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip import Encoder
@@ -78,6 +79,27 @@ def test_bundle_for_pictures_that_are_converted_first(tmp_path: Path) -> None:
     of_converted = Reference.build(plain, None).crop(drawn.convert("RGB"))
     np.testing.assert_array_equal(Reference.build(recipe, None).crop(drawn), of_converted)
     assert not np.array_equal(Reference.build(plain, None).crop(drawn), of_converted)
+
+
+def test_bundle_for_pictures_that_were_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--load-truncated``: the vector is that of what Pillow loads with its flag."""
+    config = written(tmp_path, "tiny", TINY_VIT)
+    recipe = resolve_model(config, "random:5", load_truncated=True)
+    bundle = exporter.export_model(recipe, tmp_path / "m", force=False, step=_silent).bundle
+    assert bundle.manifest.image.truncated == "load"
+    other = bundle.manifest.image.model_copy(update={"truncated": "refuse"})
+    assert bundle.manifest.derive_fingerprint(other) != bundle.manifest.fingerprint
+    stream = BytesIO()
+    Image.effect_noise((200, 200), 80).convert("RGB").save(stream, "JPEG")
+    cut = stream.getvalue()[: len(stream.getvalue()) // 2]
+    encoder = Encoder.open(bundle.folder, home=tmp_path / "home")
+    vectors = encoder.encode_images([cut])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with Image.open(BytesIO(cut)) as opened:
+        crop = Reference.build(recipe, None).crop(opened)
+    np.testing.assert_allclose(vectors, encoder.encode_images([Image.fromarray(crop)]), atol=1e-6)
 
 
 def _pinned(graph: Path, folder: Path) -> onnx.ModelProto:

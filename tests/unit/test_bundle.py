@@ -112,6 +112,15 @@ def test_decode_rule_is_part_of_the_identity(bundle: Path) -> None:
     assert manifest.derive_fingerprint(scaled) != manifest.fingerprint
 
 
+def test_rule_for_truncated_pictures_is_part_of_the_identity(bundle: Path) -> None:
+    """Loading them is another space; a bundle that does not speak of them refuses them."""
+    manifest = ModelBundle.open(bundle).manifest
+    assert manifest.image.truncated == "refuse"
+    assert "truncated" not in manifest.image.identity()
+    loading = manifest.image.model_copy(update={"truncated": "load"})
+    assert manifest.derive_fingerprint(loading) != manifest.fingerprint
+
+
 def test_graph_files_are_not_part_of_the_identity(bundle: Path) -> None:
     """Exporting again, or adding a precision, keeps the fingerprint."""
     edit(bundle, lambda manifest: manifest["graphs"]["image"].pop("fp16"))

@@ -143,6 +143,16 @@ def test_bundles_of_both_orders_of_conversion_lie_beside_each_other(tmp_path: Pa
     assert names == ["tiny-random-0", "tiny-random-0-rgb-first"]
 
 
+def test_bundle_that_loads_truncated_pictures_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Beside one that refuses them, also together with the order of conversion."""
+    config = _written(tmp_path, "tiny.json", TINY)
+
+    recipe = resolve_model(config, "random:0", rgb_first=True, load_truncated=True)
+
+    assert recipe.name == "tiny-random-0-rgb-first-load-truncated"
+    assert recipe.load_truncated
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [

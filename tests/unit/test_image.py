@@ -19,6 +19,8 @@ from PIL import GifImagePlugin, Image, ImageFile
 from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
 from warmclip.inference import image as image_module
+from warmclip.inference.arrays import Crop
+from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.image import (
     keep_decoder_memory,
     make_crop,
@@ -400,6 +402,81 @@ def test_flags_that_an_application_has_set() -> None:
         assert set(pool.map(decode, range(100))) == {"is truncated", "P"}
     for module, name, value in FLAGS:
         assert getattr(module, name) == value
+
+
+def load_and_crop(data: bytes, recipe: ImageRecipe) -> Crop | None:
+    """A crop of a picture's bytes; None if they are refused."""
+    try:
+        with open_decoded(data, recipe, LIMITS) as (picture, _):
+            return make_crop(picture, recipe, LIMITS)
+    except ImageUnreadable:
+        return None
+
+
+def load_and_crop_as_pillow(
+    data: bytes, recipe: ImageRecipe, monkeypatch: pytest.MonkeyPatch
+) -> Crop | None:
+    """What an application has of it that sets Pillow's flag; None if Pillow raises all the same."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+            return make_crop(opened, recipe, LIMITS)
+    except (OSError, SyntaxError, ValueError):
+        return None
+    finally:
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+
+
+@pytest.mark.parametrize("order", ["after_crop", "before_resize"])
+@pytest.mark.parametrize(
+    ("kind", "options", "at_least"),
+    [
+        ("JPEG", {}, 5),
+        ("JPEG", {"progressive": True}, 5),
+        ("PNG", {}, 6),
+        ("WEBP", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("GIF", {}, 1),
+        ("TIFF", {}, 0),
+        ("BMP", {}, 1),
+    ],
+)
+def test_truncated_pictures_are_loaded_as_pillow_loads_them(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    options: dict[str, object],
+    at_least: int,
+    order: str,
+) -> None:
+    """By a recipe that says so, wherever they were cut; by another one they are refused."""
+    refusing = a_recipe().model_copy(update={"rgb_conversion": order})
+    loading = refusing.model_copy(update={"truncated": "load"})
+    picture = noise(300, 260).quantize(64) if kind == "PNG" else noise(300, 260)
+    whole = encoded(picture, kind, **options)
+    loaded = 0
+    for share in (0.001, 0.01, 0.1, 0.3, 0.5, 0.8, 0.95, 0.999):
+        cut = whole[: int(share * len(whole))]
+        expected = load_and_crop_as_pillow(cut, loading, monkeypatch)
+        got = load_and_crop(cut, loading)
+        assert (got is None) == (expected is None), share
+        if got is not None and expected is not None:
+            np.testing.assert_array_equal(got, expected)
+            loaded += 1
+        assert load_and_crop(cut, refusing) is None
+    assert loaded >= at_least
+    np.testing.assert_array_equal(load_and_crop(whole, loading), load_and_crop(whole, refusing))
+
+
+def test_recipes_that_differ_on_truncated_pictures_take_turns() -> None:
+    """Pillow's flag is one for the process: neither sees the other's, on however many threads."""
+    recipes = [a_recipe(), a_recipe().model_copy(update={"truncated": "load"})]
+    cut = encoded(noise(200, 200), "JPEG")[:-500]
+    with ThreadPoolExecutor(4) as pool:
+        crops = list(pool.map(lambda turn: load_and_crop(cut, recipes[turn % 2]), range(200)))
+    assert all(crop is None for crop in crops[::2])
+    assert all(crop is not None for crop in crops[1::2])
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_flag_that_is_set_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,15 @@ class ImageRecipe(_Record):
     rgb_conversion: Literal["after_crop", "before_resize"] = "after_crop"
     decode: DecodeRule = "full"  # scaled: large pictures by a shortcut that open_clip does not take
     exif: ExifRule = "ignore"
+    # load: what is left of a picture that was cut off, as with Pillow's LOAD_TRUNCATED_IMAGES
+    truncated: Literal["refuse", "load"] = "refuse"
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides a vector, as JSON can carry it."""
+        # Not there where it says what bundles without it take for granted.
+        return self.model_dump(mode="json", exclude={"truncated"}) | self.model_dump(
+            mode="json", include={"truncated"}, exclude_defaults=True
+        )
 
 
 class FileRecord(_Record):
@@ -129,7 +138,7 @@ class Manifest(_Record):
             | self.tokenizer.model_dump(
                 include={"kind", "pool", "zeroed_id"}, exclude_defaults=True
             ),
-            "image": (image or self.image).model_dump(mode="json"),
+            "image": (image or self.image).identity(),
         }
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()

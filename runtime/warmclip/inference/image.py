@@ -6,7 +6,9 @@ open_clip/transform.py, over torchvision's PIL functions). Many applications con
 call it; a recipe that says ``before_resize`` does as they do. Whatever is no decodable picture is
 refused with ``ImageUnreadable``, whose message is a short phrase about the picture: "is empty".
 
-A recipe that says ``scaled`` takes a shortcut with large pictures, and small ones are the same.
+Of a picture that was cut off, a recipe that says ``load`` takes what is left, as Pillow does with
+its flag ``LOAD_TRUNCATED_IMAGES``; others refuse it. A recipe that says ``scaled`` takes a shortcut
+with large pictures, and small ones are the same.
 Of a RAW file the JPEG in it is taken, which open_clip would not find.
 """
 
@@ -158,7 +160,8 @@ def open_decoded(
     Raises:
         ImageUnreadable: as ``open_image``, or a RAW file's preview is smaller than the crop.
     """
-    identified = _identify_source(source, limits)
+    load_truncated = recipe.truncated == "load"
+    identified = _identify_source(source, limits, load_truncated=load_truncated)
     image = identified.image
     size = image.size
     if identified.is_preview and min(size) < recipe.size_px:
@@ -174,7 +177,7 @@ def open_decoded(
     held = size if "progressive" in image.info else image.size
     is_large = max(held[0] * held[1], identified.work.bytes / _PIXEL_BYTES) > _LARGE_PIXELS
     with _large_lock if is_large else nullcontext():
-        image = _load(image, is_callers=image is source)
+        image = _load(image, is_callers=image is source, load_truncated=load_truncated)
         yield image, size if is_drafted else image.size  # loading turns a TIFF by its tag
 
 
@@ -194,7 +197,9 @@ class _Identified:
     is_preview: bool = False  # of a RAW file
 
 
-def _identify_source(source: Source, limits: Limits) -> _Identified:
+def _identify_source(
+    source: Source, limits: Limits, *, load_truncated: bool = False
+) -> _Identified:
     match source:
         case Image.Image():
             _check_pixels(source.size, limits)
@@ -210,7 +215,7 @@ def _identify_source(source: Source, limits: Limits) -> _Identified:
     preview = find_preview(data)
     if preview:
         data = preview.jpeg
-    image = _identify(data, limits)
+    image = _identify(data, limits, load_truncated=load_truncated)
     if preview and preview.orientation in range(1, 9):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = preview.orientation
@@ -258,7 +263,7 @@ def make_crop(
             )
         if recipe.rgb_conversion == "before_resize":
             image = _in_rgb(image)
-        with own_flags():
+        with own_flags(load_truncated=recipe.truncated == "load"):
             return np.array(_in_rgb(cut_square(image, size, recipe, box)))
     except UNDECODABLE as exc:
         raise ImageUnreadable(f"of mode {image.mode} cannot be made a crop: {exc}") from exc
@@ -293,7 +298,7 @@ def normalise(crops: Crops | Sequence[Crop], recipe: ImageRecipe) -> Pixels:
     return pixels
 
 
-def _identify(data: bytes, limits: Limits) -> Image.Image:
+def _identify(data: bytes, limits: Limits, *, load_truncated: bool) -> Image.Image:
     """Read the header.
 
     This is ``Image.open`` for our formats, without its bound on pixels, which is global, warns in
@@ -313,7 +318,7 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
             continue
         check_work(opening_work(name, data, limits), limits)
         try:
-            with own_flags():
+            with own_flags(load_truncated=load_truncated):
                 return factory(BytesIO(data), "")
         except _NOT_THIS_FORMAT as exc:
             if accept is not None or by_brand:
@@ -327,10 +332,10 @@ def _identify(data: bytes, limits: Limits) -> Image.Image:
     )
 
 
-def _load(image: Image.Image, *, is_callers: bool) -> Image.Image:
+def _load(image: Image.Image, *, is_callers: bool, load_truncated: bool = False) -> Image.Image:
     try:
         # A caller's picture is loaded as it was opened, with the caller's flags.
-        with _caller_lock if is_callers else own_flags():
+        with _caller_lock if is_callers else own_flags(load_truncated=load_truncated):
             image.load()
     except UNDECODABLE as exc:
         cut = "truncated" in str(exc).lower()

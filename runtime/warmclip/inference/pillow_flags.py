@@ -1,11 +1,11 @@
 """Pillow's flags as our own decoding needs them, whatever an application has set.
 
 They are attributes of Pillow's modules, one value for all threads of a process. A user's job may
-set them when it is imported: with ``LOAD_TRUNCATED_IMAGES`` half a picture would get a vector,
-with another ``LOADING_STRATEGY`` a GIF another one, and ``MAX_IMAGE_PIXELS`` refuses what
-``WARMCLIP_MAX_IMAGE_PIXELS`` allows; pillow-heif's ``DISABLE_SECURITY_LIMITS`` takes away bounds
-that ours build on. So they are exchanged while a picture is decoded here, on however many threads,
-and what was there comes back when the last of them is done.
+set them when it is imported: with ``LOAD_TRUNCATED_IMAGES`` half a picture would get a vector where
+a bundle refuses it, with another ``LOADING_STRATEGY`` a GIF another one, and ``MAX_IMAGE_PIXELS``
+refuses what ``WARMCLIP_MAX_IMAGE_PIXELS`` allows; pillow-heif's ``DISABLE_SECURITY_LIMITS`` takes
+away bounds that ours build on. So they are exchanged while a picture is decoded here, on however
+many threads, and what was there comes back when the last of them is done.
 """
 
 import sys
@@ -18,7 +18,6 @@ from typing import Any
 from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 _OURS: tuple[tuple[ModuleType, str, Any], ...] = (
-    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
     (Image, "MAX_IMAGE_PIXELS", None),  # there are bounds of our own
     (GifImagePlugin, "LOADING_STRATEGY", GifImagePlugin.LoadingStrategy.RGB_AFTER_FIRST),
     (PngImagePlugin, "MAX_TEXT_CHUNK", 1024 * 1024),
@@ -26,23 +25,30 @@ _OURS: tuple[tuple[ModuleType, str, Any], ...] = (
     (TiffImagePlugin, "READ_LIBTIFF", False),  # only where Pillow cannot read it itself
 )
 
-_lock = threading.Lock()
+_changed = threading.Condition()
 _users = 0
+_are_loading_truncated = False  # those users
 _theirs: list[tuple[ModuleType, str, Any, Any]] = []
 
 
 @contextmanager
-def own_flags() -> Iterator[None]:
+def own_flags(*, load_truncated: bool = False) -> Iterator[None]:
     """Decode with our values; inside, other threads see them as well.
 
-    Who sets a flag meanwhile keeps it.
+    Who sets a flag meanwhile keeps it. Who wants the other way with truncated pictures waits until
+    nobody decodes.
+
+    Args:
+        load_truncated: decode what is left of a picture that was cut off, instead of refusing it.
     """
-    global _users, _theirs  # noqa: PLW0603  # as Pillow's flags, one for the process
-    with _lock:
+    global _users, _theirs, _are_loading_truncated  # noqa: PLW0603  # as Pillow's flags, one for the process
+    with _changed:
+        _changed.wait_for(lambda: _users == 0 or _are_loading_truncated == load_truncated)
         if _users == 0:
-            flags = _OURS
+            _are_loading_truncated = load_truncated
+            flags = (*_OURS, (ImageFile, "LOAD_TRUNCATED_IMAGES", load_truncated))
             if options := sys.modules.get("pillow_heif.options"):  # who set it has loaded it
-                flags = (*_OURS, (options, "DISABLE_SECURITY_LIMITS", False))
+                flags = (*flags, (options, "DISABLE_SECURITY_LIMITS", False))
             _theirs = [(*flag, getattr(*flag)) for flag in flags]
             for module, name, ours, _ in _theirs:
                 setattr(module, name, ours)
@@ -50,9 +56,10 @@ def own_flags() -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
+        with _changed:
             _users -= 1
             if _users == 0:
                 for module, name, ours, value in _theirs:
                     if getattr(module, name) == ours:
                         setattr(module, name, value)
+                _changed.notify_all()
