@@ -219,7 +219,7 @@ print(*set({_HEAVY}) & set(sys.modules))
 
 
 def test_stopped_by_ctrl_c(demo_bundle: Path) -> None:
-    """It ends soon, with 130, and leaves no child behind."""
+    """It ends with 130 and leaves no child behind: of its cells, some have minutes left."""
     mark = f"{time.time_ns()}"
     process = subprocess.Popen(
         [sys.executable, "-m", "warmclip.cli", "doctor", "--deadline", "300"],
@@ -230,7 +230,7 @@ def test_stopped_by_ctrl_c(demo_bundle: Path) -> None:
     children = ["pgrep", "-P", str(process.pid)]
     eventually(lambda: subprocess.run(children, capture_output=True, check=False).returncode == 0)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(_PATIENCE_S) == 130
     assert [pid for pid in with_mark(mark) if pid != process.pid] == []
 
 

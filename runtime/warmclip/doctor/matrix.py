@@ -226,8 +226,8 @@ class _Run:
         ordered = sorted(probes, key=lambda probe: probe.kind != "fork")
         stop = threading.Event()
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            running = {pool.submit(self._cell, probe, stop): probe for probe in ordered}
-            try:
+            try:  # a Ctrl+C may come as soon as the first of them runs
+                running = {pool.submit(self._cell, probe, stop): probe for probe in ordered}
                 for future in as_completed(running):
                     probe = running[future]
                     cells[_key(probe)] = future.result()
