@@ -46,8 +46,7 @@ def bundle_fingerprint(folder: Path, settings: Settings) -> str:
         BundleError: it cannot be used.
     """
     manifest = ModelBundle.open(folder).manifest
-    recipe = {"exif": settings.exif, "decode": settings.decode}
-    return manifest.derive_fingerprint(manifest.image.model_copy(update=recipe))
+    return manifest.derive_fingerprint(manifest.image_with(settings.exif, settings.decode))
 
 
 def follow_collection(settings: Settings, store: "VectorStore") -> Settings:

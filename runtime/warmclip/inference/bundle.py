@@ -118,6 +118,10 @@ class Manifest(_Record):
     versions: dict[str, str]
     fingerprint: Sha256
 
+    def image_with(self, exif: ExifRule, decode: DecodeRule) -> ImageRecipe:
+        """How pictures become pixels where the settings say these two rules."""
+        return self.image.model_copy(update={"exif": exif, "decode": decode})
+
     def derive_fingerprint(self, image: ImageRecipe | None = None) -> str:
         """The identity of the embedding space, 64 hexadecimal digits.
 

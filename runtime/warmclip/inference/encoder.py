@@ -108,9 +108,7 @@ class Encoder:
         """
         manifest = bundle.manifest
         self.bundle = bundle
-        self._recipe = manifest.image.model_copy(
-            update={"exif": settings.exif, "decode": settings.decode}
-        )
+        self._recipe = manifest.image_with(settings.exif, settings.decode)
         self.fingerprint = manifest.derive_fingerprint(self._recipe)
         self.dim = manifest.dim
         self.versions = {

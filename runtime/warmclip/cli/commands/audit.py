@@ -180,8 +180,7 @@ def _fingerprint(settings: Settings, *, insist: bool) -> str:
             raise BundleError(f"--bundle: cannot read {file}: {exc.strerror}") from exc
         return ""
     manifest = Manifest.parse(text, file)
-    recipe = {"exif": settings.exif, "decode": settings.decode}
-    return manifest.derive_fingerprint(manifest.image.model_copy(update=recipe))
+    return manifest.derive_fingerprint(manifest.image_with(settings.exif, settings.decode))
 
 
 def _make_index_files(

@@ -292,6 +292,5 @@ def _read_manifest(settings: Settings) -> "tuple[Manifest, Space]":
             f"cannot read {file}: {exc.strerror}; name the model of the collection with --bundle"
         ) from exc
     manifest = Manifest.parse(text, file)
-    recipe = {"exif": settings.exif, "decode": settings.decode}
-    fingerprint = manifest.derive_fingerprint(manifest.image.model_copy(update=recipe))
+    fingerprint = manifest.derive_fingerprint(manifest.image_with(settings.exif, settings.decode))
     return manifest, Space(fingerprint=fingerprint, dim=manifest.dim)
