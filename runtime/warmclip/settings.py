@@ -96,9 +96,10 @@ class Settings:
         return self.home / "qdrant"
 
     @property
-    def model_folders(self) -> list[Path]:
-        """Where bundles are looked for: the current folder's ``models``, then the home's."""
-        return model_folders(self.home)
+    def bundle_folders(self) -> list[Path]:
+        """Where bundles are looked for: beside the bundle, then as ``model_folders`` says."""
+        folders = (self.bundle.parent, *model_folders(self.home))
+        return list({folder.absolute(): folder for folder in folders}.values())
 
     @property
     def missing_roots(self) -> list[Path]:

@@ -24,7 +24,7 @@ def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     and is of another owner than WARMCLIP_BUNDLE, or than this process if that is not there, is
     passed by: its folder may be open to all.
     """
-    folders = {it.absolute(): None for it in (settings.bundle.parent, *settings.model_folders)}
+    folders = [folder.absolute() for folder in settings.bundle_folders]
     try:
         owner = settings.bundle.stat().st_uid
     except OSError:

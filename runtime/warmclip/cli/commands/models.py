@@ -37,8 +37,7 @@ def models(
         settings = read_settings(env_file=env_file)
         from warmclip.inference.model_card import ModelCard, find_bundles
 
-        beside = (settings.bundle.parent, *settings.model_folders)
-        searched = folders or list({folder.absolute(): folder for folder in beside}.values())
+        searched = folders or settings.bundle_folders
         cards = [ModelCard.read(folder) for folder in find_bundles(searched)]
         in_use = {card.folder for card in cards if _is_in_use(card, settings)}
         if as_json:
