@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -24,16 +25,28 @@ TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```python\n# (.+?)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 COMMAND = re.compile(r"^```sh\nWARMCLIP_JOBS=(\S+) warmclip worker (.+)$", re.MULTILINE)
 
+# A job as applications have them that load pictures themselves and embed them as a batch.
+_LOADED = """
+from PIL import Image
+
+from embedding import embedding_service
+
+
+def embed_loaded(paths):
+    pictures = [Image.open(path) for path in paths]
+    return embedding_service().embed_images_batch(pictures)
+"""
+
 pytestmark = pytest.mark.usefixtures("server_binary")
 
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The page's modules, to be imported; they are forgotten afterwards."""
-    for name, code in BLOCKS.items():
+    for name, code in (BLOCKS | {"loaded.py": _LOADED}).items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    names = [name.removesuffix(".py") for name in BLOCKS]
+    names = [name.removesuffix(".py") for name in (*BLOCKS, "loaded.py")]
     yield tmp_path
     for name in names:
         sys.modules.pop(name, None)
@@ -58,7 +71,7 @@ def worker(
     environment = environment_of(
         tmp_path / "home",
         demo_bundle,
-        WARMCLIP_JOBS=jobs,
+        WARMCLIP_JOBS=f"{jobs},loaded:embed_loaded",
         PYTHONPATH=os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")]),
     )
     with running_worker(Settings.from_env(environment), environment, *arguments.split()) as worker:
@@ -92,6 +105,21 @@ def test_routes_and_jobs(worker: Running, pictures: list[str], demo_bundle: Path
     assert list(result) == [path for path in pictures if "bad" not in path]
     assert result[pictures[0]] == pytest.approx(of_file, abs=1e-5)
     load("embedding").embedding_service().client.close()
+
+
+def test_job_that_has_loaded_its_pictures(
+    worker: Running, tmp_path: Path, demo_bundle: Path
+) -> None:
+    """They go to the model as they are: one that would be too large to be sent as well."""
+    large = np.random.default_rng(0).integers(0, 256, (2000, 2500, 3), dtype=np.uint8)
+    paths = [str(tmp_path / name) for name in ("large.bmp", "small.png", "bad.png")]
+    Image.fromarray(large).save(paths[0])
+    Image.fromarray(large[:50, :70]).save(paths[1])
+    Path(paths[2]).write_bytes(Path(paths[1]).read_bytes()[:2000])
+    vectors: Any = outcome(worker.enqueue("loaded.embed_loaded", paths)).return_value
+    expected = Encoder.open(demo_bundle, provider="cpu").encode_images(paths[:2])
+    np.testing.assert_allclose(vectors[:2], expected, atol=1e-5)
+    assert vectors[2] is None
 
 
 @pytest.mark.usefixtures("modules")

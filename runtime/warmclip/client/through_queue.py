@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,13 @@ from warmclip.settings import Settings
 from warmclip.store.protocol import Space
 from warmclip.work.broker import BROKER_ERRORS, QUICK_ANSWER_S, as_ours, open_broker
 from warmclip.work.call import MOST_SENT_BYTES, call
-from warmclip.work.horse.context import is_horse
+from warmclip.work.horse.context import current_context, is_horse
 from warmclip.work.naming import absolute, chunk_size
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from warmclip.inference.encoder import Embedded
 
 _UNIT = 1e-3  # how far a vector's length may be from 1
 
@@ -73,7 +75,10 @@ class ThroughQueue:
         return self._check_vectors(rows, deadline)
 
     def embed_images(self, pictures: Sequence[Picture], deadline: Deadline) -> Vectors:
-        """See ``Backend``; a path is opened by a worker, under its roots, all else is sent."""
+        """See ``Backend``; a path is opened by a worker, under its roots, all else is sent.
+
+        In a job nothing is sent: pictures of any size go to the model, together.
+        """
         rows: dict[int, list[float]] = {}
         reasons: dict[int, str] = {}
         named = {
@@ -92,9 +97,19 @@ class ThroughQueue:
                     rows[index] = vectors[path]
                 elif path in unreadable:
                     reasons[index] = str(unreadable[path])
-        for index, picture in enumerate(pictures):
-            if isinstance(picture, str | Path):
-                continue
+        others = {
+            index: picture
+            for index, picture in enumerate(pictures)
+            if not isinstance(picture, str | Path)
+        }
+        if is_horse():
+            for index, result in self._embed_here(others):
+                if isinstance(result, ImageUnreadable):
+                    reasons[index] = f"the picture {result}"
+                else:
+                    rows[index] = result.vector.tolist()
+            others = {}
+        for index, picture in others.items():
             try:
                 answer = self._call(deadline, "embed_image", data=in_base64(picture))
                 rows[index] = _field(answer, "vector", list)
@@ -135,7 +150,24 @@ class ThroughQueue:
             except BROKER_ERRORS as exc:
                 raise as_ours(self._settings, exc) from exc
         fingerprint, dim = _field(answer, "fingerprint", str), _field(answer, "dim", int)
-        space = Space(fingerprint=fingerprint, dim=dim)
+        self._check_space(Space(fingerprint=fingerprint, dim=dim))
+        found: Mapping[str, Any] = answer
+        return found
+
+    def _embed_here(
+        self, pictures: Mapping[int, Any]
+    ) -> "Iterator[tuple[int, Embedded | ImageUnreadable]]":
+        """Embed pictures with the model of this process, which is a horse."""
+        encoder = current_context().encoder
+        self._check_space(Space(fingerprint=encoder.fingerprint, dim=encoder.dim))
+        return encoder.encode_each(pictures.items())
+
+    def _check_space(self, space: Space) -> None:
+        """Remember the embedding space, or refuse one that is not the first.
+
+        Raises:
+            SpaceMismatch: vectors of another model are in use already.
+        """
         if self._space is None:
             self._space = space
         elif self._space != space:
@@ -144,8 +176,6 @@ class ThroughQueue:
                 f"vectors of {self._space.fingerprint[:12]}: give all workers the same "
                 "WARMCLIP_BUNDLE, and start this process again if the new one is meant"
             )
-        found: Mapping[str, Any] = answer
-        return found
 
     def _check_vectors(self, rows: Sequence[Sequence[float]], deadline: Deadline) -> Vectors:
         """Make one array of the rows, as torch code expects it.
