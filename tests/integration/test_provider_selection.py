@@ -270,7 +270,7 @@ def test_silent_compiler_is_killed_and_its_half_is_no_model(
 
 def test_disk_that_is_full(machine: Machine, tmp_path: Path) -> None:
     """The provider is not tried, as it says; once there is room again, it is by the next start."""
-    with small_disk(machine.home, 80) as disk:
+    with small_disk(machine.home, 120) as disk:
         disk.fill(20_000)
         decided = machine.decide("compiler")["verdict"]
         assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
