@@ -19,6 +19,7 @@ from running import eventually
 from standins.listener import answering
 from standins.points import SPACE, point, vector
 from warmclip.errors import NotStored, StoreError, StoreHeld, StoreUnreachable
+from warmclip.fsutil import private_folder
 from warmclip.store import embedded_listener
 from warmclip.store.embedded_listener import Listener
 from warmclip.store.embedded_lock import lock_store
@@ -314,12 +315,21 @@ def test_many_who_ask_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             it.close()
 
 
+def prepared_address(folder: Path) -> Path:
+    """Where the owner of a folder would listen, not always inside it: on macOS paths are long."""
+    folder.mkdir(mode=0o700)
+    address = address_of(folder)
+    private_folder(address.parent, private=True)
+    return address
+
+
 @contextmanager
 def impostor(folder: Path, reply: bytes) -> Iterator[None]:
     """Something that listens where an owner would, and says the same to everybody."""
-    folder.mkdir(mode=0o700)
+    address = prepared_address(folder)
+    address.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(address_of(folder)))
+        listening.bind(str(address))
         listening.listen()
 
         def serve(connection: socket.socket) -> None:
@@ -409,13 +419,14 @@ def test_long_path(tmp_path: Path) -> None:
 def test_no_socket_can_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The store is of use to its owner all the same, who is told."""
     folder = tmp_path / "qdrant"
-    address_of(folder).mkdir(parents=True, mode=0o700)
-    folder.chmod(0o700)
+    address = prepared_address(folder)
+    address.mkdir()
     with QdrantStore.embedded(folder) as store:
         store.ensure_collection("images", SPACE)
         store.upsert("images", [point(1)])
         assert best(store, 1)[0].id == point(1).id
     assert "no socket can be made" in caplog.text
+    address.rmdir()
 
 
 def test_closing_is_not_held_up(tmp_path: Path) -> None:
