@@ -58,7 +58,9 @@ _O_PATH = getattr(os, "O_PATH", 0)
 
 
 def enter() -> None:
-    """Turn this process into one."""
+    """Turn this process into one, once."""
+    if hasattr(sys, "pretended_platform"):
+        return
     sys.meta_path.insert(0, _Finder())
     for module, names in _ABSENT.items():
         for name in names:
