@@ -15,6 +15,7 @@ import pytest
 from warmclip.errors import BundleError, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Pixels
 from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.ort.compiled import CompiledModels
 from warmclip.inference.ort.loading import load_onnxruntime
 from warmclip.inference.ort.model_cache import COMPLETE, ModelCache
 from warmclip.inference.ort.placement import Placement
@@ -78,7 +79,7 @@ def test_upgraded_system_compiles_again(
     cache = ModelCache(tmp_path / "home")
     found = []
     for build in ("macOS 26.1 25B78", "macOS 26.1 25B78", "macOS 26.2 25C56"):
-        monkeypatch.setattr("warmclip.inference.ort.session.os_build", lambda build=build: build)
+        monkeypatch.setattr("warmclip.inference.ort.compiled.os_build", lambda build=build: build)
         OnnxSession(graph, COMPILING, digest="d", cache=cache).load_all()
         found.append(len(compiled(tmp_path / "home")))
     assert found == [2, 2, 4]
@@ -91,6 +92,17 @@ def test_cache_that_cannot_be_written(graph: Path, unprivileged: Path) -> None:
     cache.folder.chmod(0o500)
     with pytest.raises(ProviderUnavailable, match=f"Permission denied.*{cache.folder}"):
         OnnxSession(graph, COMPILING, digest="d", cache=cache)
+
+
+def test_cache_that_cannot_be_looked_into(graph: Path, unprivileged: Path) -> None:
+    """Whether there is room is not known then, and loading says what is wrong."""
+    cache = ModelCache(unprivileged)
+    cache.folder.mkdir()
+    cache.folder.chmod(0o000)
+    models = CompiledModels(graph=graph, provider=COMPILING, digest="d", length=0, cache=cache)
+    assert models.lack_of_space() is None
+    models.remove()
+    cache.folder.chmod(0o700)
 
 
 def test_cache_of_somebody_else(graph: Path, unprivileged: Path) -> None:

@@ -45,13 +45,14 @@ class CompiledModels:
 
     def lack_of_space(self) -> str | None:
         """Why those that are not compiled yet do not fit on the disk; None if they do."""
-        missing = [it for it in self._sizes if not self.cache.has(self.identity(it))]
-        if not missing:
+        try:
+            missing = [it for it in self._sizes if not self.cache.has(self.identity(it))]
+            # One more copy is somewhere while it is compiled.
+            needed = (_KEPT_COPIES * len(missing) + 1) * self.graph.stat().st_size
+            free = shutil.disk_usage(self.cache.nearest_folder).free
+        except OSError:  # such as a folder of somebody else: whoever loads says what is wrong
             return None
-        # One more copy is somewhere while it is compiled.
-        needed = (_KEPT_COPIES * len(missing) + 1) * self.graph.stat().st_size
-        free = shutil.disk_usage(self.cache.nearest_folder).free
-        if free >= needed:
+        if not missing or free >= needed:
             return None
         return (
             f"{needed / 1e6:.0f} MB of free space are needed for what it compiles, in "

@@ -95,10 +95,10 @@ class ModelCache:
     def remove(self, identity: Mapping[str, Any]) -> None:
         """Delete the entry of an identity, unless another process is at it just now."""
         key = _key(identity)
-        if not (self.folder / key).exists():
-            return
-        with contextlib.suppress(OSError), file_lock(self._lock(key), patience_s=0):
-            shutil.rmtree(self.folder / key, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if (self.folder / key).exists():
+                with file_lock(self._lock(key), patience_s=0):
+                    shutil.rmtree(self.folder / key, ignore_errors=True)
 
     @property
     def nearest_folder(self) -> Path:
