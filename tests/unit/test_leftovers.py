@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from leftovers import VARIABLE, find_leftovers
 from running import eventually
 from warmclip.process_table import is_running
@@ -14,16 +16,17 @@ TESTS = Path(__file__).parents[1]
 SLEEP = (sys.executable, "-c", "import time; print(flush=True); time.sleep(600)")
 
 LEAVES_ONE = """
-import subprocess, sys, warnings
-def test_that_leaves_a_process(tmp_path):
+import pathlib, subprocess, sys
+def test_that_leaves_a_process():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    (tmp_path.parent.parent / "pid").write_text(str(process.pid))
+    pathlib.Path(__file__).with_name("pid").write_text(str(process.pid))
     process.returncode = 0  # else its destructor warns
 """
 CHECKED = """
 from leftovers import LeftoverCheck
 def pytest_configure(config):
-    config.pluginmanager.register(LeftoverCheck(grace_s=0.1))
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(LeftoverCheck(grace_s=0.1))
 """
 
 
@@ -71,11 +74,13 @@ def test_process_of_this_session(tmp_path: Path) -> None:
     assert find_leftovers("this", folder) == []
 
 
-def test_session_that_leaves_a_process(tmp_path: Path) -> None:
-    """It fails, names the process and its test, and ends it."""
+@pytest.mark.parametrize("at_once", [0, 2])
+def test_session_that_leaves_a_process(tmp_path: Path, at_once: int) -> None:
+    """It fails, names the process and its test, and ends it: by itself, and as `make test` is."""
     (tmp_path / "conftest.py").write_text(CHECKED)
     (tmp_path / "test_it.py").write_text(LEAVES_ONE)
-    done = run_pytest(str(tmp_path), f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}")
+    folders = f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}"
+    done = run_pytest(str(tmp_path), *folders, f"--numprocesses={at_once}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     pid = int((tmp_path / "pid").read_text())
