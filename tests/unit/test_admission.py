@@ -53,7 +53,7 @@ def test_token_that_is_shown(authorization: str | None, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "is_told"),
-    [(0o600, False), (0o400, False), (0o700, False), (0o640, True), (0o604, True), (0o610, True)],
+    [(0o600, False), (0o400, False), (0o700, False), (0o640, True), (0o604, True), (0o601, True)],
 )
 def test_token_in_a_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, is_told: bool

@@ -75,6 +75,48 @@ def test_message_that_is_none(message: dict[str, Any]) -> None:
     assert (in_flight.text, in_flight.progress, in_flight.extends_s) == ("", None, None)
 
 
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "decoding '/0'"),
+        (4, "decoding '/0', decoding '/1', decoding '/2', decoding '/3'"),
+        (6, "decoding '/0', decoding '/1', decoding '/2', decoding '/3' and 2 more"),
+    ],
+)
+def test_what_it_is_doing(count: int, told: str) -> None:
+    """In words, of four things at most."""
+    in_flight = InFlight("e")
+    for number in range(count):
+        in_flight.update(DECODE | {"begin": number, "what": f"/{number}"})
+    assert str(in_flight) == told
+    assert in_flight.images == [f"/{number}" for number in range(count)]
+    in_flight.update(RUN | {"begin": 99})
+    assert [call.what for call in in_flight.native_calls] == ["image on cpu"]
+    assert in_flight.provider == "cpu"
+
+
+def test_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece of native work is observed when it ends, once."""
+    now = [10.0]
+    monkeypatch.setattr("warmclip.work.horse.in_flight.time.monotonic", lambda: now[0])
+    took: list[tuple[str, float]] = []
+    in_flight = InFlight("e", lambda stage, seconds: took.append((stage, seconds)))
+    in_flight.update(RUN)
+    now[0] = 12.5
+    for _ in range(2):
+        in_flight.update({"end": RUN["begin"]})
+    assert took == [("run", 2.5)]
+
+
+def test_text_beyond_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So much is kept; with what comes after it, it is no report."""
+    monkeypatch.setattr("warmclip.work.horse.in_flight.MOST_BYTES", 10)
+    in_flight = InFlight("e")
+    for part in ("12345", "67890", "x", ""):
+        in_flight.update({"part": part, "of": "e"})
+    assert in_flight.text == "1234567890"
+
+
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 256 * 1024 + 1, 3_000_000])
 def test_report_of_any_size(size: int) -> None:
     """It arrives as it was, in messages that a pipe's reader keeps whole."""

@@ -1,6 +1,7 @@
 """Records that somebody has written by hand: whatever is in them, one job is refused."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,19 @@ from rq.serializers import JSONSerializer
 from warmclip.errors import JobRefused
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.crash_policy import is_ours
+from warmclip.work.job_bounds import DAY_S, are_intervals, excess
+
+CALLBACKS = [f"{outcome}_callback_timeout" for outcome in ("success", "failure", "stopped")]
+COUNTS = ["retries_left", "number_of_retries", "repeats_left"]
+OTHERS = ["timeout", "ttl", "result_ttl", "failure_ttl", "retry_intervals", "repeat_intervals",
+          "rate_limit_concurrency"]  # fmt: skip
 
 _CALL = json.dumps(["warmclip.work.jobs.embed_texts", None, [["a"]], {}])
+
+
+def record(fields: dict[str, Any]) -> Any:
+    """As much of a job as its bounds are about."""
+    return SimpleNamespace(**fields)
 
 
 def read(**fields: str | bytes) -> AllowedJob:
@@ -95,6 +107,38 @@ def test_record_out_of_bounds(fields: dict[str, Any], told: str) -> None:
     for name in ("ttl", "result_ttl", "failure_ttl"):
         assert getattr(job, name) is None
     assert not job.has_rate_limit
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [
+        *((name, -1, 30 * DAY_S) for name in ("timeout", *CALLBACKS)),
+        *((name, -1, 36_500 * DAY_S) for name in ("ttl", "result_ttl", "failure_ttl")),
+        *((name, -1_000_000, 1_000_000) for name in COUNTS),
+        ("rate_limit_concurrency", 0, 1_000_000),
+    ],
+)
+def test_bound(field: str, low: int, high: int) -> None:
+    """So much is taken, and one more or less is not."""
+    names = dict.fromkeys((*CALLBACKS, *COUNTS, *OTHERS))
+    for value in (None, low, high):
+        assert excess(record(names | {field: value})) is None
+    for value in (low - 1, high + 1, True):
+        assert excess(record(names | {field: value})) is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, True), ([0], True), ([366 * DAY_S], True), ([1] * 10_000, True),
+        ([], False), ([-1], False), ([366 * DAY_S + 1], False), ([1] * 10_001, False),
+        ([1, None], False), ([1, 0.5], False), ((1,), False), (1, False),
+    ],
+    ids=lambda it: str(it)[:20],
+)  # fmt: skip
+def test_intervals(value: object, expected: bool) -> None:
+    """A list of seconds, neither empty nor without end, none of them beyond a year."""
+    assert are_intervals(value) is expected
 
 
 @pytest.mark.parametrize(

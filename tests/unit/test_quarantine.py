@@ -3,6 +3,7 @@ import logging
 import stat
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ def test_added_and_found_by_another_process(tmp_path: Path) -> None:
     Quarantine(tmp_path).add("coreml-fp16", "computed\nNaN")
     record = Quarantine(tmp_path).active()["coreml-fp16"]
     assert record.reason == "computed NaN"
-    assert record.since < record.until
+    since, until = map(datetime.fromisoformat, (record.since, record.until))
+    assert until - since == timedelta(days=1)
+
+
+def test_long_reason(tmp_path: Path) -> None:
+    """Of what a dying process printed, so much is kept as people read."""
+    Quarantine(tmp_path).add("coreml-fp16", "x" * 501)
+    assert Quarantine(tmp_path).active()["coreml-fp16"].reason == "x" * 500
 
 
 def test_home_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -69,6 +77,7 @@ def test_family_holds_for_its_members(tmp_path: Path) -> None:
         "null",
         '{"a": 1}',
         '{"a": {"reason": "", "since": "", "until": "soon"}}',
+        '{"a": {"reason": "", "since": "", "until": "2999-01-01T00:00:00"}}',
         "[" * 9999,
     ],
 )

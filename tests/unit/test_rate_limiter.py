@@ -64,7 +64,7 @@ def test_clients_by_address() -> None:
     assert admitted(rate, "192.0.2.1") == 5
     assert admitted(rate, "192.0.2.2") == 5
     assert admitted(rate, "2001:db8::1") == 5
-    assert admitted(rate, "2001:db8::ffff:1") == 0
+    assert admitted(rate, "2001:db8::ffff:ffff:ffff:ffff") == 0
     assert admitted(rate, "2001:db8:0:1::1") == 5
     assert client_of("::ffff:192.0.2.1") == client_of("192.0.2.1")
     assert client_of("fe80::1%eth0") == client_of("fe80::2%eth0")
