@@ -1,6 +1,7 @@
 """Who owns the folder of the embedded store."""
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def lock(folder: Path) -> Iterator[int]:
 
 def test_one_owner(folder: Path) -> None:
     """A second one is refused, with the number of the first, until that has closed its lock."""
+    folder.parent.mkdir(mode=0o755)  # a home that others may read
     lock = lock_store(folder)
     before = set(Path("/dev/fd").iterdir())
     with pytest.raises(StoreHeld, match=f"in use by process {os.getpid()};"):
@@ -71,12 +73,13 @@ def ended() -> int:
 
 
 def test_number_of_the_owner(folder: Path) -> None:
-    """Nothing is left of a former one's, and nobody is known where there is no lock."""
+    """It is for this user alone, nothing is left of a former one's, and none is told of nobody."""
     assert read_owner(folder) is None
     os.close(lock_store(folder))
     (folder / ".owner").write_text("9" * 20)
     os.close(lock_store(folder))
     assert (folder / ".owner").read_text() == str(os.getpid())
+    assert stat.S_IMODE((folder / ".owner").stat().st_mode) == 0o600
 
 
 def test_folder_of_the_owner(folder: Path, lock: int) -> None:
