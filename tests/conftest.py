@@ -31,9 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Graphs are prepared in a home of the tests' own: one, as they take a moment each."""
+    """Graphs are prepared in a home of the tests' own: one, as they take a moment each.
+
+    Fixtures that several tests share are made before ``clean_environment``: theirs is the CPU, too.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("user")))
+        if _HAS_A_CHOICE:
+            patch.setenv("WARMCLIP_PROVIDER", "cpu")
         yield
 
 
