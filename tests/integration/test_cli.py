@@ -384,6 +384,14 @@ def test_search_while_a_worker_owns_the_store(gallery: Path) -> None:
         for options, count in ((("--folder", gallery), 5), (("--until", "1999-12-31"), 0)):
             asked = answer("search", "a star", "-n", "5", "--queue", *options)
             assert len(asked["queries"][0]["hits"]) == count
+        terms = ("a", "star", "-", f"2:{next(gallery.iterdir())}", "--min-score", "0", "-n", "12")
+        here, there = (answer("search", *terms, *more)["queries"] for more in ((), ("--queue",)))
+        assert names(there[0]["hits"]) == names(here[0]["hits"])
+        command = [sys.executable, "-m", "warmclip.cli", "search", "--image", "-", "-f", "--queue"]
+        picture = sorted(gallery.iterdir())[2]
+        with picture.open("rb") as stdin:
+            found = subprocess.run(command, stdin=stdin, capture_output=True, check=True)
+        assert found.stdout.splitlines()[0] == os.fsencode(picture)
     finally:
         worker.terminate()
         assert worker.wait(timeout=30) == 0
