@@ -42,6 +42,58 @@ TINY_SIGLIP: dict[str, Any] = {
         "act_kwargs": {"approximate": "tanh"},
     },
 }
+# CoCa's two towers, and the decoder that its checkpoints hold.
+TINY_COCA: dict[str, Any] = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {
+        **TINY_VIT["vision_cfg"],
+        "attentional_pool": True,
+        "attn_pooler_heads": 4,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        **TINY_VIT["text_cfg"], "context_length": 20, "embed_cls": True, "output_tokens": True
+    },
+    "multimodal_cfg": {
+        "context_length": 20, "vocab_size": 100, "width": 32, "heads": 4, "layers": 1
+    },
+}  # fmt: skip
+_ROBERTA: dict[str, Any] = {
+    "vocab_size": 1000, "pad_token_id": 1, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 40,
+    "type_vocab_size": 1,
+}  # fmt: skip
+# Of each kind of text towers of Hugging Face, its configuration, and open_clip's pooling.
+TINY_TEXT_MODELS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "bert": ({**_ROBERTA, "pad_token_id": 0, "type_vocab_size": 2}, "cls_pooler"),
+    "roberta": (_ROBERTA, "cls_last_hidden_state_pooler"),
+    "xlm-roberta": (_ROBERTA, None),
+    "mt5": (
+        {
+            "vocab_size": 1000, "pad_token_id": 0, "d_model": 32, "d_kv": 8, "d_ff": 64,
+            "num_layers": 2, "num_heads": 4,
+        },
+        "mean_pooler",
+    ),
+    "m2m_100": (
+        {
+            "vocab_size": 1000, "pad_token_id": 1, "d_model": 32, "encoder_layers": 2,
+            "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 40,
+        },
+        "cls_pooler",
+    ),
+}  # fmt: skip
+
+
+def write_text_model(kind: str, folder: Path) -> dict[str, Any]:
+    """Write the configuration of a text tower; returns the model's, without its tokenizer."""
+    config, pooler = TINY_TEXT_MODELS[kind]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **config}), "utf-8")
+    text = {"hf_model_name": str(folder), "hf_pooler_type": pooler, "context_length": 20}
+    return {**TINY_VIT, "text_cfg": text}
 
 
 def varied(base: dict[str, Any], **changes: dict[str, Any]) -> dict[str, Any]:

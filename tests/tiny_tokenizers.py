@@ -41,6 +41,25 @@ def _xlm_roberta() -> transformers.PreTrainedTokenizerBase:
     return transformers.XLMRobertaTokenizer(vocab=_pieces(["<s>", "<pad>", "</s>", "<unk>"]))
 
 
+def _nllb() -> transformers.PreTrainedTokenizerBase:
+    """BPE with the code of a language first, as NLLB has it."""
+    trained = _trained(
+        models.BPE(unk_token="<unk>", fuse_unk=True),
+        pre_tokenizers.Metaspace(),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+            show_progress=False,
+        ),
+    )
+    model = _model(trained)
+    return transformers.NllbTokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(pair) for pair in model["merges"]],
+        extra_special_tokens=["eng_Latn", "fra_Latn"],
+    )
+
+
 def _gemma() -> transformers.PreTrainedTokenizerBase:
     """BPE with bytes for what is unknown, as SigLIP 2 has it: an end token, and no beginning."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
@@ -120,6 +139,7 @@ _KINDS: dict[str, Callable[[], transformers.PreTrainedTokenizerBase]] = {
     "bert": _bert,
     "roberta": _roberta,
     "xlm-roberta": _xlm_roberta,
+    "nllb": _nllb,
     "plain": _plain,
 }
 KINDS = tuple(_KINDS)

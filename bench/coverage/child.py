@@ -158,7 +158,7 @@ def _pictures(reference: Reference) -> dict[str, Any]:
 def _texts(reference: Reference) -> dict[str, Any]:
     """Token ids without a tokenizer: drawn ones, an end, and then zeros."""
     parts = reference.text_parts
-    vocabulary, context = parts.lookup.num_embeddings, len(parts.position)
+    vocabulary, context = parts.vocabulary, parts.context_length
     rng = np.random.default_rng(_SEED)
     ids = rng.integers(1, vocabulary - 1, (_ROWS, context))
     for row, end in enumerate((context // 3, context // 2, context - 1)):

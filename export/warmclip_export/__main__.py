@@ -56,7 +56,7 @@ Tokenizer = Annotated[
     str,
     typer.Option(
         metavar="FOLDER",
-        help="The files of a tokenizer that comes from Hugging Face, if that is out of reach.",
+        help="The tokenizer's files, and a text tower's config.json, if Hugging Face is not there.",
         show_default=False,
     ),
 ]

@@ -33,16 +33,18 @@ _PLAIN_BLOCK: dict[str, tuple[tuple[Any, ...], str]] = {
     "scale_attn_inner": ((False,), _BLOCKS),
     "scale_attn": ((False,), _BLOCKS),
     "scale_fc": ((False,), _BLOCKS),
-    "output_tokens": ((False,), "it returns tokens beside its features"),
 }
 _IMAGE_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
     "pool_type": (("tok", "avg"), "its image tower does not pool to one vector"),
+    "attentional_pool": ((False, True), "its image tower does not pool to one vector"),
     **_PLAIN_BLOCK,
 }
 _TEXT_RULES: dict[str, tuple[tuple[Any, ...], str]] = {
-    "hf_model_name": ((None, ""), "its text tower comes from Hugging Face transformers"),
+    "hf_pooler_type": (
+        (None, "mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
+        "its text tower pools in a way that open_clip cannot compute",
+    ),
     "tokenizer_mode": ((None, ""), "its tokenizer appends a class token"),
-    "embed_cls": ((False,), "its text tower appends a class token"),
     "use_pad_mask": ((False,), "its text tower masks the padding"),
     "pool_type": (("argmax", "eos", "first", "last"), "its text tower does not pool to one vector"),
     **_PLAIN_BLOCK,
@@ -84,6 +86,7 @@ class ModelRecipe:
         preprocess: what departs from open_clip's default preprocessing.
         weights: where the numbers come from.
         tokenizer: which one.
+        text_model: of a text tower of Hugging Face, the name, or the folder of its configuration.
         name_says_quick_gelu: what open_clip computes with, if only asked for the model by name.
         rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
         load_truncated: whether what is left of a picture that was cut off gets a vector.
@@ -97,6 +100,7 @@ class ModelRecipe:
     weights: WeightsSource
     name_says_quick_gelu: bool
     tokenizer: TokenizerSource = field(default_factory=TokenizerSource)
+    text_model: str = ""
     rgb_first: bool = False
     load_truncated: bool = False
 
@@ -147,7 +151,8 @@ def resolve_model(
         pretrained: a tag of that model, the path of a checkpoint, or ``random:SEED``; empty for
             the weights of the repository, or ``openai``.
         quick_gelu: the activation, if it shall not be the tag's or the configuration's own.
-        tokenizer: the folder of its tokenizer, if that shall not come from Hugging Face.
+        tokenizer: the folder of its tokenizer, and of its text tower's configuration, if those
+            shall not come from Hugging Face.
         rgb_first: whether pictures are converted to RGB before open_clip's transform has them.
         load_truncated: whether what is left of a picture that was cut off gets a vector.
 
@@ -169,8 +174,11 @@ def resolve_model(
     if weights.kind == "file" and quick_gelu is None:
         _refuse_to_guess(model, pretrained, config_says=bool(config.get("quick_gelu", False)))
     tag_says = bool(weights.tag.get("quick_gelu", False)) if weights.kind == "tag" else None
-    if source.name and not tokenizer and Path(source.name).is_dir():
-        config["text_cfg"]["hf_tokenizer_name"] = Path(source.name).name
+    text_model = _find_text_model(config["text_cfg"], tokenizer)
+    for key in ("hf_tokenizer_name", "hf_model_name"):  # where they lie decides no vector
+        named = config["text_cfg"].get(key)
+        if named and Path(named).is_dir():
+            config["text_cfg"][key] = Path(named).name
     config_says = bool(config.pop("quick_gelu", False))
     activation = decide_activation(
         config_says=config_says,
@@ -190,6 +198,7 @@ def resolve_model(
         weights=weights,
         name_says_quick_gelu=config_says,
         tokenizer=source,
+        text_model=text_model,
         rgb_first=rgb_first,
         load_truncated=load_truncated,
     )
@@ -269,8 +278,10 @@ def activation_question(model: str, *, config_says: bool, tags: Mapping[str, boo
 def unsupported_reason(config: Mapping[str, Any]) -> str:
     """Why a configuration cannot become a bundle; empty if nothing in it speaks against it."""
     image, text = config["vision_cfg"], config["text_cfg"]
-    if "multimodal_cfg" in config:
-        return "it is a CoCa model, with a decoder beside the two towers"
+    if "multimodal_cfg" not in config and (image.get("output_tokens") or text.get("output_tokens")):
+        return "it returns tokens beside its features (output_tokens = True)"
+    if text.get("embed_cls") and not config.get("custom_text"):
+        return "open_clip appends a class token to texts with custom_text only (embed_cls = True)"
     for section, rules in ((image, _IMAGE_RULES), (text, _TEXT_RULES)):
         for key, (allowed, reason) in rules.items():
             if key in section and section[key] not in allowed:
@@ -288,6 +299,12 @@ def unsupported_reason(config: Mapping[str, Any]) -> str:
     return ""
 
 
+def _find_text_model(text: Mapping[str, Any], folder: str) -> str:
+    named: str = text.get("hf_model_name") or ""
+    is_there = bool(folder) and (Path(folder) / "config.json").is_file()
+    return folder if named and is_there else named
+
+
 def _refused_hf_tokenizer(text: Mapping[str, Any]) -> str:
     options = text.get("tokenizer_kwargs") or {}
     odd = sorted(options.keys() - {"clean", "strip_sep_token"})
@@ -295,7 +312,8 @@ def _refused_hf_tokenizer(text: Mapping[str, Any]) -> str:
         return f"it changes options of its tokenizer that warmclip does not know ({', '.join(odd)})"
     if options.get("clean", "whitespace") not in get_args(Cleaning):
         return f"its tokenizer cleans texts in a way of its own (clean = {options['clean']!r})"
-    if text.get("pool_type", "argmax") == "argmax":
+    pools = text.get("pool_type", "argmax")
+    if pools == "argmax" and not (text.get("hf_model_name") or text.get("embed_cls")):
         return "its text tower pools at the highest token, which says nothing in its vocabulary"
     return ""
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip import CLIP, CustomTextCLIP
 from open_clip.convert import convert_state_dict
 from open_clip.model import (
     convert_to_custom_text_state_dict,
@@ -23,12 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from warmclip_export.architecture import OpenClipModel
 from warmclip_export.errors import ExportRefused
 
 _UNSAFE_LOADING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _INSIDE = ("state_dict", "model_state_dict", "model")  # where training programs put the tensors
 _WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, Lightning
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+# Which transformers stored until 4.31: 0, 1, 2 and so on, no weights.
+_POSITION_NUMBERS = "text.transformer.embeddings.position_ids"
 _SHOWN = 3  # names of tensors in a message
 # All that reading a file which is no checkpoint is known to raise.
 _READING = (
@@ -44,7 +46,7 @@ _READING = (
 )
 
 
-def load_checkpoint(model: CLIP | CustomTextCLIP, path: Path) -> None:
+def load_checkpoint(model: OpenClipModel, path: Path) -> None:
     """Put a file's tensors into a model, every one of them and nothing else.
 
     Raises:
@@ -124,7 +126,7 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)  # torch's own allow-list
 
 
-def _fitted(model: CLIP | CustomTextCLIP, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _fitted(model: OpenClipModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in the form that open_clip's own loading gives them for a model."""
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
@@ -135,6 +137,7 @@ def _fitted(model: CLIP | CustomTextCLIP, state: dict[str, Tensor]) -> dict[str,
             state[name] = state[name].reshape(parameter.shape)
     if "logit_bias" not in state and model.logit_bias is not None:
         state["logit_bias"] = torch.zeros_like(model.logit_bias)
+    state.pop(_POSITION_NUMBERS, None)
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     return state

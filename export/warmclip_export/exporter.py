@@ -79,7 +79,7 @@ def export_model(
         ParityFailed: a stage differs from open_clip by more than its threshold.
     """
     check_target(target, force=force)
-    too_large = oversize_reason(tower_bytes(recipe.architecture))
+    too_large = oversize_reason(tower_bytes(recipe.architecture, recipe.text_model))
     if too_large:  # before gigabytes are downloaded
         raise ExportRefused(f"{recipe.model} cannot become a bundle: {too_large}")
     step("fetch the weights")
@@ -133,7 +133,7 @@ def export_model(
         manifest = Manifest(
             format=FORMAT,
             name=target.name,
-            architecture=recipe.architecture,
+            architecture=_architecture(recipe, reference),
             activation="quick_gelu" if recipe.activation.quick_gelu else "gelu",
             weights=Weights(
                 source=recipe.weights.kind,
@@ -200,6 +200,14 @@ def build_wrappers(reference: Reference) -> dict[Tower, nn.Module]:
         "image": graph.build_image_tower(reference.model.visual),
         "text": graph.build_text_tower(reference.text_parts),
     }
+
+
+def _architecture(recipe: ModelRecipe, reference: Reference) -> dict[str, Any]:
+    """The model's configuration, and what decides vectors of a Hugging Face text tower."""
+    settings = reference.text_settings()
+    if not settings:
+        return recipe.architecture
+    return {**recipe.architecture, "hf_text_cfg": settings}
 
 
 def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> TokenizerRecipe:

@@ -6,7 +6,8 @@ attention's scale folded into the first; attention is written out; nothing has m
 The text's end is an input, and normalising is left to the host. ``parity`` compares each wrapper
 with open_clip before anything is exported. Inputs and outputs are float32, also after ``to_fp16``.
 
-An image tower of another kind is exported as PyTorch traces it (``traced``).
+An image tower of another kind, and a text tower of Hugging Face, is exported as PyTorch traces it
+(``traced``).
 """
 
 import copy
@@ -16,16 +17,25 @@ from typing import Any
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d, Bottleneck, ModifiedResNet
-from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import (
+    AttentionalPooler,
+    LayerScale,
+    QuickGELU,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from warmclip_export.errors import ExportRefused
-from warmclip_export.reference import TextParts
-from warmclip_export.traced import TracedTower
-
-# Finite, and within float16: a row of -inf becomes NaN on some accelerators.
-_MASKED = -1e4
+from warmclip_export.reference import HuggingFaceText, OwnText, TextParts
+from warmclip_export.traced import (
+    MASKED,
+    TracedImageTower,
+    TracedTextTower,
+    TracedTower,
+    mark_tokens,
+)
 
 
 def build_image_tower(visual: nn.Module) -> nn.Module:
@@ -34,8 +44,8 @@ def build_image_tower(visual: nn.Module) -> nn.Module:
     Raises:
         ExportRefused: it is open_clip's vision transformer, with blocks that are not re-expressed.
     """
-    kind: type[nn.Module] = TracedTower
-    if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
+    kind: type[nn.Module] = TracedImageTower
+    if isinstance(visual, VisionTransformer) and _pools_plainly(visual):
         kind = ImageTower
     elif isinstance(visual, ModifiedResNet):
         kind = ResNetTower
@@ -44,7 +54,16 @@ def build_image_tower(visual: nn.Module) -> nn.Module:
 
 def build_text_tower(parts: TextParts) -> nn.Module:
     """The wrapper of a text tower: (ids, one-hot end) -> raw features (batch, dim)."""
-    return TextTower(parts).eval().requires_grad_(False)
+    match parts:
+        case HuggingFaceText():
+            tower: nn.Module = TracedTextTower(parts)
+        case OwnText(class_token=Tensor() as class_token):
+            tower = ClassTextTower(parts, class_token)
+        case OwnText():
+            tower = TextTower(parts)
+        case _:
+            raise TypeError(f"a text tower of {type(parts).__name__}")
+    return tower.eval().requires_grad_(False)
 
 
 def max_text_length(tower: nn.Module) -> int:
@@ -75,6 +94,8 @@ def scale_stream(tower: nn.Module, factor: float) -> None:
     if not all(isinstance(norm, nn.LayerNorm) for norm in norms):
         return
     tower.position.data *= factor
+    if isinstance(tower, ClassTextTower):
+        tower.class_token.data *= factor
     for layer in (tower.lookup, *layers):
         for parameter in layer.parameters():
             parameter.data *= factor
@@ -103,14 +124,21 @@ class _Wide(nn.Module):
         super().__init__()
         self.part = part
 
-    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
-        wide = {name: _widened(value) for name, value in named.items()}
-        computed: Tensor = self.part(x.float(), *map(_widened, others), **wide).to(x.dtype)
-        return computed
+    def forward(self, *values: Any, **named: Any) -> Any:
+        first = next(value for value in (*values, *named.values()) if _is_float(value))
+        wide = {name: _with_dtype(value, torch.float32) for name, value in named.items()}
+        computed = self.part(*(_with_dtype(value, torch.float32) for value in values), **wide)
+        if isinstance(computed, tuple):  # as parts of transformers give it
+            return tuple(_with_dtype(value, first.dtype) for value in computed)
+        return _with_dtype(computed, first.dtype)
 
 
-def _widened(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _with_dtype(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if _is_float(value) else value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 class ImageTower(nn.Module):
@@ -128,6 +156,8 @@ class ImageTower(nn.Module):
         self.norm_out = copy.deepcopy(visual.ln_post)
         self.average = visual.pool_type == "avg"
         self.pool_first = not self.average or visual.final_ln_after_pool
+        pool = visual.attn_pool
+        self.attend = None if pool is None else _QueryPool(pool, self.tokens)
         self.project = _projection(visual.proj)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -143,6 +173,9 @@ class ImageTower(nn.Module):
         return features
 
     def _pool(self, x: Tensor) -> Tensor:
+        if self.attend is not None:
+            pooled: Tensor = self.attend(x)
+            return pooled
         x = x.reshape(-1, self.tokens, self.width)
         return x[:, 1:].mean(dim=1) if self.average else x[:, :1].reshape(-1, self.width)
 
@@ -154,7 +187,7 @@ class TextTower(nn.Module):
     are cut to any ``length``; else it takes them whole.
     """
 
-    def __init__(self, parts: TextParts) -> None:
+    def __init__(self, parts: OwnText) -> None:
         super().__init__()
         self.tokens, self.width = parts.position.shape
         self.lookup = copy.deepcopy(parts.lookup)
@@ -171,6 +204,34 @@ class TextTower(nn.Module):
         x = self.blocks(x, length).reshape(-1, length, self.width)
         last = torch.matmul(eot_onehot.to(x.dtype), x).reshape(-1, self.width)
         features: Tensor = self.project(self.norm_out(last)).float()
+        return features
+
+
+class ClassTextTower(TextTower):
+    """CoCa's text transformer: a token of its own, after each text's tokens, gives the vector.
+
+    Which tokens it sees is decided by the ids, with open_clip's shift: the mask of the padding
+    begins one token late, and hides the class token from itself. So texts are taken whole.
+    """
+
+    def __init__(self, parts: OwnText, class_token: Tensor) -> None:
+        super().__init__(parts)
+        self.causal = False  # texts are not cut, though attention is masked
+        self.class_token = nn.Parameter(class_token.detach().clone()[None, None])
+        self.shown = mark_tokens(parts)
+        self.class_first = not parts.corrects_class_mask
+
+    def forward(self, input_ids: Tensor, eot_onehot: Tensor) -> Tensor:  # noqa: ARG002  # of all texts
+        """Encode texts, (batch, length) -> (batch, dim); the ends of the texts decide nothing."""
+        x = self.lookup(input_ids)
+        last = self.class_token.expand(x.shape[0], -1, -1)
+        x = (torch.cat([x, last], dim=1) + self.position).reshape(-1, self.width)
+        shown = self.shown(input_ids)
+        always = torch.ones_like(shown[:, :1])
+        shown = torch.cat([always, shown] if self.class_first else [shown, always], dim=1)
+        hidden = (1.0 - shown.reshape(-1, 1, 1, self.tokens)) * MASKED
+        x = self.blocks(x, self.tokens, hidden).reshape(-1, self.tokens, self.width)
+        features: Tensor = self.project(self.norm_out(x[:, -1:].reshape(-1, self.width))).float()
         return features
 
 
@@ -212,13 +273,15 @@ class _Attention(nn.Module):
         self.out = _linear(original.out_proj.weight, original.out_proj.bias)
         self.mask = mask
 
-    def forward(self, x: Tensor, length: int) -> Tensor:
+    def forward(self, x: Tensor, length: int, hidden: Tensor | None = None) -> Tensor:
         query = self._by_head(self.query(x), length).transpose(1, 2)
         key = self._by_head(self.key(x), length).permute(0, 2, 3, 1)
         value = self._by_head(self.value(x), length).transpose(1, 2)
         scores = torch.matmul(query, key)
         if self.mask is not None:
             scores = scores + self.mask[..., :length, :length]
+        if hidden is not None:
+            scores = scores + hidden
         mixed = torch.matmul(scores.softmax(dim=-1), value)
         rows: Tensor = self.out(mixed.transpose(1, 2).reshape(-1, self.width))
         return rows
@@ -258,8 +321,8 @@ class _Block(nn.Module):
         _fold_scale(original.ls_1, self.attention.out)
         _fold_scale(original.ls_2, self.mlp.narrow)
 
-    def forward(self, x: Tensor, length: int) -> Tensor:
-        x = x + self.attention(self.norm_1(x), length)
+    def forward(self, x: Tensor, length: int, hidden: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm_1(x), length, hidden)
         rows: Tensor = x + self.mlp(self.norm_2(x))
         return rows
 
@@ -267,9 +330,9 @@ class _Block(nn.Module):
 class _Blocks(nn.ModuleList):
     """The blocks of a transformer, one after the other."""
 
-    def forward(self, x: Tensor, length: int) -> Tensor:
+    def forward(self, x: Tensor, length: int, hidden: Tensor | None = None) -> Tensor:
         for block in self:
-            x = block(x, length)
+            x = block(x, length, hidden)
         return x
 
 
@@ -324,6 +387,47 @@ class _AttentionPool(nn.Module):
         return features
 
 
+class _QueryPool(nn.Module):
+    """CoCa's pooling: learned queries attend to all tokens, and the first gives the vector."""
+
+    def __init__(self, original: AttentionalPooler, tokens: int) -> None:
+        super().__init__()
+        attention = original.attn
+        self.tokens, self.heads, self.width = tokens, attention.num_heads, attention.embed_dim
+        query, key, value = _pool_weights(attention)
+        biases = attention.in_proj_bias.detach().chunk(3)
+        scale = 1.0 / math.sqrt(attention.head_dim)
+        first = nn.functional.linear(original.ln_q(original.query[:1]), query, biases[0]).detach()
+        self.query = nn.Parameter((first * scale).reshape(1, self.heads, 1, -1))
+        self.norm = copy.deepcopy(original.ln_k)
+        self.key = _linear(key, biases[1])
+        self.value = _linear(value, biases[2])
+        self.out = _linear(attention.out_proj.weight, attention.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.norm(x)
+        head = self.width // self.heads
+        key = self.key(rows).reshape(-1, self.tokens, self.heads, head).permute(0, 2, 3, 1)
+        value = self.value(rows).reshape(-1, self.tokens, self.heads, head).transpose(1, 2)
+        mixed = torch.matmul(torch.matmul(self.query, key).softmax(dim=-1), value)
+        pooled: Tensor = self.out(mixed.reshape(-1, self.width))
+        return pooled
+
+
+def _pool_weights(attention: nn.MultiheadAttention) -> tuple[Tensor, ...]:
+    """Of queries, keys and values; one tensor has all three where their widths are equal."""
+    if attention.in_proj_weight is not None:
+        return attention.in_proj_weight.detach().chunk(3)
+    return tuple(getattr(attention, f"{name}_proj_weight").detach() for name in "qkv")
+
+
+def _pools_plainly(visual: VisionTransformer) -> bool:
+    """Whether the wrapper has its pooling: one token, the mean, or CoCa's first query."""
+    return visual.attn_pool is None or (
+        visual.attn_pool_contrastive is None and visual.pool_type == "tok"
+    )
+
+
 def _blocks(originals: nn.ModuleList, mask: nn.Parameter | None = None) -> nn.ModuleList:
     return _Blocks(_Block(block, mask) for block in originals)
 
@@ -333,7 +437,7 @@ def _mask(tokens: int) -> nn.Parameter:
 
     A parameter, since all blocks share one, and would not share a buffer once it is ``to_fp16``.
     """
-    return nn.Parameter(torch.full((1, 1, tokens, tokens), _MASKED).triu(1))
+    return nn.Parameter(torch.full((1, 1, tokens, tokens), MASKED).triu(1))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

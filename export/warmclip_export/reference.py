@@ -10,8 +10,9 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
-from open_clip.tokenizer import HFTokenizer
+from open_clip import CLIP, SimpleTokenizer
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import TextTransformer
 from PIL import Image
@@ -20,6 +21,7 @@ from torchvision.transforms import Compose, ToTensor  # type: ignore[import-unty
 
 from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
 from warmclip.inference.bundle import Logits
+from warmclip_export.architecture import OpenClipModel, build_model, decisive_settings
 from warmclip_export.catalog import ModelRecipe, TokenizerSource
 from warmclip_export.checkpoint import load_checkpoint
 from warmclip_export.errors import ExportRefused
@@ -32,7 +34,7 @@ Device: TypeAlias = Literal["cpu", "mps"]
 _POOLS: dict[str, Literal["end", "first", "last"]] = {
     "argmax": "end", "eos": "end", "first": "first", "last": "last",
 }  # fmt: skip
-_NO_VECTOR = ("logit_scale", "logit_bias")
+_NO_VECTOR = ("logit_scale", "logit_bias", "text_decoder.")  # how such tensors' names begin
 
 
 def find_device(wanted: Device | None) -> Device:
@@ -74,16 +76,34 @@ def describe_reference(recipe: ModelRecipe, device: Device) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextParts:
-    """The pieces of a text tower, which open_clip's CLIP and CustomTextCLIP keep apart."""
+    """What is known of a text tower of any kind."""
+
+    context_length: int  # in tokens, of every text
+    vocabulary: int
+    padding_id: int
+    pool: Literal["end", "first", "last"]  # the token that the features are taken from
+    end_id: int | None = None  # of the token that ends a text; without one it has the highest id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnText(TextParts):
+    """The pieces of open_clip's text tower, which CLIP and CustomTextCLIP keep apart."""
 
     lookup: nn.Embedding
-    position: Tensor  # (context length, width)
+    position: Tensor  # (context length, width); with a class token, one more
     blocks: nn.ModuleList
     norm: nn.Module
     projection: nn.Linear | Tensor | None
     causal: bool
-    pool: Literal["end", "first", "last"]  # the token that the features are taken from
-    end_id: int | None  # of the token that ends a text; without one it has the highest id
+    class_token: Tensor | None = None  # (width,), appended to each text; it gives the features
+    corrects_class_mask: bool = False  # whether that token sees itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingFaceText(TextParts):
+    """A text tower of Hugging Face, which pools for itself."""
+
+    encoder: HFTextEncoder
 
 
 class Reference:
@@ -91,10 +111,11 @@ class Reference:
 
     def __init__(
         self,
-        model: CLIP | CustomTextCLIP,
+        model: OpenClipModel,
         preprocess: dict[str, Any],
         tokenizer: TokenizerSource | None = None,
         *,
+        context_length: int = 0,
         rgb_first: bool = False,
     ) -> None:
         source = tokenizer or TokenizerSource()
@@ -105,9 +126,9 @@ class Reference:
         self.rgb_first = rgb_first
         transform = image_transform_v2(self.preprocess, is_train=False)
         self.transform = Compose([_in_rgb, *transform.transforms]) if rgb_first else transform
-        self.text_parts = _text_parts(model)
+        self.text_parts = _text_parts(model, context_length)
         self.cleaning = source.cleaning
-        self.tokenizer = _open_tokenizer(source, len(self.text_parts.position))
+        self.tokenizer = _open_tokenizer(source, self.text_parts.context_length)
 
     @classmethod
     def build(cls, recipe: ModelRecipe, checkpoint: Path | None) -> Self:
@@ -115,22 +136,26 @@ class Reference:
 
         Raises:
             ExportRefused: open_clip cannot build such a model, or the file does not fit it.
+            WeightsUnavailable: the configuration of its text tower could not be had.
         """
         config = dict(recipe.architecture)
-        kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
         if recipe.activation.quick_gelu:  # it has no kinds, as GELU has
             for name in ("vision_cfg", "text_cfg"):
                 section = config[name].items()
                 config[name] = {key: value for key, value in section if key != "act_kwargs"}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(recipe.weights.name) if checkpoint is None else 0)
-            try:
-                model = kind(**config, quick_gelu=recipe.activation.quick_gelu)
-            except (TypeError, ValueError, AssertionError) as exc:
-                raise ExportRefused(f"open_clip cannot build {recipe.name}: {exc}") from exc
+            quick_gelu = recipe.activation.quick_gelu
+            model = build_model(config, recipe.text_model, quick_gelu=quick_gelu)
         if checkpoint is not None:
             load_checkpoint(model, checkpoint)
-        return cls(model, recipe.preprocess, recipe.tokenizer, rgb_first=recipe.rgb_first)
+        return cls(
+            model,
+            recipe.preprocess,
+            recipe.tokenizer,
+            context_length=config["text_cfg"].get("context_length", 0),
+            rgb_first=recipe.rgb_first,
+        )
 
     def move(self, device: Device) -> None:
         """Compute on another device from now on."""
@@ -170,6 +195,12 @@ class Reference:
         onehot: OneHot = np.eye(ids.shape[1], dtype=np.float32)[places][:, None]
         return onehot
 
+    def text_settings(self) -> dict[str, Any]:
+        """What decides vectors of a text tower of Hugging Face beside its tensors; else nothing."""
+        if not isinstance(self.text_parts, HuggingFaceText):
+            return {}
+        return decisive_settings(self.text_parts.encoder.config)
+
     def logits(self) -> Logits | None:
         """What the model was trained to make of a cosine; None if that is not two numbers."""
         scale, bias = self.model.logit_scale, self.model.logit_bias
@@ -182,14 +213,15 @@ class Reference:
     @torch.inference_mode()
     def image_features(self, pixels: Pixels) -> Features:
         """Raw features of preprocessed pictures, (n, dim)."""
-        features = self.model.encode_image(torch.from_numpy(pixels).to(self.device))
+        images = torch.from_numpy(pixels).to(self.device)
+        features = self.model.encode_image(images, normalize=False)  # CoCa would
         on_host: Features = features.cpu().numpy()
         return on_host
 
     @torch.inference_mode()
     def text_features(self, ids: TokenIds) -> Features:
         """Raw features of tokenized texts, (n, dim)."""
-        features = self.model.encode_text(torch.from_numpy(ids).to(self.device))
+        features = self.model.encode_text(torch.from_numpy(ids).to(self.device), normalize=False)
         on_host: Features = features.cpu().numpy()
         return on_host
 
@@ -198,7 +230,7 @@ class Reference:
         lines = [
             f"{name} {_tensor_sha256(tensor.detach().float().cpu().numpy())}"
             for name, tensor in sorted(self.model.state_dict().items())
-            if tensor.is_floating_point() and name not in _NO_VECTOR
+            if tensor.is_floating_point() and not name.startswith(_NO_VECTOR)
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -208,21 +240,43 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _text_parts(model: CLIP | CustomTextCLIP) -> TextParts:
-    source = model.text if isinstance(model, CustomTextCLIP) else model
-    if source is not model and not isinstance(source, TextTransformer):
-        raise ExportRefused(f"its text tower is a {type(source).__name__}, not open_clip's own")
-    pool = source.text_pool_type if source is model else source.pool_type
-    end = source.text_eos_id if source is model else source.eos_id
-    return TextParts(
-        lookup=source.token_embedding,
-        position=source.positional_embedding,
-        blocks=source.transformer.resblocks,
-        norm=source.ln_final,
-        projection=source.text_projection,
-        causal=source.attn_mask is not None,
-        pool=_POOLS[pool],
+def _text_parts(model: OpenClipModel, context_length: int) -> TextParts:
+    if isinstance(model, CLIP):
+        return _own_text(model, model.text_pool_type, model.text_eos_id)
+    match model.text:
+        case TextTransformer() as tower:
+            return _own_text(tower, tower.pool_type, tower.eos_id)
+        case HFTextEncoder() as tower if hasattr(tower, "proj"):
+            return HuggingFaceText(
+                context_length=context_length or DEFAULT_CONTEXT_LENGTH,
+                vocabulary=tower.vocab_size,
+                padding_id=tower.config.pad_token_id,
+                pool="first",
+                encoder=tower,
+            )
+        case HFTextEncoder():
+            raise ExportRefused("its text tower lacks the projection to the length of a vector")
+        case tower:
+            raise ExportRefused(f"its text tower is a {type(tower).__name__}, not open_clip's own")
+
+
+def _own_text(tower: Any, pool: str, end: int) -> OwnText:
+    """Of a ``TextTransformer``, or of a CLIP, which has the same parts and no class token."""
+    class_token = getattr(tower, "cls_emb", None)
+    return OwnText(
+        context_length=tower.context_length,
+        vocabulary=tower.token_embedding.num_embeddings,
+        padding_id=getattr(tower, "pad_id", 0),
+        pool=_POOLS[pool] if class_token is None else "last",
         end_id=end if pool == "eos" else None,
+        lookup=tower.token_embedding,
+        position=tower.positional_embedding,
+        blocks=tower.transformer.resblocks,
+        norm=tower.ln_final,
+        projection=tower.text_projection,
+        causal=tower.attn_mask is not None,
+        class_token=class_token,
+        corrects_class_mask=getattr(tower, "correct_cls_mask", False),
     )
 
 

@@ -11,9 +11,12 @@ from open_clip.factory import get_model_config
 from open_clip.pretrained import list_pretrained_tags_by_model
 
 from warmclip.inference.bundle import Tower
+from warmclip_export.architecture import build_model, find_text_folder
 from warmclip_export.catalog import unsupported_reason
-from warmclip_export.errors import ExportRefused
+from warmclip_export.errors import WeightsUnavailable
 from warmclip_export.onnx_file import MAX_BYTES
+
+_DECODER = "text_decoder."  # CoCa's, which makes no vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,8 @@ class Entry:
         size_px: the side of its pictures.
         tokens: of a text; 0 if its text tower says so itself.
         reason: why it becomes no bundle; empty if it does.
-        weights: bytes of each tower's weights in float32; empty if that was not asked for.
+        weights: bytes of each tower's weights in float32; empty if that was not asked for, or the
+            text tower's configuration lies on Hugging Face alone.
     """
 
     name: str
@@ -75,7 +79,7 @@ def describe_model(name: str, *, sized: bool) -> Entry:
     """What is known of one model; nothing is downloaded, and no weights are made."""
     config: dict[str, Any] = json.loads(json.dumps(get_model_config(name)))
     reason = unsupported_reason(config)
-    weights = tower_bytes(config) if sized and not reason else {}
+    weights = _known_bytes(config) if sized and not reason else {}
     size = config["vision_cfg"].get("image_size", 224)
     return Entry(
         name=name,
@@ -87,23 +91,35 @@ def describe_model(name: str, *, sized: bool) -> Entry:
     )
 
 
-def tower_bytes(config: Mapping[str, Any]) -> dict[Tower, int]:
+def tower_bytes(config: Mapping[str, Any], text_model: str = "") -> dict[Tower, int]:
     """What the weights of each tower take in float32; none are made.
 
+    Args:
+        config: the model's, in open_clip's form.
+        text_model: the folder or the name of its text tower's configuration; empty without one.
+
     Raises:
+        WeightsUnavailable: the text tower's configuration could not be had.
         ExportRefused: open_clip cannot build such a model.
     """
-    arguments = {name: value for name, value in config.items() if name != "custom_text"}
-    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
-    try:
-        with torch.device("meta"):
-            whole = kind(**arguments)
-    except (TypeError, ValueError, AssertionError) as exc:
-        raise ExportRefused(f"open_clip cannot build such a model: {exc}") from exc
+    arguments = {name: value for name, value in config.items() if name != "quick_gelu"}
+    with torch.device("meta"):
+        whole = build_model(arguments, text_model)
     sizes: dict[Tower, int] = {"image": 0, "text": 0}
     for name, tensor in whole.named_parameters():
-        sizes["image" if name.startswith("visual.") else "text"] += 4 * tensor.numel()
+        if not name.startswith(_DECODER):
+            sizes["image" if name.startswith("visual.") else "text"] += 4 * tensor.numel()
     return sizes
+
+
+def _known_bytes(config: Mapping[str, Any]) -> dict[Tower, int]:
+    """The same, or nothing where the network would have to be asked."""
+    text_model = config["text_cfg"].get("hf_model_name") or ""
+    try:
+        folder = find_text_folder(text_model, download=False) if text_model else ""
+    except WeightsUnavailable:
+        return {}
+    return tower_bytes(config, folder)
 
 
 def oversize_reason(weights: Mapping[Tower, int]) -> str:

@@ -255,7 +255,7 @@ def test_bundle_that_is_not_whole_says_so_and_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph that CoreML would compute wrongly is exported: noted on stderr and certified."""
-    monkeypatch.setattr("warmclip_export.graph._MASKED", float("-inf"))
+    monkeypatch.setattr("warmclip_export.graph.MASKED", float("-inf"))
     monkeypatch.setattr(exporter, "PRECISIONS", ("fp32",))
     model = written(tmp_path, "tiny", TINY_VIT)
 

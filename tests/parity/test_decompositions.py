@@ -22,7 +22,7 @@ class _Everything(nn.Module):
         mask = torch.linspace(-1, 1, rows.shape[1])[None]
         mixed = nn.functional.scaled_dot_product_attention(heads, -heads, heads, mask)
         scaled = nn.functional.scaled_dot_product_attention(mixed, heads, heads, scale=0.3)
-        return scaled.transpose(1, 2).flatten(2)
+        return scaled.transpose(1, 2).flatten(2) * torch.rsqrt(rows.square() + 0.5)
 
 
 def test_decomposed_operations_compute_the_same_and_are_gone() -> None:
@@ -41,6 +41,6 @@ def test_decomposed_operations_compute_the_same_and_are_gone() -> None:
     torch.testing.assert_close(traced.module()(x), module(x), atol=1e-6, rtol=1e-5)
     left = [str(node.target) for node in traced.graph.nodes if node.op == "call_function"]
     assert not [name for name in left if "batch_norm" in name or "attention" in name]
-    assert not [name for name in left if "aten.neg" in name]
+    assert not [name for name in left if "aten.neg" in name or "rsqrt" in name]
     linear = [node for node in traced.graph.nodes if str(node.target) == "aten.linear.default"]
     assert [node.args[0].meta["val"].ndim for node in linear] == [2, 2]

@@ -40,7 +40,12 @@ def _strings(rng: Random) -> list[str]:
 def _reference(kind: str, folder: Path, **text: object) -> Reference:
     """A model whose tokenizer lies in a folder, as open_clip loads it."""
     where = write_tokenizer(kind, folder / "tokenizer")
-    options = {"clean": _CLEANINGS.get(kind, "whitespace"), "strip_sep_token": kind == "bert"}
+    options: dict[str, object] = {
+        "clean": _CLEANINGS.get(kind, "whitespace"),
+        "strip_sep_token": kind == "bert",
+    }
+    if kind == "nllb":
+        options["language"] = "fra_Latn"
     config = varied(
         TINY_SIGLIP,
         text_cfg={
@@ -70,6 +75,18 @@ def test_ids_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(places, reference.eot_onehot(expected))
     assert len(np.unique(ids, axis=0)) > STRINGS / 2  # the strings were not all unknown to it
     assert tokenizer.find_cut(["a cat", "", "x " * 99]) == (2,)
+
+
+def test_language_stands_before_a_text(tmp_path: Path) -> None:
+    """A text's first token is the language that the configuration names; NLLB is pooled there."""
+    reference = _reference("nllb", tmp_path, pool_type="first")
+    recipe = write_bundled(reference, tmp_path)
+    assert isinstance(reference.tokenizer, HFTokenizer)
+    french = reference.tokenizer.tokenizer.convert_tokens_to_ids("fra_Latn")
+
+    ids, _ = Tokenizer.open(tmp_path / recipe.file.file, recipe).encode(["un chat", ""])
+
+    assert ids[:, 0].tolist() == [french, french]
 
 
 def test_text_is_pooled_at_its_end_where_the_model_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""open_clip's model of a configuration, and what that leaves to Hugging Face: the text tower's.
+
+open_clip would ask the network for that tower's configuration, and for weights that its own
+replace. Here the first comes from a folder, from the cache, or is downloaded; the others never.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from open_clip import CLIP, CoCa, CustomTextCLIP
+
+from warmclip_export.errors import ExportRefused, WeightsUnavailable
+from warmclip_export.weights import first_line
+
+OpenClipModel: TypeAlias = CLIP | CustomTextCLIP | CoCa
+
+_FILE = "config.json"
+# The kinds that open_clip knows the sizes of.
+_KINDS = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
+# What decides a vector and is seen in no tensor, as far as a kind has it.
+_DECISIVE = (
+    "model_type", "pad_token_id", "hidden_act", "layer_norm_eps", "num_attention_heads",
+    "activation_function", "encoder_attention_heads", "scale_embedding",
+    "feed_forward_proj", "layer_norm_epsilon", "num_heads", "relative_attention_max_distance",
+)  # fmt: skip
+
+
+def build_model(
+    config: Mapping[str, Any], text_model: str = "", *, quick_gelu: bool = False
+) -> OpenClipModel:
+    """open_clip's model with random weights; on the device that is torch's default.
+
+    Args:
+        config: open_clip's model configuration.
+        text_model: the folder or the name of its text tower's configuration; empty without one.
+        quick_gelu: its activation.
+
+    Raises:
+        WeightsUnavailable: the text tower's configuration could not be had.
+        ExportRefused: open_clip cannot build such a model.
+    """
+    arguments = {name: value for name, value in config.items() if name != "custom_text"}
+    kind: type[OpenClipModel] = CLIP
+    if config.get("custom_text") or text_model:
+        kind = CoCa if "multimodal_cfg" in config else CustomTextCLIP
+    if text_model:
+        arguments["text_cfg"] = {
+            **config["text_cfg"],
+            "hf_model_name": find_text_folder(text_model),
+            "hf_model_pretrained": False,
+        }
+    try:
+        return kind(**arguments, quick_gelu=quick_gelu)
+    except (TypeError, ValueError, AssertionError) as exc:
+        raise ExportRefused(f"open_clip cannot build such a model: {exc}") from exc
+
+
+def find_text_folder(name: str, *, download: bool = True) -> str:
+    """The folder with the configuration of a Hugging Face model: itself, or the cache's.
+
+    Args:
+        name: the folder, or the model's name on Hugging Face.
+        download: whether what is not in the cache is downloaded: a file of a kilobyte.
+
+    Raises:
+        WeightsUnavailable: it could not be had.
+        ExportRefused: it is of a kind that cannot be exported, or cannot be read.
+    """
+    if Path(name).is_dir():
+        file = Path(name) / _FILE
+    else:
+        file = Path(_cached(name) or _downloaded(name, allowed=download))
+    _check_kind(file)
+    return str(file.parent)
+
+
+def decisive_settings(config: Any) -> dict[str, Any]:
+    """What a text tower's configuration says that its tensors do not show."""
+    return {name: getattr(config, name) for name in _DECISIVE if hasattr(config, name)}
+
+
+def _cached(name: str) -> str | None:
+    found = try_to_load_from_cache(name, _FILE)
+    return found if isinstance(found, str) else None
+
+
+def _downloaded(name: str, *, allowed: bool) -> str:
+    try:
+        if not allowed:
+            raise FileNotFoundError("it was not asked for")
+        return hf_hub_download(name, _FILE)
+    except (OSError, ValueError, RuntimeError) as exc:  # its client raises all of these
+        raise WeightsUnavailable(
+            f"the text tower's configuration, {_FILE} of {name!r}, is not in the cache and could "
+            f"not be downloaded from huggingface.co ({first_line(exc)}). Run this where there is "
+            "a network, or copy the cache of such a machine (~/.cache/huggingface), or name a "
+            f"folder that has its {_FILE}, tokenizer.json and tokenizer_config.json with "
+            "--tokenizer FOLDER. Its weights are not needed: open_clip's have them"
+        ) from exc
+
+
+def _check_kind(file: Path) -> None:
+    from transformers import AutoConfig
+
+    try:
+        kind = AutoConfig.from_pretrained(str(file.parent), local_files_only=True).model_type
+    except (OSError, ValueError, KeyError) as exc:
+        raise ExportRefused(f"cannot read the text tower's {file}: {first_line(exc)}") from exc
+    if kind not in _KINDS:
+        raise ExportRefused(
+            f"its text tower is of the kind {kind!r} ({file}); open_clip has {', '.join(_KINDS)}"
+        )
