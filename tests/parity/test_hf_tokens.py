@@ -40,12 +40,7 @@ def _strings(rng: Random) -> list[str]:
 def _reference(kind: str, folder: Path, **text: object) -> Reference:
     """A model whose tokenizer lies in a folder, as open_clip loads it."""
     where = write_tokenizer(kind, folder / "tokenizer")
-    options: dict[str, object] = {
-        "clean": _CLEANINGS.get(kind, "whitespace"),
-        "strip_sep_token": kind == "bert",
-    }
-    if kind == "nllb":
-        options["language"] = "fra_Latn"
+    options = {"clean": _CLEANINGS.get(kind, "whitespace"), "strip_sep_token": kind == "bert"}
     config = varied(
         TINY_SIGLIP,
         text_cfg={
@@ -78,15 +73,15 @@ def test_ids_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
 
 
 def test_language_stands_before_a_text(tmp_path: Path) -> None:
-    """A text's first token is the language that the configuration names; NLLB is pooled there."""
+    """A text's first token is its language, from which NLLB's vectors are taken: English."""
     reference = _reference("nllb", tmp_path, pool_type="first")
     recipe = write_bundled(reference, tmp_path)
     assert isinstance(reference.tokenizer, HFTokenizer)
-    french = reference.tokenizer.tokenizer.convert_tokens_to_ids("fra_Latn")
+    english = reference.tokenizer.tokenizer.convert_tokens_to_ids("eng_Latn")
 
     ids, _ = Tokenizer.open(tmp_path / recipe.file.file, recipe).encode(["un chat", ""])
 
-    assert ids[:, 0].tolist() == [french, french]
+    assert ids[:, 0].tolist() == [english, english]
 
 
 def test_text_is_pooled_at_its_end_where_the_model_says_so(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_bundle_that_loads_truncated_pictures_has_a_name_of_its_own(tmp_path: Pa
         (_with("text_cfg", hf_model_name="x", hf_pooler_type="max_pooler"), "cannot compute"),
         (_with("text_cfg", tokenizer_mode="clips"), "appends a class token"),
         (_with("text_cfg", hf_tokenizer_name="bert-base"), "pools at the highest token"),
-        (_tokenizer_options(use_fast=False), r"does not know \(use_fast\)"),
+        (_tokenizer_options(language="fr"), r"does not know \(language\)"),
         (_tokenizer_options(clean="mine"), "clean = 'mine'"),
         (_with("vision_cfg", output_tokens=True), "returns tokens"),
         (_with("text_cfg", output_tokens=True), "returns tokens"),
