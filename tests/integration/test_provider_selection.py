@@ -304,6 +304,7 @@ def test_processes_that_load_together_compile_once(machine: Machine, tmp_path: P
     assert sorted(told.read_text().split()) == ["cached"] * 3 + ["compiled"] * 3
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has CoreML")
 def test_cpu_alone_needs_no_trial(machine: Machine) -> None:
     """Where there is nothing to choose, start-up is as quick as before, and nothing is written."""
     answer = machine.decide(None)

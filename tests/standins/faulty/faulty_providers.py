@@ -3,8 +3,9 @@
 They enter warmclip through its providers table, in child processes that have this folder on
 PYTHONPATH. Each can be insisted on (``WARMCLIP_PROVIDER=faulty-nan``).
 
-FAULTY_AUTO=name   the first candidate of ``auto``; it answers from memory what it has been asked
-                   before, so that it is also the fastest in a trial
+FAULTY_AUTO=name   the first candidate of ``auto``, before the CPU alone, also where there is
+                   CoreML; it answers from memory what it has been asked before, so that it is also
+                   the fastest in a trial
 FAULTY_N=n         run number n of a session (from 1) is the first that goes wrong, for
                    ``faulty-nth`` and ``faulty-drift``; 20 unless told
 FAULTY_SECONDS=s   how long ``faulty-slow`` takes for a run; 0.5 unless told
@@ -267,5 +268,6 @@ def enter() -> None:
     PROVIDERS.clear()
     if first is not None:
         PROVIDERS[first] = entries.pop(first)
+        known = {name: replace(it, in_auto=it.is_reference) for name, it in known.items()}
     PROVIDERS.update(known)
     PROVIDERS.update(entries)
