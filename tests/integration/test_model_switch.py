@@ -27,7 +27,7 @@ from serving import draw
 from standins import qdrant
 from standins.redis_server import RedisServer, redis_server
 from tiny_models import rewritten
-from warmclip.errors import WarmclipError
+from warmclip.errors import SpaceMismatch, WarmclipError
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
 from warmclip.store.protocol import Space
@@ -200,6 +200,28 @@ def test_worker_without_the_bundle(tmp_path: Path, models: tuple[ModelBundle, Mo
         answer = call(worker.connection, "search", search)
         assert (answer["fingerprint"], len(answer["hits"])) == (new, 3)
         assert "there is no bundle" not in command(environment, "status")
+
+
+def test_worker_of_a_model_that_is_being_filled(
+    tmp_path: Path, models: tuple[ModelBundle, ModelBundle]
+) -> None:
+    """It has no bundle of the model in use, and says so: a search of the few pictures that the
+    migration has reached so far would find nearly nothing.
+    """
+    old, new = models
+    environment = environment_of(tmp_path / "home", old.folder)
+    paths = [str(path) for path in draw(tmp_path / "pictures", 3)]
+    with running_worker(Settings.from_env(environment), environment) as worker:
+        assert worker.run("warmclip.work.jobs.index_images", paths, "images").return_value
+    old.folder.rename(tmp_path / "elsewhere")
+    environment = environment_of(tmp_path / "home", new.folder)
+    settings = Settings.from_env(environment)
+    with QdrantStore.embedded(settings.embedded_store) as store:
+        space = Space(fingerprint=new.manifest.fingerprint, dim=new.manifest.dim)
+        store.create_collection("images", space)
+    with running_worker(settings, environment) as worker, pytest.raises(SpaceMismatch) as told:
+        call(worker.connection, "search", {"collection": "images", "text": "red"})
+    assert "finds no bundle of it" in str(told.value)
 
 
 def test_bundle_that_cannot_be_loaded(

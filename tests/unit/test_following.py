@@ -13,8 +13,9 @@ from warmclip.indexing import collection_bundle
 from warmclip.indexing.collection_bundle import bundle_fingerprint, find_bundle
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
+from warmclip.store.protocol import Generation
 from warmclip.work.follower import ModelFollower
-from warmclip.work.horse.models import ModelChoice, bundles_to_load
+from warmclip.work.horse.models import ModelChoice, bundles_to_load, find_former
 from warmclip.work.horse.warm_horse import WarmHorse
 from warmclip.work.model_switch import (
     ModelSwitch,
@@ -44,6 +45,32 @@ HERE = {OLD: Path("/old"), NEW: Path("/new")}
 def test_bundles_to_load(wanted: tuple[str, ...], in_use: str | None, folders: list[str]) -> None:
     """What jobs asked for, else what the collection is of, else the default."""
     assert list(map(str, bundles_to_load(wanted, in_use, DEFAULT, HERE.get))) == folders
+
+
+@pytest.mark.parametrize(
+    ("in_use", "others", "loaded", "former"),
+    [
+        (100, {OLD: 100}, (OLD,), OLD),
+        (100, {OLD: 80}, (OLD,), OLD),
+        (100, {OLD: 79}, (OLD,), None),  # a migration is filling it
+        (100, {OLD: 0}, (OLD,), None),
+        (0, {OLD: 0}, (OLD,), OLD),
+        (0, {OLD: 3}, (OLD,), OLD),
+        (100, {OLD: 100}, (OTHER,), None),
+        (100, {OLD: 100}, (OTHER, OLD), OLD),
+        (100, {OLD: 10, OTHER: 100}, (OLD, OTHER), OTHER),
+        (100, {}, (OLD,), None),
+    ],
+)
+def test_former_model(
+    in_use: int, others: dict[str, int], loaded: tuple[str, ...], former: str | None
+) -> None:
+    """A search falls back to vectors that are there, and never to those that are being made."""
+    generations = [
+        Generation(collection="images", fingerprint=it, points=points, in_use=it == NEW)
+        for it, points in {NEW: in_use, **others}.items()
+    ]
+    assert find_former(generations, loaded) == former
 
 
 def test_choice_of_models() -> None:

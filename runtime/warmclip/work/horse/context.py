@@ -19,7 +19,13 @@ from warmclip.errors import ForkedSessionError, JobRefused, NotStored, SpaceMism
 from warmclip.indexing.roots import Roots
 from warmclip.progress import Progress
 from warmclip.settings import Settings
-from warmclip.work.horse.models import MissedModel, ModelChoice, ModelNeeded, bundles_to_load
+from warmclip.work.horse.models import (
+    MissedModel,
+    ModelChoice,
+    ModelNeeded,
+    bundles_to_load,
+    find_former,
+)
 
 if TYPE_CHECKING:
     from warmclip.indexing.indexer import Indexer
@@ -128,8 +134,7 @@ class JobContext:
             encoder = self.encoder
             return Indexer.from_settings(encoder, self.store, self.settings, collection), encoder
         if fingerprint not in self.encoders:
-            kept = {it.fingerprint for it in self.store.list_generations(collection)}
-            former = next((it for it in self.encoders if it in kept), None)
+            former = find_former(self.store.list_generations(collection), self.encoders)
             if former is None:
                 raise self.missing_model_error(collection, fingerprint)
             self._missed = MissedModel(fingerprint=fingerprint, instead=former)

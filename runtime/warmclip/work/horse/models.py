@@ -1,10 +1,14 @@
 """Which models a horse has: those that jobs asked for, or that of the worker's collection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from warmclip.errors import SpaceMismatch
+
+if TYPE_CHECKING:
+    from warmclip.store.protocol import Generation
 
 MOST_MODELS = 2
 """That a horse holds at once: each costs its memory."""
@@ -40,6 +44,25 @@ class ModelChoice:
             wanted=tuple(it for it in self.wanted if it != fingerprint),
             refused=(*self.refused, fingerprint),
         )
+
+
+def find_former(generations: Sequence["Generation"], loaded: Iterable[str]) -> str | None:
+    """The model that may answer a search while that of the collection is not loaded.
+
+    Args:
+        generations: all vectors that are kept under the collection's name, those in use first.
+        loaded: fingerprints.
+
+    Returns:
+        One whose vectors are there; None: there is none, or ``migrate`` is still filling them, so
+        that most pictures would not be found.
+    """
+    from warmclip.indexing.pruning import MOST_LOST
+
+    in_use, *others = generations
+    enough = (1 - MOST_LOST) * in_use.points
+    whole = {it.fingerprint for it in others if it.points >= enough}
+    return next((it for it in loaded if it in whole), None)
 
 
 def bundles_to_load(
