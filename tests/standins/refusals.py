@@ -64,8 +64,10 @@ def order(server: RedisServer, commands: str) -> None:
 def ordered(begin: str, end: str, server: RedisServer) -> Iterator[None]:
     """What some commands begin, and others end."""
     order(server, begin)
-    yield
-    order(server, end)
+    try:
+        yield
+    finally:
+        order(server, end)
 
 
 @contextmanager
@@ -95,10 +97,12 @@ def full_disk(server: RedisServer) -> Iterator[None]:
     in_the_way.touch()
     server.admin.config_set("save", "3600 1")
     order(server, "BGSAVE")
-    yield
-    server.admin.config_set("save", "")
-    in_the_way.unlink()
-    in_the_way.parent.rmdir()
+    try:
+        yield
+    finally:
+        server.admin.config_set("save", "")
+        in_the_way.unlink()
+        in_the_way.parent.rmdir()
 
 
 @contextmanager
