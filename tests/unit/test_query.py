@@ -168,6 +168,8 @@ def test_vector_of_several_terms() -> None:
         combine_vectors([(0.6, first), (-0.8, second)]), [0.6, -0.8, 0, 0], rtol=1e-6
     )
     assert np.linalg.norm(combine_vectors([(1000.0, first), (1e-3, second)])) == pytest.approx(1)
+    close = combine_vectors([(1.0, first), (0.01, second)])  # and what leads from there to it
+    np.testing.assert_allclose(combine_vectors([(1.0, close), (-1.0, first)])[1], 1, atol=1e-3)
 
 
 def test_terms_that_cancel_each_other_out() -> None:
