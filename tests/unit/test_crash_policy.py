@@ -5,9 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.work.crash_policy import Cause, Consequences, CrashPolicy, Death, decide, diagnose
+from warmclip.work.crash_policy import (
+    DEATHS,
+    Cause,
+    Consequences,
+    CrashPolicy,
+    Death,
+    _collection_of,
+    decide,
+    diagnose,
+)
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.poisoned_files import PoisonedFiles
 
@@ -131,6 +143,64 @@ def test_consequences(death: Death, before: dict[str, object], follows: dict[str
     expected = {"careful": False, "run_again": True} | follows
     found = consequences(death, **before)  # type: ignore[arg-type]  # its own parameters
     assert found == Consequences(**expected)  # type: ignore[arg-type]  # its own fields
+
+
+@pytest.mark.parametrize(
+    ("death", "kind", "words"),
+    [
+        (died(by=SEGV), "signal", "died by signal 11 (SIGSEGV)"),
+        (died(by=KILL), "signal", "SIGKILL), sent by somebody or by a system short of memory"),
+        (died(by=3), "exit", "left with exit code 3"),
+        (died(by=0), "exit", "left with exit code 0"),
+        (died(by=3, said="no store"), "exit", "left: no store"),
+        (died(by=KILL, hung_s=31.4), "hung", "hung: no sign of life for 31 s, so it was killed"),
+        (died(by=KILL, overran_s=180.0), "overran", "past the job's time-out of 180 s and was"),
+        (died(by=KILL, has_hung_up=True), "hung_up", "closed its pipe to the worker"),
+        (died(by=KILL, on_command=True), "on_command", "was killed on command"),
+    ],
+)
+def test_how_it_died(death: Death, kind: str, words: str) -> None:
+    """In a word of the known ones, and in a sentence with what it was doing."""
+    assert death.kind == kind
+    assert kind in DEATHS
+    assert words in str(death)
+    assert str(death).endswith("; provider coreml; it was in Python code")
+
+
+def test_who_died() -> None:
+    """A signal is blamed on others only where these may have sent it; a provider may be unknown."""
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert died(by=-number).from_outside
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL):
+        assert not died(by=-number).from_outside
+    assert not died(by=int(signal.SIGKILL)).from_outside  # an exit code of that number
+    ours = ({"hung_s": 1.0}, {"overran_s": 1.0}, {"has_hung_up": True})
+    assert not any(died(by=KILL, **how).from_outside for how in ours)
+    assert "provider none yet" in str(died(provider=""))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "options", "collection"),
+    [
+        ("index_images", (["/a"], "holiday"), {}, "holiday"),
+        ("index_images", (["/a"],), {"collection": "holiday"}, "holiday"),
+        ("index_images", (["/a"],), {}, None),
+        ("index_images", (["/a"], 7), {}, None),
+        ("embed_texts", (["/a"], "holiday"), {}, None),
+    ],
+)
+def test_collection_of_a_job(
+    function: str, arguments: tuple[object, ...], options: dict[str, object], collection: str | None
+) -> None:
+    """A picture that is set aside tells the collection that it was for."""
+    job = Job.create(
+        f"warmclip.work.jobs.{function}",
+        arguments,
+        options,
+        connection=Redis(),
+        serializer=JSONSerializer,
+    )
+    assert _collection_of(job) == collection
 
 
 @pytest.fixture
