@@ -14,7 +14,7 @@ from warmclip.inference.selection.quarantine import FILE, Quarantine
 def test_added_and_found_by_another_process(tmp_path: Path) -> None:
     """What one process writes, the next one reads, with the reason and the expiry."""
     tmp_path.chmod(0o755)  # a home that others may read
-    Quarantine(tmp_path).add("coreml-fp16", "computed\nNaN")
+    assert Quarantine(tmp_path).add("coreml-fp16", "computed\nNaN")
     record = Quarantine(tmp_path).active()["coreml-fp16"]
     assert record.reason == "computed NaN"
     since, until = map(datetime.fromisoformat, (record.since, record.until))

@@ -47,6 +47,16 @@ def test_burst_then_steady(per_minute: int) -> None:
     assert admitted(rate, "192.0.2.1") == per_minute
 
 
+def test_a_minute_has_sixty_seconds() -> None:
+    """Of sixty a minute, the next one passes after a second, and not before."""
+    clock = Clock()
+    rate = RateLimiter(60, clock)
+    assert admitted(rate, "192.0.2.1") == 60
+    for seconds, count in ((0.99, 0), (0.02, 1)):
+        clock.now += seconds
+        assert admitted(rate, "192.0.2.1") == count
+
+
 def test_refused_requests_cost_nothing() -> None:
     """Whoever goes on asking while refused waits no longer for it."""
     clock = Clock()
