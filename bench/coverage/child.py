@@ -16,7 +16,8 @@ from open_clip.factory import get_model_config
 from torch import nn
 
 from bench.coverage.row import Row
-from bench.coverage.shallow import make_shallow, timm_told
+from bench.coverage.shallow import LAYERS, VOCABULARY, make_shallow, timm_told
+from bench.coverage.text_models import write_text_model
 from warmclip.errors import WarmclipError
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import Precision
@@ -60,16 +61,29 @@ def _measure(model: str, full_below: float) -> dict[str, Any]:
     reason = unsupported_reason(config)
     if reason:
         return {"outcome": "refused", "reason": reason}
-    sizes = tower_bytes(config)
+    with tempfile.TemporaryDirectory(prefix="warmclip-coverage-") as folder:
+        return _measure_taken(model, config, full_below, Path(folder))
+
+
+def _measure_taken(
+    model: str, config: dict[str, Any], full_below: float, folder: Path
+) -> dict[str, Any]:
+    named = config["text_cfg"].get("hf_model_name") or ""
+    text_model = write_text_model(named, folder / "whole") if named else ""
+    sizes = tower_bytes(config, text_model)
     millions = sum(sizes.values()) / 4e6
     told: dict[str, Any] = {"outcome": "taken", "parameters": f"{millions:.0f}"}
     options: dict[str, Any] = {}
     told["measured"] = "as it is"
     if millions >= full_below:
         config, options, told["measured"] = make_shallow(config)
+        if named:
+            text_model = write_text_model(
+                named, folder / "small", layers=LAYERS, vocabulary=VOCABULARY
+            )
     with timm_told(options):
-        reference = _draw(model, config)
-    told |= _compare(reference)
+        reference = _draw(model, config, text_model)
+    told |= _compare(reference, folder)
     bound = cpu_bounds("fp32").difference
     if max(float(told["image"]), float(told["text"])) > bound:
         told |= {"outcome": "refused", "reason": f"it differs from open_clip by over {bound:g}"}
@@ -78,7 +92,7 @@ def _measure(model: str, full_below: float) -> dict[str, Any]:
     return told
 
 
-def _draw(model: str, config: dict[str, Any]) -> Reference:
+def _draw(model: str, config: dict[str, Any], text_model: str) -> Reference:
     """A model none of whose parameters has a value that hides an error, such as 0 or 1."""
     quick_gelu = bool(config.pop("quick_gelu", False))
     recipe = ModelRecipe(
@@ -89,6 +103,7 @@ def _draw(model: str, config: dict[str, Any]) -> Reference:
         preprocess={},
         weights=WeightsSource(kind="random", name=str(_SEED)),
         name_says_quick_gelu=quick_gelu,
+        text_model=text_model,
     )
     reference = Reference.build(recipe, None)
     generator = torch.Generator().manual_seed(_SEED)
@@ -98,7 +113,7 @@ def _draw(model: str, config: dict[str, Any]) -> Reference:
     return reference
 
 
-def _compare(reference: Reference) -> dict[str, str]:
+def _compare(reference: Reference, folder: Path) -> dict[str, str]:
     towers = build_wrappers(reference)
     feeds = {"image": _pictures(reference), "text": _texts(reference)}
     expected = {
@@ -108,16 +123,15 @@ def _compare(reference: Reference) -> dict[str, str]:
     opset = graph.required_opset(*towers.values())
     found: dict[str, str] = {}
     pieces: list[Placement] = []
-    with tempfile.TemporaryDirectory(prefix="warmclip-coverage-") as folder:
-        for tower, wrapper in towers.items():
-            path = Path(folder) / f"{tower}.onnx"
-            for precision in PRECISIONS:
-                _write(wrapper, feeds[tower], path, opset, precision)
-                if precision == "fp32":
-                    found[tower] = f"{_difference(path, feeds[tower], expected[tower]):.1e}"
-                (placement,) = lint_graph(path, _LINTED, _length(feeds[tower]))
-                pieces.append(placement)
-                path.unlink()
+    for tower, wrapper in towers.items():
+        path = folder / f"{tower}.onnx"
+        for precision in PRECISIONS:
+            _write(wrapper, feeds[tower], path, opset, precision)
+            if precision == "fp32":
+                found[tower] = f"{_difference(path, feeds[tower], expected[tower]):.1e}"
+            (placement,) = lint_graph(path, _LINTED, _length(feeds[tower]))
+            pieces.append(placement)
+            path.unlink()
     found["pieces"] = " ".join(str(placement.partitions) for placement in pieces)
     refused = {f"{it.operator} ({it.complaint.reason})" for each in pieces for it in each.findings}
     found["cut"] = "; ".join(sorted(refused)[:_SHOWN_OPERATORS])
@@ -156,12 +170,12 @@ def _pictures(reference: Reference) -> dict[str, Any]:
 
 
 def _texts(reference: Reference) -> dict[str, Any]:
-    """Token ids without a tokenizer: drawn ones, an end, and then zeros."""
+    """Token ids without a tokenizer: drawn ones, an end, and then padding."""
     parts = reference.text_parts
     vocabulary, context = parts.vocabulary, parts.context_length
     rng = np.random.default_rng(_SEED)
     ids = rng.integers(1, vocabulary - 1, (_ROWS, context))
     for row, end in enumerate((context // 3, context // 2, context - 1)):
         ids[row, end] = vocabulary - 1 if parts.end_id is None else parts.end_id
-        ids[row, end + 1 :] = 0
+        ids[row, end + 1 :] = parts.padding_id
     return {"input_ids": ids, "eot_onehot": reference.eot_onehot(ids)}

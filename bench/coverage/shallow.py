@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 import timm
 
-_LAYERS = 2
-_VOCABULARY = 49_408  # of open_clip's own tokenizer, which is cut no shorter
+LAYERS = 2
+VOCABULARY = 49_408  # of open_clip's own tokenizer, which is cut no shorter
 # How an architecture of timm is told its depth, by the beginning of its name.
 _DEPTHS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("convnext", {"depths": (1, 1, 1, 1)}),
@@ -22,7 +22,7 @@ _DEPTHS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fastvit_mci3", {"layers": (1, 1, 1, 1, 1)}),
     ("fastvit_mci4", {"layers": (1, 1, 1, 1, 1)}),
     ("fastvit", {"layers": (1, 1, 1, 1)}),
-    ("", {"depth": _LAYERS}),
+    ("", {"depth": LAYERS}),
 )
 
 
@@ -36,12 +36,12 @@ def make_shallow(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     elif isinstance(image["layers"], list):
         depth = image["layers"] = [1] * len(image["layers"])
     else:
-        depth = image["layers"] = _LAYERS
-    text["layers"] = _LAYERS
-    told = [f"{_told(depth)} image layers", f"{_LAYERS} text layers"]
-    if text.get("vocab_size", _VOCABULARY) > _VOCABULARY:
-        text["vocab_size"] = _VOCABULARY
-        told.append(f"{_VOCABULARY:,} tokens")
+        depth = image["layers"] = LAYERS
+    text["layers"] = LAYERS
+    told = [f"{_told(depth)} image layers", f"{LAYERS} text layers"]
+    if text.get("hf_model_name") or text.get("vocab_size", VOCABULARY) > VOCABULARY:
+        text["vocab_size"] = VOCABULARY
+        told.append(f"{VOCABULARY:,} tokens")
     return small, options, ", ".join(told)
 
 

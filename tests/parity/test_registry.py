@@ -5,13 +5,16 @@ from pathlib import Path
 
 import open_clip
 import pytest
+from open_clip.factory import get_model_config
 from typer.testing import CliRunner
 
+from bench.coverage.text_models import write_text_model
 from warmclip_export.__main__ import app
+from warmclip_export.architecture import find_text_folder
 from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ExportRefused
 from warmclip_export.exporter import export_model
-from warmclip_export.registry import list_entries
+from warmclip_export.registry import list_entries, tower_bytes
 
 
 def test_list_has_every_model_and_says_why_one_is_refused() -> None:
@@ -34,6 +37,18 @@ def test_part_of_a_name_adds_sizes_and_what_does_not_fit() -> None:
     assert 1.6e9 < model["weights_bytes"]["image"] < 1.8e9
     assert not model["taken"]
     assert "the text tower has 2.8 GB" in model["reason"]
+
+
+def test_text_towers_of_hugging_face_are_written_down(tmp_path: Path) -> None:
+    """`make coverage` has a configuration of each that open_clip names, of its size."""
+    configs = {name: get_model_config(name) for name in open_clip.list_models()}
+    named = {config["text_cfg"].get("hf_model_name") for config in configs.values()} - {None}
+
+    folders = {name: write_text_model(name, tmp_path / name) for name in named}
+
+    assert {find_text_folder(folder) for folder in folders.values()} == set(folders.values())
+    sizes = tower_bytes(configs["xlm-roberta-base-ViT-B-32"], folders["xlm-roberta-base"])
+    assert sizes["text"] == pytest.approx(4 * 278e6, rel=0.01)
 
 
 def test_unknown_part_is_an_error() -> None:
