@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from redis.exceptions import ResponseError
 
 from standins.listener import answering
@@ -19,6 +21,7 @@ from warmclip.fsutil import socket_path
 from warmclip.process_table import is_running
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker
+from warmclip.work.patience import Patience
 
 # Joins, says which server it found, and leaves when its stdin is closed.
 _CLIENT = """
@@ -295,6 +298,25 @@ def test_something_else_listens_there() -> None:
             pytest.raises(QueueUnreachable, match=f"127.0.0.1:{port}"),
         ):
             broker.__enter__()
+
+
+def test_connection_is_refused_as_it_is_opened(settings: Settings) -> None:
+    """With patience also the first words are sent again: here Redis has too many clients."""
+    with open_broker(settings, Patience(60.0)) as connection:
+        path = connection.connection_pool.connection_kwargs["path"]
+        with Redis(unix_socket_path=path) as admin:
+            admin.ping()
+            connection.connection_pool.disconnect()
+            admin.config_set("maxclients", 1)
+            room = threading.Timer(1.0, admin.config_set, ("maxclients", 100))
+            room.start()
+            try:
+                with connection.pipeline() as pipe:
+                    pipe.set("a key", "its value")
+                    assert pipe.execute() == [True]
+            finally:
+                room.join()
+            assert admin.info("stats")["rejected_connections"] > 0
 
 
 def test_redis_lost_inside_the_block(settings: Settings) -> None:

@@ -3,17 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.settings import Settings, without_password
-from warmclip.work.patience import LOST, Patience, refusal
+from warmclip.work.patience import LOST, Patience, PatientPool, refusal
 from warmclip.work.private_redis import PrivateRedis
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -128,16 +130,20 @@ def as_ours(settings: Settings, exc: Exception) -> QueueUnreachable:
 
 
 def _connect(url: str | None, path: str, retry: Retry, *, timeout_s: float) -> Redis:
+    pool = PatientPool if isinstance(retry, Patience) else ConnectionPool
     if url is None:
-        return Redis(unix_socket_path=path, socket_timeout=timeout_s, retry=retry)
+        unix: dict[str, Any] = {"connection_class": UnixDomainSocketConnection, "path": path}
+        return Redis.from_pool(pool(**unix, socket_timeout=timeout_s, retry=retry))
     _check_options(url)
     try:
-        return Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            retry=retry,
-            health_check_interval=_HEALTH_CHECK_S,
-            **_over_network(url, timeout_s),
+        return Redis.from_pool(
+            pool.from_url(
+                url,
+                socket_timeout=timeout_s,
+                retry=retry,
+                health_check_interval=_HEALTH_CHECK_S,
+                **_over_network(url, timeout_s),
+            )
         )
     except ValueError:
         # Its text may hold the URL, and so the password: keep the cause out of the traceback.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from redis.backoff import ExponentialBackoff
+from redis.connection import ConnectionPool
 from redis.exceptions import ClusterDownError as RedisClusterDownError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
@@ -156,3 +157,23 @@ class Patience(Retry):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy.copy(self)  # every connection asks the same question, and shares the trouble
+
+
+class PatientPool(ConnectionPool):
+    """Connections of which also the first words are sent again, by the patience of the pool.
+
+    redis-py below 7.2 has the patience of a connection only until the server takes it. What opens
+    it, such as the password, is sent once, and a transaction of a Redis that ends just then fails.
+    """
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """A connection that is ready.
+
+        Raises:
+            RedisError, OSError: none could be had, and patience has ended.
+        """
+        patience: Patience = self.connection_kwargs["retry"]
+        return patience.call_with_retry(
+            lambda: super(PatientPool, self).get_connection(*args, **options),
+            lambda _error: None,  # the pool has taken that connection back
+        )
