@@ -18,6 +18,7 @@ MUTANTS := .venv-mutants
 RELEASE := .venv-release
 TRIED := .venv-tried
 MINUTES ?= 30
+KILLS ?= 30
 SEED ?=
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 4
@@ -27,7 +28,7 @@ PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal $(if $(CI)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-unit test-integration test-faults test-page test-apple rehearse-mac test-floor browser fuzz mutants \
-        soak move-in parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage outages model-switch db-up dist try-dist \
+        soak move-in kills parity lint format types docs export-model train-demo export-demo worker doctor bench bench-worker coverage outages model-switch db-up dist try-dist \
         check clean
 
 help: ## List the targets
@@ -74,6 +75,9 @@ mutants: $(VENV)/installed $(MUTANTS)/installed ## Break modules of tests/mutant
 
 soak: $(VENV)/without-torch ## Half an hour in which all goes wrong that may, then every job is counted: MINUTES=3 SEED=1
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(addprefix --seed ,$(SEED)) $(SOAK_FLAGS)
+
+kills: $(VENV)/without-torch ## Index, forget and convert, killed at random moments: KILLS=30 SEED=1
+	PYTHONPATH=tests $(BIN)/python tests/killing.py --kills $(KILLS) $(addprefix --seed ,$(SEED))
 
 move-in: $(VENV)/without-torch ## The application of examples/, while it is killed and stopped: MINUTES=3 SEED=1
 	PYTHONPATH=examples $(BIN)/python tests/moving_in.py --minutes $(MINUTES) $(addprefix --seed ,$(SEED))

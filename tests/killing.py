@@ -1,10 +1,8 @@
-"""`warmclip index`, `forget` and the conversion of a store, killed at random moments.
+"""`make kills`: `warmclip index`, `forget` and the conversion of a store, killed at random moments.
 
 Each time a command is killed with SIGKILL somewhere between its start and its end, then run again
 to its end. What the store holds must be what a store holds in which nothing was ever killed:
 the same points with the same payloads and vectors.
-
-    PYTHONPATH=tests .venv/bin/python tests/killing.py --kills 30 --seed 1
 """
 
 import argparse

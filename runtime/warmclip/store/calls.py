@@ -93,7 +93,8 @@ class ServerCalls:
         budget = current_budget()
         if wait and budget is not None:
             pause_s = _PAUSE_S + budget.spent_s if wait is True else wait
-            wait = pause_s if pause_s < budget.left_s else False
+            # An attempt with no time left would end as "timed out", whatever the server says.
+            wait = pause_s if pause_s < budget.left_s / 2 else False
         if wait:
             log.warning("%s: %s; trying again", self._where, what)
             self._on_retry()

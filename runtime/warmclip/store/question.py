@@ -49,9 +49,9 @@ _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def question(seconds: float = QUESTION_S) -> Iterator[None]:
-    """Ask a question: what this block asks of a server is answered, or fails, in so many seconds.
+    """Ask a question: what is left of its budget bounds each wait for a server in this block.
 
-    It holds for the thread that it was begun in. A question in another one shares its budget.
+    A question within a question shares the outer budget. Other threads have none.
 
     Raises:
         StoreUnreachable: in the block, when the server does not answer in time, or has not in what

@@ -23,6 +23,7 @@ from warmclip.work.keys import QUEUES, job_key, queue_key, results_key
 from warmclip.work.naming import job_name
 from warmclip.work.patience import is_wrong_type
 from warmclip.work.worker_watch import RETURN_S, describe_start, require_worker
+from warmclip.work.workers import read_workers
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +85,15 @@ class SentCall:
                 return _answer(outcome)
             if not told and self.timeout_s - left_s >= _SILENCE_S:
                 told = True
-                why = describe_start(self.connection, CALL_QUEUE) or "every worker is busy"
+                why = (
+                    describe_start(read_workers(self.connection, CALL_QUEUE))
+                    or "every worker is busy"
+                )
                 log.warning("%s; waiting up to %.0f s", why, self.timeout_s)
         self._take_back()
         if is_cancelled():
             raise CallCancelled
-        raise no_answer(self.timeout_s, describe_start(self.connection, CALL_QUEUE))
+        raise no_answer(self.timeout_s, describe_start(read_workers(self.connection, CALL_QUEUE)))
 
     def _wait_a_second(self) -> JobResult | None:
         key = results_key(self.id)

@@ -45,6 +45,12 @@ _PACKAGE = "warmclip"
 _HORSE_MODULE = "warmclip.work.horse"
 
 
+def describe_stage(progress: tuple[int, int, str]) -> str:
+    """Where a start is, in words; progress is how much is done, how much there is, and what."""
+    done, total, stage = progress
+    return f"{stage}, {done + 1} of {total}"
+
+
 @cache
 def this_machine() -> str:
     """Where a process number means what it means here: one boot, one namespace.

@@ -160,10 +160,10 @@ class Patience(Retry):
 
 
 class PatientPool(ConnectionPool):
-    """Connections of which also the first words are sent again, by the patience of the pool.
+    """Connections that are opened again and again, by the patience of the pool.
 
-    redis-py below 7.2 has the patience of a connection only until the server takes it. What opens
-    it, such as the password, is sent once, and a transaction of a Redis that ends just then fails.
+    redis-py below 7.2 does not repeat what it sends on a new connection, such as the password: a
+    transaction would fail if Redis ended just then.
     """
 
     def get_connection(self, *args: Any, **options: Any) -> Any:

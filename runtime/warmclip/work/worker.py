@@ -39,7 +39,7 @@ from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.warm_horse import Order, WarmHorse
-from warmclip.work.liveness import AT, HORSE, STARTING, worker_fields
+from warmclip.work.liveness import AT, HORSE, STARTING, describe_stage, worker_fields
 from warmclip.work.model_switch import read_switches
 from warmclip.work.patience import LOST, is_wrong_type, refusal
 from warmclip.work.poisoned_files import PoisonedFiles
@@ -219,8 +219,7 @@ class WarmWorker(RqWorker):
             nonlocal told
             if in_flight.progress is not None and in_flight.progress != told:
                 told = in_flight.progress
-                done, total, stage = told
-                log.info("the model is not loaded yet: %s, %d of %d", stage, done + 1, total)
+                log.info("the model is not loaded yet: %s", describe_stage(told))
             self._tick(running, in_flight)
 
         self._horse.ensure_ready(on_tick)

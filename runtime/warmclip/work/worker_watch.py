@@ -2,12 +2,13 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 from redis import Redis
 
 from warmclip.errors import QueueUnreachable
-from warmclip.work.liveness import STARTING
-from warmclip.work.workers import expired_workers, read_workers, unregister
+from warmclip.work.liveness import STARTING, describe_stage
+from warmclip.work.workers import WorkerState, expired_workers, read_workers, unregister
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +64,17 @@ def describe_absence(connection: Redis, queue: str) -> str:
     return f"{absence}: the workers that are there listen on {', '.join(sorted(others))} (--queues)"
 
 
-def describe_start(connection: Redis, queue: str) -> str | None:
-    """How far a worker's start is, while no worker of this queue has its model; else None.
+def describe_start(workers: Sequence[WorkerState]) -> str | None:
+    """How far a worker's start is, while none of these workers has its model; else None.
 
     The first start on a machine tries its providers, which may compile the model for minutes.
     """
-    workers = read_workers(connection, queue)
     if not workers or any(worker.state != STARTING for worker in workers):
         return None
     progress = next((worker.at for worker in workers if worker.at is not None), None)
     if progress is None:
         return "a worker is starting"
-    done, total, stage = progress
-    return f"a worker is starting: {stage}, {done + 1} of {total}"
+    return f"a worker is starting: {describe_stage(progress)}"
 
 
 def wait_for_start(connection: Redis, queue: str) -> None:
@@ -84,7 +83,7 @@ def wait_for_start(connection: Redis, queue: str) -> None:
     A start ends: a worker that cannot load its model leaves.
     """
     began, told = time.monotonic(), None
-    while (start := describe_start(connection, queue)) is not None:
+    while (start := describe_start(read_workers(connection, queue))) is not None:
         if start != told and time.monotonic() - began >= _CHECK_S:
             told = start
             log.warning("waiting: %s", start)
@@ -120,8 +119,9 @@ class WorkerWatch:
         if now < self._next_check:
             return
         self._next_check = now + _CHECK_S
-        if read_workers(self._connection, self._queue):
-            self.start = describe_start(self._connection, self._queue)
+        workers = read_workers(self._connection, self._queue)
+        self.start = describe_start(workers)
+        if workers:
             self._alone_since = None
             return
         if self._alone_since is None:

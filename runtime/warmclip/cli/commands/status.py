@@ -83,11 +83,13 @@ def show_status(terminal: Terminal, status: Mapping[str, Any]) -> None:
 
 def _how_far(worker: Mapping[str, Any]) -> str | None:
     """How far a worker's job is, or its start."""
+    from warmclip.work.liveness import STARTING, describe_stage
+
     if worker["at"] is None:
         return None
-    done, total, stage = worker["at"]
-    if worker["state"] == "starting":
-        return f"{stage}, {done + 1} of {total}"
+    if worker["state"] == STARTING:
+        return describe_stage(worker["at"])
+    done, total, _ = worker["at"]
     return f"{done} of {total}"
 
 

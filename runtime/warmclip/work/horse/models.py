@@ -57,7 +57,7 @@ def find_former(generations: Sequence["Generation"], loaded: Iterable[str]) -> s
         One whose vectors are there; None: there is none, or ``migrate`` is still filling them, so
         that most pictures would not be found.
     """
-    from warmclip.indexing.pruning import MOST_LOST
+    from warmclip.indexing.pruning import MOST_LOST  # not for a worker's parent, which is light
 
     in_use, *others = generations
     enough = (1 - MOST_LOST) * in_use.points
