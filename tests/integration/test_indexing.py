@@ -358,6 +358,8 @@ def test_search(store: QdrantStore, photos: Path) -> None:
         indexer.search("blue", vector=vector)
     with pytest.raises(TypeError, match="exactly one"):
         indexer.search()
+    with pytest.raises(TypeError, match="embed exactly one of text and image"):
+        indexer.embed("blue", image=photos / "blue.png")
 
 
 def test_search_below_a_folder(store: QdrantStore, photos: Path) -> None:

@@ -1,13 +1,15 @@
 """What a search looks for: its words, pictures and weights, and their one vector."""
 
+import re
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pytest
 
 from warmclip.errors import SearchRefused
-from warmclip.indexing.combination import combine_vectors
-from warmclip.indexing.query import MOST_TERMS, Query, Term, parse_query
+from warmclip.indexing.combination import combine_terms, combine_vectors
+from warmclip.indexing.query import MOST_TERMS, MOST_WEIGHT, Query, Term, parse_query
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,25 @@ def test_vector_of_several_terms() -> None:
     assert np.linalg.norm(combine_vectors([(1000.0, first), (1e-3, second)])) == pytest.approx(1)
     close = combine_vectors([(1.0, first), (0.01, second)])  # and what leads from there to it
     np.testing.assert_allclose(combine_vectors([(1.0, close), (-1.0, first)])[1], 1, atol=1e-3)
+
+
+def test_vector_of_a_query() -> None:
+    """Each term's vector has the term's weight; texts are those of the terms that are texts."""
+    rows = dict(zip(("star", "/a.jpg", "night"), np.eye(3, dtype=np.float32), strict=True))
+    query = parse_query(["0.6:star", "+", "2:/a.jpg", "-", "night"])
+    vector = combine_terms(query, lambda term: rows[term.text or term.image or ""])
+    np.testing.assert_allclose(vector, np.array([0.6, 2, -1]) / 5.36**0.5, rtol=1e-6)
+    assert query.texts == ["star", "night"]
+
+
+def test_bounds_of_the_page_are_those_of_queries() -> None:
+    """terms.js cannot import them, and repeats them."""
+    script = (files("warmclip.serve") / "page" / "terms.js").read_text("utf-8")
+    stated = dict(re.findall(r"^const (MOST_\w+) = (\d+);$", script, re.M))
+    assert {name: float(number) for name, number in stated.items()} == {
+        "MOST_TERMS": MOST_TERMS,
+        "MOST_WEIGHT": MOST_WEIGHT,
+    }
 
 
 def test_terms_that_cancel_each_other_out() -> None:

@@ -1,13 +1,23 @@
-"""Several vectors as one: what is between pictures that are searched for, or away from them."""
+"""The one vector of a query of several terms: their weighted sum, shape (dim,)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from warmclip.errors import SearchRefused
+from warmclip.indexing.query import Query, Term
 from warmclip.inference.arrays import Vector
 
-_LEAST_LENGTH = 1e-4  # of the sum, by that of the weights: below it only rounding has a direction
+_LEAST_LENGTH = 1e-4  # of the sum, per unit of weight; a shorter one is rounding
+
+
+def combine_terms(query: Query, vector_of: Callable[[Term], Vector]) -> Vector:
+    """The vector to search by, shape (dim,), float32; ``vector_of`` a term is of unit length.
+
+    Raises:
+        SearchRefused: the terms cancel each other out.
+    """
+    return combine_vectors([(term.weight, vector_of(term)) for term in query.terms])
 
 
 def combine_vectors(weighted: Sequence[tuple[float, Vector]]) -> Vector:

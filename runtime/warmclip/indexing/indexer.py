@@ -211,7 +211,7 @@ class Indexer:
             case None, source if source is not None:
                 vector = self._encoder.encode_images([source])[0]
             case _:
-                raise TypeError("search for exactly one of text, image and vector")
+                raise TypeError("embed exactly one of text and image")
         return vector
 
     def migrate(

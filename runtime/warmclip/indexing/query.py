@@ -102,6 +102,11 @@ class Query:
         return "".join(_parts_of_heading(self.terms))
 
     @property
+    def texts(self) -> list[str]:
+        """Of the terms that are texts, in their order."""
+        return [term.text for term in self.terms if term.text is not None]
+
+    @property
     def only_term(self) -> Term | None:
         """The term of a query that has but one, which is not subtracted."""
         return self.terms[0] if len(self.terms) == 1 and self.terms[0].weight > 0 else None

@@ -248,7 +248,7 @@ def search(
         NotStored: there is no such collection, or no such picture in it.
         StoreError: the store failed.
     """
-    from warmclip.indexing.combination import combine_vectors
+    from warmclip.indexing.combination import combine_terms
 
     context = current_context()
     indexer, encoder = context.searcher(check_collection(collection))
@@ -258,16 +258,13 @@ def search(
     only = Filter.of(folder, since, until, by_file_date=bool(by_file_date))
     least = check_score(min_score)
     query = read_query(text, image, data, like, terms)
-    vector = combine_vectors(
-        [(term.weight, _vector_of(term, indexer, context)) for term in query.terms]
-    )
+    vector = combine_terms(query, partial(_vector_of, indexer=indexer, context=context))
     own = {point_id(term.like) for term in query.terms if term.like is not None}
     found = indexer.search(vector=vector, limit=most + len(own), only=only, min_score=least)
     hits = [hit for hit in found if hit.id not in own][offset:most]
-    texts = [term.text for term in query.terms if term.text is not None]
     return _space(encoder) | {
         "hits": [hit.to_dict() for hit in hits],
-        "cut": list(encoder.find_cut_texts(texts)),
+        "cut": list(encoder.find_cut_texts(query.texts)),
     }
 
 

@@ -1,12 +1,9 @@
 """The command search."""
 
 import base64
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,14 +29,13 @@ from warmclip.cli.paths import parse_path
 from warmclip.cli.sheet import Sheet, check_sheet, save_sheet
 from warmclip.errors import (
     ImagesUnreadable,
-    ImageUnavailable,
     ImageUnreadable,
     JobFailed,
     SettingsError,
     StoreUnreachable,
 )
 from warmclip.logs import printable
-from warmclip.settings import Limits, Settings
+from warmclip.settings import Settings
 from warmclip.store.filter import MOST_HITS, Filter, check_score
 
 if TYPE_CHECKING:
@@ -50,8 +46,8 @@ if TYPE_CHECKING:
 
 _LATE_S = 1.5  # of an answer, after which the store is asked whether it is there
 _QDRANT_S = 2.0  # for its answer
-_LOOK_S = 3.0  # for a disk to tell whether a file is there
 _MOST_SHOWN = 60  # characters of a text that was cut
+_LONGEST_HEADING = 200  # characters
 
 
 def search(
@@ -133,11 +129,14 @@ def search(
     verbose: Verbose = False,
 ) -> None:
     """Find pictures by words, or by a picture."""
+    from warmclip.cli.presence import Presence
+    from warmclip.cli.queries import read_queries
+
     with open_terminal(as_json, verbose) as terminal:
         settings = read_settings(
             bundle, collection, provider, exif_transpose, decode, env_file=env_file
         )
-        queries = _read_queries(words or [], image or [], settings.limits, each=each)
+        queries = read_queries(words or [], image or [], settings.limits, each=each)
         check_sheet(sheet)
         if queue and (bundle or provider or exif_transpose or decode):
             raise SettingsError(WORKERS_CHOICE)
@@ -154,7 +153,7 @@ def search(
             found = _search(
                 terminal, settings, queries, most, only, least, insist=bundle is not None
             )
-        presence = _Presence(settings.limits)
+        presence = Presence(settings.limits)
         if existing:
             found = [presence.keep_existing(hits, limit) for hits in found]
         if folder is not None and not any(found) and not folder.is_dir():
@@ -164,89 +163,7 @@ def search(
         if paths or nul:
             terminal.write_paths((hit.payload.path for hits in found for hit in hits), nul=nul)
         else:
-            show_hits(terminal, queries, found, presence.is_gone)
-
-
-def _read_queries(
-    words: Sequence[str], images: Sequence[str], limits: Limits, *, each: bool
-) -> "list[Query]":
-    """What the command line looks for; pictures are there, and have absolute paths.
-
-    Raises:
-        SettingsError: there is no such file, or nothing on standard input.
-        SearchRefused: nothing is looked for, or what is no query.
-    """
-    from warmclip.indexing.query import Query, parse_query
-
-    if images.count("-") > 1:
-        raise SettingsError("--image - twice: standard input has one picture")
-    pictures = [_name_picture(image) for image in images]
-    if each:
-        queries = [parse_query([word]) for word in words]
-        queries += [Query(terms=(picture,)) for picture in pictures]
-    elif words or pictures:
-        terms = parse_query(words).terms if words else ()
-        queries = [Query(terms=(*terms, *pictures))]
-    else:
-        queries = []
-    if not queries:
-        raise SettingsError("say what to look for: words, or --image FILE")
-    return [Query(terms=tuple(_locate(term, limits) for term in it.terms)) for it in queries]
-
-
-def _name_picture(image: str) -> "Term":
-    from warmclip.indexing.query import Term, refuse_url
-
-    refuse_url(image)
-    return Term(image=str(parse_path(image)))
-
-
-def _locate(term: "Term", limits: Limits) -> "Term":
-    """The same with an absolute path, or with what standard input has."""
-    if term.image is None:
-        return term
-    if term.image == "-":
-        data = sys.stdin.buffer.read(limits.image_bytes + 1)
-        if not data:
-            raise SettingsError("--image -: there is nothing on standard input")
-        if len(data) > limits.image_bytes:
-            raise SettingsError(
-                f"--image -: more than {limits.image_bytes:,} bytes (WARMCLIP_MAX_IMAGE_BYTES)"
-            )
-        return replace(term, image=None, data=base64.b64encode(data).decode("ascii"))
-    path = Path(term.image).expanduser()
-    if not path.is_file():
-        raise SettingsError(
-            f"{term.image}: there is no such file. It looks like a picture's path; to look for "
-            "the words, add another word"
-        )
-    return replace(term, image=str(path.absolute()))
-
-
-class _Presence:
-    """Whether the files of hits are there. A disk that does not answer is asked once."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._is_late = False
-        self._gone: dict[str, bool] = {}
-
-    def is_gone(self, path: str) -> bool:
-        """Whether there is no such file here now; of a disk that does not answer, False."""
-        from warmclip.indexing.files import is_file_gone
-        from warmclip.inference.reading import FileReader
-
-        if path not in self._gone and not self._is_late:
-            look = partial(is_file_gone, path)
-            try:
-                self._gone[path] = FileReader(self._limits).read(look, seconds=_LOOK_S)
-            except ImageUnavailable:
-                self._is_late = True
-        return self._gone.get(path, False)
-
-    def keep_existing(self, hits: "Sequence[Hit]", limit: int) -> "list[Hit]":
-        """The first of those whose files are there."""
-        return list(islice((hit for hit in hits if not self.is_gone(hit.payload.path)), limit))
+            show_hits(terminal, queries, found, presence.is_there)
 
 
 def _search(
@@ -259,7 +176,7 @@ def _search(
     *,
     insist: bool,
 ) -> "list[list[Hit]]":
-    from warmclip.indexing.combination import combine_vectors
+    from warmclip.indexing.combination import combine_terms
     from warmclip.indexing.indexer import Indexer
     from warmclip.store.open import share_store
     from warmclip.store.question import question
@@ -275,13 +192,11 @@ def _search(
         indexer = Indexer.from_settings(encoder, store, settings)
         found = []
         for query in queries:
-            weighted = [(term.weight, _vector_of(term, indexer)) for term in query.terms]
-            vector = combine_vectors(weighted)
+            vector = combine_terms(query, partial(_vector_of, indexer=indexer))
             with question():
                 hits = indexer.search(vector=vector, limit=limit, only=only, min_score=min_score)
             found.append(hits)
-            texts = [term.text for term in query.terms if term.text is not None]
-            _tell_of_cut_texts(terminal, encoder.find_cut_texts(texts))
+            _tell_of_cut_texts(terminal, encoder.find_cut_texts(query.texts))
         return found
 
 
@@ -297,10 +212,14 @@ def _vector_of(term: "Term", indexer: "Indexer") -> "Vector":
 
 def _tell_of_cut_texts(terminal: Terminal, texts: Sequence[str]) -> None:
     for text in texts:
-        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+        shown = _shorten(text, _MOST_SHOWN)
         terminal.note(
             printable(f"the model does not read the end of {shown!r}: the text is too long for it")
         )
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class _StoreOutage:
@@ -340,7 +259,7 @@ def _search_by_worker(
     with open_broker(settings, answer_s=QUICK_ANSWER_S) as connection:
         wait_for_start(connection, CALL_QUEUE)
         for query in queries:
-            question = {**_question(query), "limit": limit, **only.to_dict()}
+            question = {**as_arguments(query), "limit": limit, **only.to_dict()}
             question |= {"collection": settings.collection}
             question |= {} if min_score is None else {"min_score": min_score}
             outage = _StoreOutage(settings)
@@ -359,13 +278,16 @@ def _search_by_worker(
     return found
 
 
-def _question(query: "Query") -> dict[str, Any]:
-    """A query as the job ``search`` takes it; a single term as former workers do, too."""
+def as_arguments(query: "Query") -> dict[str, Any]:
+    """A query as the job ``search`` takes it; a single term as former workers do, too.
+
+    Raises:
+        SettingsError: a picture is too large for a job.
+    """
     from warmclip.work.call import MOST_SENT_BYTES
 
-    if any(
-        it.data is not None and len(it.data) > MOST_SENT_BYTES * 4 / 3 + 4 for it in query.terms
-    ):
+    pictures = (base64.b64decode(it.data) for it in query.terms if it.data is not None)
+    if any(len(picture) > MOST_SENT_BYTES for picture in pictures):
         raise SettingsError(
             f"--image -: with --queue a picture has at most {MOST_SENT_BYTES:,} bytes; save it "
             "where the worker finds it, and name its path"
@@ -398,31 +320,39 @@ def show_hits(
     terminal: Terminal,
     queries: "Sequence[Query]",
     hits_of_each: "Sequence[Sequence[Hit]]",
-    is_gone: Callable[[str], bool],
+    is_there: Callable[[str], bool | None],
 ) -> None:
-    """Write the pictures found for each query, best first; those whose files are gone so marked."""
+    """Write the pictures found for each query, best first; those whose files are gone so marked.
+
+    Args:
+        terminal: in JSON ``exists`` is what ``is_there`` returns.
+        queries: in their order.
+        hits_of_each: of each query.
+        is_there: whether there is a file with this path; None: it is not known.
+    """
     answers = list(zip(queries, hits_of_each, strict=True))
     if terminal.as_json:
-        terminal.json({"queries": [_as_json(query, hits, is_gone) for query, hits in answers]})
+        terminal.json({"queries": [_as_json(query, hits, is_there) for query, hits in answers]})
         return
     for query, hits in answers:
-        terminal.print(Text(printable(shorten_path(query.heading)), style="bold"))
+        heading = _shorten(shorten_path(query.heading), _LONGEST_HEADING)
+        terminal.print(Text(printable(heading), style="bold"))
         if not hits:
             terminal.print("      nothing was found")
         for place, hit in enumerate(hits, start=1):
             path = printable(shorten_path(hit.payload.path))
             day = (hit.payload.taken_at or "")[:10]
-            mark = "  (not there)" if is_gone(hit.payload.path) else ""
+            mark = "  (not there)" if is_there(hit.payload.path) is False else ""
             terminal.print(f"{place:4}  {hit.score:.3f}  {day:10}  {path}{mark}")
 
 
 def _as_json(
-    query: "Query", hits: "Sequence[Hit]", is_gone: Callable[[str], bool]
+    query: "Query", hits: "Sequence[Hit]", is_there: Callable[[str], bool | None]
 ) -> dict[str, Any]:
     term = query.only_term
     return {
         "text": term and term.text,
         "image": term and term.image,
         "terms": [{"text": it.text, "image": it.image, "weight": it.weight} for it in query.terms],
-        "hits": [hit.to_dict() | {"exists": not is_gone(hit.payload.path)} for hit in hits],
+        "hits": [hit.to_dict() | {"exists": is_there(hit.payload.path)} for hit in hits],
     }
