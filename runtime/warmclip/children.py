@@ -11,12 +11,19 @@ import os
 import selectors
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
 log = logging.getLogger(__name__)
+
+TRIAL_PREFIX = "warmclip-trial-"
+"""Of the temporary folder that each trial of a provider has for itself."""
+
+DOCTOR_PREFIX = "warmclip-doctor-"
+"""Of the doctor's temporary folders."""
 
 _READ_BYTES = 64 * 1024
 _KEPT_STDERR_BYTES = 64 * 1024
@@ -271,6 +278,25 @@ class ChildProcess:
                 self._has_news(0)
             if self._kept_stderr == before:
                 return
+
+
+@contextlib.contextmanager
+def own_temporary_folder(prefix: str) -> Iterator[dict[str, str]]:
+    """Yield the environment for a child with a temporary folder of its own, which goes in the end.
+
+    What compiles leaves whole models there when it is killed. Where no folder can be made, as on a
+    full disk, the environment is this process's own.
+
+    Args:
+        prefix: of the folder's name.
+    """
+    environment = dict(os.environ)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            environment["TMPDIR"] = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+            )
+        yield environment
 
 
 def _own(descriptor: int | None, stream: IO[bytes] | None) -> int:

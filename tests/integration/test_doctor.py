@@ -15,7 +15,7 @@ import pytest
 
 from running import eventually
 from standins.faulty import environment
-from warmclip.doctor.matrix import compiles
+from warmclip.doctor.matrix import _Run
 from warmclip.doctor.report import try_providers
 from warmclip.inference.providers import PROVIDERS
 from warmclip.inference.selection.quarantine import Quarantine
@@ -190,11 +190,17 @@ def test_trial_has_the_time_of_the_setting(
 
 def test_session_that_compiles_has_the_time_of_a_trial() -> None:
     """So do the cells of the matrix whose provider compiles, and no others."""
-    command = ["python", "-m", "warmclip.doctor.onnx_subject", "--provider"]
-    assert {name for name in PROVIDERS if compiles([*command, name])} == {
+    run = _Run(deadline_s=20, compiling_s=300, slack_s=5, quick=False, progress=None)
+    deadlines = {
+        name: {run.deadline_of(it) for it in run.onnx_row(name, (), variants=2, provider=name)}
+        for name in PROVIDERS
+    }
+    assert {name for name, found in deadlines.items() if found == {300}} == {
         *("coreml-fp16", "coreml-ane", "coreml-fp32", "tensorrt-fp16", "tensorrt-fp32")
     }
-    assert not compiles(command[:-1])
+    assert deadlines["cpu"] == {20}
+    (import_only, *_) = run.onnx_row("import onnxruntime", (), variants=1)
+    assert run.deadline_of(import_only) == 20
 
 
 def test_doctor_itself_loads_nothing_heavy(demo_bundle: Path) -> None:

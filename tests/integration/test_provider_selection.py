@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU, PROVIDERS
 from warmclip.inference.selection.provider_selection import select_providers
 from warmclip.inference.selection.trial import try_provider
+from warmclip.inference.selection.trial_process import run_trial
 from warmclip.inference.selection.trial_store import forget_trials, trials_folder
 
 _DECIDE = """
@@ -202,7 +204,7 @@ def test_service_finds_what_the_trial_compiled(machine: Machine, tmp_path: Path)
 def test_models_of_the_loser_go(machine: Machine, tmp_path: Path) -> None:
     """What a provider has compiled that is not used does not stay on the disk for a month."""
     told = tmp_path / "told"
-    variables = {"FAULTY_SECONDS": "0.2", "FAULTY_COMPILED": str(told)}
+    variables = {"FAULTY_SECONDS": "1", "FAULTY_COMPILED": str(told)}
     decided = machine.decide("slowcompiler", variables=variables)["verdict"]
     assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
     assert all(trial["passed"] for trial in trials(decided, "faulty-slowcompiler"))
@@ -237,6 +239,16 @@ def test_disk_without_room_for_compiled_models(
         OnnxSession(
             bundle.graph("image", "fp32"), compiler, digest="0", cache=ModelCache(machine.home)
         )
+
+
+def test_trial_without_a_temporary_folder(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none can be made, as on a full disk, a provider is tried all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    bundle = ModelBundle.open(machine.bundle)
+    trial = run_trial(bundle, CPU, "text", home=machine.home, threads=0, deadline_s=120)
+    assert trial.passed, trial.reason
 
 
 def test_compiler_that_fails_leaves_nothing(machine: Machine) -> None:

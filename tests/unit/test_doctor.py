@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_child_that_does_it() -> None:
     assert cell.seconds < 5
     assert cell.facts == {"version": "1"}
     assert [step["step"] for step in cell.steps] == ["makes it", "uses it"]
+
+
+def test_child_without_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none can be made, as on a full disk, the cell is tried all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert child(subject()).is_ok
 
 
 def test_child_that_raises() -> None:

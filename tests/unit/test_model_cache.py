@@ -184,3 +184,11 @@ def test_stale_temporaries_are_swept(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert target.exists()
     shutil.rmtree(young)
+
+
+def test_temporary_folder_that_cannot_be_listed(unprivileged: Path) -> None:
+    """What may be written but not listed, or is not there, has nothing to sweep."""
+    unprivileged.chmod(0o300)
+    assert sweep_temporaries(unprivileged) == []
+    assert sweep_temporaries(unprivileged / "gone") == []
+    unprivileged.chmod(0o700)

@@ -86,6 +86,7 @@ class _Probe:
     kind: Kind
     variant: str
     command: tuple[str, ...]
+    compiles: bool = False  # what makes its session compiles the graph
 
 
 def run_matrix(
@@ -136,10 +137,10 @@ def run_matrix(
         options = (
             *("--graph", os.fspath(file)),
             *("--side", str(graph.side_px)),
-            *("--provider", provider),
         )
         is_reference = PROVIDERS[provider].is_reference
-        probes += run.onnx_row(name, options, variants=len(_VARIANTS) if is_reference else 0)
+        variants = len(_VARIANTS) if is_reference else 0
+        probes += run.onnx_row(name, options, variants=variants, provider=provider)
     done = known | run.run_all([probe for probe in probes if _key(probe) not in known], len(known))
     return tuple(_row(name, provider, probes, done) for name, provider in rows)
 
@@ -206,15 +207,28 @@ class _Run:
         return _Probe(row=row, kind=kind, variant=PLAIN, command=command)
 
     def onnx_probe(
-        self, row: str, kind: Kind, options: tuple[str, ...], variant: str = PLAIN
+        self,
+        row: str,
+        kind: Kind,
+        options: tuple[str, ...],
+        *,
+        variant: str = PLAIN,
+        provider: str | None = None,
     ) -> _Probe:
+        compiles = False
+        if provider is not None:
+            options = (*options, "--provider", provider)
+            compiles = PROVIDERS[provider].cache_option is not None
         command = (*_ONNX, *options, "--slack", str(self.slack_s), "--process", kind)
-        return _Probe(row=row, kind=kind, variant=variant, command=command)
+        return _Probe(row=row, kind=kind, variant=variant, command=command, compiles=compiles)
 
-    def onnx_row(self, row: str, options: tuple[str, ...], *, variants: int) -> list[_Probe]:
-        probes = [self.onnx_probe(row, kind, options) for kind in COLUMNS]
+    def onnx_row(
+        self, row: str, options: tuple[str, ...], *, variants: int, provider: str | None = None
+    ) -> list[_Probe]:
+        probes = [self.onnx_probe(row, kind, options, provider=provider) for kind in COLUMNS]
         for name, more in list(_VARIANTS.items())[: 0 if self.quick else variants]:
-            probes.append(self.onnx_probe(row, "fork", (*options, *more), name))
+            probe = self.onnx_probe(row, "fork", (*options, *more), variant=name, provider=provider)
+            probes.append(probe)
         return probes
 
     def run_all(
@@ -242,18 +256,13 @@ class _Run:
         missing = _missing_package(probe.command)
         if missing:
             return absent(f"{missing} is not installed")
-        deadline_s = self.deadline_s
-        if compiles(probe.command):
-            # Later than after the longest, the child's own alarm would end it.
-            deadline_s = max(deadline_s, min(self.compiling_s, LONGEST_DEADLINE_S))
-        return run_probe(probe.command, deadline_s=deadline_s, stop=stop)
+        return run_probe(probe.command, deadline_s=self.deadline_of(probe), stop=stop)
 
-
-def compiles(command: Sequence[str]) -> bool:
-    """Whether a provider that compiles the graph makes a probe's session."""
-    if "--provider" not in command:
-        return False
-    return PROVIDERS[command[command.index("--provider") + 1]].cache_option is not None
+    def deadline_of(self, probe: _Probe) -> float:
+        if not probe.compiles:
+            return self.deadline_s
+        # The child's own alarm ends it soon after LONGEST_DEADLINE_S.
+        return max(self.deadline_s, min(self.compiling_s, LONGEST_DEADLINE_S))
 
 
 def _missing_package(command: Sequence[str]) -> str | None:

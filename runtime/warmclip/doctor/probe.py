@@ -1,20 +1,20 @@
 """One cell of the doctor's matrix: a child with a deadline for each step, and what became of it."""
 
-import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from warmclip.children import ChildProcess, signal_name
+from warmclip.children import (
+    DOCTOR_PREFIX,
+    ChildProcess,
+    own_temporary_folder,
+    signal_name,
+)
 
 Status = Literal["ok", "error", "signal", "hang", "absent"]
-
-PREFIX = "warmclip-doctor-"
-"""Of the doctor's temporary folders."""
 
 _REASON_CHARS = 300
 _STOP_SEEN_WITHIN_S = 0.2
@@ -65,10 +65,8 @@ def run_probe(command: Sequence[str], *, deadline_s: float, stop: threading.Even
 
     hung_s = None
     with (
-        # A session without a cache compiles into the temporary folder, and one that is killed
-        # leaves it there.
-        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as temporary,
-        ChildProcess(command, env=os.environ | {"TMPDIR": temporary}) as child,
+        own_temporary_folder(DOCTOR_PREFIX) as environment,
+        ChildProcess(command, env=environment) as child,
     ):
         try:
             for message in child.messages(

@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from warmclip.children import DOCTOR_PREFIX
 from warmclip.doctor.conclusion import Conclusion, draw_conclusion
 from warmclip.doctor.dependencies import Dependency, read_dependencies
 from warmclip.doctor.machine import Machine, read_machine
 from warmclip.doctor.matrix import Graph, Row, run_matrix
-from warmclip.doctor.probe import PREFIX, ProbeResult, absent, run_probe
+from warmclip.doctor.probe import ProbeResult, absent, run_probe
 from warmclip.doctor.processes import LONGEST_DEADLINE_S
 from warmclip.doctor.tiny_graph import SIDE_PX, tiny_graph
 from warmclip.errors import BundleError
@@ -168,7 +169,7 @@ def _graph(settings: Settings) -> Iterator[Graph]:
             file_of=partial(bundle.graph, "image"),
         )
         return
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder_:
+    with tempfile.TemporaryDirectory(prefix=DOCTOR_PREFIX) as folder_:
         file = Path(os.fspath(folder_), "tiny.onnx")
         file.write_bytes(tiny_graph())
         yield Graph(name="a tiny built-in graph", side_px=SIDE_PX, file_of=lambda _precision: file)

@@ -48,7 +48,7 @@ class ImageRecipe(_Record):
 
     def identity(self) -> dict[str, Any]:
         """All that decides a vector, as JSON can carry it."""
-        # Not there where it says what bundles without it take for granted.
+        # The default is left out, so that bundles older than this field keep their fingerprint.
         return self.model_dump(mode="json", exclude={"truncated"}) | self.model_dump(
             mode="json", include={"truncated"}, exclude_defaults=True
         )

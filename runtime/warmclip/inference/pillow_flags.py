@@ -36,7 +36,7 @@ def own_flags(*, load_truncated: bool = False) -> Iterator[None]:
     """Decode with our values; inside, other threads see them as well.
 
     Who sets a flag meanwhile keeps it. Who wants the other way with truncated pictures waits until
-    nobody decodes.
+    nobody decodes; whoever comes meanwhile and wants the present way passes them.
 
     Args:
         load_truncated: decode what is left of a picture that was cut off, instead of refusing it.

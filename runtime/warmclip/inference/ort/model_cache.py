@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from warmclip.children import DOCTOR_PREFIX, TRIAL_PREFIX
 from warmclip.fsutil import file_lock, private_folder
 from warmclip.inference.ort.checksums import ChecksumMismatch, verify_checksums, write_checksums
 
@@ -30,13 +31,10 @@ T = TypeVar("T")
 
 COMPLETE = ".complete"
 
-TRIAL_PREFIX = "warmclip-trial-"
-"""Of the temporary folder that each trial of a provider has for itself."""
-
 _UNUSED_DAYS = 30
 _STALE_S = 24 * 3600
 _URL_SAFE = re.compile(r"[A-Za-z0-9/._~-]+")  # CoreML reads a path as a URL
-_TEMPORARY = re.compile(r"onnxruntime-[0-9A-Fa-f-]{36}.*|warmclip-(trial|doctor)-.*")
+_TEMPORARY = re.compile(rf"onnxruntime-[0-9A-Fa-f-]{{36}}.*|({TRIAL_PREFIX}|{DOCTOR_PREFIX}).*")
 
 
 class ModelCache:
@@ -144,8 +142,12 @@ def sweep_temporaries(folder: Path | None = None) -> list[Path]:
     Without a cache, onnxruntime's CoreML provider writes whole models there and removes them only
     when a session ends in peace. What is younger than a day may be in use.
     """
-    swept = []
-    for path in Path(folder or tempfile.gettempdir()).iterdir():
+    swept: list[Path] = []
+    try:
+        paths = list(Path(folder or tempfile.gettempdir()).iterdir())
+    except OSError:  # there is none, or one that may be written but not listed
+        return swept
+    for path in paths:
         if not _TEMPORARY.fullmatch(path.name):
             continue
         try:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,10 +23,11 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from warmclip.children import TRIAL_PREFIX
 from warmclip.errors import BadVectors, WarmclipError
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import peak_rss_mb
-from warmclip.inference.ort.model_cache import TRIAL_PREFIX, ModelCache
+from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.placement import Placement
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import PROVIDERS, Provider
@@ -183,7 +183,7 @@ def _leave_with_parent() -> None:
 
 def _remove_temporary_folder() -> None:
     """Remove this trial's own: whoever made it may have been killed."""
-    folder = Path(tempfile.gettempdir())
+    folder = Path(os.environ.get("TMPDIR", ""))
     if folder.name.startswith(TRIAL_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -196,7 +196,8 @@ def main() -> None:
     signal.alarm(request["alarm_s"])  # ends even a process that hangs in native code
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    atexit.register(_remove_temporary_folder)  # an answer that nobody reads raises an error
+    # Also when writing the answer fails, as nobody reads it.
+    atexit.register(_remove_temporary_folder)
 
     def stage(name: str) -> None:
         answer.write(json.dumps({"stage": name}) + "\n")

@@ -5,17 +5,14 @@ deadline.
 """
 
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
 
-from warmclip.children import ChildProcess, describe_exit
+from warmclip.children import TRIAL_PREFIX, ChildProcess, describe_exit, own_temporary_folder
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.ort.model_cache import TRIAL_PREFIX
 from warmclip.inference.providers import Provider
 from warmclip.inference.selection.trial import Trial
 
@@ -57,12 +54,9 @@ def run_trial(
     gives_up_at = time.monotonic() + deadline_s
     stage, answer, timed_out = "starting", None, False
     with (
-        # What a compiler leaves in the temporary folder when it is killed goes with the trial.
-        tempfile.TemporaryDirectory(prefix=TRIAL_PREFIX, ignore_cleanup_errors=True) as temporary,
+        own_temporary_folder(TRIAL_PREFIX) as environment,
         # The child leaves when its stdin ends, should this process die.
-        ChildProcess(
-            [*command, json.dumps(request)], stdin=PIPE, env=os.environ | {"TMPDIR": temporary}
-        ) as child,
+        ChildProcess([*command, json.dumps(request)], stdin=PIPE, env=environment) as child,
     ):
         try:
             for message in child.messages(
