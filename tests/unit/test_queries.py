@@ -29,6 +29,7 @@ def read(words: list[str], images: list[str]) -> Query:
     ("words", "images", "told"),
     [
         ([], ["none.png"], "--image none.png: there is no such file"),
+        ([], ["~nobody.here/a.png"], "--image ~nobody.here/a.png: there is no such home folder"),
         (
             ["a", "-", "none.png"],
             [],
@@ -41,6 +42,12 @@ def test_picture_that_is_not_there(words: list[str], images: list[str], told: st
     with pytest.raises(SettingsError) as raised:
         read(words, images)
     assert str(raised.value) == told
+
+
+def test_name_that_no_file_can_have() -> None:
+    """It is refused as others are; what the system says of it depends on Python's version."""
+    with pytest.raises(SettingsError, match=r"a\.png: .*; to look for it as words, add"):
+        read(["a" * 300 + ".png"], [])
 
 
 def test_file_whose_name_is_a_minus_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,24 +47,21 @@ def name_picture(image: str) -> Term:
     """The picture of ``--image``, with its absolute path; of standard input, ``-``.
 
     Raises:
-        SettingsError: there is no such file.
+        SettingsError: there is no such file, or it cannot be looked at.
         SearchRefused: it is a URL.
         BadParameter: it is empty.
     """
     refuse_url(image)
     if image == "-":
         return Term(image=image)
-    path = parse_path(image).expanduser().absolute()
-    if not path.is_file():
-        raise SettingsError(f"--image {image}: there is no such file")
-    return Term(image=str(path))
+    return Term(image=_find_file(parse_path(image), f"--image {image}"))
 
 
 def locate_pictures(query: Query) -> Query:
     """A query as it was typed, with absolute paths of its pictures.
 
     Raises:
-        SettingsError: there is no such file.
+        SettingsError: there is no such file, or it cannot be looked at.
     """
     return Query(terms=tuple(_locate(term) for term in query.terms))
 
@@ -72,12 +69,22 @@ def locate_pictures(query: Query) -> Query:
 def _locate(term: Term) -> Term:
     if term.image is None:
         return term
-    path = Path(term.image).expanduser().absolute()
-    if not path.is_file():
-        raise SettingsError(
-            f"{term.image}: there is no such file; to look for it as words, add another word"
-        )
-    return replace(term, image=str(path))
+    advice = "; to look for it as words, add another word"
+    return replace(term, image=_find_file(Path(term.image), term.image, advice))
+
+
+def _find_file(path: Path, name: str, advice: str = "") -> str:
+    """The absolute path of a file that is there; errors have its name before, and the advice."""
+    why = "there is no such file"
+    try:
+        found = path.expanduser().absolute()
+        if found.is_file():
+            return str(found)
+    except RuntimeError:
+        why = "there is no such home folder"
+    except OSError as exc:  # a name that is too long, or a folder that may not be looked into
+        why = str(exc.strerror)
+    raise SettingsError(f"{name}: {why}{advice}")
 
 
 def _read_input(term: Term, limits: Limits) -> Term:
