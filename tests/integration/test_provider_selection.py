@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ import pytest
 from small_disk import small_disk
 from standins.faulty import environment
 from warmclip.errors import ProviderUnavailable
-from warmclip.inference.bundle import ModelBundle
+from warmclip.fsutil import file_lock, private_folder
+from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.session import OnnxSession
-from warmclip.inference.providers import CPU, PROVIDERS
-from warmclip.inference.selection.provider_selection import select_providers
-from warmclip.inference.selection.trial import try_provider
+from warmclip.inference.providers import CPU, PROVIDERS, Provider
+from warmclip.inference.selection.provider_selection import TOWERS, select_providers
+from warmclip.inference.selection.trial import BATCHES, Trial, try_provider
 from warmclip.inference.selection.trial_process import run_trial
-from warmclip.inference.selection.trial_store import forget_trials, trials_folder
+from warmclip.inference.selection.trial_store import TrialStore, forget_trials, trials_folder
 
 _DECIDE = """
 import dataclasses, json, sys
@@ -205,25 +207,59 @@ def test_models_of_the_loser_go(machine: Machine, tmp_path: Path) -> None:
     """What a provider has compiled that is not used does not stay on the disk for a month."""
     told = tmp_path / "told"
     variables = {"FAULTY_SECONDS": "1", "FAULTY_COMPILED": str(told)}
-    decided = machine.decide("slowcompiler", variables=variables)["verdict"]
+    decided = machine.decide("slowcompiler", deadline_s=100, variables=variables)["verdict"]
     assert decided["chosen"] == {"image": "cpu", "text": "cpu"}
     assert all(trial["passed"] for trial in trials(decided, "faulty-slowcompiler"))
     assert told.read_text().split() == ["compiled"] * 6
     assert not list((machine.home / "compiled").rglob("model"))
 
 
+COMPILER = replace(
+    CPU,
+    name="faulty-compiler",
+    is_reference=False,
+    buckets=(1, 8, 32),
+    cache_option="FaultyCacheDirectory",
+)
+
+
+def test_models_of_the_loser_stay_where_another_process_tried_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who only waited for that trial deletes nothing: the other one may be using it."""
+    monkeypatch.setitem(PROVIDERS, COMPILER.name, COMPILER)
+    bundle = ModelBundle.open(machine.bundle)
+    private_folder(machine.home, private=False)
+    private_folder(trials_folder(machine.home), private=False)
+    store = TrialStore(bundle, machine.home, 0)
+
+    def keep(provider: Provider, tower: Tower, rate: float) -> None:
+        rates = dict.fromkeys(BATCHES, rate)
+        trial = Trial(provider=provider.name, tower=tower, passed=True, images_per_s=rates)
+        store._file(provider, tower).write_text(json.dumps(trial.to_dict()))
+
+    for tower in TOWERS:
+        keep(CPU, tower, 100.0)
+    keep(COMPILER, "text", 1.0)
+    models = store._compiled(COMPILER, "image")
+    ModelCache(machine.home).load(models.identity(1), lambda folder: (folder / "model").touch())
+    with ExitStack() as other:
+        other.enter_context(file_lock(store.lock))
+
+        def waited(*_: object) -> None:
+            keep(COMPILER, "image", 1.0)
+            other.close()
+
+        selection = select_providers(bundle, "auto", home=machine.home, progress=waited)
+    assert selection.chosen == {"image": "cpu", "text": "cpu"}
+    assert models.cache.has(models.identity(1))
+
+
 def test_disk_without_room_for_compiled_models(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The provider is not tried, the reason says what is needed, and the next start looks again."""
-    compiler = replace(
-        CPU,
-        name="faulty-compiler",
-        is_reference=False,
-        buckets=(1, 8, 32),
-        cache_option="FaultyCacheDirectory",
-    )
-    monkeypatch.setitem(PROVIDERS, compiler.name, compiler)
+    monkeypatch.setitem(PROVIDERS, COMPILER.name, COMPILER)
     full = shutil.disk_usage("/")._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     bundle = ModelBundle.open(machine.bundle)
@@ -237,7 +273,7 @@ def test_disk_without_room_for_compiled_models(
     }
     with pytest.raises(ProviderUnavailable, match="MB of free space are needed"):
         OnnxSession(
-            bundle.graph("image", "fp32"), compiler, digest="0", cache=ModelCache(machine.home)
+            bundle.graph("image", "fp32"), COMPILER, digest="0", cache=ModelCache(machine.home)
         )
 
 

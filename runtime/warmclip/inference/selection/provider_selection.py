@@ -101,12 +101,12 @@ def select_providers(
         for tower in TOWERS:
             trial = trials.find_trial(provider, tower)
             if trial is None:
-                fresh.append((provider, tower))
                 waiting = partial(tell, f"trying {provider.name} on {tower}s")
                 with file_lock(trials.lock, waiting=waiting):
-                    trial = trials.find_trial(provider, tower) or trials.run_trial(
-                        provider, tower, deadline_s, waiting
-                    )
+                    trial = trials.find_trial(provider, tower)  # of whom this has waited for
+                    if trial is None:
+                        trial = trials.run_trial(provider, tower, deadline_s, waiting)
+                        fresh.append((provider, tower))
             found.append(trial)
             done += 1
     selection = eligible.select(found)
