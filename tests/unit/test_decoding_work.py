@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.decoding_work import check_directory, check_work, decoding_work
-from warmclip.inference.image import make_crop, open_image
+from warmclip.inference.image import make_crop, open_decoded, open_image
 from warmclip.inference.jpeg2000 import Shape, read_shape
 from warmclip.settings import Limits
 
@@ -168,6 +168,27 @@ def test_picture_that_repeats_what_is_dear(name: str, tmp_path: Path) -> None:
     for source in (data, path):
         with pytest.raises(ImageUnreadable, match=reason):
             open_image(source, LIMITS)
+
+
+@pytest.mark.parametrize("truncated", ["load", "refuse"])
+@pytest.mark.parametrize(
+    ("kind", "head", "text"),
+    [
+        (b"zTXt", b"\0\0", bytes(1_000_000)),  # has no name
+        (b"iTXt", b"a\0\1\0\0\0", b"\xff" * 1_000_000),  # is no UTF-8
+        (b"iTXt", b"a\0\1\0\0\0", bytes(2_000_000)),  # is more than Pillow inflates
+    ],
+)
+def test_texts_of_a_png(kind: bytes, head: bytes, text: bytes, truncated: str) -> None:
+    """Thousands that Pillow does not count are refused before it inflates one; five are read."""
+    recipe = a_recipe(truncated=truncated)
+    content = head + zlib.compress(text, 9)
+    hostile = open_decoded(png(kind, content, 4_000), recipe, Limits())
+    with pytest.raises(ImageUnreadable, match=r"chunks, 3,.* profiles and texts"), hostile:
+        pass
+    honest = png(kind, head + zlib.compress(b"made by hand"), 5)
+    with open_decoded(honest, recipe, LIMITS) as (image, _):
+        assert image.size == (8, 8)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ _JPEG_SEGMENT = 3e-6
 _JOINED_BYTE = 5e-11  # of EXIF that is in several segments; Pillow copies all before each
 _JPEG_SCAN_PIXEL = 0.9e-9
 _PNG_CHUNK = 4.5e-6
-_PNG_PROFILE = 3e-3  # inflated up to 1 MB
+_PNG_INFLATED = 3e-3  # up to 1 MB
 _GIF_BLOCK = 0.8e-6
 _PNM_BYTE = 0.4e-6  # of a header, or of a picture in decimal digits
 _PNM_COMMENT = 300e-6  # among such digits: up to 1 MB is copied
@@ -48,6 +48,9 @@ _RLE_PIXEL = 0.15e-6  # in a BMP; other formats' run lengths are read by C
 _RLE_BYTE = 0.35e-6
 _PART = 8e-6  # strips and tiles that Pillow reads one by one
 
+# A profile, and texts, which need not be compressed: honest pictures have few. Pillow's own bound
+# on texts counts none that is too large or no UTF-8.
+_PNG_INFLATED_KINDS = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 _PNM_HEADER = re.compile(rb"P\w+(?:(?:\s|#[^\r\n]*)*+[^\s#]{1,10}){0,3}")
 _TIFF_UNITS = {
     1: 1,
@@ -121,12 +124,13 @@ def opening_work(name: str, data: bytes, limits: Limits) -> Work:
         case "JPEG":
             return _opening_jpeg(data, most_s)
         case "PNG":
-            profiles = 0
+            inflated = 0
             for chunks, kind in enumerate(_png_chunks(data), start=1):
-                profiles += kind == b"iCCP"
-                seconds = chunks * _PNG_CHUNK + profiles * _PNG_PROFILE
+                inflated += kind in _PNG_INFLATED_KINDS
+                seconds = chunks * _PNG_CHUNK + inflated * _PNG_INFLATED
                 if seconds > most_s:
-                    return Work(seconds, what=f"over {chunks - 1:,} chunks, {profiles:,} profiles")
+                    what = f"over {chunks - 1:,} chunks, {inflated:,} profiles and texts"
+                    return Work(seconds, what=what)
         case "GIF":
             for blocks, _ in enumerate(_gif_blocks(data), start=1):
                 if blocks * _GIF_BLOCK > most_s:
