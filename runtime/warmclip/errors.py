@@ -4,6 +4,7 @@ WarmclipError
 ├── SettingsError              a variable or an option has a value that cannot be used
 ├── BundleError                a model folder is missing, incomplete, altered or too new
 ├── ProviderUnavailable        the asked-for execution provider is not there, or not right
+│   └── NoRoom                 the disk has no room for what it compiles
 ├── ForkedSessionError         a session was used in a forked child
 ├── BadVectors                 a model's output failed the check before it could be stored
 ├── ImageUnreadable            one image could not be embedded, with the reason
@@ -52,6 +53,10 @@ class BundleError(WarmclipError):
 
 class ProviderUnavailable(WarmclipError):
     """The asked-for execution provider is not in this onnxruntime, or computes wrong vectors."""
+
+
+class NoRoom(ProviderUnavailable):
+    """The disk has no room for what the provider compiles: nothing is known of the provider."""
 
 
 class ForkedSessionError(WarmclipError):

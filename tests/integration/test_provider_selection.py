@@ -17,9 +17,10 @@ import pytest
 
 from small_disk import small_disk
 from standins.faulty import environment
-from warmclip.errors import ProviderUnavailable
+from warmclip.errors import NoRoom, ProviderUnavailable
 from warmclip.fsutil import file_lock, private_folder
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.ort.compiled import CompiledModels
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.model_cache import ModelCache
 from warmclip.inference.ort.session import OnnxSession
@@ -271,10 +272,27 @@ def test_disk_without_room_for_compiled_models(
     assert {file.name.partition("@")[0] for file in trials_folder(machine.home).iterdir()} == {
         *(".lock", "cpu")
     }
-    with pytest.raises(ProviderUnavailable, match="MB of free space are needed"):
+    with pytest.raises(NoRoom, match="MB of free space are needed"):
         OnnxSession(
             bundle.graph("image", "fp32"), COMPILER, digest="0", cache=ModelCache(machine.home)
         )
+
+
+def test_disk_that_others_fill_during_a_trial(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial that finds no room is no result: it is not kept."""
+    for name, value in environment("compiler").items():
+        monkeypatch.setenv(name, value)
+    # There was room when this process looked; the trial's own looks again.
+    monkeypatch.setattr(CompiledModels, "require_space", lambda *_: None)
+    with small_disk(machine.home, 120) as disk:
+        private_folder(trials_folder(machine.home), private=False)
+        disk.fill(20_000)
+        store = TrialStore(ModelBundle.open(machine.bundle), machine.home, 0)
+        trial = store.run_trial(COMPILER, "text", 120, lambda: None)
+        assert "MB of free space are needed" in trial.reason
+        assert store.find_trial(COMPILER, "text") is None
 
 
 def test_trial_without_a_temporary_folder(

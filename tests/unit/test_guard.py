@@ -145,6 +145,36 @@ def test_steady_provider_computes_nothing_but_its_rows(context: GuardContext) ->
         assert rows == [1 if is_steady else 2]
 
 
+def no_room(monkeypatch: pytest.MonkeyPatch) -> Provider:
+    """A provider that compiles, from now on beside a disk that is full."""
+    full = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    return replace(faulty("none"), buckets=(1, 8), cache_option="compiled_in")
+
+
+def test_full_disk_is_no_fault_of_a_provider(
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The CPU goes on in this process; nothing is quarantined, no picture suspected."""
+    checked = Guard("image", no_room(monkeypatch), context).run(pixels(2))
+    assert checked.provider == "cpu"
+    assert context.quarantine.active() == {}
+    assert "of free space are needed" in caplog.text
+    assert "suspect" not in caplog.text
+
+
+def test_disk_that_is_full_later(context: GuardContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled already is used; a batch of another size goes to the CPU."""
+    provider = replace(faulty("none"), buckets=(1, 8, 32), cache_option="compiled_in")
+    guard = Guard("image", provider, replace(context, canary_every=0))
+    no_room(monkeypatch)
+    assert guard.run(pixels(8)).provider == provider.name
+    loaded_anew = Guard("image", provider, replace(context, canary_every=0))
+    assert loaded_anew.run(pixels(8)).provider == provider.name
+    assert loaded_anew.run(pixels(20)).provider == "cpu"
+    assert context.quarantine.active() == {}
+
+
 def test_altered_graph_is_no_fault_of_a_provider(demo_bundle: Path, tmp_path: Path) -> None:
     """Nothing is quarantined for what somebody did to the bundle."""
     bundle = shutil.copytree(demo_bundle, tmp_path / "bundle")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmclip.errors import NoRoom
 from warmclip.inference.machine import os_build
 from warmclip.inference.ort.loading import onnxruntime_build
 from warmclip.inference.ort.model_cache import ModelCache
@@ -43,18 +44,25 @@ class CompiledModels:
             "provider": self.provider.identity(),
         }
 
-    def lack_of_space(self) -> str | None:
-        """Why those that are not compiled yet do not fit on the disk; None if they do."""
+    def require_space(self, size: int | None = None) -> None:
+        """See that those which are not compiled yet fit on the disk.
+
+        Args:
+            size: of the batch whose model is wanted: if that is there, nothing is asked.
+
+        Raises:
+            NoRoom: they do not.
+        """
         try:
             missing = [it for it in self._sizes if not self.cache.has(self.identity(it))]
             # One more copy is somewhere while it is compiled.
             needed = (_KEPT_COPIES * len(missing) + 1) * self.graph.stat().st_size
             free = shutil.disk_usage(self.cache.nearest_folder).free
         except OSError:  # such as a folder of somebody else: whoever loads says what is wrong
-            return None
-        if not missing or free >= needed:
-            return None
-        return (
+            return
+        if not missing or free >= needed or (size is not None and size not in missing):
+            return
+        raise NoRoom(
             f"{needed / 1e6:.0f} MB of free space are needed for what it compiles, in "
             f"{self.cache.folder}; there are {free / 1e6:.0f}"
         )

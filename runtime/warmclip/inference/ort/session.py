@@ -129,6 +129,7 @@ class OnnxSession:
 
         Raises:
             BundleError, ProviderUnavailable: one of them cannot be loaded.
+            NoRoom: the disk has no room for what is compiled.
         """
         for size in self.provider.buckets:
             self._session(size)
@@ -198,8 +199,7 @@ class OnnxSession:
                 length=self._length,
                 cache=self._cache,
             )
-            if (lack := compiled.lack_of_space()) is not None:
-                raise ProviderUnavailable(f"{self.provider.name} is not used: {lack}")
+            compiled.require_space(size)
             return self._cache.load(
                 compiled.identity(size),
                 lambda folder: self._load_plain(size, {option: str(folder)}),

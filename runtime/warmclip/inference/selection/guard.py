@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import BadVectors, ProviderUnavailable, SettingsError
+from warmclip.errors import BadVectors, NoRoom, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Features, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.model_cache import ModelCache, sweep_temporaries
@@ -34,7 +34,7 @@ class GuardContext:
     threads: int
     canary_every: int  # batches; 0: none
     is_insisted: bool  # the provider was asked for by name: failing is an error, not a fallback
-    distrusted: dict[str, str]  # provider -> what it did
+    distrusted: dict[str, str]  # provider -> what it did, or what it lacks
     activity: Activity = field(default_factory=Unwatched)
 
 
@@ -116,6 +116,9 @@ class Guard:
             self._batches += 1
         try:
             vectors = self._compute(session, feeds, carries_canary=carries)
+        except NoRoom as exc:
+            self._leave(str(exc))
+            return self.run(feeds)
         except _CanaryFailed as exc:
             self._distrust(str(exc))
             return self.run(feeds)
@@ -144,6 +147,8 @@ class Guard:
         row = self._canary_row()
         try:
             self._inspect(session.run(self._context.golden.feeds(self._tower, row)), row)
+        except NoRoom as exc:
+            self._leave(str(exc))
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
         else:
@@ -174,6 +179,9 @@ class Guard:
             session = self._open_session(self._provider)
             rows = np.arange(self._context.golden.rows(self._tower))
             self._inspect(session.run(self._context.golden.feeds(self._tower, rows)), rows)
+        except NoRoom as exc:
+            self._leave(str(exc))
+            return self._open_reference()
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
             return self._open_reference()
@@ -243,6 +251,17 @@ class Guard:
     def _canary_row(self) -> npt.NDArray[np.intp]:
         """Another row each time."""
         return np.array([self._good_canaries % self._context.golden.rows(self._tower)])
+
+    def _leave(self, reason: str) -> None:
+        """Leave the provider in this process; the next one looks again whether there is room.
+
+        Raises:
+            ProviderUnavailable: it was insisted on.
+        """
+        name = self._provider.name
+        self._context.distrusted[name] = reason
+        log.warning("%s is not used by this process: %s", name, reason)
+        self._refuse_if_insisted()
 
     def _distrust(self, reason: str) -> None:
         """Quarantine the provider; from here on the CPU computes, or nobody.

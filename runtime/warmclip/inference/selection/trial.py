@@ -24,7 +24,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from warmclip.children import TRIAL_PREFIX
-from warmclip.errors import BadVectors, WarmclipError
+from warmclip.errors import BadVectors, NoRoom, WarmclipError
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import peak_rss_mb
 from warmclip.inference.ort.model_cache import ModelCache
@@ -77,10 +77,16 @@ def try_provider(
     threads: int,
     stage: Callable[[str], None],
 ) -> Trial:
-    """Load, compare, place and time, in this process."""
+    """Load, compare, place and time, in this process.
+
+    Raises:
+        NoRoom: the disk has no room for what the provider compiles, which is no result.
+    """
     found: dict[str, Any] = {}
     try:
         _measure(bundle, provider, tower, home, threads, stage, found)
+    except NoRoom:
+        raise
     except WarmclipError as exc:
         found["reason"] = str(exc)
     return Trial(
@@ -211,6 +217,10 @@ def main() -> None:
             threads=request["threads"],
             stage=stage,
         )
+    except NoRoom as exc:
+        answer.write(json.dumps({"no_room": str(exc)}) + "\n")
+        answer.flush()
+        os._exit(0)
     except WarmclipError as exc:
         sys.stderr.write(f"{exc}\n")
         os._exit(2)

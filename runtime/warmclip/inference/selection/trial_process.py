@@ -12,6 +12,7 @@ from pathlib import Path
 from subprocess import PIPE
 
 from warmclip.children import TRIAL_PREFIX, ChildProcess, describe_exit, own_temporary_folder
+from warmclip.errors import NoRoom
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.providers import Provider
 from warmclip.inference.selection.trial import Trial
@@ -40,6 +41,9 @@ def run_trial(
         threads: of the session.
         deadline_s: for everything, from the start of the process.
         waiting: called about every second.
+
+    Raises:
+        NoRoom: the disk has no room for what the provider compiles.
     """
     request = {
         "bundle": str(bundle.folder.absolute()),
@@ -64,6 +68,8 @@ def run_trial(
             ):
                 stage = message.get("stage", stage)
                 answer = message.get("trial", answer)
+                if "no_room" in message:
+                    raise NoRoom(message["no_room"])
         except TimeoutError:
             timed_out = True
         code = child.end()

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from warmclip.errors import NoRoom
 from warmclip.fsutil import replace_file
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import chip, os_build
@@ -80,18 +81,20 @@ class TrialStore:
             deadline_s: for the trial.
             waiting: called about every second.
         """
-        if (lack := self._compiled(provider, tower).lack_of_space()) is not None:
-            log.warning("%s is not tried on %ss: %s", provider.name, tower, lack)
-            return Trial(provider=provider.name, tower=tower, passed=False, reason=lack)
-        trial = run_trial(
-            self._bundle,
-            provider,
-            tower,
-            home=self._home,
-            threads=self._threads,
-            deadline_s=deadline_s,
-            waiting=waiting,
-        )
+        try:
+            self._compiled(provider, tower).require_space()
+            trial = run_trial(
+                self._bundle,
+                provider,
+                tower,
+                home=self._home,
+                threads=self._threads,
+                deadline_s=deadline_s,
+                waiting=waiting,
+            )
+        except NoRoom as exc:  # also where others have filled the disk meanwhile
+            log.warning("%s is not tried on %ss: %s", provider.name, tower, exc)
+            return Trial(provider=provider.name, tower=tower, passed=False, reason=str(exc))
         if not trial.passed:
             log.warning("%s is not used on %ss: %s", provider.name, tower, trial.reason)
         if trial.passed or not provider.is_reference:
