@@ -105,7 +105,11 @@ def _check_kind(file: Path) -> None:
     from transformers import AutoConfig
 
     try:
-        kind = AutoConfig.from_pretrained(str(file.parent), local_files_only=True).model_type
+        # Unless it is told, transformers asks at a terminal whether to run what lies there.
+        config = AutoConfig.from_pretrained(
+            str(file.parent), local_files_only=True, trust_remote_code=False
+        )
+        kind = config.model_type
     except (OSError, ValueError, KeyError) as exc:
         raise ExportRefused(f"cannot read the text tower's {file}: {first_line(exc)}") from exc
     if kind not in _KINDS:

@@ -66,11 +66,11 @@ def essence(tokenizer_json: str) -> dict[str, Any]:
 
 
 def _open(source: TokenizerSource, context_length: int) -> HFTokenizer:
+    # Unless it is told, transformers asks at a terminal whether to run what lies there.
+    options = dict(source.options) | {"trust_remote_code": False}
     try:
-        return HFTokenizer(
-            source.name, context_length, local_files_only=True, **dict(source.options)
-        )
+        return HFTokenizer(source.name, context_length, local_files_only=True, **options)
     except (OSError, ValueError):
         if Path(source.name).is_dir():
             raise
-        return HFTokenizer(source.name, context_length, **dict(source.options))
+        return HFTokenizer(source.name, context_length, **options)

@@ -17,10 +17,12 @@ from warmclip.inference.bundle import MANIFEST
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip_export import exporter, graph, registry
-from warmclip_export.catalog import resolve_model
+from warmclip_export.architecture import find_text_folder
+from warmclip_export.catalog import TokenizerSource, resolve_model
 from warmclip_export.checkpoint import load_checkpoint
 from warmclip_export.coreml.lint import lint_graph
 from warmclip_export.errors import ExportRefused, WeightsUnavailable
+from warmclip_export.hf_tokenizer import open_hf_tokenizer
 from warmclip_export.onnx_file import write_tower
 from warmclip_export.parity.gate import Feeds
 from warmclip_export.reference import Reference
@@ -174,6 +176,22 @@ def test_folder_without_a_tower_of_a_known_kind_is_refused(
 
     with pytest.raises(ExportRefused, match=says):
         Reference.build(resolve_model(model, "random:1"), None)
+
+
+def test_code_in_the_folder_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers yes to all questions at a terminal has not asked for that either."""
+    ran = tmp_path / "ran"
+    (tmp_path / "theirs.py").write_text(f"open({str(ran)!r}, 'w')\n", encoding="utf-8")
+    auto_map = {"AutoConfig": "theirs.Configuration", "AutoTokenizer": ["theirs.Tokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        text = json.dumps({"model_type": "theirs", "auto_map": auto_map})
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    with pytest.raises(ExportRefused, match="cannot read the text tower"):
+        find_text_folder(str(tmp_path))
+    with pytest.raises(ExportRefused, match="cannot read the tokenizer"):
+        open_hf_tokenizer(TokenizerSource(name=str(tmp_path)), 16)
+    assert not ran.exists()
 
 
 def test_tower_without_a_projection_is_refused(tmp_path: Path) -> None:
