@@ -16,6 +16,9 @@ from warmclip_export.weights import first_line
 
 OpenClipModel: TypeAlias = CLIP | CustomTextCLIP | CoCa
 
+DECODER = "text_decoder."
+"""How the names of a CoCa's tensors begin that make no vectors."""
+
 _FILE = "config.json"
 # The kinds that open_clip knows the sizes of.
 _KINDS = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
@@ -57,23 +60,31 @@ def build_model(
         raise ExportRefused(f"open_clip cannot build such a model: {exc}") from exc
 
 
-def find_text_folder(name: str, *, download: bool = True) -> str:
+def find_text_folder(name: str) -> str:
     """The folder with the configuration of a Hugging Face model: itself, or the cache's.
+
+    What is not in the cache is downloaded: a file of a kilobyte.
 
     Args:
         name: the folder, or the model's name on Hugging Face.
-        download: whether what is not in the cache is downloaded: a file of a kilobyte.
 
     Raises:
         WeightsUnavailable: it could not be had.
         ExportRefused: it is of a kind that cannot be exported, or cannot be read.
     """
+    folder = find_cached_folder(name)
+    if folder is None:
+        folder = str(Path(_downloaded(name)).parent)
+    _check_kind(Path(folder) / _FILE)
+    return folder
+
+
+def find_cached_folder(name: str) -> str | None:
+    """The same without the network, unchecked; None if it is neither a folder nor in the cache."""
     if Path(name).is_dir():
-        file = Path(name) / _FILE
-    else:
-        file = Path(_cached(name) or _downloaded(name, allowed=download))
-    _check_kind(file)
-    return str(file.parent)
+        return str(Path(name))
+    found = try_to_load_from_cache(name, _FILE)
+    return str(Path(found).parent) if isinstance(found, str) else None
 
 
 def decisive_settings(config: Any) -> dict[str, Any]:
@@ -81,15 +92,8 @@ def decisive_settings(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in _DECISIVE if hasattr(config, name)}
 
 
-def _cached(name: str) -> str | None:
-    found = try_to_load_from_cache(name, _FILE)
-    return found if isinstance(found, str) else None
-
-
-def _downloaded(name: str, *, allowed: bool) -> str:
+def _downloaded(name: str) -> str:
     try:
-        if not allowed:
-            raise FileNotFoundError("it was not asked for")
         return hf_hub_download(name, _FILE)
     except (OSError, ValueError, RuntimeError) as exc:  # its client raises all of these
         raise WeightsUnavailable(

@@ -21,7 +21,7 @@ from torchvision.transforms import Compose, ToTensor  # type: ignore[import-unty
 
 from warmclip.inference.arrays import Crop, Features, OneHot, Pixels, TokenIds
 from warmclip.inference.bundle import Logits
-from warmclip_export.architecture import OpenClipModel, build_model, decisive_settings
+from warmclip_export.architecture import DECODER, OpenClipModel, build_model, decisive_settings
 from warmclip_export.catalog import ModelRecipe, TokenizerSource
 from warmclip_export.checkpoint import load_checkpoint
 from warmclip_export.errors import ExportRefused
@@ -34,7 +34,7 @@ Device: TypeAlias = Literal["cpu", "mps"]
 _POOLS: dict[str, Literal["end", "first", "last"]] = {
     "argmax": "end", "eos": "end", "first": "first", "last": "last",
 }  # fmt: skip
-_NO_VECTOR = ("logit_scale", "logit_bias", "text_decoder.")  # how such tensors' names begin
+_NO_VECTOR = ("logit_scale", "logit_bias", DECODER)  # how such tensors' names begin
 
 
 def find_device(wanted: Device | None) -> Device:

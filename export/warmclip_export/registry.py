@@ -11,12 +11,9 @@ from open_clip.factory import get_model_config
 from open_clip.pretrained import list_pretrained_tags_by_model
 
 from warmclip.inference.bundle import Tower
-from warmclip_export.architecture import build_model, find_text_folder
+from warmclip_export.architecture import DECODER, build_model, find_cached_folder
 from warmclip_export.catalog import unsupported_reason
-from warmclip_export.errors import WeightsUnavailable
 from warmclip_export.onnx_file import MAX_BYTES
-
-_DECODER = "text_decoder."  # CoCa's, which makes no vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +104,7 @@ def tower_bytes(config: Mapping[str, Any], text_model: str = "") -> dict[Tower, 
         whole = build_model(arguments, text_model)
     sizes: dict[Tower, int] = {"image": 0, "text": 0}
     for name, tensor in whole.named_parameters():
-        if not name.startswith(_DECODER):
+        if not name.startswith(DECODER):
             sizes["image" if name.startswith("visual.") else "text"] += 4 * tensor.numel()
     return sizes
 
@@ -115,11 +112,8 @@ def tower_bytes(config: Mapping[str, Any], text_model: str = "") -> dict[Tower, 
 def _known_bytes(config: Mapping[str, Any]) -> dict[Tower, int]:
     """The same, or nothing where the network would have to be asked."""
     text_model = config["text_cfg"].get("hf_model_name") or ""
-    try:
-        folder = find_text_folder(text_model, download=False) if text_model else ""
-    except WeightsUnavailable:
-        return {}
-    return tower_bytes(config, folder)
+    folder = find_cached_folder(text_model) if text_model else ""
+    return {} if folder is None else tower_bytes(config, folder)
 
 
 def oversize_reason(weights: Mapping[Tower, int]) -> str:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bench.coverage.text_models import write_text_model
 from warmclip_export.__main__ import app
-from warmclip_export.architecture import find_text_folder
+from warmclip_export.architecture import find_cached_folder, find_text_folder
 from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ExportRefused
 from warmclip_export.exporter import export_model
@@ -46,7 +46,9 @@ def test_text_towers_of_hugging_face_are_written_down(tmp_path: Path) -> None:
 
     folders = {name: write_text_model(name, tmp_path / name) for name in named}
 
-    assert {find_text_folder(folder) for folder in folders.values()} == set(folders.values())
+    for find in (find_text_folder, find_cached_folder):
+        assert {find(folder) for folder in folders.values()} == set(folders.values())
+    assert find_cached_folder("no-such-model") is None  # nothing is asked for on the network
     sizes = tower_bytes(configs["xlm-roberta-base-ViT-B-32"], folders["xlm-roberta-base"])
     assert sizes["text"] == pytest.approx(4 * 278e6, rel=0.01)
 
