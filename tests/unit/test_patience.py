@@ -71,6 +71,7 @@ def test_refusal(error: Exception, told: str | None) -> None:
     [
         ("WRONGTYPE Operation against a key", True),
         ("Command # 2 (ZADD a 1 b) of pipeline caused error: WRONGTYPE Operation", True),
+        ("ERR increment or decrement would overflow", True),
         ("NOPERM", False),
         ("MISCONF WRONGTYPE", False),
     ],

@@ -71,7 +71,7 @@ def refusal(error: BaseException) -> str | None:
 def is_wrong_type(error: Exception) -> bool:
     """Whether a key holds something else than it should, as opposed to a refusal that passes."""
     said = _said(error)
-    return said.startswith("WRONGTYPE") or "is not an integer" in said
+    return said.startswith("WRONGTYPE") or "is not an integer" in said or "would overflow" in said
 
 
 def _said(error: Exception) -> str:
