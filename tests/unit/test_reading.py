@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from recipes import a_recipe
 from warmclip.activity import Stage
 from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.inference import reading
@@ -96,12 +97,14 @@ def test_end_of_the_run(stalled: int) -> None:
 _STUCK = """
 import os
 from warmclip.errors import ImageUnavailable
+from warmclip.inference.bundle import ImageRecipe
 from warmclip.inference.decoding import decode_each
 from warmclip.inference.reading import LazyImage
 from warmclip.settings import Limits
 
 stalled, _kept_open = os.pipe()
 picture = LazyImage("stuck.jpg", lambda: os.read(stalled, 1))
+recipe = ImageRecipe.model_validate_json({recipe!r})
 {body}
 print("ends", flush=True)
 """
@@ -114,7 +117,7 @@ print("ends", flush=True)
         "try:\n    FileReader(Limits(read_s=1)).read(picture.read)\n"
         "except ImageUnavailable as exc:\n    print(exc)",
         "from warmclip.activity import Unwatched\n"
-        "results = decode_each([(0, b''), (1, picture)], None, Limits(read_s=3600), ahead=8,"
+        "results = decode_each([(0, b''), (1, picture)], recipe, Limits(read_s=3600), ahead=8,"
         " activity=Unwatched())\n"
         "assert next(results)[0] == 0\nresults.close()",
     ],
@@ -123,7 +126,7 @@ print("ends", flush=True)
 def test_process_with_a_stuck_read(body: str) -> None:
     """It ends all the same."""
     done = subprocess.run(
-        [sys.executable, "-c", _STUCK.format(body=body)],
+        [sys.executable, "-c", _STUCK.format(body=body, recipe=a_recipe().model_dump_json())],
         capture_output=True,
         text=True,
         timeout=60,
