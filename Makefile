@@ -21,7 +21,7 @@ MINUTES ?= 30
 KILLS ?= 30
 SEED ?=
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
-AT_ONCE ?= 4
+AT_ONCE ?= 6
 # In CI a test that fails is tried once more: one in 4,500 real-process tests that meets a busy
 # machine shall not hide what the others say. The summary names it and its first failure.
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal $(if $(CI),--reruns 1)
