@@ -85,15 +85,15 @@ class SentCall:
                 return _answer(outcome)
             if not told and self.timeout_s - left_s >= _SILENCE_S:
                 told = True
-                why = (
-                    describe_start(read_workers(self.connection, CALL_QUEUE))
-                    or "every worker is busy"
-                )
+                why = self._describe_start() or "every worker is busy"
                 log.warning("%s; waiting up to %.0f s", why, self.timeout_s)
         self._take_back()
         if is_cancelled():
             raise CallCancelled
-        raise no_answer(self.timeout_s, describe_start(read_workers(self.connection, CALL_QUEUE)))
+        raise no_answer(self.timeout_s, self._describe_start())
+
+    def _describe_start(self) -> str | None:
+        return describe_start(read_workers(self.connection, CALL_QUEUE))
 
     def _wait_a_second(self) -> JobResult | None:
         key = results_key(self.id)
