@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 from redis import Redis
 
+from processes import family
 from running import start_worker, wait_for_worker
-from standins.redis_server import family, free_port
+from standins.redis_server import free_port
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONG_S = 240.0  # for several processes at once, on a busy machine

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from processes import read_commands
+
 VARIABLE = "PYTEST_SESSION_ID"
 GRACE_S = 10.0  # to end by itself, once its pipe is closed or its last client has left
 _TEST = re.compile(r" PYTEST_CURRENT_TEST=(\S+)")
@@ -37,10 +39,10 @@ class Leftover:
 
 def find_leftovers(session: str, folder: Path) -> list[Leftover]:
     """The processes with this session in their environment, or that run in or below this folder."""
-    commands = _ps("axww")
+    commands = read_commands()
     in_folder = {pid for pid, cwd in _working_folders() if cwd.is_relative_to(folder)}
     found = []
-    for pid, line in _ps("axeww").items():
+    for pid, line in read_commands(with_environment=True).items():
         is_ours = f" {VARIABLE}={session}" in line or pid in in_folder
         if is_ours and pid in commands and pid != os.getpid():
             test = _TEST.search(line)
@@ -78,14 +80,6 @@ class LeftoverCheck:
             terminalreporter.section("processes that outlived the tests", red=True)
             for leftover in self._found:
                 terminalreporter.write_line(str(leftover))
-
-
-def _ps(options: str) -> dict[int, str]:
-    """Processes and their commands; with ``e`` among the options the environment stands behind."""
-    command = ["ps", options, "-o", "pid=,command="]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
-    rows = (line.split(None, 1) for line in done.stdout.splitlines())
-    return {int(row[0]): row[1] for row in rows if len(row) == 2}
 
 
 def _working_folders() -> list[tuple[int, Path]]:

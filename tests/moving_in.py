@@ -33,9 +33,10 @@ import numpy as np
 
 from application import Application, draw_album, picture, running_application
 from application_checks import find_faults
+from processes import family
 from running import children, eventually
 from standins import qdrant
-from standins.redis_server import DurableRedis, family
+from standins.redis_server import DurableRedis
 from warmclip.inference.encoder import Encoder
 
 _BUNDLE = Path(__file__).parents[1] / "models" / "demo" / "bundle"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benching import over_after_a_round
+from processes import read_commands
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "models" / "demo"
@@ -157,6 +158,4 @@ def test_comparison_of_what_is_not_there(options: tuple[str, ...], words: str) -
 
 
 def _running() -> str:
-    return subprocess.run(
-        ["ps", "-axww", "-o", "args"], capture_output=True, text=True, check=True
-    ).stdout
+    return "\n".join(read_commands().values())

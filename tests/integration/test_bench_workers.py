@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benching import over_after_a_round
+from processes import read_commands
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "bench.workers")
@@ -111,9 +112,7 @@ def test_comparison_that_is_stopped(tmp_path: Path, demo_bundle: Path) -> None:
         process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
     assert not folder.exists()
-    command = ["ps", "-axww", "-o", "args"]
-    others = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert str(folder) not in others.stdout
+    assert str(folder) not in "\n".join(read_commands().values())
 
 
 def test_comparison_that_is_cut_short(tmp_path: Path, demo_bundle: Path) -> None:

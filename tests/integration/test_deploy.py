@@ -19,7 +19,8 @@ import httpx
 import pytest
 import yaml
 
-from standins.redis_server import RedisServer, command_lines, redis_server
+from processes import command_lines
+from standins.redis_server import RedisServer, redis_server
 from warmclip.fsutil import file_lock
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from processes import read_commands
 from running import eventually
 from standins.faulty import environment
 from warmclip.doctor.matrix import _Run
@@ -241,11 +242,5 @@ def test_stopped_by_ctrl_c(demo_bundle: Path) -> None:
 
 def with_mark(mark: str) -> list[int]:
     """The processes whose environment holds the mark."""
-    told = subprocess.run(
-        ["ps", "axeww", "-o", "pid=,command="],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=True,
-    )
-    return [int(line.split()[0]) for line in told.stdout.splitlines() if f" MARK={mark}" in line]
+    commands = read_commands(with_environment=True)
+    return [pid for pid, command in commands.items() if f" MARK={mark}" in command]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from processes import read_commands
 from small_disk import small_disk
 from standins.faulty import environment
 from warmclip.errors import NoRoom, ProviderUnavailable
@@ -504,10 +505,8 @@ def test_waiting_process_that_dies_takes_its_trial_with_it(
 
 def running_trials(machine: Machine) -> list[str]:
     """The trial processes of this home, which their command names."""
-    listed = subprocess.run(
-        ["ps", "-Awwo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    )
-    lines = listed.stdout.splitlines()
     return [
-        it for it in lines if "warmclip.inference.selection.trial" in it and str(machine.home) in it
+        command
+        for command in read_commands().values()
+        if "warmclip.inference.selection.trial" in command and str(machine.home) in command
     ]

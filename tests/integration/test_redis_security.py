@@ -24,9 +24,10 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from processes import command_lines
 from running import eventually
 from serving import running_server
-from standins.redis_server import RedisServer, command_lines, redis_server
+from standins.redis_server import RedisServer, redis_server
 from standins.tls import Authority, make_authority, tls_before
 from warmclip.settings import Settings
 from warmclip.work.broker import open_broker

@@ -1,11 +1,12 @@
 """Points and spaces without a model: a direction and a payload of its own for each number."""
 
 import uuid
+from pathlib import Path
 
 import numpy as np
 
 from warmclip.inference.arrays import Vector
-from warmclip.store.protocol import Payload, Point, Space
+from warmclip.store.protocol import Hit, Payload, Point, Space
 
 DIM = 16
 SPACE = Space(fingerprint="0123456789abcdef" * 4, dim=DIM)
@@ -36,3 +37,20 @@ def point(number: int, space: Space = SPACE) -> Point:
             indexed_at="2026-11-24T02:00:00+00:00",
         ),
     )
+
+
+def hit(path: Path | str, score: float = 0.3) -> Hit:
+    """A hit of which only path and score matter."""
+    payload = Payload(
+        path=str(path),
+        sha256="",
+        size_bytes=0,
+        mtime_ns=0,
+        width_px=0,
+        height_px=0,
+        fingerprint="",
+        provider="",
+        versions={},
+        indexed_at="",
+    )
+    return Hit(score=score, id="", payload=payload)

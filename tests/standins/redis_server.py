@@ -111,33 +111,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    return list(_family(pid))
-
-
-def command_lines(pid: int) -> str:
-    """What anybody on the machine can read of a process and its descendants."""
-    return "\n".join(_family(pid).values())
-
-
-def _family(pid: int) -> dict[int, str]:
-    told = subprocess.run(
-        ["ps", "axww", "-o", "pid=,ppid=,command="],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=True,
-    )
-    rows = [line.split(None, 2) for line in told.stdout.splitlines()]
-    parents = {int(row[0]): int(row[1]) for row in rows}
-    commands = {int(row[0]): row[2] for row in rows if len(row) == 3}
-    found = [pid]
-    for member in found:
-        found += [child for child, parent in parents.items() if parent == member]
-    return {member: commands.get(member, "") for member in found}
-
-
 def _answers(admin: Redis) -> bool:
     try:
         return bool(admin.ping())

@@ -6,26 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
+from standins.points import hit
 from warmclip.indexing.contact_sheet import SheetSection, draw_contact_sheet, readable_name, shorten
 from warmclip.settings import Root
-from warmclip.store.protocol import Hit, Payload
-
-
-def hit(path: Path | str, score: float = 0.3) -> Hit:
-    """A hit of which only path and score matter."""
-    payload = Payload(
-        path=str(path),
-        sha256="",
-        size_bytes=0,
-        mtime_ns=0,
-        width_px=0,
-        height_px=0,
-        fingerprint="",
-        provider="",
-        versions={},
-        indexed_at="",
-    )
-    return Hit(score=score, id="", payload=payload)
 
 
 def draw(path: Path, colour: str, size: tuple[int, int] = (300, 200), mode: str = "RGB") -> Path:

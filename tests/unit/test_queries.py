@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from standins.points import hit
 from warmclip.cli import presence, queries
 from warmclip.cli.commands.search import as_arguments, show_hits
 from warmclip.cli.console import Terminal
 from warmclip.errors import SettingsError
 from warmclip.indexing.query import Query, Term
 from warmclip.settings import Limits
-from warmclip.store.protocol import Hit, Payload
 from warmclip.work.call import MOST_SENT_BYTES
 
 
@@ -113,20 +113,3 @@ def test_heading_of_a_long_text(capsys: pytest.CaptureFixture[str]) -> None:
         first, *lines = capsys.readouterr().out.splitlines()
         assert first == heading
         assert [line.split()[-1] for line in lines] == ["a", "b"]  # neither is marked as gone
-
-
-def hit(path: str) -> Hit:
-    """A hit of which only the path matters."""
-    payload = Payload(
-        path=path,
-        sha256="",
-        size_bytes=0,
-        mtime_ns=0,
-        width_px=0,
-        height_px=0,
-        fingerprint="",
-        provider="",
-        versions={},
-        indexed_at="",
-    )
-    return Hit(score=0.3, id="", payload=payload)
