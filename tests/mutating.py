@@ -4,12 +4,17 @@ It works in a clone of what is committed, so the folder that somebody edits stay
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +41,9 @@ def _break_module(
     """What became of every mutant of one module."""
     name = module.replace("/", ".").removesuffix(".py")
     config, session = _WORK / f"{name}.toml", _WORK / f"{name}.sqlite"
-    command = [
-        "env", "PYTHONPATH=runtime:export", "PYTHONDONTWRITEBYTECODE=1", sys.executable,
-        *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests),
-    ]  # fmt: skip
+    address = _WORK / f"{name}.socket"
+    forked_pytest = [sys.executable, str(tree / "tests" / "forked_pytest.py")]
+    command = [*forked_pytest, "request", str(address)]
     config.write_text(
         f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {_LONGEST_S}\n'
         f'excluded-modules = []\ntest-command = "{" ".join(command)}"\n'
@@ -55,16 +59,35 @@ def _break_module(
         )
         return done.stdout.decode()
 
-    run("cosmic-ray", "baseline", config)  # the tests pass while nothing is broken
-    run("cosmic-ray", "init", config, session)
-    run("cr-filter-operators", session, config)
-    run("cosmic-ray", "exec", config, session)
+    serve = [*forked_pytest, "serve", str(address), "-x", "-q", *tests]
+    with _served(serve, address, tree):
+        run("cosmic-ray", "baseline", config)  # the tests pass while nothing is broken
+        Path(importlib.util.cache_from_source(str(tree / module))).unlink(missing_ok=True)
+        run("cosmic-ray", "init", config, session)
+        run("cr-filter-operators", session, config)
+        run("cosmic-ray", "exec", config, session)
     found = []
     for line in run("cosmic-ray", "dump", session).splitlines():
         item, result = json.loads(line)
         if result and result["worker_outcome"] != "skipped":
             found.append({"mutation": item["mutations"][0], **result})
     return found
+
+
+@contextmanager
+def _served(command: list[str], address: Path, tree: Path) -> Iterator[None]:
+    environment = {**os.environ, "PYTHONPATH": "runtime:export"}
+    with (_WORK / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=log)
+    try:
+        while not address.exists():
+            if server.poll() is not None:
+                raise SystemExit(f"the tests could not be started: {log.name}")
+            time.sleep(0.05)
+        yield
+    finally:
+        server.kill()
+        server.wait()
 
 
 def _report(module: str, results: list[dict[str, Any]]) -> None:
