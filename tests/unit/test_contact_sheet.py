@@ -65,6 +65,14 @@ def test_picture_that_is_gone(tmp_path: Path) -> None:
     assert sheet.size == empty.size
 
 
+def test_picture_that_was_cut_off(tmp_path: Path) -> None:
+    """What is left of it is drawn, as some models see it."""
+    cut = draw(tmp_path / "a.bmp", "red")
+    cut.write_bytes(cut.read_bytes()[:100_000])
+    sheet = draw_contact_sheet([SheetSection(heading="x", hits=[hit(cut)])])
+    assert (255, 0, 0) in colours(sheet)
+
+
 def test_picture_outside_the_roots(tmp_path: Path) -> None:
     """It is not shown: a sheet reads no more than a worker may."""
     search = SheetSection(heading="x", hits=[hit(draw(tmp_path / "a.png", "red"))])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
 from warmclip.indexing.thumbnail import draw_thumbnail
-from warmclip.inference.image import open_image
+from warmclip.inference.image import open_decoded, open_image
 from warmclip.settings import Limits
 
 LIMITS = Limits()
@@ -105,6 +106,21 @@ def test_orientation_and_transparency() -> None:
     assert drawn(Image.new("RGB", (80, 40)), "JPEG", exif=exif).size == (32, 64)
     clear = drawn(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), icc_profile=profile(P3))
     assert (clear.size, near(clear.getpixel((4, 4)), (255, 255, 255))) == ((8, 8), True)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_picture_that_was_cut_off(kind: str) -> None:
+    """What is left of it is drawn, as the model sees it where such pictures have vectors."""
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(tiles).resize((256, 256)).save(out, kind)
+    half = out.getvalue()[: len(out.getvalue()) // 2]
+    with pytest.raises(ImageUnreadable):
+        open_image(half, LIMITS)
+    with open_decoded(half, a_recipe(truncated="load"), LIMITS) as (picture, _):
+        seen = np.asarray(picture.convert("RGB").resize((64, 64)), dtype=float)
+    small = np.asarray(Image.open(BytesIO(draw_thumbnail(half, 64, LIMITS))), dtype=float)
+    assert np.abs(small - seen).mean() < 6
 
 
 def test_no_picture() -> None:

@@ -143,9 +143,12 @@ class _Pen:
         )
 
     def _thumbnail(self, path: str) -> Image.Image:
-        """The picture, at most a cell large; RGBA, so that what it lets through shows the panel."""
+        """The picture, at most a cell large; RGBA, so that what it lets through shows the panel.
+
+        What is left of a picture that was cut off is drawn, as in thumbnails.
+        """
         content = self._reader.read(partial(self._read, path))
-        picture = open_image(content, self._limits)
+        picture = open_image(content, self._limits, load_truncated=True)
         try:
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith(("I", "F")):  # 16 bits and floats: spread over what eyes see

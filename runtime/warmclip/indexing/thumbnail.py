@@ -21,12 +21,13 @@ def draw_thumbnail(data: bytes, side_px: int, limits: Limits) -> bytes:
 
     The orientation tag is obeyed, which the embedding may ignore, and what is transparent becomes
     white. Colours are those of sRGB, whatever profile the picture has. No metadata is copied: no
-    place, no camera, no profile.
+    place, no camera, no profile. Of a picture that was cut off, what is left is drawn: where such
+    pictures have vectors, that is what the model has seen.
 
     Raises:
-        ImageUnreadable: it is no whole picture, or larger than the limits.
+        ImageUnreadable: it is no picture, or larger than the limits.
     """
-    picture = open_image(data, limits, side_px=side_px)
+    picture = open_image(data, limits, side_px=side_px, load_truncated=True)
     try:
         profile = picture.info.get("icc_profile")
         picture.thumbnail((side_px, side_px))

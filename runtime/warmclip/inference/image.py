@@ -90,7 +90,9 @@ _streams_lock = threading.Lock()
 _caller_lock = threading.Lock()
 
 
-def open_image(source: Source, limits: Limits, *, side_px: int | None = None) -> Image.Image:
+def open_image(
+    source: Source, limits: Limits, *, side_px: int | None = None, load_truncated: bool = False
+) -> Image.Image:
     """Decode a picture from a file, from bytes, or take one that Pillow already opened.
 
     An animation gives its first frame. The bounds on bytes and pixels hold before decoding.
@@ -100,15 +102,16 @@ def open_image(source: Source, limits: Limits, *, side_px: int | None = None) ->
         limits: the bounds.
         side_px: to people it is shown with a longer side of so many pixels; a large JPEG is
             decoded to a half, a quarter or an eighth, and never to less than twice that.
+        load_truncated: decode what is left of a picture that was cut off, instead of refusing it.
 
     Raises:
         ImageUnreadable: the source is no whole picture, or is larger than the limits.
     """
-    image = _identify_source(source, limits).image
+    image = _identify_source(source, limits, load_truncated=load_truncated).image
     if side_px is not None and image is not source:
         scale = SCALED_GAP * side_px / max(image.size)
         _draft(image, (ceil(image.width * scale), ceil(image.height * scale)))
-    return _load(image, is_callers=image is source)
+    return _load(image, is_callers=image is source, load_truncated=load_truncated)
 
 
 def readable_formats() -> dict[str, bool]:
