@@ -20,6 +20,7 @@ TRIED := .venv-tried
 MINUTES ?= 30
 KILLS ?= 30
 SEED ?=
+SAMPLE ?=
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 6
 # In CI a test that fails is tried once more: one in 4,500 real-process tests that meets a busy
@@ -70,8 +71,8 @@ browser: $(VENV)/without-torch ## A Chromium for the tests of the page: the syst
 fuzz: $(VENV)/without-torch $(FUZZ)/installed ## Requests made from /openapi.json, many wrong on purpose, some minutes: FUZZ_FLAGS='--max-examples 9'
 	$(BIN)/python tests/fuzzing.py $(FUZZ)/bin/schemathesis --max-examples 80 --continue-on-failure $(FUZZ_FLAGS)
 
-mutants: $(VENV)/installed $(MUTANTS)/installed ## Break modules of tests/mutants.toml in one place at a time: MODULES='work/clock serve/auth'
-	$(BIN)/python tests/mutating.py $(MUTANTS)/bin $(MODULES)
+mutants: $(VENV)/installed $(MUTANTS)/installed ## Break modules of tests/mutants.toml in one place at a time: MODULES='work/clock serve/auth' SAMPLE=60
+	$(BIN)/python tests/mutating.py $(MUTANTS)/bin $(MODULES) $(addprefix --sample ,$(SAMPLE))
 
 soak: $(VENV)/without-torch ## Half an hour in which all goes wrong that may, then every job is counted: MINUTES=3 SEED=1
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(addprefix --seed ,$(SEED)) $(SOAK_FLAGS)

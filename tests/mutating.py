@@ -7,14 +7,16 @@ import argparse
 import importlib.util
 import json
 import os
+import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ _WORK = _ROOT / "build" / "mutants"
 _LONGEST_S = 120.0  # of the tests on one mutant; a loop that does not end is noticed so
 
 
-def main(cosmic_ray: Path, modules: list[str]) -> None:
+def main(cosmic_ray: Path, modules: list[str], sample: int | None) -> None:
     """Break some modules; prints a line for each survivor, and one for each module."""
     with (_ROOT / "tests" / "mutants.toml").open("rb") as stream:
         tests: dict[str, list[str]] = tomllib.load(stream)["modules"]
@@ -32,13 +34,13 @@ def main(cosmic_ray: Path, modules: list[str]) -> None:
     subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(tree)], check=True)
     for module in tests:
         if not modules or any(name in module for name in modules):
-            _report(module, _break_module(cosmic_ray, tree, module, tests[module]))
+            _report(module, _break_module(cosmic_ray, tree, module, tests[module], sample))
 
 
 def _break_module(
-    cosmic_ray: Path, tree: Path, module: str, tests: list[str]
+    cosmic_ray: Path, tree: Path, module: str, tests: list[str], sample: int | None
 ) -> list[dict[str, Any]]:
-    """What became of every mutant of one module."""
+    """What became of every mutant of one module, or of a sample of them."""
     name = module.replace("/", ".").removesuffix(".py")
     config, session = _WORK / f"{name}.toml", _WORK / f"{name}.sqlite"
     address = _WORK / f"{name}.socket"
@@ -65,6 +67,8 @@ def _break_module(
         Path(importlib.util.cache_from_source(str(tree / module))).unlink(missing_ok=True)
         run("cosmic-ray", "init", config, session)
         run("cr-filter-operators", session, config)
+        if sample is not None:
+            _draw(session, sample)
         run("cosmic-ray", "exec", config, session)
     found = []
     for line in run("cosmic-ray", "dump", session).splitlines():
@@ -72,6 +76,21 @@ def _break_module(
         if result and result["worker_outcome"] != "skipped":
             found.append({"mutation": item["mutations"][0], **result})
     return found
+
+
+def _draw(session: Path, sample: int) -> None:
+    """Leave so many mutants in a session, the same ones each time, or all if there are fewer."""
+    with closing(sqlite3.connect(session)) as connection, connection:
+        # A job's id is another one in each session; where its mutant stands is not.
+        rows = connection.execute(
+            "SELECT job_id FROM mutation_specs"
+            " WHERE job_id NOT IN (SELECT job_id FROM work_results)"
+            " ORDER BY operator_name, operator_args, occurrence"
+        ).fetchall()
+        drawn = random.Random(0).sample(rows, min(sample, len(rows)))
+        for row in set(rows) - set(drawn):
+            connection.execute("DELETE FROM mutation_specs WHERE job_id = ?", row)
+            connection.execute("DELETE FROM work_items WHERE job_id = ?", row)
 
 
 @contextmanager
@@ -105,5 +124,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cosmic_ray", type=Path, help="the folder of its programs")
     parser.add_argument("modules", nargs="*", help="parts of their paths; all, if none is named")
+    parser.add_argument("--sample", type=int, help="so many mutants of each; all, if not given")
     arguments = parser.parse_args()
-    main(arguments.cosmic_ray.absolute(), arguments.modules)
+    main(arguments.cosmic_ray.absolute(), arguments.modules, arguments.sample)
