@@ -23,16 +23,24 @@ def private_folder(folder: Path, *, private: bool) -> Path:
         private: whether others may not even read an existing one.
 
     Raises:
-        SettingsError: it belongs to somebody else, is no folder, or is open to others.
+        SettingsError: it belongs to somebody else, is a link of somebody else's, is no folder, or
+            is open to others.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat() if private else folder.stat()
+        link = folder.lstat()
+        status = link if private else folder.stat()
     except OSError as exc:
         raise SettingsError(
             f"cannot make {folder}: {exc.strerror}; name another folder with WARMCLIP_HOME"
         ) from exc
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.geteuid(), 0):
+        # In a folder that all users share, it may lead to any folder of ours.
+        raise SettingsError(
+            f"{folder} is a link of the user with the number {link.st_uid}; "
+            "name a folder of your own with WARMCLIP_HOME"
+        )
     forbidden = 0o077 if private else 0o022
     if not stat.S_ISDIR(status.st_mode):
         raise SettingsError(f"{folder} is not a folder; remove it, or set WARMCLIP_HOME")
@@ -62,14 +70,15 @@ def file_lock(
     """Hold a lock file: one process at a time is inside, and a process that dies lets go.
 
     Args:
-        lock: made with mode 0600, and never deleted.
+        lock: made with mode 0600, and never deleted; a link is not followed.
         waiting: called about five times a second while another process is inside.
         patience_s: how long to wait for it; None: as long as it lives.
 
     Raises:
         TimeoutError: another process was inside for all that time.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(lock, flags, 0o600)
     gives_up_at = None if patience_s is None else time.monotonic() + patience_s
     try:
         while True:
@@ -93,7 +102,8 @@ def file_lock(
 def replace_file(file: Path, content: str) -> None:
     """Write a file whole or not at all, mode 0600; a reader sees the former content or this."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(partial, flags, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(content)
         stream.flush()

@@ -351,6 +351,21 @@ def test_disk_that_is_full(machine: Machine, tmp_path: Path) -> None:
         assert told.read_text().split() == ["compiled"] * 6
 
 
+def test_compiled_models_on_another_volume(machine: Machine, tmp_path: Path) -> None:
+    """A link of one's own to a larger disk: they are compiled there, kept and found."""
+    with small_disk(tmp_path / "disk", 250) as disk:
+        machine.home.mkdir(mode=0o700)
+        (machine.home / "compiled").symlink_to(disk.folder)
+        told = tmp_path / "told"
+        for expected in ("compiled", "cached"):
+            decided = machine.decide("compiler", variables={"FAULTY_COMPILED": str(told)})
+            assert set(decided["verdict"]["chosen"].values()) == {"faulty-compiler"}
+            assert told.read_text().split() == [expected] * 6
+            assert len(list(disk.folder.glob("*/model"))) == 6
+            told.unlink()
+            forget_trials(machine.home)
+
+
 def test_processes_that_load_together_compile_once(machine: Machine, tmp_path: Path) -> None:
     """Of two that need the same models at once, one compiles each, and the other waits for it."""
     assert machine.decide("compiler")["verdict"]["chosen"]["text"] == "faulty-compiler"

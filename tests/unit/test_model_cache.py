@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from warmclip.errors import SettingsError
 from warmclip.fsutil import file_lock
 from warmclip.inference.ort.model_cache import COMPLETE, ModelCache, sweep_temporaries
 
@@ -110,6 +111,42 @@ def test_home_with_a_space(tmp_path: Path) -> None:
     assert " " not in str(cache.folder)
     assert not cache.folder.is_relative_to(home)
     assert ModelCache(tmp_path / "home").folder.is_relative_to(tmp_path / "home")
+
+
+def test_folder_that_others_may_write(tmp_path: Path) -> None:
+    """Nothing is deleted there, and no link of theirs is followed where a lock is to be."""
+    cache = ModelCache(tmp_path)
+    cache.load({}, Compiler())
+    (lock,) = cache.folder.glob(".*.lock")
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    cache.remove({})
+    assert cache.has({})
+    lock.unlink()
+    cache.folder.chmod(0o777)
+    cache.remove({})
+    assert cache.has({})
+    assert not lock.exists()
+    cache.folder.chmod(0o700)
+    cache.remove({})
+    assert not cache.has({})
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a link of somebody else's")
+def test_link_of_somebody_else(tmp_path: Path) -> None:
+    """In a folder of all users it leads to a folder of ours, in which nothing may be swept."""
+    precious = tmp_path / "documents" / "precious"
+    precious.mkdir(parents=True)
+    cache = ModelCache(tmp_path / "home")
+    cache.folder = tmp_path / "warmclip-0"
+    cache.folder.symlink_to(precious.parent)
+    os.chown(cache.folder, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(SettingsError, match="a link of the user with the number 12345"):
+        cache.load({}, Compiler())
+    assert list(precious.parent.iterdir()) == [precious]
+    os.chown(cache.folder, os.geteuid(), os.getegid(), follow_symlinks=False)
+    assert cache.load({}, Compiler()) == "compiled"
 
 
 def test_unused_models_go(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from warmclip.children import DOCTOR_PREFIX, TRIAL_PREFIX
+from warmclip.errors import SettingsError
 from warmclip.fsutil import file_lock, private_folder
 from warmclip.inference.ort.checksums import ChecksumMismatch, verify_checksums, write_checksums
 
@@ -67,10 +68,8 @@ class ModelCache:
             SettingsError: the folder cannot be made, or is not ours alone.
             TimeoutError: another process is at it for too long.
         """
+        self._require_ours()
         key = _key(identity)
-        if self.folder.parent == self._home:
-            private_folder(self._home, private=False)
-        private_folder(self.folder, private=False)
         entry = self.folder / key
         failures: tuple[type[Exception], ...] = (*broken, ChecksumMismatch)
         with file_lock(self._lock(key), patience_s=patience_s):
@@ -91,10 +90,14 @@ class ModelCache:
         return (self.folder / _key(identity) / COMPLETE).exists()
 
     def remove(self, identity: Mapping[str, Any]) -> None:
-        """Delete the entry of an identity, unless another process is at it just now."""
+        """Delete the entry of an identity, unless another process is at it just now.
+
+        Nothing is touched in a folder that others may write: whoever loads is told of it.
+        """
         key = _key(identity)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SettingsError):
             if (self.folder / key).exists():
+                self._require_ours()
                 with file_lock(self._lock(key), patience_s=0):
                     shutil.rmtree(self.folder / key, ignore_errors=True)
 
@@ -102,6 +105,11 @@ class ModelCache:
     def nearest_folder(self) -> Path:
         """The folder, or what is above it as long as it is not made."""
         return next(it for it in (self.folder, *self.folder.parents) if it.exists())
+
+    def _require_ours(self) -> None:
+        if self.folder.parent == self._home:
+            private_folder(self._home, private=False)
+        private_folder(self.folder, private=False)
 
     def _build(self, entry: Path, load: Callable[[Path], T], *, is_immutable: bool) -> T:
         self._sweep(spare=entry)
