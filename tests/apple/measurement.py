@@ -1,5 +1,6 @@
 """What this tier measures itself: rates, memory, and whether a compiled model was kept."""
 
+import ctypes
 import re
 import statistics
 import subprocess
@@ -23,8 +24,27 @@ def per_second(run: Callable[[], object], rows: int, runs: int = 5) -> float:
     return rows / statistics.median(times)
 
 
-def rss_mb(pid: int) -> float:
-    """A process's resident memory in MiB; what a GPU holds is not in it."""
+class _Usage(ctypes.Structure):
+    """What macOS tells of a process: ``rusage_info_v0``."""
+
+    _fields_ = (
+        ("uuid", ctypes.c_uint8 * 16),
+        *((name, ctypes.c_uint64) for name in ("user_time", "system_time", "wakeups")),
+        *((name, ctypes.c_uint64) for name in ("interrupts", "page_ins", "wired", "resident")),
+        *((name, ctypes.c_uint64) for name in ("phys_footprint", "started", "exited")),
+    )
+
+
+def footprint_mb(pid: int) -> float:
+    """A process's memory in MiB: its footprint on macOS, elsewhere what is resident.
+
+    The footprint, which Activity Monitor shows, has what macOS has compressed and what the process
+    shares with the GPU; pages of a mapped file, which the resident memory has, are not in it.
+    """
+    ask = getattr(ctypes.CDLL(None), "proc_pid_rusage", None)  # macOS alone has it
+    usage = _Usage()
+    if ask is not None and ask(pid, 0, ctypes.byref(usage)) == 0:
+        return int(usage.phys_footprint) / 1024**2
     command = ["ps", "-o", "rss=", "-p", str(pid)]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(re.sub(r"\D", "", told.stdout)) / 1024

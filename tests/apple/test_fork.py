@@ -106,6 +106,59 @@ def test_warm_worker_loses_none(trials: Trials, full: ModelBundle, record_proper
     assert "MTLCompilerService" not in log
 
 
+_SPAWN = """
+import multiprocessing, sys
+from pathlib import Path
+
+def on_torch():
+    from apple.open_clip_job import embed
+    return len(embed("a"))
+
+def on_coreml():
+    from warmclip import Encoder
+    bundle, home, provider = sys.argv[2:]
+    return len(Encoder.open(bundle, provider=provider, home=Path(home)).encode_texts(["a"])[0])
+
+use = {"torch": on_torch, "coreml": on_coreml}[sys.argv[1]]
+
+if __name__ == "__main__":
+    use()
+    child = multiprocessing.get_context("spawn").Process(target=use)
+    child.start()
+    child.join()
+    print("exit code", child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("what", ["torch", "coreml"])
+def test_spawned_child_computes(
+    trials: Trials,
+    full: ModelBundle,
+    what: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Record,
+) -> None:
+    """A child that multiprocessing spawns is a new program: it computes as its parent did."""
+    if what == "torch":
+        request.getfixturevalue("gpu")
+    script = tmp_path / "spawning.py"
+    script.write_text(_SPAWN)
+    provider = trials.best(full)
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, script, what, str(full.folder), str(trials.home), provider],
+        env=os.environ | {"PYTHONPATH": paths, "OPEN_CLIP_DEVICE": GPU},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    record_property(MEASURED, GPU if what == "torch" else provider)
+    assert done.stdout.splitlines()[-1:] == ["exit code 0"], done.stdout
+
+
 @pytest.fixture(scope="module")
 def matrix(trials: Trials, full: ModelBundle) -> list[dict[str, Any]]:
     """The doctor's rows on the model of full size."""

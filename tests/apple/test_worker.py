@@ -13,10 +13,11 @@ import pytest
 
 from apple.conftest import DEADLINE_S, Trials
 from apple.machine import CHOICES
-from apple.measurement import growth, rss_mb
+from apple.measurement import footprint_mb, growth
 from apple.table import MEASURED
 from faults.conftest import Rig
-from running import Running, environment_of, outcome, running_worker
+from running import Running, children, environment_of, eventually, outcome, running_worker
+from serving import draw, running_server
 from warmclip import Encoder
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.providers import AUTO, PROVIDERS
@@ -31,6 +32,7 @@ _GROUND = 200  # batches, after which memory may be expected to be level
 _BATCHES = int(os.environ.get("APPLE_BATCHES", "2000"))
 _MOST_GROWTH = 0.2
 _PATIENCE_S = int(2 * DEADLINE_S)  # the first job loads the model
+_SLEEP_S = float(os.environ.get("SLEEP_SECONDS", "12"))  # more than two heartbeats
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -113,6 +115,40 @@ def test_next_job_runs_after_a_kill(
         np.testing.assert_allclose(after[text], before[text], atol=1e-3)
 
 
+def test_session_goes_on_after_a_sleep(
+    trials: Trials, full: ModelBundle, tmp_path: Path, record_property: Record
+) -> None:
+    """A training session whose worker, horse and server stand still for a while ends whole.
+
+    With ``SLEEP_SECONDS=120`` there is time to close the lid of the Mac meanwhile, and open it.
+    """
+    provider = trials.best(full)
+    folder = tmp_path / "pictures"
+    draw(folder, 1024)
+    place = {"WARMCLIP_ROOTS": str(folder), "WARMCLIP_PROVIDER": provider}
+    environment = environment_of(trials.home, full.folder, **place)
+    with (
+        worker(trials, full, provider, **place) as running,
+        running_server(environment) as served,
+    ):
+        started = time.monotonic()
+        session = served.begin(folder)
+        eventually(lambda: served.get(session)["done"] > 0, _PATIENCE_S)
+        pids = (served.process.pid, running.process.pid, *children(running.process.pid))
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(_SLEEP_S)
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+        so_far = served.get(session)
+        assert so_far["state"] == "running", so_far
+        ended = served.wait(session)
+    seconds = time.monotonic() - started - _SLEEP_S
+    record_property(MEASURED, f"{so_far['done']} of {ended['images']} before {_SLEEP_S:.0f} s")
+    record_property(MEASURED, f"{ended['images'] / seconds:.0f} images/s without them")
+    assert (ended["images"], ended["done"], ended["skipped"]) == (1024, 1024, 0), ended
+
+
 def test_memory_is_level(
     trials: Trials,
     full: ModelBundle,
@@ -127,7 +163,7 @@ def test_memory_is_level(
         for done in range(len(pictures), _BATCHES + 1, len(pictures)):
             assert len(answer(running, "embed_images", pictures)["vectors"]) == len(pictures)
             if done >= _GROUND:
-                samples.append(rss_mb(running.horse))
+                samples.append(footprint_mb(running.horse))
     record_property(
         MEASURED,
         f"{samples[0]:.0f} MiB after {_GROUND} batches, at most {max(samples):.0f} "

@@ -339,9 +339,10 @@ def test_kill_from_outside_blames_no_picture(rig: Rig) -> None:
     slow = rig.poison("slow")
     mark = rig.folder / "mark"
     with rig.worker(FAULTY_MARK=str(mark)) as worker:
+        horse = worker.horse  # asked for before, as it takes a second to decode
         run = submit_index(worker.connection, worker.settings, [slow])
         eventually(mark.exists)
-        worker.kill_horse()
+        os.kill(horse, signal.SIGKILL)
         assert watch(worker.connection, run).indexed == 1
         assert PoisonedFiles(worker.connection).all() == []
         assert f"it was decoding '{slow}'" in worker.log.read_text()

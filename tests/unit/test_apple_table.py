@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from apple import machine
-from apple.measurement import finished, growth, leave_witnesses, per_second, rss_mb
+from apple.measurement import finished, footprint_mb, growth, leave_witnesses, per_second
 from apple.table import MEASURED, Row, markdown
 from warmclip import Encoder
 from warmclip.inference.ort.model_cache import COMPLETE, ModelCache
@@ -55,7 +55,7 @@ def test_real_encoder_is_measured(demo_bundle: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        assert 64 < rss_mb(process.pid) < 200
+        assert 64 < footprint_mb(process.pid) < 200
         process.communicate(b"\n")
     assert growth([200.0, 190.0, 230.0, 210.0]) == pytest.approx(0.15)
 
