@@ -5,6 +5,11 @@ Each is the inside of ONNX's own text form: inputs => outputs <constants> { node
 
 from typing import NamedTuple
 
+import onnx
+
+from warmclip_export.coreml.basic_passes import to_float32_graph
+from warmclip_export.coreml.lint import Placement, place_nodes
+
 
 class Case(NamedTuple):
     """One rule."""
@@ -375,3 +380,14 @@ CASES = {
         kind="inexact",
     ),
 }
+
+
+def parsed(inside: str, opset: int = 20) -> onnx.ModelProto:
+    """The graph of a case."""
+    head = f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
+    return onnx.parser.parse_model(f"{head} g {inside}")
+
+
+def placed(model: onnx.ModelProto, batch: int) -> Placement:
+    """What the lint says of it at one batch size."""
+    return place_nodes(to_float32_graph(model), batch)

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from torch import nn
 from typer.testing import CliRunner
 
-from coreml_cases import CASES
+from coreml_cases import CASES, parsed, placed
 from tiny_models import TINY_VIT, written
 from warmclip.inference.bundle import ModelBundle, Precision, Tower
 from warmclip_export import exporter
@@ -22,7 +22,7 @@ from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve_model
 from warmclip_export.coreml import report
 from warmclip_export.coreml.basic_passes import list_operations, read_graph, to_float32_graph
-from warmclip_export.coreml.lint import BATCHES, Placement, lint_graph, place_nodes
+from warmclip_export.coreml.lint import BATCHES, lint_graph, place_nodes
 from warmclip_export.coreml.node import Operation, Value
 from warmclip_export.coreml.rules import check_operation
 from warmclip_export.element_types import value_types
@@ -32,22 +32,13 @@ TOWERS: tuple[Tower, ...] = ("image", "text")
 _ROW = "(float[batch,4] x) => (float[batch,4] y)"
 
 
-def _parsed(inside: str, opset: int = 20) -> onnx.ModelProto:
-    head = f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
-    return onnx.parser.parse_model(f"{head} g {inside}")
-
-
-def _placed(model: onnx.ModelProto, batch: int) -> Placement:
-    return place_nodes(to_float32_graph(model), batch)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_rule_is_broken_and_repaired(name: str) -> None:
     """The broken graph gets the one complaint that names the rule, the repaired one none."""
     case = CASES[name]
 
-    broken = _placed(_parsed(case.broken, case.opset), 2)
-    repaired = _placed(_parsed(case.repaired, case.opset), 2)
+    broken = placed(parsed(case.broken, case.opset), 2)
+    repaired = placed(parsed(case.repaired, case.opset), 2)
 
     (finding,) = broken.findings
     assert finding.complaint.kind == case.kind
@@ -101,7 +92,7 @@ def test_rule_that_no_file_reaches_here(operation: Operation, reason: str) -> No
 )
 def test_partitions_are_onnxruntime_s(nodes: str, partitions: int, taken: int) -> None:
     """A refused node splits what depends on it, and pieces of trivial nodes alone are dropped."""
-    placement = _placed(_parsed(f"(float[4,4] x) => (float[4,4] y) {{ {nodes} }}"), 1)
+    placement = placed(parsed(f"(float[4,4] x) => (float[4,4] y) {{ {nodes} }}"), 1)
 
     assert (placement.partitions, placement.taken) == (partitions, taken)
 
@@ -109,12 +100,12 @@ def test_partitions_are_onnxruntime_s(nodes: str, partitions: int, taken: int) -
 @pytest.mark.parametrize(("transposed", "is_whole"), [(1, True), (0, False)])
 def test_weights_that_would_lie_inline_are_counted(transposed: int, is_whole: bool) -> None:
     """Gemm with transB=0 stores its weight in model.mlmodel; more than 1 MB of that is told."""
-    model = _parsed("(float[batch,512] x) => (float[batch,512] y) { y = Gemm(x, w) }")
+    model = parsed("(float[batch,512] x) => (float[batch,512] y) { y = Gemm(x, w) }")
     model.graph.node[0].attribute.append(onnx.helper.make_attribute("transB", transposed))
     weight = onnx.helper.make_tensor("w", TensorProto.FLOAT, [512, 512], bytes(2**20), raw=True)
     model.graph.initializer.append(weight)
 
-    placement = _placed(model, 8)
+    placement = placed(model, 8)
 
     sizes = (placement.inline_bytes, placement.weight_file_bytes)
     assert sizes == ((0, 2**20) if is_whole else (2**20, 0))
@@ -125,12 +116,12 @@ def test_weights_that_would_lie_inline_are_counted(transposed: int, is_whole: bo
 def test_weights_that_each_use_copies_are_counted() -> None:
     """A layer norm's scale and bias lie inline however large, once for each norm that has them."""
     norms = "a = LayerNormalization(x, s, b) y = LayerNormalization(a, s, b)"
-    model = _parsed(f"(float[batch,768] x) => (float[batch,768] y) {{ {norms} }}")
+    model = parsed(f"(float[batch,768] x) => (float[batch,768] y) {{ {norms} }}")
     for name in "sb":
         tensor = onnx.helper.make_tensor(name, TensorProto.FLOAT, [768], bytes(3072), raw=True)
         model.graph.initializer.append(tensor)
 
-    placement = _placed(model, 8)
+    placement = placed(model, 8)
 
     assert (placement.inline_bytes, placement.weight_file_bytes) == (4 * 3072, 0)
     assert placement.is_whole
@@ -146,7 +137,7 @@ def test_weights_that_each_use_copies_are_counted() -> None:
 @pytest.mark.parametrize("dtype", ["float", "float16"])
 def test_function_is_judged_by_what_is_in_it(operator: str, inlined: list[str], dtype: str) -> None:
     """No kernel computes it, so onnxruntime writes its body out before it asks CoreML."""
-    graph = _parsed(f"({dtype}[batch,4] x) => ({dtype}[batch,4] y) {{ y = {operator}(x) }}")
+    graph = parsed(f"({dtype}[batch,4] x) => ({dtype}[batch,4] y) {{ y = {operator}(x) }}")
     shown = to_float32_graph(graph)
 
     assert [op.kind for op in list_operations(shown, 2)] == inlined
@@ -176,7 +167,7 @@ def test_norm_of_mixed_types_is_refused() -> None:
         " {{ w = Cast<to = 1>(x) n = LayerNormalization<axis = -1>({}, v) y = Cast<to = 10>(n) }}"
     )
 
-    inside, across = (_placed(_parsed(graph.format(name)), 2) for name in ("w", "x"))
+    inside, across = (placed(parsed(graph.format(name)), 2) for name in ("w", "x"))
 
     assert inside.is_whole
     assert [f.complaint.reason for f in across.findings] == ["its inputs differ in type"]
@@ -279,7 +270,7 @@ def test_bundle_that_is_not_whole_says_so_and_works(
 def test_command_answers_for_people_and_programs(demo_bundle: Path, tmp_path: Path) -> None:
     """0 for a whole bundle; 1 for a split file, with node, reason and remedy in table and JSON."""
     split = tmp_path / "split.onnx"
-    onnx.save(_parsed(f"{_ROW} {{ a = Relu(x) b = Neg(a) y = Tanh(b) }}"), split)
+    onnx.save(parsed(f"{_ROW} {{ a = Relu(x) b = Neg(a) y = Tanh(b) }}"), split)
     run = CliRunner().invoke
 
     whole = run(app, ["lint", str(demo_bundle), "--batch", "8"])
@@ -312,7 +303,7 @@ def test_length_of_texts_is_pinned(demo_bundle: Path) -> None:
 def test_batch_that_a_file_fixes_is_the_one_that_is_linted(tmp_path: Path) -> None:
     """A file without a symbolic axis is judged once, at its own size."""
     fixed = tmp_path / "fixed.onnx"
-    onnx.save(_parsed("(float[5,4] x) => (float[5,4] y) { y = Relu(x) }"), fixed)
+    onnx.save(parsed("(float[5,4] x) => (float[5,4] y) { y = Relu(x) }"), fixed)
 
     assert [placement.batch for placement in lint_graph(fixed, BATCHES)] == [5]
 
@@ -333,7 +324,7 @@ def test_what_is_no_graph_is_refused(content: bytes | None, tmp_path: Path) -> N
 def test_graph_that_onnxruntime_refuses_is_refused(tmp_path: Path) -> None:
     """A file that ONNX can parse and onnxruntime cannot load ends with 2 and its reason."""
     path = tmp_path / "odd.onnx"
-    onnx.save(_parsed(f"{_ROW} {{ y = Relu(nowhere) }}"), path)
+    onnx.save(parsed(f"{_ROW} {{ y = Relu(nowhere) }}"), path)
 
     result = CliRunner().invoke(app, ["lint", str(path)])
 
