@@ -14,12 +14,13 @@ import pytest
 
 from leftovers import LeftoverCheck
 from warmclip.errors import QueueUnreachable
+from warmclip.inference.machine import has_arm_bfloat16
 from warmclip.work.private_redis import find_server
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 _NOBODY = 65534
-_HAS_A_CHOICE = sys.platform == "darwin" or "APPLE_REHEARSAL" in os.environ
+_HAS_A_CHOICE = sys.platform == "darwin" or has_arm_bfloat16() or "APPLE_REHEARSAL" in os.environ
 _OURS = ("WARMCLIP_", "REDIS_", "RQ_", "QDRANT_")
 
 

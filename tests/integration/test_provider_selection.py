@@ -21,6 +21,7 @@ from standins.faulty import environment
 from warmclip.errors import NoRoom, ProviderUnavailable
 from warmclip.fsutil import file_lock, private_folder
 from warmclip.inference.bundle import ModelBundle, Tower
+from warmclip.inference.machine import has_arm_bfloat16
 from warmclip.inference.ort.compiled import CompiledModels
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.model_cache import ModelCache
@@ -386,7 +387,9 @@ def test_processes_that_load_together_compile_once(machine: Machine, tmp_path: P
     assert sorted(told.read_text().split()) == ["cached"] * 3 + ["compiled"] * 3
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has CoreML")
+@pytest.mark.skipif(
+    sys.platform == "darwin" or has_arm_bfloat16(), reason="this machine has a choice"
+)
 def test_cpu_alone_needs_no_trial(machine: Machine) -> None:
     """Where there is nothing to choose, start-up is as quick as before, and nothing is written."""
     answer = machine.decide(None)

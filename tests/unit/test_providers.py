@@ -21,8 +21,11 @@ OPENVINO = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
         (OPENVINO, ["openvino-bf16", "openvino", "cpu"]),
     ],
 )
-def test_auto_is_what_is_there(available: list[str], expected: list[str]) -> None:
+def test_auto_is_what_is_there(
+    available: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The CPU is always among the candidates; what is absent is said with its reason."""
+    monkeypatch.setattr("warmclip.inference.providers.has_arm_bfloat16", lambda: False)
     found = find_candidates("auto", available, "1.32.0")
     assert [provider.name for provider in found.here] == expected
     assert all("does not have" in reason for reason in found.absent.values())
@@ -45,7 +48,7 @@ def test_onnxruntime_too_old_for_a_provider() -> None:
     with pytest.raises(ProviderUnavailable, match="pip install -U onnxruntime"):
         find_candidates("coreml-fp32", APPLE, "1.23.2")
     found = find_candidates("auto", APPLE, "1.23.2")
-    assert [provider.name for provider in found.here] == ["cpu"]
+    assert found.here[0].name == "cpu"
     assert "pip install -U onnxruntime" in found.absent["coreml-fp16"]
 
 
@@ -94,13 +97,15 @@ def test_bfloat16_is_judged_as_float16() -> None:
 
 
 def test_bfloat16_of_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there by name on Arm alone, is judged as what it is, and "auto" does not take it."""
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    """The choice `auto` tries it where a processor has it, judged as what it is."""
+    monkeypatch.setattr("warmclip.inference.providers.has_arm_bfloat16", lambda: True)
     (found,) = find_candidates("cpu-bf16", CPU_ONLY, "1.32.0").here
     assert tolerance(found) == TOLERANCES["fp16"]
     assert not found.is_reference
     assert [it.name for it in find_candidates("cpu", CPU_ONLY, "1.32.0").here] == ["cpu"]
+    both = find_candidates("auto", CPU_ONLY, "1.32.0").here
+    assert [it.name for it in both] == ["cpu", "cpu-bf16"]
+    monkeypatch.setattr("warmclip.inference.providers.has_arm_bfloat16", lambda: False)
     assert [it.name for it in find_candidates("auto", CPU_ONLY, "1.32.0").here] == ["cpu"]
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    with pytest.raises(ProviderUnavailable, match="arm64 or aarch64, this is x86_64"):
+    with pytest.raises(ProviderUnavailable, match="needs bfloat16 of an Arm processor"):
         find_candidates("cpu-bf16", CPU_ONLY, "1.32.0")

@@ -53,6 +53,14 @@ def processor_features() -> str:
 
 
 @cache
+def has_arm_bfloat16() -> bool:
+    """Whether this is an Arm processor that multiplies matrices in bfloat16: Apple's from M2 on."""
+    if sys.platform == "darwin":
+        return read_sysctl("hw.optional.arm.FEAT_BF16") == "1"
+    return "bf16" in processor_features().split()
+
+
+@cache
 def usable_cores() -> int:
     """How many threads may compute at once in this process; at least 1.
 

@@ -3,13 +3,13 @@
 This module is light, so that a command line can check a name before anything is loaded.
 """
 
-import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from warmclip.errors import ProviderUnavailable, SettingsError
+from warmclip.inference.machine import has_arm_bfloat16
 
 if TYPE_CHECKING:  # pydantic stays out of this import
     from warmclip.inference.bundle import Precision
@@ -27,7 +27,7 @@ class Provider:
     judged_as: "Precision | None" = None  # where it computes less finely than its graph
     options: dict[str, str] = field(default_factory=dict)
     session_config: dict[str, str] = field(default_factory=dict)  # of the session that it gets
-    machines: tuple[str, ...] = ()  # kinds of processor, as platform.machine tells; none: any
+    needs_arm_bfloat16: bool = False  # in the processor
     buckets: tuple[int, ...] = ()  # static batch sizes, ascending; none: any batch will do
     disabled_optimizers: tuple[str, ...] = ()
     since: tuple[int, int] = (1, 23)  # the oldest onnxruntime whose provider takes our graphs
@@ -140,17 +140,15 @@ CPU = Provider(
 )
 # Only by its own name: its vectors are a little off, and few bundles have its graphs.
 _CPU_INT8 = replace(CPU, name="cpu-int8", precision="int8", is_reference=False, in_auto=False)
-# Matrices multiplied in bfloat16 where an Arm processor has it, else in float32. The wheels of
-# onnxruntime 1.32 for macOS and for Linux have the kernels; nobody has run them with warmclip, so
-# that "auto" does not try them yet.
+# Matrices multiplied in bfloat16. The wheels of onnxruntime 1.32 for macOS and for Linux have the
+# kernels; nobody has run them with warmclip: the trial decides, as it does of CUDA's.
 _CPU_BF16 = replace(
     CPU,
     name="cpu-bf16",
     judged_as="fp16",
     session_config={"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"},
-    machines=("arm64", "aarch64"),
+    needs_arm_bfloat16=True,
     is_reference=False,
-    in_auto=False,
 )
 
 PROVIDERS = {
@@ -230,10 +228,10 @@ def find_candidates(choice: str, available: Sequence[str], onnxruntime_version: 
 
 def _refusal(provider: Provider, available: Sequence[str], version: str) -> str | None:
     """Why this onnxruntime cannot be asked for the provider, or not on this machine."""
-    if provider.machines and platform.machine() not in provider.machines:
+    if provider.needs_arm_bfloat16 and not has_arm_bfloat16():
         return (
-            f"provider {provider.name!r} needs a processor of the kind "
-            f"{' or '.join(provider.machines)}, this is {platform.machine()}"
+            f"provider {provider.name!r} needs bfloat16 of an Arm processor, which this one "
+            "does not have"
         )
     if provider.execution_provider not in available:
         return (
