@@ -173,6 +173,13 @@ def test_file_that_cannot_be_used(photos: Path, told: str) -> None:
     assert str(photos / "trip" / "a.png") not in ExcludedPaths(Exclusion(), [photos])
 
 
+def test_largest_file(photos: Path) -> None:
+    """It is read to its last byte."""
+    lines = b"raw/\nf*\n"
+    (photos / IGNORE_FILE).write_bytes(b"#" * (64 * 1024 - len(lines) - 1) + b"\n" + lines)
+    assert found_in(photos, find_images([photos])) == COMMON
+
+
 def test_file_that_may_not_be_read(unprivileged: Path) -> None:
     """It is no reason to search the whole folder."""
     (unprivileged / "a.png").write_bytes(b"picture")
@@ -195,6 +202,12 @@ def test_name_in_another_unicode_form(tmp_path: Path, form: Literal["NFC", "NFD"
     (tmp_path / unicodedata.normalize("NFD", name)).write_bytes(b"picture")
     exclusion = Exclusion([unicodedata.normalize(form, name)])
     assert find_images([tmp_path], exclusion).files == ()
+
+
+def test_most_patterns_that_may_be_given(photos: Path) -> None:
+    """A thousand, and each counts."""
+    exclusion = Exclusion(["raw", *["x"] * 998, "f*"])
+    assert found_in(photos, find_images([photos], exclusion)) == COMMON
 
 
 @pytest.mark.parametrize("patterns", [[""], ["a["], ["x" * 501], ["a"] * 1001])

@@ -15,6 +15,7 @@ from warmclip.errors import ImageUnavailable, ImageUnreadable
 from warmclip.indexing.files import (
     Location,
     is_file_gone,
+    is_placeholder,
     is_respelled,
     locate_file,
     read_picture,
@@ -303,3 +304,9 @@ def test_gone(tmp_path: Path) -> None:
     put(tmp_path / ".b.png.icloud")
     assert not is_file_gone(str(tmp_path / "b.png"))  # macOS took it away from this disk only
     assert is_file_gone(str(path / "below-a-file.png"))
+
+
+def test_placeholder() -> None:
+    """It has the name of a file in it, between the dot and the suffix."""
+    names = [".a.icloud", ".a.jpg.icloud", "..icloud", ".icloud", "a.icloud", ".a.icloudx"]
+    assert [is_placeholder(name) for name in names] == [True, True, False, False, False, False]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from warmclip.errors import SearchRefused
-from warmclip.store.filter import Filter, check_score
+from warmclip.store.filter import Filter, check_score, count_hits
 from warmclip.store.folder_keys import keys_above
 
 DAY_NS = 24 * 3600 * 10**9
@@ -26,6 +26,10 @@ def test_filter_in_a_job() -> None:
     only = Filter(folder=os.fsdecode(b"/caf\xe9"), since=date(2026, 1, 1), until=date(2026, 1, 1))
     assert Filter.of(**only.to_dict()) == only
     assert Filter.of(**Filter().to_dict()) == Filter()
+    assert Filter.of(**Filter(by_file_date=True).to_dict()) == Filter(by_file_date=True) != Filter()
+    assert (
+        "by_file_date" not in Filter().to_dict()
+    )  # workers of a former version know no such field
 
 
 @pytest.mark.parametrize(
@@ -64,3 +68,26 @@ def test_least_score_that_is_none(score: Any) -> None:
 def test_least_score(score: float | None) -> None:
     """Whatever similarities there are may be asked for, or none."""
     assert check_score(score) == score
+
+
+@pytest.mark.parametrize(
+    ("limit", "offset", "hits"), [(1, 0, 1), (3, 5, 8), (1000, 0, 1000), (1, 999, 1000)]
+)
+def test_hits_to_find(limit: int, offset: int, hits: int) -> None:
+    """Those that are asked for, and those that are left out before them: a thousand at most."""
+    assert count_hits(limit, offset) == hits
+
+
+@pytest.mark.parametrize(
+    ("limit", "offset", "told"),
+    [
+        *((limit, 0, "whole numbers") for limit in (0, -1, True, 1.0, "1", None)),
+        *((5, offset, "whole numbers") for offset in (-1, True, 0.0, "0", None)),
+        *((limit, offset, "together") for limit, offset in [(1001, 0), (1, 1000), (999, 2)]),
+        (10**6, 10**6, "at most 1000 hits"),
+    ],
+)
+def test_numbers_of_hits_that_are_none(limit: Any, offset: Any, told: str) -> None:
+    """Neither a page before the first nor more than a thousand hits can be asked for."""
+    with pytest.raises(SearchRefused, match=told):
+        count_hits(limit, offset)

@@ -35,11 +35,21 @@ def excludes(lines: list[str], path: str) -> bool:
         ("[!a]x", ["bx"], ["ax", "x"]),
         ("[]-]x", ["]x", "-x"], ["ax"]),
         (r"[\]a]x", ["]x", "ax"], ["\\x"]),
+        ("[^a]x", ["bx"], ["ax"]),
+        ("[a-]x", ["ax", "-x"], ["bx"]),
+        ("[+--]x", ["+x", ",x", "-x"], ["ax"]),
+        ("[a-cx]y", ["by", "xy"], ["-y", "dy"]),
+        (r"[a-\c]x", ["bx", "cx"], ["dx", "\\x"]),
+        ("[a-a]x", ["ax"], ["bx"]),
+        ("[:a]x", [":x", "ax"], ["bx"]),
+        ("a*b*c", ["abc", "axbxbxc"], ["ab", "acb", "abcd", "xabc"]),
         (r"\#recycle", ["#recycle"], ["recycle"]),
         (r"\!a", ["!a"], ["a"]),
         (r"a\*", ["a*"], ["ab"]),
         ("a ", ["a"], ["a "]),
         (r"a\ ", ["a "], ["a"]),
+        (r"a\ \  ", ["a  "], ["a ", "a"]),
+        ("a\\\\ ", ["a\\"], ["a", "a\\ "]),
         ("a**b", ["ab", "axxb"], ["a/b"]),
         ("Z\u00fcrich", ["Zu\u0308rich".replace("u\u0308", "\u00fc")], ["Zurich"]),
         ("$RECYCLE.BIN", ["$RECYCLE.BIN"], ["$RECYCLEXBIN"]),
@@ -73,6 +83,8 @@ def test_last_pattern_decides() -> None:
         ("a//b", "no name"),
         ("[[:alpha:]]", "not understood"),
         ("x" * 501, "longer than 500"),
+        ("[a-", "without its ]"),
+        ("[a-\\", "range from 'a' to ''"),
     ],
 )
 def test_pattern_that_would_match_nothing(pattern: str, told: str) -> None:
@@ -86,6 +98,16 @@ def test_too_many_patterns() -> None:
     """They are refused."""
     with pytest.raises(ValueError, match="more than 1000"):
         PatternList.parse(["a"] * 1001)
+    assert excludes(["# no pattern", "b", *["a"] * 999], "b")
+    assert excludes(["x" * 500], "x" * 500)
+
+
+def test_no_patterns() -> None:
+    """There are none in comments and empty lines, and they say nothing of any file."""
+    assert not PatternList.parse(["# nothing", "", "  "])
+    assert PatternList.parse(["a"])
+    assert PatternList.parse(["a", "!b"]).verdict(["b"], is_folder=False) is False
+    assert PatternList.parse(["a", "!b"]).verdict(["c"], is_folder=False) is None
 
 
 @pytest.mark.parametrize(

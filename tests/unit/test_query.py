@@ -30,6 +30,10 @@ from warmclip.indexing.query import MOST_TERMS, MOST_WEIGHT, Query, Term, parse_
         (["cat", "-", ".5:dog"], [("text", "cat", 1), ("text", "dog", -0.5)]),
         (["1e1:cat"], [("text", "cat", 10)]),
         (["2:", "a", "cat"], [("text", "a cat", 2)]),
+        (["1000:cat", "-", "1000:dog"], [("text", "cat", 1000), ("text", "dog", -1000)]),
+        (["2." + "0" * 22 + ":cat"], [("text", "cat", 2)]),
+        (["2." + "0" * 23 + ":cat"], [("text", "2." + "0" * 23 + ":cat", 1)]),
+        (["2:3d"], [("text", "2:3d", 1)]),
         (["/photos/a"], [("image", "/photos/a", 1)]),
         (["../a"], [("image", "../a", 1)]),
         (["~/a.PNG"], [("image", "~/a.PNG", 1)]),
@@ -123,7 +127,24 @@ def test_heading_reads_as_it_was_typed() -> None:
     query = parse_query(["a", "car", "-", "night", "+", "0.5:./a.png"])
     assert query.heading == "a car - night + 0.5:like ./a.png"
     assert parse_query(["-", "night"]).heading == "- night"
+    assert parse_query(["-", "2:night", "+", "3:car"]).heading == "- 2:night + 3:car"
     assert Query(terms=(Term(text="a", weight=3),)).heading == "a"
+    like = Query(terms=(Term(like="id"), Term(data="aa", weight=-1)))
+    assert like.heading == "like id - like the picture that was sent"
+
+
+def test_only_term() -> None:
+    """That of a query which looks for one thing; what is subtracted cannot be looked for alone."""
+    assert parse_query(["0.5:cat"]).only_term == Term(text="cat", weight=0.5)
+    for typed in (["-", "0.5:cat"], ["cat", "+", "dog"], ["cat", "-", "dog"]):
+        assert parse_query(typed).only_term is None
+
+
+def test_value_in_a_message() -> None:
+    """Sixty characters are shown whole; of a longer one the beginning is."""
+    for length, shown in ((60, "x" * 60 + "'"), (61, "x" * 60 + "...'")):
+        with pytest.raises(SearchRefused, match="weight '" + re.escape(shown)):
+            Term.from_dict({"text": "a", "weight": "x" * length})
 
 
 @pytest.mark.parametrize(
@@ -161,8 +182,9 @@ def test_term_goes_through_a_job_and_back() -> None:
 def test_vector_of_several_terms() -> None:
     """Their weighted sum, of unit length: nearer to what is added, away from what is not."""
     first, second = np.eye(4, dtype=np.float32)[:2]
-    assert combine_vectors([(2.0, first)]) is first
-    np.testing.assert_allclose(combine_vectors([(-2.0, first)]), -first)
+    for weight in (0.5, 1.0, 2.0):
+        assert combine_vectors([(weight, first)]) is first
+        np.testing.assert_allclose(combine_vectors([(-weight, first)]), -first)
     between = combine_vectors([(1.0, first), (1.0, second)])
     assert between.dtype == np.float32
     np.testing.assert_allclose(between, [0.5**0.5, 0.5**0.5, 0, 0], rtol=1e-6)
@@ -200,3 +222,16 @@ def test_terms_that_cancel_each_other_out() -> None:
     for weights in ((1.0, -1.0), (0.1, 0.2, -0.3), (1000.0, -1000.0), (1e-3, -1e-3)):
         with pytest.raises(SearchRefused, match="cancel each other out"):
             combine_vectors([(weight, unit) for weight in weights])
+
+
+@pytest.mark.parametrize("weight", [1e-3, 1.0, 1000.0])
+def test_terms_that_nearly_cancel_each_other_out(weight: float) -> None:
+    """What is left must be a ten-thousandth of the weights that led to it, whatever these are."""
+    first, second = np.eye(4, dtype=np.float32)[:2]
+    for distance, is_enough in ((1e-4, False), (4e-4, True)):
+        terms = [(weight, first + np.float32(distance) * second), (-weight, first)]
+        if is_enough:
+            np.testing.assert_allclose(combine_vectors(terms), second, atol=1e-3)
+        else:
+            with pytest.raises(SearchRefused, match="cancel each other out"):
+                combine_vectors(terms)

@@ -1,6 +1,8 @@
 """The one thread that uses the embedded store: what it lets in, and what it gives back."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -100,12 +102,25 @@ def test_closed() -> None:
 
 
 def test_forked_child(thread: StoreThread) -> None:
-    """It has no such thread, and is told so at once."""
+    """It has no such thread, and is told so at once; nothing is there to be ended."""
     child = os.fork()
     if child == 0:
+        thread.stop(lambda: os._exit(3))
         try:
             thread.run(lambda: None)
         except StoreError as exc:
             os._exit(0 if "forked child" in str(exc) else 2)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_process_that_ends_without_closing_the_store() -> None:
+    """It ends: the thread does not keep it."""
+    program = (
+        "from warmclip.store.embedded_thread import StoreThread\n"
+        "print(StoreThread(lambda: None, 3600.0).run(lambda: 'done'))\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=PATIENCE_S, check=True
+    )
+    assert child.stdout == b"done\n"

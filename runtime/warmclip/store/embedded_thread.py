@@ -85,7 +85,7 @@ class StoreThread:
 
     def stop(self, finish: Callable[[], None]) -> None:
         """Let the thread end with a last call, and wait for it; twice is no error."""
-        if self._thread.is_alive() and os.getpid() == self._pid:
+        if self._thread.is_alive():  # which it is not in a forked child
             call = _Call(finish)
             self._calls.put(call)  # type: ignore[arg-type]  # as above
             self._calls.put(None)
