@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from warmclip.child_locks import keep_from_children
 from warmclip.errors import SettingsError
 
 # What a socket's address holds on macOS, without the final zero; Linux has 4 bytes more.
@@ -79,6 +80,7 @@ def file_lock(
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(lock, flags, 0o600)
+    keep_from_children(os.fstat(descriptor))
     gives_up_at = None if patience_s is None else time.monotonic() + patience_s
     try:
         while True:

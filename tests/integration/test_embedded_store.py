@@ -301,6 +301,43 @@ store.close()
         assert "forked child" in child.communicate()[0]
 
 
+@pytest.mark.parametrize("is_handed_on", [False, True])
+def test_forked_child_that_outlives_the_owner(tmp_path: Path, is_handed_on: bool) -> None:
+    """The store is free when its owner has died, though a child that it forked still runs."""
+    program = """
+import os
+import sys
+import time
+from pathlib import Path
+from standins.points import SPACE
+from warmclip.store.embedded_lock import lock_store
+from warmclip.store.qdrant import QdrantStore
+
+folder = Path(sys.argv[1])
+store = QdrantStore.embedded(folder, lock_store(folder) if sys.argv[2] == "True" else None)
+store.ensure_collection("images", SPACE)
+child = os.fork()
+if child == 0:
+    print("forked", os.getpid(), flush=True)
+    time.sleep(600)
+os.wait()
+"""
+    folder = tmp_path / "qdrant"
+    with start_python(program, folder, str(is_handed_on)) as owner:
+        assert owner.stdout is not None
+        child = int(owner.stdout.readline().split()[1])
+        try:
+            with pytest.raises(StoreHeld):
+                lock_store(folder)
+            owner.kill()
+            owner.wait()
+            with QdrantStore.embedded(folder) as store:
+                store.ensure_collection("images", SPACE)
+                assert store.count_points("images") == 0
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 def test_lock_that_was_handed_on(tmp_path: Path) -> None:
     """A worker's horse opens the store with its parent's lock. When that fails, the next job can
     try again, and closing leaves the lock with the parent.

@@ -1,6 +1,7 @@
 """Stores that fail: a server that is away, slow or full; a disk that is full; a held folder."""
 
 import base64
+import gzip
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ from warmclip.errors import (
 from warmclip.indexing.audit import audit_folders
 from warmclip.indexing.indexer import Indexer
 from warmclip.settings import Settings
+from warmclip.store import bounded_transport
 from warmclip.store.filter import Filter
 from warmclip.store.open import open_store
 from warmclip.store.protocol import Space, collection_of
@@ -177,7 +179,7 @@ def test_fault_that_does_not_pass(server: QdrantStandIn, fault: Fault, said: str
         assert caught.value.exit_code == 3
 
 
-# The last three would last for a minute, which is the patience of other work.
+# The last five would last for a minute, or without end, which is the patience of other work.
 QUESTIONED = {
     "500": (Fault(status=500), "keeps answering 500.*its disk"),
     "429 with Retry-After": (Fault(status=429, headers={"Retry-After": "30"}), "overloaded"),
@@ -185,6 +187,11 @@ QUESTIONED = {
     "cut off": (Fault(cut=True), "no answer.*start it.*load.*QDRANT_URL"),
     "reset": (Fault(reset=True), "no answer.*QDRANT_URL"),
     "slow": (Fault(delay_s=40.0), "no answer.*timed out.*load"),
+    "a byte now and then": (
+        Fault(drip=b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"),
+        "no answer.*timed out.*load",
+    ),
+    "the same in its head": (Fault(drip=b"HTTP/1.1 200 OK\r\nA: "), "no answer.*timed out.*load"),
 }
 _NEVER_S = 25.0  # less than any of these waited for before there were budgets
 
@@ -268,6 +275,32 @@ def test_answer_in_json_of_another_program(server: QdrantStandIn) -> None:
             store.list_names()
     assert not isinstance(caught.value, StoreUnreachable)
     assert server.faults_to_come == 8
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(text=" " * 5000), Fault(coded=gzip.compress(b" " * 5000))], ids=["", "gzip"]
+)
+def test_answer_without_end(
+    server: QdrantStandIn, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read no further than any answer of Qdrant is long, and not asked for again."""
+    monkeypatch.setattr(bounded_transport, "LARGEST_ANSWER_BYTES", 4000)
+    with impatient(server.url) as store:
+        server.fail(fault, times=9)
+        with pytest.raises(StoreError, match="not Qdrant's; check QDRANT_URL"):
+            store.list_names()
+        assert server.faults_to_come == 8
+        server.clear_faults()
+        assert store.list_names() == ()
+
+
+def test_compressed_answer(server: QdrantStandIn) -> None:
+    """A server, or a proxy before it, may compress what it sends."""
+    with impatient(server.url) as store:
+        content = b'{"result": {"aliases": []}, "status": "ok", "time": 0.0}'
+        server.fail(Fault(coded=gzip.compress(content)))
+        assert store.list_names() == ()
+        assert server.faults_to_come == 0
 
 
 def test_server_away() -> None:

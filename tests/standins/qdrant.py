@@ -35,6 +35,8 @@ class Fault:
     done_before: bool = False  # ... after the work was done: only the answer is lost
     text: str | None = None  # answer with this instead of JSON
     cut: bool = False  # close the connection in the middle of the answer
+    drip: bytes = b""  # answer with this, and then with a byte now and then, without end
+    coded: bytes | None = None  # answer with this, which is said to be compressed by gzip
 
 
 class Refused(Exception):
@@ -323,6 +325,10 @@ class QdrantStandIn:
         if fault.status is not None:
             reason = {"status": {"error": f"injected {fault.status}"}, "time": 0.0}
             _answer(handler, fault.status, reason, fault.headers)
+        elif fault.drip:
+            _drip(handler, fault.drip)
+        elif fault.coded is not None:
+            _send(handler, 200, fault.coded, {"Content-Encoding": "gzip"})
         elif fault.text is not None:
             _send(handler, 200, fault.text.encode(), {})
         elif fault.reset and not fault.done_before:
@@ -430,6 +436,13 @@ def _send(
     handler.end_headers()
     handler.wfile.write(content[: len(content) // 2] if cut else content)
     handler.close_connection = handler.close_connection or cut
+
+
+def _drip(handler: BaseHTTPRequestHandler, start: bytes) -> None:
+    handler.wfile.write(start)
+    while True:  # until nobody reads it
+        time.sleep(0.2)
+        handler.wfile.write(b" ")
 
 
 def _reset(connection: socket.socket) -> None:

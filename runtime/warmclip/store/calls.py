@@ -12,6 +12,7 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from warmclip.errors import NotStored, RequestTooLarge, StoreError, StoreUnreachable
+from warmclip.store.bounded_transport import AnswerTooLarge
 from warmclip.store.question import current_budget
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ T = TypeVar("T")
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
 _TOO_LARGE, _UNPROCESSABLE, _TOO_MANY_REQUESTS = 413, 422, 429
 
+_FOREIGN = (ValidationError, AnswerTooLarge)  # no answers of Qdrant
+_LONGEST_REASON = 2000  # characters
 _PAUSE_S = 0.2  # before a question's request is repeated; then longer
 
 
@@ -87,7 +90,7 @@ class ServerCalls:
             case UnexpectedResponse(status_code=int(status)):
                 wait, what = status == _TOO_MANY_REQUESTS or status >= 500, f"answers {status}"
             case ResponseHandlingException(source=source):
-                wait, what = not isinstance(source, ValidationError), _words(source)
+                wait, what = not isinstance(source, _FOREIGN), _words(source)
             case json.JSONDecodeError() | UnicodeDecodeError():
                 wait, what = True, "sends an answer that is no JSON"
         budget = current_budget()
@@ -128,7 +131,7 @@ class ServerCalls:
         return StoreError(f"{self._where} refused with {status}: {reason}")
 
     def _silence(self, source: Exception) -> StoreError:
-        if isinstance(source, ValidationError):
+        if isinstance(source, _FOREIGN):
             return self._foreign_answer()
         return StoreUnreachable(
             f"no answer from {self._where} ({_words(source)}); start it (`make db-up`) or look at "
@@ -156,6 +159,6 @@ def _words(exc: Exception) -> str:
 def _reason(content: bytes) -> str:
     """What the server says in ``{"status": {"error": ...}}``, or nothing."""
     try:
-        return str(json.loads(content)["status"]["error"])
+        return str(json.loads(content)["status"]["error"])[:_LONGEST_REASON]
     except (ValueError, KeyError, TypeError):
         return ""

@@ -5,6 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from warmclip.child_locks import keep_from_children
 from warmclip.errors import StoreError, StoreHeld
 from warmclip.fsutil import private_folder
 from warmclip.process_table import is_running
@@ -19,7 +20,8 @@ def lock_store(folder: Path) -> int:
     has open makes that process's next flush fail. So nothing is opened before this lock is held.
 
     Returns:
-        A descriptor that holds the folder as long as any process has it open.
+        A descriptor that holds the folder as long as this process has it open, or one that it
+        was handed on to; forked children do not have it.
 
     Raises:
         StoreHeld: another process owns it.
@@ -43,6 +45,7 @@ def check_lock(folder: Path, lock: int) -> None:
     """
     try:
         os.set_inheritable(lock, False)
+        keep_from_children(os.fstat(lock))
         private_folder(folder, private=True)
         is_same = os.path.samestat(os.fstat(lock), (folder / _LOCK).lstat())
     except OSError as exc:
@@ -73,6 +76,7 @@ def _locked(folder: Path) -> int:
             "that write need a Qdrant server (`make db-up`) and QDRANT_URL",
             by_the_living=holder is None or is_running(holder),
         ) from exc
+    keep_from_children(os.fstat(descriptor))
     with contextlib.suppress(OSError):  # a full disk: only the message above loses the number
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode("ascii"))

@@ -22,6 +22,7 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
+from warmclip.child_locks import keep_from_children
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.fsutil import replace_file
 from warmclip.store.filters import INDEXED
@@ -48,6 +49,8 @@ class Shard:
         self._shard = shard
         self._noted = path / _NOTED
         self._unflushed = 0
+        with contextlib.suppress(FileNotFoundError):  # the lock that the engine has of its own
+            keep_from_children((path / "wal").stat())
 
     @classmethod
     def create(cls, path: Path, dim: int) -> "Shard":

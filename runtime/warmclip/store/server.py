@@ -3,8 +3,8 @@
 import ipaddress
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -12,15 +12,12 @@ from qdrant_client import QdrantClient, models
 
 from warmclip.errors import RequestTooLarge, StoreError
 from warmclip.inference.arrays import Vector
+from warmclip.store.bounded_transport import BoundedTransport
 from warmclip.store.calls import ServerCalls
 from warmclip.store.collection_options import CollectionOptions
 from warmclip.store.engine import Record
 from warmclip.store.filters import INDEXED, Condition
 from warmclip.store.protocol import Salvage
-from warmclip.store.question import current_budget
-
-if TYPE_CHECKING:
-    from httpx import Request, Response
 
 log = logging.getLogger(__name__)
 
@@ -260,16 +257,17 @@ class ServerEngine:
 def _open_client(url: str, api_key: str | None, timeout_s: int) -> QdrantClient:
     parts = urlsplit(url)
     basic = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-    if api_key is not None and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    host = parts.hostname or ""
+    if api_key is not None and parts.scheme == "http" and not is_loopback(host):
         log.warning(
             "QDRANT_API_KEY is sent to %s without encryption, as QDRANT_URL is http://: whoever "
             "listens on the way can use it",
-            parts.hostname,
+            host,
         )
     with warnings.catch_warnings():
         # It warns of the same in other words, for loopback as well, with a line of its source.
         warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
-        client = QdrantClient(
+        return QdrantClient(
             url=url,
             api_key=api_key,
             timeout=timeout_s,
@@ -279,18 +277,9 @@ def _open_client(url: str, api_key: str | None, timeout_s: int) -> QdrantClient:
             trust_env=False,
             check_compatibility=False,
             auth=basic,
+            # Its client keeps no connection to this machine either: that cost it delays.
+            transport=BoundedTransport(timeout_s=timeout_s, keeps_alive=not is_loopback(host)),
         )
-    client.http.client.add_middleware(_within_budget)
-    return client
-
-
-def _within_budget(request: "Request", send: "Callable[[Request], Response]") -> "Response":
-    """Send a request; one of a question waits for no longer than its budget allows."""
-    if (budget := current_budget()) is not None:
-        usual = request.extensions["timeout"]
-        left_s = max(budget.left_s, 0.01)  # 0 would be no wait at all
-        request.extensions["timeout"] = {step: min(left_s, it) for step, it in usual.items()}
-    return send(request)
 
 
 def is_loopback(host: str) -> bool:

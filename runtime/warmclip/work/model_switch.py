@@ -144,6 +144,9 @@ class Turn:
         """Whether it is this worker's turn now."""
         answer = self._connection.set(_TURN, self._worker, nx=True, ex=_TURN_S)
         self._is_ours = bool(answer)
+        if not self._is_ours and not 0 <= self._connection.ttl(_TURN) <= _TURN_S:
+            # Others may write to the same Redis: a turn that does not end is none of a worker.
+            self._connection.expire(_TURN, _TURN_S)
         return self._is_ours
 
     def keep(self) -> None:

@@ -27,6 +27,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from warmclip.child_locks import keep_from_children
 from warmclip.errors import QueueUnreachable, SettingsError
 from warmclip.fsutil import private_folder, socket_path
 
@@ -92,6 +93,7 @@ class PrivateRedis:
             QueueUnreachable: there is no server to start, or it did not start.
         """
         private_folder(home, private=False)
+        self._pid = os.getpid()
         self._folder = private_folder(home.resolve() / "redis", private=True)
         self.socket = socket_path(self._folder, "redis.sock")
         if self.socket.parent != self._folder:
@@ -106,7 +108,12 @@ class PrivateRedis:
             on_failure.pop_all()
 
     def close(self) -> None:
-        """Leave; the last client stops the server and waits until it is gone."""
+        """Leave; the last client stops the server and waits until it is gone.
+
+        In a forked child of a client, nothing happens: it is none.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._held("start"):
             is_last = self._lock(self._clients, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.close(self._clients)
@@ -176,6 +183,7 @@ class PrivateRedis:
     @contextmanager
     def _held(self, name: str) -> Iterator[int]:
         lock = self._open_lock(name)
+        keep_from_children(os.fstat(lock))
         try:
             self._lock(lock, fcntl.LOCK_EX)
             yield lock

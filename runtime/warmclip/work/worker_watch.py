@@ -17,6 +17,10 @@ _START_CHECK_S = 0.5
 RETURN_S = 8.0
 """In which a worker registers again: its next heartbeat, and a little more."""
 
+LONGEST_STAGE_S = 1800.0
+"""Of a start; one that tells nothing new for longer is not waited for. It tells of every trial,
+which has five minutes (WARMCLIP_TRIAL_SECONDS)."""
+
 _PROBE = "rq:warmclip:probe"
 
 
@@ -77,13 +81,42 @@ def describe_start(workers: Sequence[WorkerState]) -> str | None:
     return f"a worker is starting: {describe_stage(progress)}"
 
 
+class _Start:
+    """How far the start of a queue's workers is, as it was last seen."""
+
+    def __init__(self) -> None:
+        self.words: str | None = None  # while there is none but such
+        self._since = time.monotonic()
+
+    def look(self, workers: Sequence[WorkerState]) -> str | None:
+        """Take note of these workers, and return the words.
+
+        Raises:
+            QueueUnreachable: for too long, they have told nothing new.
+        """
+        former, self.words = self.words, describe_start(workers)
+        now = time.monotonic()
+        if self.words is None or self.words != former:
+            self._since = now
+        elif now - self._since > LONGEST_STAGE_S:
+            raise QueueUnreachable(
+                f"{self.words}, and has told nothing new for {LONGEST_STAGE_S / 60:.0f} minutes: "
+                "look at its log, and start it again"
+            )
+        return self.words
+
+
 def wait_for_start(connection: Redis, queue: str) -> None:
     """Wait while no worker of this queue has its model, and one is starting; the log says how far.
 
-    A start ends: a worker that cannot load its model leaves.
+    A worker that cannot load its model leaves, which ends its start.
+
+    Raises:
+        QueueUnreachable: the start has told nothing new for ``LONGEST_STAGE_S``.
     """
     began, told = time.monotonic(), None
-    while (start := describe_start(read_workers(connection, queue))) is not None:
+    seen = _Start()
+    while (start := seen.look(read_workers(connection, queue))) is not None:
         if start != told and time.monotonic() - began >= _CHECK_S:
             told = start
             log.warning("waiting: %s", start)
@@ -91,11 +124,7 @@ def wait_for_start(connection: Redis, queue: str) -> None:
 
 
 class WorkerWatch:
-    """For a client that waits for jobs; it looks every two seconds.
-
-    Attributes:
-        start: how far a worker's start is, while there is none but such.
-    """
+    """For a client that waits for jobs; it looks every two seconds."""
 
     def __init__(self, connection: Redis, queue: str, worker_wait_s: float) -> None:
         self._connection, self._queue = connection, queue
@@ -104,15 +133,21 @@ class WorkerWatch:
 
     def reset(self) -> None:
         """A job ended: all is well."""
-        self.start: str | None = None
+        self._start = _Start()
         self._alone_since: float | None = None
         self._next_check = time.monotonic() + _CHECK_S
+
+    @property
+    def start(self) -> str | None:
+        """How far a worker's start is, while there is none but such."""
+        return self._start.words
 
     def check(self) -> None:
         """Look, if it is time to.
 
         Raises:
-            QueueUnreachable: no worker has been listening for as long as we may wait.
+            QueueUnreachable: no worker has been listening for as long as we may wait, or one has
+                been starting for too long.
             RedisError: Redis refuses writes, which is why workers cannot register.
         """
         now = time.monotonic()
@@ -120,7 +155,7 @@ class WorkerWatch:
             return
         self._next_check = now + _CHECK_S
         workers = read_workers(self._connection, self._queue)
-        self.start = describe_start(workers)
+        self._start.look(workers)
         if workers:
             self._alone_since = None
             return
