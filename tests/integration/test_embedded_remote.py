@@ -333,7 +333,7 @@ def impostor(folder: Path, reply: bytes) -> Iterator[None]:
         listening.listen()
 
         def serve(connection: socket.socket) -> None:
-            with connection:
+            with connection, suppress(ConnectionError):  # of a client that has given up
                 connection.recv(65536)
                 connection.sendall(reply)
 

@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -468,7 +469,7 @@ def test_truncated_pictures_are_loaded_as_pillow_loads_them(
     np.testing.assert_array_equal(load_and_crop(whole, loading), load_and_crop(whole, refusing))
 
 
-def test_recipes_that_differ_on_truncated_pictures_take_turns() -> None:
+def test_recipes_that_differ_on_truncated_pictures() -> None:
     """Pillow's flag is one for the process: neither sees the other's, on however many threads."""
     recipes = [a_recipe(), a_recipe().model_copy(update={"truncated": "load"})]
     cut = encoded(noise(200, 200), "JPEG")[:-500]
@@ -477,6 +478,32 @@ def test_recipes_that_differ_on_truncated_pictures_take_turns() -> None:
     assert all(crop is None for crop in crops[::2])
     assert all(crop is not None for crop in crops[1::2])
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("of_the_application", [False, True])
+def test_truncated_pictures_of_several_bundles_at_once(
+    monkeypatch: pytest.MonkeyPatch, of_the_application: bool
+) -> None:
+    """Neither waits for the other's pictures, and an application has its own way."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", of_the_application)
+    cut = encoded(noise(200, 200), "JPEG")[:-500]
+    both = threading.Barrier(3, timeout=20.0)
+
+    def loads(flags: AbstractContextManager[None]) -> bool:
+        with flags:
+            both.wait()  # while the others are inside as well
+            try:
+                Image.open(io.BytesIO(cut)).load()
+            except OSError:
+                return False
+            finally:
+                both.wait()
+            return True
+
+    with ThreadPoolExecutor(3) as pool:
+        ways = [own_flags(), own_flags(load_truncated=True), nullcontext()]
+        assert list(pool.map(loads, ways)) == [False, True, of_the_application]
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is of_the_application
 
 
 def test_flag_that_is_set_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
