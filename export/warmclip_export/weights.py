@@ -44,7 +44,7 @@ def find_weights(model: str, pretrained: str) -> WeightsSource:
     tag = get_pretrained_cfg(model, pretrained)
     if tag:
         return WeightsSource(kind="tag", name=_tag_name(pretrained), tag=tag)
-    path = Path(pretrained).expanduser()
+    path = _expanded(pretrained)
     if not path.is_file():
         tags = list_pretrained_tags_by_model(model)
         raise ExportRefused(explain_missing(pretrained, model, tags))
@@ -53,6 +53,14 @@ def find_weights(model: str, pretrained: str) -> WeightsSource:
             f"{path} is no checkpoint: its name ends in none of {', '.join(CHECKPOINTS)}"
         )
     return WeightsSource(kind="file", name=path.name, path=path)
+
+
+def _expanded(path: str) -> Path:
+    """A path with its ``~`` replaced by the folder that is meant; as it is, if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def is_path(name: str) -> bool:
@@ -67,7 +75,7 @@ def is_path(name: str) -> bool:
 def explain_missing(pretrained: str, model: str, tags: Sequence[str]) -> str:
     """Why something is neither a file nor a tag, and what may have been meant."""
     if is_path(pretrained):
-        there = Path(pretrained).expanduser().absolute()
+        there = _expanded(pretrained).absolute()
         what = f"{there} is a folder: name the file" if there.is_dir() else f"no file {there}"
         return f"--pretrained {pretrained}: {what}"
     if not tags:

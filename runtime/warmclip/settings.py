@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from warmclip.errors import SettingsError
 
 ExifRule = Literal["ignore", "transpose"]
 DecodeRule = Literal["full", "scaled"]
+
+D = TypeVar("D")
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +60,18 @@ class Limits:
 
 
 def default_home() -> Path:
-    """Where warmclip keeps its state, unless told otherwise."""
-    return Path("~/.warmclip").expanduser()
+    """Where warmclip keeps its state, unless told otherwise.
+
+    Raises:
+        SettingsError: this user has no home folder, as in some containers.
+    """
+    try:
+        return Path("~/.warmclip").expanduser()
+    except RuntimeError as exc:
+        raise SettingsError(
+            "this user has no home folder, and HOME is not set: say where to keep what warmclip "
+            "keeps with WARMCLIP_HOME"
+        ) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +134,7 @@ class Settings:
         for variable in ("REDIS_URL", "QDRANT_URL", "QDRANT_API_KEY", "WARMCLIP_TOKEN"):
             env.read_file_of(variable)
         home = home_folder(env)
-        default = cls(bundle=default_bundle(home))
+        default = cls(home=home, bundle=default_bundle(home))
         limits = {
             item.name: _count(
                 env,
@@ -178,8 +190,13 @@ class Settings:
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:
-    """The folder of everything that warmclip keeps for this user, absolute; it need not exist."""
-    return _path(environ, "WARMCLIP_HOME", default_home()).absolute()
+    """The folder of everything that warmclip keeps for this user, absolute; it need not exist.
+
+    Raises:
+        SettingsError: nobody has said where, and this user has no home folder.
+    """
+    named = _path(environ, "WARMCLIP_HOME", None)
+    return (default_home() if named is None else named).absolute()
 
 
 def model_folders(home: Path) -> list[Path]:
@@ -226,7 +243,7 @@ class _Environment(dict[str, str]):
             return
         if variable in self:
             raise SettingsError(f"{variable} and {by_file} are both set; unset one of them")
-        self[variable] = _read_secret_file(by_file, Path(name).expanduser())
+        self[variable] = _read_secret_file(by_file, _expanded(by_file, name))
 
     def warn_of_unknown(self) -> None:
         """Log each WARMCLIP_ variable that is no setting: a misspelt one would do nothing."""
@@ -353,8 +370,15 @@ def _secret(env: Mapping[str, str], variable: str) -> str | None:
     return secret or None
 
 
-def _path(env: Mapping[str, str], variable: str, default: Path) -> Path:
-    return Path(env[variable]).expanduser() if variable in env else default
+def _path(env: Mapping[str, str], variable: str, default: D) -> Path | D:
+    return _expanded(variable, env[variable]) if variable in env else default
+
+
+def _expanded(variable: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        raise SettingsError(f"{variable}={path!r}: there is no such home folder") from exc
 
 
 def _choice(env: Mapping[str, str], variable: str, allowed: tuple[str, ...]) -> Any:

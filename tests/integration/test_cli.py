@@ -258,7 +258,7 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["search", "car", "+", "none.jpg"], {}, 2, "none.jpg: there is no such file"),
         (["search", "--image", "http://a.example/b.jpg"], {}, 2, "nothing is downloaded"),
         (["search", "--image", "-", "--image", "-"], {}, 2, "standard input has one picture"),
-        (["search", "x", "--min-score", "nan"], {}, 2, "min_score=nan is no number"),
+        (["search", "x", "--min-score", "nan"], {}, 2, "min_score=nan: use a number from -1 to 1"),
         (["search", "x", "--paths", "--json"], {}, 2, "not both"),
         (["search", "x", "--sheet", "found.jpg"], {}, 2, "PNG"),
         (["search", "x", "--since", "2026-13-01"], {}, 2, "since='2026-13-01' is no day"),

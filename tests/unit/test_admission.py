@@ -78,6 +78,16 @@ def test_token_without_a_file(tmp_path: Path) -> None:
         read_token(tmp_path / "none", SECRET)
 
 
+def test_token_file_that_is_another_file(tmp_path: Path) -> None:
+    """Its beginning is no token: a token that is cut would not be what clients send."""
+    file = tmp_path / "token"
+    file.write_text("x" * 4096 + "\n")
+    with pytest.raises(SettingsError, match="has more than 4096 bytes"):
+        read_token(file, SECRET)
+    file.write_text("x" * 4095 + "\n")
+    assert read_token(file, None) == Token.from_secret("x" * 4095)
+
+
 @pytest.mark.parametrize("secret", ["", "short", "fifteen-letters", "sixteen letters\n", "ü" * 20])
 def test_secret_that_is_no_token(secret: str) -> None:
     """What can be guessed, or no header can carry, is refused; it is not repeated."""

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_secret_set_twice(tmp_path: Path) -> None:
         Settings.from_env(both)
 
 
+def test_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with any user's number: what is kept needs a folder, and all is well."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    with pytest.raises(SettingsError, match=r"no home folder.*WARMCLIP_HOME"):
+        Settings.from_env({})
+    assert Settings.from_env({"WARMCLIP_HOME": "/kept"}).home == Path("/kept")
+
+
 def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
     """A setting that nobody reads is said aloud, with the one that was meant."""
     Settings.from_env({"WARMCLIP_BACTH_SIZE": "8", "WARMCLIP_BATCH_SIZE": "4", "PATH": "/bin"})
@@ -109,6 +119,9 @@ def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
         ("WARMCLIP_BATCH_SIZE", "many"),
         ("WARMCLIP_BATCH_SIZE", "0"),
         ("WARMCLIP_MAX_IMAGE_BYTES", "-1"),
+        ("WARMCLIP_HOME", "~nobody-at-all/x"),
+        ("WARMCLIP_BUNDLE", "~nobody-at-all/x"),
+        ("WARMCLIP_TOKEN_FILE", "~nobody-at-all/x"),
         ("WARMCLIP_EXIF", "rotate"),
         ("WARMCLIP_DECODE", "fast"),
         ("WARMCLIP_ROOTS", "photos=relative/folder"),

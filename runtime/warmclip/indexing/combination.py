@@ -33,7 +33,8 @@ def combine_vectors(weighted: Sequence[tuple[float, Vector]]) -> Vector:
     """
     if len(weighted) == 1 and weighted[0][0] > 0:
         return weighted[0][1]
-    weights = np.array([weight for weight, _ in weighted])
+    weights = np.array([weight for weight, _ in weighted], np.float64)
+    weights /= np.abs(weights).max()  # the squares of tiny ones would be nothing
     total = weights @ np.array([vector for _, vector in weighted], np.float64)
     length = float(np.linalg.norm(total))
     if not length > _LEAST_LENGTH * np.abs(weights).sum():

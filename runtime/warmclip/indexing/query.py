@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from warmclip.errors import SearchRefused
 from warmclip.indexing.walk import IMAGE_SUFFIXES
+from warmclip.number import check_number, show_value
 
 MOST_TERMS = 32
 """Words and pictures in one query."""
@@ -20,7 +21,6 @@ _PATHS = ("/", "./", "../", "~/")
 _URLS = ("http://", "https://")
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?", re.ASCII | re.I)
 _LONGEST_NUMBER = 24  # characters: what is longer is no weight that anybody means
-_MOST_SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +45,8 @@ class Term:
             raise SearchRefused("search for exactly one of text, image, data and like")
         if self.text is not None and not self.text.strip():
             raise SearchRefused("an empty text is like nothing: say what to look for")
-        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
-            raise SearchRefused(f"the weight {_shorten(str(self.weight))} is no number")
-        if not 0 < abs(self.weight) <= MOST_WEIGHT:  # which NaN is not, either
-            raise SearchRefused(
-                f"the weight {_shorten(str(self.weight))}: use a number from {-MOST_WEIGHT:g} to "
-                f"{MOST_WEIGHT:g} that is not 0"
-            )
+        if not check_number(self.weight, "the weight ", most=MOST_WEIGHT):
+            raise SearchRefused("the weight 0 has a term without effect: leave it out")
 
     @property
     def name(self) -> str:
@@ -158,7 +153,7 @@ def refuse_url(path: str) -> None:
     """
     if path.startswith(_URLS):
         raise SearchRefused(
-            f"{_shorten(path)}: nothing is downloaded; pipe the picture in: "
+            f"{show_value(path)}: nothing is downloaded; pipe the picture in: "
             "`curl -s URL | warmclip search --image -`"
         )
 
@@ -170,9 +165,9 @@ def _check_words(words: Sequence[str]) -> None:
 
 def _sign_in_word(argument: str) -> str:
     if not argument.strip("+-"):
-        return f"{_shorten(argument)} has only signs: say what to look for"
+        return f"{show_value(argument)} has only signs: say what to look for"
     return (
-        f"{_shorten(argument)} begins with a sign: write the sign by itself, as in `a car - "
+        f"{show_value(argument)} begins with a sign: write the sign by itself, as in `a car - "
         "night`, or let the text begin with another word"
     )
 
@@ -196,7 +191,7 @@ def _split_weight(word: str) -> tuple[float, str]:
     weight = float(number)
     if not 0 < weight <= MOST_WEIGHT:
         raise SearchRefused(
-            f"{_shorten(word)}: the weight {number} is not above 0 and at most {MOST_WEIGHT:g}"
+            f"{show_value(word)}: the weight {number} is not above 0 and at most {MOST_WEIGHT:g}"
         )
     return weight, rest
 
@@ -217,8 +212,3 @@ def _parts_of_heading(terms: Sequence[Term]) -> Iterator[str]:
         if not math.isclose(abs(term.weight), 1.0) and len(terms) > 1:
             yield f"{abs(term.weight):g}:"
         yield term.name
-
-
-def _shorten(text: str) -> str:
-    """A value as messages have it."""
-    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")

@@ -48,19 +48,21 @@ def read_token(file: Path | None, secret: str | None) -> Token | None:
     """Read the token from a file, else from the environment; None if neither has one.
 
     Raises:
-        SettingsError: the file cannot be read, or it holds no token.
+        SettingsError: the file cannot be read, is too large, or holds no token.
     """
     if file is None:
         return Token.from_secret(secret) if secret is not None else None
     try:
         with file.open("rb") as stream:
             mode = stat.S_IMODE(file.stat().st_mode)
-            text = stream.read(_MOST_BYTES).decode("ascii", "replace").strip()
+            content = stream.read(_MOST_BYTES + 1)
     except OSError as exc:
         raise SettingsError(f"--token-file {file} cannot be read: {exc.strerror}") from exc
     if mode & 0o077:
         log.warning("%s is open to other users (mode %04o); chmod 600 closes it", file, mode)
-    return Token.from_secret(text)
+    if len(content) > _MOST_BYTES:
+        raise SettingsError(f"--token-file {file} has more than {_MOST_BYTES} bytes")
+    return Token.from_secret(content.decode("ascii", "replace").strip())
 
 
 def is_loopback(host: str) -> bool:

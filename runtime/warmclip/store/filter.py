@@ -1,11 +1,11 @@
 """Among which pictures a search looks, how many hits it may ask for, and how good they must be."""
 
-import math
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Self
 
 from warmclip.errors import SearchRefused
+from warmclip.number import check_number, show_value
 
 MOST_HITS = 1_000
 """Hits that one search may ask for, with those that it leaves out before them."""
@@ -106,11 +106,13 @@ def count_hits(limit: Any, offset: Any) -> int:
     """
     if type(limit) is not int or type(offset) is not int or limit < 1 or offset < 0:
         raise SearchRefused(
-            f"limit={limit!r}, offset={offset!r}: use whole numbers from 1 and 0 on"
+            f"limit={show_value(limit)}, offset={show_value(offset)}: use whole numbers from 1 "
+            "and 0 on"
         )
     if limit + offset > MOST_HITS:
         raise SearchRefused(
-            f"limit={limit!r} and offset={offset!r}: together at most {MOST_HITS} hits"
+            f"limit={show_value(limit)} and offset={show_value(offset)}: together at most "
+            f"{MOST_HITS} hits"
         )
     return limit + offset
 
@@ -121,13 +123,7 @@ def check_score(score: Any) -> float | None:
     Raises:
         SearchRefused: it is no number from -1 to 1.
     """
-    if score is None:
-        return None
-    if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
-        raise SearchRefused(f"min_score={score!r} is no number: use one from -1 to 1")
-    if not -1 <= score <= 1:
-        raise SearchRefused(f"min_score={score!r}: a cosine similarity is from -1 to 1")
-    return float(score)
+    return None if score is None else check_number(score, "min_score=", most=1)
 
 
 def _day(name: str, text: Any) -> date | None:

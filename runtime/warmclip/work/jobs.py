@@ -34,6 +34,7 @@ from warmclip.indexing.query import Term
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.number import show_value
 from warmclip.settings import check_collection
 from warmclip.store.filter import Filter, check_score, count_hits
 from warmclip.store.question import question
@@ -361,7 +362,9 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
 
     context = current_context()
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
-        raise JobRefused(f"side_px={side_px!r}: use a whole number from 16 to {_LARGEST_SIDE_PX}")
+        raise JobRefused(
+            f"side_px={show_value(side_px)}: use a whole number from 16 to {_LARGEST_SIDE_PX}"
+        )
     point = _stored(context, check_collection(collection), id)
     path, limits = point.payload.path, context.settings.limits
     # As for a job that names it: the store may be shared with workers that have other roots.
