@@ -12,9 +12,9 @@ from rq.job import JobStatus, Retry
 
 from faults.conftest import Rig, name_of
 from running import PATIENCE_S, Running, eventually, outcome, reason
+from standins.answering import AnsweringProgram
 from standins.debugger import debugger_at
 from warmclip.errors import HorseDied
-from warmclip.process_table import is_running
 from warmclip.work.call import call
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.producer import submit_index, watch
@@ -201,15 +201,13 @@ def test_children_of_a_job(rig: Rig, how: str) -> None:
 
 
 def test_children_of_a_job_that_is_killed(rig: Rig) -> None:
-    """They end with it."""
-    with rig.worker() as worker:
-        mark = rig.folder / "child"
-        worker.enqueue("faulty_jobs.leave_child", str(mark))
-        eventually(lambda: mark.exists() and mark.read_text())
-        child = int(mark.read_text())
+    """They end with it, before another horse starts."""
+    with rig.worker() as worker, AnsweringProgram() as program:
+        worker.enqueue("faulty_jobs.leave_child", program.command)
+        assert program.answers()
         worker.kill_horse()
-        eventually(lambda: not is_running(child))
         works(worker)
+        assert not program.answers()
 
 
 def test_job_too_large_for_a_pipe(rig: Rig) -> None:

@@ -11,10 +11,10 @@ from subprocess import PIPE
 
 import pytest
 
+from standins.answering import AnsweringProgram
 from standins.debugger import debugger_at
 from warmclip import children
 from warmclip.children import ChildProcess, describe_exit, signal_name
-from warmclip.process_table import is_running
 
 PATIENCE_S = 30.0
 
@@ -28,14 +28,6 @@ def within(seconds: float) -> Callable[[], float]:
     """A deadline from now on."""
     gives_up_at = time.monotonic() + seconds
     return lambda: gives_up_at - time.monotonic()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens in another process."""
-    left_s = within(PATIENCE_S)
-    while not condition():
-        assert left_s() > 0
-        time.sleep(0.01)
 
 
 def test_messages_among_other_lines() -> None:
@@ -145,23 +137,23 @@ def test_children_of_the_child(
     """They end with it, also those of a child that has ended by itself before anybody asked."""
     if not has_waitid:  # as on macOS before Python 3.13
         monkeypatch.delattr(os, "waitid", raising=False)
-    code = f"""
-import subprocess, sys, time
-code = "import time; time.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-print('{{"pid": %d}}' % child.pid, flush=True)
+    with AnsweringProgram() as program:
+        code = f"""
+import os, subprocess, sys, time
+subprocess.Popen({program.command}, stdout=subprocess.DEVNULL)
+sys.stdin.readline()
 if not {ends_first}:
     time.sleep(600)
-import os
 os._exit(3)
 """
-    with ChildProcess(python(code)) as child:
-        (message,) = child.read(PATIENCE_S) or child.read(PATIENCE_S)
-        if ends_first:
-            assert child.wait(PATIENCE_S)
-        assert is_running(message["pid"]) or (ends_first and not hasattr(os, "waitid"))
-        assert child.end() == (3 if ends_first else -signal.SIGKILL)
-    until(lambda: not is_running(message["pid"]))
+        with ChildProcess(python(code), stdin=PIPE) as child:
+            assert program.answers()
+            child.send({"you may": "end"})
+            if ends_first:
+                assert child.wait(PATIENCE_S)
+                assert program.answers() is hasattr(os, "waitid")
+            assert child.end() == (3 if ends_first else -signal.SIGKILL)
+            assert not program.answers()
 
 
 def test_kill_is_repeatable() -> None:
