@@ -1,5 +1,6 @@
 """What follows from a horse's death: the whole policy, case by case."""
 
+import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from warmclip.work.crash_policy import (
     diagnose,
 )
 from warmclip.work.horse.in_flight import InFlight
-from warmclip.work.poisoned_files import PoisonedFiles
+from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 
 SEGV, KILL, TERM = -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGTERM
 
@@ -239,3 +240,109 @@ def test_death_without_a_provider_at_work(quarantine: Quarantine) -> None:
     for _ in range(5):
         policy.on_failed_start(died())
     assert quarantine.active() == {}
+
+
+class SetAside(PoisonedFiles):
+    """Where pictures go that kill; it takes so many.
+
+    Attributes:
+        files: what it has taken.
+    """
+
+    def __init__(self, most: int = 99) -> None:
+        self.files: list[PoisonedFile] = []
+        self._most = most
+
+    def add(self, file: PoisonedFile) -> bool:
+        """Take it, if there is room."""
+        if len(self.files) < self._most:
+            self.files.append(file)
+            return True
+        return False
+
+
+def index_job() -> Job:
+    """A job of our own."""
+    return Job.create(
+        "warmclip.work.jobs.index_images",
+        (["/a.jpg"], "holiday"),
+        connection=Redis(),
+        serializer=JSONSerializer,
+        id="a-job",
+    )
+
+
+@pytest.mark.parametrize(
+    ("deaths", "follows", "set_aside"),
+    [
+        # What an attempt has learned holds for the rest of it.
+        ([died(A, B), died(A)], [(True, True), (True, True)], ["/a.jpg"]),
+        ([died(A, B), died(A, B), died()], [(True, True)] * 3, []),
+        ([died()] * 4, [(False, True)] * 3 + [(False, False)], []),
+        # A picture does not cost the job anything, so any number may be found.
+        ([died(A), died(B)] * 5, [(True, True)] * 10, ["/a.jpg", "/b.jpg"] * 5),
+        # Kills from outside: the third that hits the same picture, and counting begins anew.
+        ([died(A, by=KILL)] * 3, [(True, True)] * 3, ["/a.jpg"]),
+        ([died(A, by=KILL), died(B, by=KILL)], [(True, True)] * 2, []),
+        ([died(A, by=KILL)] * 5, [(True, True)] * 4 + [(True, False)], ["/a.jpg"]),
+    ],
+)
+def test_attempt(
+    quarantine: Quarantine,
+    deaths: list[Death],
+    follows: list[tuple[bool, bool]],
+    set_aside: list[str],
+) -> None:
+    """Death by death: whether pictures are decoded singly from then on, and the job runs again."""
+    poisoned = SetAside()
+    attempt = CrashPolicy(poisoned, quarantine, max_crashes=2).begin(index_job())
+    assert not attempt.careful
+    found = []
+    for death in deaths:
+        again = attempt.on_crash(death)
+        found.append((attempt.careful, again))
+    assert found == follows
+    assert [file.path for file in poisoned.files] == set_aside
+    assert {(file.job, file.collection) for file in poisoned.files} <= {("a-job", "holiday")}
+    assert quarantine.active() == {}
+
+
+def test_strikes_outlast_an_attempt(quarantine: Quarantine) -> None:
+    """Who kills from outside again and again hits one picture in many jobs: it is to blame."""
+    poisoned = SetAside()
+    policy = CrashPolicy(poisoned, quarantine, max_crashes=2)
+    for count in (0, 0, 1, 1, 1, 2):
+        assert policy.begin(index_job()).on_crash(died(A, by=KILL))
+        assert len(poisoned.files) == count
+
+
+def test_no_room_for_a_picture(quarantine: Quarantine, caplog: pytest.LogCaptureFixture) -> None:
+    """The job is not run again, as the picture would kill again; and it is said."""
+    attempt = CrashPolicy(SetAside(most=0), quarantine, max_crashes=2).begin(index_job())
+    assert not attempt.on_crash(died(A))
+    assert "too many pictures are set aside already" in caplog.text
+
+
+def test_crashes_under_jobs(quarantine: Quarantine) -> None:
+    """Two in a row quarantine the provider, of whatever job; other deaths between them do not."""
+    policy = policy_with(quarantine)
+    for death in (died(RUN), died()):
+        policy.begin(index_job()).on_crash(death)
+        assert quarantine.active() == {}
+    policy.begin(index_job()).on_crash(died("run cuda"))
+    assert quarantine.active() == {}
+    policy.begin(index_job()).on_crash(died(RUN))
+    assert list(quarantine.active()) == ["coreml"]
+    assert "2 crashes in a row" in quarantine.active()["coreml"].reason
+
+
+def test_quarantine_that_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a full disk: it is said, and the job runs again."""
+    (tmp_path / "home").write_text("no folder")
+    policy = policy_with(Quarantine(tmp_path / "home"))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert policy.begin(index_job()).on_crash(died(RUN))
+    assert "cannot put coreml into quarantine" in caplog.text

@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from warmclip.errors import BadVectors, ImageUnreadable
+from running import eventually
+from warmclip.activity import Stage
+from warmclip.errors import BadVectors, ImageUnavailable, ImageUnreadable
 from warmclip.work.horse.in_flight import InFlight
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.reporter import Orphaned, Reporter
@@ -80,6 +83,7 @@ def test_message_that_is_none(message: dict[str, Any]) -> None:
     [
         (1, "decoding '/0'"),
         (4, "decoding '/0', decoding '/1', decoding '/2', decoding '/3'"),
+        (5, "decoding '/0', decoding '/1', decoding '/2', decoding '/3' and 1 more"),
         (6, "decoding '/0', decoding '/1', decoding '/2', decoding '/3' and 2 more"),
     ],
 )
@@ -127,6 +131,7 @@ def test_report_of_any_size(size: int) -> None:
         assert len(json.dumps(part)) < 1024 * 1024
         in_flight.update(part)
     assert JobReport.read(last, in_flight.text) == report
+    assert len(parts) <= 1 + size // 100_000  # each of them wakes the worker
 
 
 def test_report_that_lost_a_part() -> None:
@@ -282,3 +287,100 @@ def test_one_slow_run(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(40):
         run(0.1)
     assert run(0.1) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("stage", "allow_s"), [("load", 600.0), ("run", 600.0), ("decode", 0.0)])
+def test_step(pipe: tuple[int, int], stage: Stage, allow_s: float) -> None:
+    """It is announced before it begins and after it ended, also by an error; each has a number."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    with reporter.during(stage, "it", provider="coreml"):
+        begins = {"stage": stage, "what": "it", "provider": "coreml", "allow_s": allow_s}
+        assert said(pipe[0]) == [{"begin": 1, **begins}]
+    assert said(pipe[0]) == [{"end": 1}]
+    with pytest.raises(ValueError, match="wrong"), reporter.during("decode", "more"):
+        raise ValueError("wrong")
+    assert [message.get("begin", message.get("end")) for message in said(pipe[0])] == [2, 2]
+
+
+def test_larger_batch_may_take_longer(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run may take is by the row, and of the slowest."""
+    now = [0.0]
+    monkeypatch.setattr("warmclip.work.horse.reporter.time.monotonic", lambda: now[0])
+    reporter = Reporter(pipe[1], lambda _: None)
+    for rows, seconds in ((4, 2.0), (10, 1.0)):
+        with reporter.during("run", "image", rows=rows):
+            now[0] += seconds
+    said(pipe[0])
+    for rows, allow_s in ((1, 10.0), (8, 80.0)):
+        with reporter.during("run", "image", rows=rows):
+            assert said(pipe[0])[0]["allow_s"] == pytest.approx(allow_s)
+        said(pipe[0])
+        reporter._row_s.pop()  # it took no time
+
+
+def test_picture_that_is_set_aside(pipe: tuple[int, int]) -> None:
+    """It is not decoded, and nothing is announced; a graph of the same name is run."""
+    reporter = Reporter(pipe[1], {"/a.jpg": "it kills"}.get)
+    with pytest.raises(ImageUnavailable, match="it kills"), reporter.during("decode", "/a.jpg"):
+        pytest.fail("it was decoded")
+    with reporter.during("run", "/a.jpg"), reporter.during("decode", "/b.jpg"):
+        assert [message["begin"] for message in said(pipe[0])] == [1, 2]
+
+
+def test_progress_is_told_four_times_a_second(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And at the end in any case."""
+    now = [100.0]
+    monkeypatch.setattr("warmclip.work.horse.reporter.time.monotonic", lambda: now[0])
+    reporter = Reporter(pipe[1], lambda _: None)
+    for done in range(1, 11):
+        reporter.progress(done, 10, "indexing")
+        now[0] += 0.125
+    assert [message["at"] for message in said(pipe[0])] == [
+        [done, 10, "indexing"] for done in (1, 3, 5, 7, 9, 10)
+    ]
+
+
+@pytest.mark.filterwarnings(  # how its thread ends here
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
+def test_heartbeat(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells that a job's Python runs: not between jobs, and not while native code does."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    job, call = reporter.job(careful=True), reporter.during("load", "x")
+    steps: list[Callable[[], object]] = [
+        lambda: None,
+        job.__enter__,
+        lambda: None,
+        call.__enter__,
+        lambda: call.__exit__(None, None, None),
+        lambda: job.__exit__(None, None, None),
+        sys.exit,
+    ]
+    alive: list[int] = []
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        os.write(pipe[1], b"\n")
+        alive.append(said(pipe[0]).count({"alive": True}))
+        slept.append(seconds)
+        steps.pop(0)()
+
+    monkeypatch.setattr(
+        "warmclip.work.horse.reporter.time", SimpleNamespace(sleep=sleep, monotonic=lambda: 0.0)
+    )
+    reporter.start_heartbeat()
+    eventually(lambda: not steps)
+    assert alive == [0, 0, 1, 1, 0, 1, 0]
+    assert set(slept) == {1.0}
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_careful_job(pipe: tuple[int, int], careful: bool) -> None:
+    """It does one thing at a time; what the one before it left open is forgotten."""
+    reporter = Reporter(pipe[1], lambda _: None)
+    with reporter.job(careful=careful):
+        assert reporter.one_at_a_time is careful
