@@ -1,14 +1,25 @@
 """Who may ask the server: each rule by a table of requests."""
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from warmclip.errors import SettingsError
-from warmclip.serve.admission import check_host, check_origin, check_unique, needs_token
+from warmclip.serve.admission import (
+    AdmissionMiddleware,
+    check_host,
+    check_origin,
+    check_unique,
+    needs_token,
+)
 from warmclip.serve.auth import Token, is_loopback, read_token, require_token
 from warmclip.serve.body import MOST_JSON_BYTES, MOST_UPLOAD_BYTES, BodyBudget, bound_body
 from warmclip.serve.problems import Problem
+from warmclip.serve.rate_limiter import RateLimiter
 
 SECRET = "0123456789abcdef"  # noqa: S105 - of the tests alone
 TOKEN = Token.from_secret(SECRET)
@@ -225,3 +236,150 @@ def test_bytes_in_flight() -> None:
         raise ZeroDivisionError
     with budget.reserve(100):
         pass
+
+
+async def page(_: Scope, receive: Receive, send: Send) -> None:
+    """An app that reads a whole body, and answers with a page that has a policy of its own."""
+    while (await receive()).get("more_body"):
+        pass
+    policy = (b"content-security-policy", b"default-src 'self'")
+    await send({"type": "http.response.start", "status": 200, "headers": [policy]})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+async def data(_: Scope, receive: Receive, send: Send) -> None:
+    """An app that answers with data, and says nothing of policies."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+def ask(
+    gate: AdmissionMiddleware,
+    method: str = "GET",
+    path: str = "/",
+    headers: Mapping[str, str] | None = None,
+    *,
+    client: str | None = "192.0.2.1",
+    body: bytes = b"",
+) -> tuple[int, dict[str, str]]:
+    """The status and headers of the answer to one request for the address 192.0.2.7."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    named = {"Host": "192.0.2.7", **(headers or {})}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(name.encode(), value.encode()) for name, value in named.items()],
+        "server": ("192.0.2.7", 80),
+        "client": None if client is None else (client, 5),
+    }
+    asyncio.run(gate(scope, receive, send))
+    start = sent[0]
+    told = {name.decode().lower(): value.decode() for name, value in start["headers"]}
+    return start["status"], told
+
+
+SHOWN = {"Authorization": f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/", {}, 200),  # an open path
+        ("GET", "/livez", {}, 200),
+        ("GET", "/readyz", {}, 200),
+        ("GET", "/metrics", {}, 401),
+        ("GET", "/search", {}, 401),
+        ("GET", "/search", SHOWN, 200),
+        ("GET", "/search", {"Authorization": "Bearer another"}, 401),
+        ("POST", "/", {}, 401),
+        ("POST", "/search", SHOWN, 200),
+        ("POST", "/search", SHOWN | {"Origin": "http://192.0.2.7"}, 200),
+        ("POST", "/search", SHOWN | {"Origin": "http://evil.example"}, 403),
+        ("GET", "/search", SHOWN | {"Origin": "http://evil.example"}, 200),
+        ("OPTIONS", "/", {"Origin": "http://evil.example"}, 200),
+        ("HEAD", "/", {"Origin": "http://evil.example"}, 200),
+        ("GET", "/", {"Host": "photos.example"}, 200),
+        ("GET", "/", {"Host": "[fd00::7]:80"}, 200),
+        ("GET", "/", {"Host": "localhost"}, 200),
+        ("GET", "/", {"Host": "evil.example"}, 421),
+        ("GET", "/", {"host": "localhost"}, 400),  # stands twice
+        ("POST", "/search", SHOWN | {"Content-Length": str(MOST_JSON_BYTES + 1)}, 413),
+        ("POST", "/search", {"Content-Length": str(MOST_JSON_BYTES + 1)}, 401),
+    ],
+)
+def test_who_is_admitted(method: str, path: str, headers: dict[str, str], status: int) -> None:
+    """Every request passes every check, in an order that tells strangers least."""
+    gate = AdmissionMiddleware(
+        data, hosts=["Photos.example", "[FD00::7]"], token=TOKEN, open_paths=["/"]
+    )
+    found, told = ask(gate, method, path, headers)
+    assert found == status
+    assert told.get("www-authenticate") == ("Bearer" if status == 401 else None)
+
+
+def test_server_without_a_token() -> None:
+    """It asks nobody for one."""
+    assert ask(AdmissionMiddleware(data), "POST", "/search")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "admitted"),
+    [
+        ("/search", SHOWN, [200, 200, 429, 429]),
+        ("/search", {}, [401, 401, 429, 429]),  # guesses of the token are counted
+        ("/readyz", {}, [200] * 4),  # supervisors ask often
+        ("/metrics", SHOWN, [200] * 4),
+        ("/metrics", {}, [401, 401, 429, 429]),
+        ("/search", {"Host": "evil.example"}, [421] * 4),
+    ],
+)
+def test_how_often(path: str, headers: dict[str, str], admitted: list[int]) -> None:
+    """Two requests a minute of one address, whatever became of them; another one has its own."""
+    rate = RateLimiter(2, lambda: 0.0)
+    gate = AdmissionMiddleware(data, token=TOKEN, rate_limiter=rate)
+    for client in ("192.0.2.1", None):
+        assert [ask(gate, path=path, headers=headers, client=client)[0] for _ in admitted] == (
+            admitted
+        )
+
+
+def test_body_that_is_longer_than_it_may_be() -> None:
+    """What no header declares is counted as it comes."""
+    gate = AdmissionMiddleware(page)
+    chunked = {"Transfer-Encoding": "chunked"}
+    assert ask(gate, "POST", "/", chunked, body=bytes(MOST_JSON_BYTES))[0] == 200
+    with pytest.raises(Exception, match="larger than 1,048,576 bytes"):
+        ask(gate, "POST", "/", chunked, body=bytes(MOST_JSON_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("app", "policy"),
+    [(page, "default-src 'self'"), (data, "default-src 'none'; frame-ancestors 'none'")],
+)
+def test_answers_guard_browsers(app: Any, policy: str) -> None:
+    """No type is guessed, and data are not shown as a page; a page has its own policy."""
+    for method in ("GET", "DELETE"):
+        _, told = ask(AdmissionMiddleware(app, token=TOKEN, open_paths=["/"]), method)
+        assert told["x-content-type-options"] == "nosniff"
+    assert ask(AdmissionMiddleware(app))[1]["content-security-policy"] == policy
+
+
+def test_other_protocols_pass() -> None:
+    """Start and end of the server are no requests."""
+    seen: list[str] = []
+
+    async def app(scope: Scope, _: Receive, __: Send) -> None:
+        seen.append(scope["type"])
+
+    nothing: Any = None
+    asyncio.run(AdmissionMiddleware(app, token=TOKEN)({"type": "lifespan"}, nothing, nothing))
+    assert seen == ["lifespan"]

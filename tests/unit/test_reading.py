@@ -1,6 +1,9 @@
 """Reads that take their time: each has a deadline, and none keeps a process from ending."""
 
+import errno
+import hashlib
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -225,3 +229,94 @@ def _png() -> bytes:
     out = BytesIO()
     Image.new("RGB", (8, 8)).save(out, "PNG")
     return out.getvalue()
+
+
+def test_size_of_a_file(tmp_path: Path) -> None:
+    """So many bytes are read, however many chunks they come in, and one more is refused."""
+    path = tmp_path / "a.png"
+    data = os.urandom(2_500_000)
+    path.write_bytes(data)
+    assert reading.read_image_file(path, Limits(image_bytes=2_500_000)) == data
+    with pytest.raises(ImageUnreadable, match=r"has 2,500,000 bytes.*WARMCLIP_MAX_IMAGE_BYTES"):
+        reading.read_image_file(path, Limits(image_bytes=2_499_999))
+
+
+def test_descriptors_that_were_read(tmp_path: Path) -> None:
+    """Each is closed again, also of a file that is refused."""
+    (tmp_path / "a.png").write_bytes(b"png")
+    before = set(Path("/dev/fd").iterdir())
+    reading.read_image_file(tmp_path / "a.png", Limits())
+    for refused in (tmp_path, tmp_path / "none"):
+        with pytest.raises((ImageUnreadable, ImageUnavailable)):
+            reading.read_image_file(refused, Limits())
+    assert set(Path("/dev/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file"), "cannot be opened: No such file"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be opened: Permission denied"),
+        (OSError(errno.ENXIO, "No such device"), "is a socket"),
+        (OSError(errno.EOPNOTSUPP, "Not supported"), "is a socket"),
+        (ValueError("embedded null byte"), "no file has such a name"),
+    ],
+)
+def test_file_that_cannot_be_opened(error: OSError | ValueError, told: str) -> None:
+    """Why not, in words."""
+    assert told in str(reading.not_opened(error))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (stat.S_IFDIR, "a directory"), (stat.S_IFIFO, "a named pipe"),
+        (stat.S_IFSOCK, "a socket"), (stat.S_IFCHR, "a character device"),
+        (stat.S_IFBLK, "a block device"), (0, "something else"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file(kind: int, name: str) -> None:
+    """It is called what it is."""
+    assert reading.kind_of(kind | 0o644) == name
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """A named pipe without a writer and a device without an end are refused at once."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in (
+        (tmp_path / "pipe", "a named pipe"),
+        ("/dev/zero", "a character device"),
+        (tmp_path, "a directory"),
+    ):
+        with pytest.raises(ImageUnreadable, match=f"is {kind}, not a regular file"):
+            reading.read_image_file(path, Limits())
+
+
+@pytest.mark.parametrize(
+    ("flags", "cloud_files", "is_read"),
+    [(0, 0, True), (0x40000000, 0, False), (0x40000000, 1, True), (0x80000000, 0, True)],
+)
+def test_file_that_is_only_in_a_cloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, cloud_files: int, is_read: bool
+) -> None:
+    """It is not downloaded unless that is wanted."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"png")
+    status = path.stat()
+    flagged = SimpleNamespace(st_mode=status.st_mode, st_size=status.st_size, st_flags=flags)
+    monkeypatch.setattr("warmclip.inference.reading.os.fstat", lambda _: flagged)
+    limits = Limits(cloud_files=cloud_files)
+    if is_read:
+        assert reading.read_image_file(path, limits) == b"png"
+        return
+    with pytest.raises(ImageUnavailable, match="WARMCLIP_CLOUD_FILES=1"):
+        reading.read_image_file(path, limits)
+
+
+def test_bytes_without_a_name() -> None:
+    """They are called by their digest, which no path is taken for."""
+    name = reading.digest_name(b"png")
+    assert name == f"sha256:{hashlib.sha256(b'png').hexdigest()}"
+    assert reading.is_digest_name(name)
+    for path in (name[:-1], f"{name}0", name.upper(), f"/{name}", "/a.jpg", ""):
+        assert not reading.is_digest_name(path)
