@@ -8,12 +8,14 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from standins.choosing_horse import ChoosingHorse
 from tiny_models import rewritten
 from warmclip.indexing import collection_bundle
 from warmclip.indexing.collection_bundle import bundle_fingerprint, find_bundle
 from warmclip.inference.bundle import ModelBundle
 from warmclip.settings import Settings
 from warmclip.store.protocol import Generation
+from warmclip.work import model_switch
 from warmclip.work.follower import ModelFollower
 from warmclip.work.horse.models import ModelChoice, bundles_to_load, find_former
 from warmclip.work.horse.warm_horse import WarmHorse
@@ -22,6 +24,7 @@ from warmclip.work.model_switch import (
     find_differences,
     model_to_load,
     parse_switches,
+    wait_for_workers,
 )
 from warmclip.work.workers import WorkerState
 
@@ -196,32 +199,13 @@ def test_two_collections_switched_in_opposite_directions(
 ) -> None:
     """The worker ends up with both models, and loads no more."""
     monkeypatch.setattr(collection_bundle, "find_bundle", lambda _settings, it: HERE.get(it))
-    horse, settings = FakeHorse(), Settings(home=Path("/home"), bundle=DEFAULT)
+    horse, settings = ChoosingHorse(OLD), Settings(home=Path("/home"), bundle=DEFAULT)
     follower = ModelFollower(MagicMock(), "w", settings, cast("WarmHorse", horse))
     switches = [SWITCH, ModelSwitch(collection="scans", former=NEW, now=OLD)]
     for _ in range(10):
         follower.on_switches(switches)
         follower.follow(horse.ensure)
     assert horse.loaded == [(NEW,), (OLD, NEW)]
-
-
-class FakeHorse:
-    """What a follower needs of one."""
-
-    def __init__(self) -> None:
-        self.choice = ModelChoice()
-        self.ready = SimpleNamespace(models=(OLD,))
-        self.loaded: list[tuple[str, ...]] = []
-
-    def choose(self, choice: ModelChoice) -> None:
-        """See ``WarmHorse.choose``."""
-        self.choice = choice
-
-    def ensure(self) -> None:
-        """Load what was chosen."""
-        if self.choice.wanted != self.ready.models:
-            self.loaded.append(self.choice.wanted)
-            self.ready.models = self.choice.wanted
 
 
 def worker(*models: str, trouble: str = "") -> WorkerState:
@@ -254,3 +238,49 @@ def test_difference(state: WorkerState, in_use: str | None, told: str | None) ->
     found = find_differences([state], "images", in_use)
     assert len(found) == (told is not None)
     assert told is None or told in found[0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "polls", "returned"),
+    [
+        # How many have the former model, each time that somebody looks.
+        ([0], [], 0),
+        ([2, 1, 0], [(0, 2), (1, 2)], 0),
+        ([1, 2, 0], [(0, 1), (0, 2)], 0),  # one more has started
+        # Patience is since the last of them followed.
+        ([2, 2, 2, 2, 2, 2, 2], [(0, 2)] * 5, 2),
+        ([2, 2, 2, 2, 1, 1, 1, 1, 0], [(0, 2)] * 4 + [(1, 2)] * 4, 0),
+    ],
+)
+def test_waiting_for_workers(
+    monkeypatch: pytest.MonkeyPatch, seen: list[int], polls: list[tuple[int, int]], returned: int
+) -> None:
+    """Whoever migrates waits for them, as long as one after the other follows."""
+    now, left = [1000.0], list(seen)
+    looks = SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds)
+    )
+    monkeypatch.setattr(model_switch, "time", looks)
+    monkeypatch.setattr(
+        model_switch,
+        "read_workers",
+        lambda _: [worker(OLD)] * left.pop(0) + [worker(NEW), worker(OTHER)],
+    )
+    told: list[tuple[int, int]] = []
+    behind = wait_for_workers(
+        MagicMock(), SWITCH, patience_s=0.9, on_poll=lambda *counts: told.append(counts)
+    )
+    assert (told, len(behind)) == (polls, returned)
+
+
+def test_worker_that_cannot_follow_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says why, and it is told of."""
+    troubled = worker(OLD, trouble="there is no bundle")
+    monkeypatch.setattr(model_switch, "read_workers", lambda _: [troubled, worker(NEW)])
+    assert wait_for_workers(MagicMock(), SWITCH, patience_s=3600) == [troubled]
+
+
+def test_many_notes() -> None:
+    """A hundred collections are followed, whatever others write there."""
+    note = f'["{OLD}", "{NEW}"]'.encode()
+    assert len(parse_switches({b"%d" % number: note for number in range(200)})) == 100
