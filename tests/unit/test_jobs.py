@@ -98,6 +98,83 @@ def test_path_with_a_strange_name() -> None:
     job_arguments.check_paths(["/photos/" + os.fsdecode(b"caf\xe9.jpg")], make_settings())
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [("cG5n", b"png"), ("", b""), ("cG5", None), ("c G5n", None), ("cG5n!", None), (7, None),
+     (None, None), (["cG5n"], None), ("\xfc", None)],
+)  # fmt: skip
+def test_picture_in_a_job(data: Any, expected: bytes | None) -> None:
+    """Its bytes are in base64, and nothing is left out of it in silence."""
+    if expected is not None:
+        assert job_arguments.decode_picture(data) == expected
+        return
+    with pytest.raises(JobRefused, match="in base64"):
+        job_arguments.decode_picture(data)
+
+
+NAMES = ("text", "image", "data", "like", "terms")
+TERM = {"text": "a star", "weight": -1}
+
+
+@pytest.mark.parametrize(
+    ("given", "is_one"),
+    [
+        *(({name: "it"}, True) for name in NAMES[:4]),
+        ({"terms": [TERM]}, True),
+        ({}, False),
+        ({"terms": "it"}, False),
+        *(({name: 7}, False) for name in NAMES),
+        *(({name: "it", NAMES[number - 1]: "more"}, False) for number, name in enumerate(NAMES)),
+        *(({name: "it", "terms": [TERM]}, False) for name in NAMES[:4]),
+    ],
+    ids=str,
+)
+def test_what_a_search_looks_for(given: dict[str, Any], is_one: bool) -> None:
+    """Exactly one of a text, a file, bytes, a stored picture and several of them."""
+    arguments = [given.get(name) for name in NAMES]
+    if not is_one:
+        with pytest.raises(JobRefused, match="exactly one of"):
+            job_arguments.read_query(*arguments)
+        return
+    (term,) = job_arguments.read_query(*arguments).terms
+    if "terms" in given:
+        assert (term.text, term.weight) == ("a star", -1)
+    else:
+        found = {name: getattr(term, name) for name in NAMES[:4]}
+        assert found == {name: given.get(name) for name in NAMES[:4]}
+
+
+@pytest.mark.parametrize(
+    ("id_", "expected"),
+    [
+        ("5a6b4c3d-0000-4000-8000-00000000000A", "5a6b4c3d-0000-4000-8000-00000000000a"),
+        ("5a6b4c3d000040008000000000000001", "5a6b4c3d-0000-4000-8000-000000000001"),
+        ("a.jpg", None), ("", None), (7, None), (None, None), ([], None),
+    ],
+)  # fmt: skip
+def test_id_of_a_picture(id_: Any, expected: str | None) -> None:
+    """A UUID, in the one way in which the store writes it."""
+    if expected is not None:
+        assert job_arguments.point_id(id_) == expected
+        return
+    with pytest.raises(JobRefused, match="it is a UUID"):
+        job_arguments.point_id(id_)
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "has_roots"), [("redis://host", True), (None, True), (None, False)]
+)
+def test_files_may_be_opened(redis_url: str | None, has_roots: bool) -> None:
+    """Where roots are set, or Redis is private."""
+    roots = (Root(name="p", folder=Path("/photos")),) if has_roots else ()
+    job_arguments.check_roots(make_settings(redis_url=redis_url, roots=roots))
+
+
+def test_questions() -> None:
+    """As many as a job may have."""
+    job_arguments.check_questions([{"text": "a"}] * 2, make_settings(job_items=2))
+
+
 def test_no_worker_in_this_process() -> None:
     """A job function outside a worker says where it belongs."""
     with pytest.raises(JobRefused, match="warmclip worker"):
@@ -216,6 +293,76 @@ def test_all_functions_of_a_module(
     kind = find_functions([f"{name}.*"])
     assert kind.allowed - FUNCTIONS == {f"{name}.{function}" for function in expected}
     assert kind.allowed_callbacks == kind.allowed - FUNCTIONS
+
+
+def test_named_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone is listed, beside warmclip's own, and may be a callback as well; another may not."""
+    (tmp_path / "named_jobs.py").write_text("def one(): return 1\ndef two(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = find_functions(["named_jobs.one"])
+    assert kind.allowed == FUNCTIONS | {"named_jobs.one"}
+    for name, told in (("named_jobs.one", None), ("named_jobs.two", "not on the worker's list")):
+        record = {"success_callback_name": name, "failure_callback_name": name}
+        job = kind("a-job", connection=Redis(), serializer=JSONSerializer)
+        fields = {name.encode(): value.encode() for name, value in record.items()}
+        job.restore({b"data": call_of("named_jobs.one"), b"origin": b"default", **fields})
+        saved = job.to_dict()
+        for callback in record:
+            assert saved[callback] == name  # it may run elsewhere
+        if told is None:
+            assert job.perform() == 1
+            assert job.success_callback
+            continue
+        assert not job.success_callback
+        assert not job.failure_callback
+        with pytest.raises(JobRefused, match=told):
+            job.perform()
+
+
+def test_nothing_is_named() -> None:
+    """Then nothing is imported, and the folder of the moment is no place for modules."""
+    before = list(sys.path)
+    kind = find_functions([])
+    assert (kind.allowed, kind.allowed_callbacks) == (FUNCTIONS, frozenset())
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("named_jobs_x.three", "named_jobs_x has no function three"),
+        ("named_jobs_x.NUMBER", "named_jobs_x has no function NUMBER"),
+        ("no_such_module.one", "cannot import no_such_module"),
+        ("one", "cannot import"),
+    ],
+)
+def test_name_that_is_no_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    """A worker that could not run a job says so before it takes one."""
+    (tmp_path / "named_jobs_x.py").write_text("NUMBER = 3\ndef one(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match=told):
+        find_functions([name])
+
+
+def test_first_reason_is_told() -> None:
+    """Of several that a job has."""
+    record = {"success_callback_name": "os.system", "failure_callback_name": "os.remove"}
+    job = read_job(call_of("warmclip.work.jobs.embed_texts", []), **record)
+    with pytest.raises(JobRefused, match=r"os\.system"):
+        job.perform()
+    job = read_job(call_of("os.system"), result_ttl="soon", success_callback_name="os.system")
+    with pytest.raises(JobRefused, match="malformed"):
+        job.perform()
+
+
+def test_error_that_may_pass_is_retried() -> None:
+    """As RQ was told; what is wrong for good is not."""
+    job = read_job(call_of("warmclip.work.jobs.embed_texts", ["a"]), retries_left="5")
+    with pytest.raises(JobRefused):  # it runs outside a worker here, which is for good
+        job.perform()
+    assert job.retries_left == 0
 
 
 def test_module_without_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warmclip.indexing.ignored import MOST_KINDS
 from warmclip.work.producer import report_of
 from warmclip.work.sessions.progress import StepPlan, plan_step
 from warmclip.work.sessions.scanner import KnownFiles
-from warmclip.work.sessions.session import Session, State, add_sample, rate_at
+from warmclip.work.sessions.session import Samples, Session, State, add_sample, rate_at
 
 RECORD = {
     b"state": b"running",
@@ -25,9 +26,8 @@ RECORD = {
 
 def session(state: State = "running", **fields: Any) -> Session:
     """One with a folder."""
-    return Session(
-        id="s", state=state, directory="/pictures", collection="images", created_at="", **fields
-    )
+    values = {"directory": "/pictures", "collection": "images", "created_at": "", **fields}
+    return Session(id="s", state=state, **values)
 
 
 ALL = {1: "started", 2: "queued", 3: "finished", 4: "failed", 5: None, 6: "scheduled"}
@@ -118,6 +118,82 @@ def test_rate(outcomes: list[tuple[float, int]], at: float, rate: float | None) 
     assert rate_after(*outcomes, at=at) == rate
 
 
+SPREAD = [(0, 0), (10, 32), (20, 64)]  # so the next may take three times ten seconds
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "age_s", "is_known"),
+    [
+        # Of two samples nothing is known but the slowest machine.
+        (SPREAD[:2], 120, True), (SPREAD[:2], 121, False), (SPREAD[:2], -1, False),
+        (SPREAD, 30, True), (SPREAD, 31, False), (SPREAD, 0, True),
+        ([(0, 0), (2, 32), (4, 64)], 10, True), ([(0, 0), (2, 32), (4, 64)], 11, False),
+        ([*SPREAD, (30, 96), (40, 128)], 30, True), ([*SPREAD, (30, 96), (40, 128)], 31, False),
+    ],
+)  # fmt: skip
+def test_how_long_a_rate_is_known(
+    outcomes: list[tuple[float, int]], age_s: float, is_known: bool
+) -> None:
+    """For three times what outcomes are apart, at least ten seconds; at first for two minutes."""
+    last = outcomes[-1][0]
+    assert (rate_after(*outcomes, at=last + age_s) is not None) is is_known
+    samples: Samples = ()
+    for when, done in outcomes:
+        samples = add_sample(samples, when, done)
+    assert (len(add_sample(samples, last + age_s, 999)) > 1) is is_known
+
+
+def test_samples_are_two_seconds_apart() -> None:
+    """One that comes sooner takes the place of the last; ten of them are kept."""
+    samples: Samples = ()
+    for at, count in ((0, 1), (1.9, 2), (1.95, 2), (2, 3), (3, 3), (4, 4), (4.5, 4)):
+        samples = add_sample(samples, at, int(at * 10))
+        assert (len(samples), samples[-1]) == (count, (at, int(at * 10)))
+    for number in range(30):
+        samples = add_sample(samples, 10 + 2 * number, number)
+    assert samples == tuple((10 + 2 * number, number) for number in range(20, 30))
+
+
+@pytest.mark.parametrize(
+    ("fields", "rate", "eta_s"),
+    [
+        ({}, 8.0, 6.0),
+        ({"indexed": 1, "unchanged": 2, "reused": 4, "skipped": 8}, 8.0, 85 / 8),
+        ({"indexed": 200}, 8.0, 0),  # files have come since they were counted
+        ({"images": None}, 8.0, None),  # they are still being counted
+        ({"samples": ()}, None, None),
+        ({"samples": ((90.0, 5), (95.0, 5))}, 0.0, None),
+        ({"state": "paused"}, None, None),
+        ({"state": "finished"}, None, None),
+    ],
+)
+def test_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    rate: float | None,
+    eta_s: float | None,
+) -> None:
+    """Pictures that are not done, at the rate of late, while it runs."""
+    monkeypatch.setattr("warmclip.work.sessions.session.time.time", lambda: 96.0)
+    values: dict[str, Any] = {"images": 100, "indexed": 52}
+    values["samples"] = ((91.0, 12), (96.0, 52))
+    found = session(**values | fields)
+    assert (found.images_per_s, found.eta_s) == (rate, eta_s)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_over"),
+    [("finding", False), ("running", False), ("paused", False), ("finished", True),
+     ("cancelled", True), ("failed", True)],
+)  # fmt: skip
+def test_states(state: State, is_over: bool) -> None:
+    """Which are the end, and where a worker is waited for."""
+    found = session(state, is_alone=True)
+    assert found.is_over is is_over
+    assert found.waiting_for_worker is (state == "running")
+    assert not session(state).waiting_for_worker
+
+
 def test_samples_are_few() -> None:
     """However long a session runs."""
     samples: tuple[tuple[float, int], ...] = ()
@@ -137,6 +213,56 @@ def test_record() -> None:
     assert old.queued == 4
 
 
+LEAST = {name: RECORD[name] for name in RECORD if name not in (b"images", b"revision")}
+
+
+def test_least_record() -> None:
+    """What a record does not tell has not happened; a new session is the same."""
+    found = Session.parse("s", LEAST)
+    created_at = "2026-11-25T18:00:00+00:00"
+    assert found == session(created_at=created_at)
+    assert found is not None
+    counts = ("indexed", "unchanged", "reused", "skipped", "unreadable_folders", "chunks")
+    numbers = (*counts, "revision", "rescans_asked", "rescans_done")
+    assert {getattr(found, name) for name in numbers} == {0}
+    assert (found.images, found.queued, found.error, found.ended_at) == (None,) * 4
+    assert (found.exclude, found.ignored, found.samples, found.is_alone) == ((), {}, (), False)
+    assert found.done == 0
+
+
+def test_whole_record() -> None:
+    """Each field has its own place."""
+    names = ["indexed", "unchanged", "reused", "skipped", "unreadable_folders", "chunks"]
+    names += ["rescans_asked", "rescans_done", "queued"]
+    counts: dict[str, Any] = {name: number for number, name in enumerate(names, 20)}
+    written = {name.encode(): b"%d" % number for name, number in counts.items()}
+    more = {
+        b"exclude": b'["raw/", "*.tmp"]', b"error": b'"no folder"', b"alone": b"1",
+        b"ended_at": b"2026-11-25T19:00:00+00:00", b"samples": b"[[1.5, 2], [3.5, 4]]",
+        b"images": b"9" * 15,
+    }  # fmt: skip
+    found = Session.parse("s", RECORD | written | more)
+    assert found == session(
+        created_at="2026-11-25T18:00:00+00:00",
+        ended_at="2026-11-25T19:00:00+00:00",
+        exclude=("raw/", "*.tmp"),
+        error="no folder",
+        is_alone=True,
+        samples=((1.5, 2), (3.5, 4)),
+        images=10**15 - 1,
+        revision=7,
+        **counts,
+    )
+    assert found.done == 20 + 21 + 22 + 23
+
+
+@pytest.mark.parametrize(("kinds", "is_ours"), [(MOST_KINDS + 1, True), (MOST_KINDS + 2, False)])
+def test_kinds_in_a_record(kinds: int, is_ours: bool) -> None:
+    """As many as are counted apart, and the others."""
+    counts = json.dumps({f".{n}": n for n in range(kinds)}).encode()
+    assert (Session.parse("s", RECORD | {b"ignored": counts}) is not None) is is_ours
+
+
 @pytest.mark.parametrize(
     ("recorded", "told"),
     [(b'{".mov": 1204, "hidden": 3}', {".mov": 1204, "hidden": 3}), (b"7", {"other": 7})],
@@ -153,6 +279,7 @@ def test_ignored_names_in_a_record(recorded: bytes, told: dict[str, int]) -> Non
     [
         (b"state", b"mad"),
         (b"state", b"\xff"),
+        (b"images", b"9" * 16),
         (b"images", b"9" * 20),  # no count, and more than Redis can add to
         (b"images", b"9" * 5000),
         (b"images", b"-1"),
