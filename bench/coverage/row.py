@@ -8,8 +8,7 @@ from typing import Literal, TypeAlias
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "coverage.csv"
 
-Outcome: TypeAlias = Literal["taken", "too large", "refused", "not measured"]
-"""Too large is what is taken but for its size: one of its towers does not fit into an ONNX file."""
+Outcome: TypeAlias = Literal["taken", "refused", "not measured"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.ByteSize() > LARGE_BYTES:
+        if is_apart(tensor) or tensor.ByteSize() > LARGE_BYTES:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             info.doc_string = WEIGHT
             graph.input.append(info)
@@ -35,11 +35,16 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def widen(model: onnx.ModelProto) -> None:
-    """Replace every float16 type in a graph by float32, in place."""
+def widen(model: onnx.ModelProto) -> set[str]:
+    """Replace every float16 type in a graph by float32, in place.
+
+    Weights in a file of their own are widened by a Cast; returns what these make.
+    """
     graph = model.graph
+    cast = _cast_weights_apart(graph)
     for tensor in graph.initializer:
-        _widen_tensor(tensor)
+        if not is_apart(tensor):
+            _widen_tensor(tensor)
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -51,6 +56,27 @@ def widen(model: onnx.ModelProto) -> None:
             if is_target and attribute.i == TensorProto.FLOAT16:
                 attribute.i = TensorProto.FLOAT
     del graph.value_info[:]
+    return cast
+
+
+def is_apart(tensor: TensorProto) -> bool:
+    """Whether a constant lies in a file beside the graph's."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def _cast_weights_apart(graph: onnx.GraphProto) -> set[str]:
+    halves = [
+        tensor.name
+        for tensor in graph.initializer
+        if is_apart(tensor) and tensor.data_type == TensorProto.FLOAT16
+    ]
+    wide = {name: f"{name}_wide" for name in halves}
+    for node in graph.node:
+        node.input[:] = [wide.get(name, name) for name in node.input]
+    for name in halves:
+        cast = helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT)
+        graph.node.insert(0, cast)
+    return set(wide.values())
 
 
 def _widen_tensor(tensor: TensorProto) -> None:

@@ -15,7 +15,7 @@ from warmclip.inference.arrays import Crop
 from warmclip.inference.bundle import (
     FORMAT,
     MANIFEST,
-    FileRecord,
+    GraphRecord,
     ImageRecipe,
     Manifest,
     ModelBundle,
@@ -33,7 +33,7 @@ from warmclip_export.fp16 import value_range
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
 from warmclip_export.reference import Reference, describe_reference
-from warmclip_export.registry import oversize_reason, tower_bytes
+from warmclip_export.registry import tower_bytes
 from warmclip_export.versions import made_with
 from warmclip_export.weights import fetch_checkpoint
 from warmclip_export.writer import check_target, file_sha256, staged_bundle, write_file
@@ -79,9 +79,8 @@ def export_model(
         ParityFailed: a stage differs from open_clip by more than its threshold.
     """
     check_target(target, force=force)
-    too_large = oversize_reason(tower_bytes(recipe.architecture, recipe.text_model))
-    if too_large:  # before gigabytes are downloaded
-        raise ExportRefused(f"{recipe.model} cannot become a bundle: {too_large}")
+    if int8:
+        _check_int8(recipe)
     step("fetch the weights")
     checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")
@@ -96,7 +95,7 @@ def export_model(
         crops = gate.check_pixels(image)
         towers = build_wrappers(reference)
         opset = graph.required_opset(*towers.values())
-        graphs: dict[Tower, dict[Precision, FileRecord]] = {}
+        graphs: dict[Tower, dict[Precision, GraphRecord]] = {}
         value_ranges: dict[Tower, tuple[value_range.ValueRange, ...]] = {}
         quantized: dict[Tower, quantize.Quantized] = {}
         for tower, wrapper in towers.items():
@@ -165,6 +164,16 @@ def export_model(
     )
 
 
+def _check_int8(recipe: ModelRecipe) -> None:
+    """Refuse int8 for a tower whose layers could not be tried one by one in memory."""
+    for tower, size in tower_bytes(recipe.architecture, recipe.text_model).items():
+        if size > onnx_file.MAX_BYTES:
+            raise ExportRefused(
+                f"--precision int8: the {tower} tower has {size / 1e9:.1f} GB of weights, and int8 "
+                f"is made of up to {onnx_file.MAX_BYTES / 1e9:.1f} GB; leave the option out"
+            )
+
+
 def derive_image_recipe(reference: Reference, *, load_truncated: bool) -> ImageRecipe:
     """open_clip's evaluation transform as data, and what is done before it.
 
@@ -218,12 +227,12 @@ def _write_tokenizer(reference: Reference, folder: Path, gate: Gate) -> Tokenize
 
 def _write_tower(
     tower: Tower, wrapper: nn.Module, opset: int, folder: Path, gate: Gate, step: Step
-) -> tuple[dict[Precision, FileRecord], tuple[value_range.ValueRange, ...]]:
+) -> tuple[dict[Precision, GraphRecord], tuple[value_range.ValueRange, ...]]:
     gate.check_wrapper(tower, wrapper)
     # Two rows: from one, torch would conclude that the batch is always 1.
     inputs = {name: torch.from_numpy(array[:2]) for name, array in gate.feeds[tower].items()}
     parts = [name for name, _ in wrapper.named_modules()]
-    records: dict[Precision, FileRecord] = {}
+    records: dict[Precision, GraphRecord] = {}
     value_ranges: tuple[value_range.ValueRange, ...] = ()
     for precision in PRECISIONS:
         step(f"export and check the {tower} tower in {precision}")
@@ -244,7 +253,7 @@ def _write_tower(
 
 def _write_int8(
     tower: Tower, folder: Path, gate: Gate, step: Step
-) -> tuple[FileRecord, quantize.Quantized]:
+) -> tuple[GraphRecord, quantize.Quantized]:
     step(f"quantize and check the {tower} tower in int8")
     path = folder / f"{tower}.int8.onnx"
     found = quantize.quantize_tower(
@@ -259,7 +268,7 @@ def _write_int8(
         gate.check_graph(tower, "int8", path)
     except ParityFailed as exc:
         raise ParityFailed(f"{exc}. Without --precision int8 the rest makes a bundle") from exc
-    return record, found
+    return GraphRecord(**record.model_dump()), found
 
 
 def _golden(gate: Gate, chosen: samples.Samples, crops: Crop) -> bytes:
@@ -284,7 +293,7 @@ def _certificate(
     recipe: ModelRecipe,
     gate: Gate,
     folder: Path,
-    graphs: dict[Tower, dict[Precision, FileRecord]],
+    graphs: dict[Tower, dict[Precision, GraphRecord]],
 ) -> dict[str, Any]:
     return {
         "reference": describe_reference(recipe, "cpu"),

@@ -1,4 +1,7 @@
-"""One tower as one ONNX file: weights inside, plain names, no trace of the exporting machine."""
+"""One tower as one ONNX file: plain names, weights inside, no trace of the exporting machine.
+
+The weights of a tower that one file cannot hold lie in a second one, ``image.fp32.onnx.weights``.
+"""
 
 import ast
 import contextlib
@@ -12,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from warmclip.inference.bundle import FileRecord
+from warmclip.inference.bundle import FileRecord, GraphRecord
+from warmclip_export.element_types import LARGE_BYTES
 from warmclip_export.errors import ExportRefused
 from warmclip_export.graph import max_text_length
 from warmclip_export.traced import DECOMPOSITIONS, TracedTower
-from warmclip_export.writer import write_file
+from warmclip_export.writer import record_file, write_file
 
 # A protobuf message, and so a file with its weights inside, ends at 2 GiB.
 MAX_BYTES = 2**31 - 2**20
@@ -28,7 +33,14 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _EXPORTING = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, AssertionError)
 
 
-def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: int) -> FileRecord:
+def write_tower(
+    tower: nn.Module,
+    inputs: dict[str, Tensor],
+    path: Path,
+    opset: int,
+    *,
+    apart: bool = False,
+) -> GraphRecord:
     """Export a tower with a symbolic first axis ``batch`` and one output ``features``.
 
     The last axis of a causal text tower's inputs is symbolic as well, and called ``length``.
@@ -38,15 +50,12 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
         inputs: an example of each input by name, in the order of the wrapper's arguments.
         path: the file to write.
         opset: of the standard ONNX operators.
+        apart: whether its weights lie in a second file, though one could hold them.
 
     Raises:
-        ExportRefused: the weights do not fit into one file, or the disk is full.
+        ExportRefused: torch cannot export the tower, or the disk is full.
     """
     size = sum(p.numel() * p.element_size() for p in tower.parameters())
-    if size > MAX_BYTES:
-        raise ExportRefused(
-            f"{path.name} would hold {size / 1e9:.1f} GB of weights; one ONNX file holds 2.1 GB"
-        )
     # torch reasons about 2 and more; the graph takes 1 as well, and the gate sees to it.
     axes = {0: torch.export.Dim("batch", min=2)}
     if tokens := max_text_length(tower):
@@ -61,10 +70,35 @@ def write_tower(tower: nn.Module, inputs: dict[str, Tensor], path: Path, opset: 
         ) from exc
     if program is None:
         raise ExportRefused(f"torch exported nothing for {path.name}")
-    model: onnx.ModelProto = program.model_proto
+    weights = _write_weights(program.model, path) if apart or size > MAX_BYTES else None
+    model: onnx.ModelProto = program.model_proto if weights is None else _read_light(path)
     _make_plain(model, {axis: symbol.__name__ for axis, symbol in axes.items()})
-    onnx.checker.check_model(model)
-    return write_file(path, model.SerializeToString(deterministic=True))
+    if weights is not None:  # so the graph's digest stands for both
+        model.metadata_props.add(key="weights_sha256", value=weights.sha256)
+    record = write_file(path, model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path)
+    return GraphRecord(**record.model_dump(), weights=weights)
+
+
+def _write_weights(model: onnx_ir.Model, path: Path) -> FileRecord:
+    """Write a graph to ``path`` with its large constants in a file beside it: the record of that.
+
+    Raises:
+        ExportRefused: the disk is full, or the folder cannot be written to.
+    """
+    weights = path.with_name(f"{path.name}.weights")
+    try:
+        onnx_ir.save(model, path, external_data=weights.name, size_threshold_bytes=LARGE_BYTES)
+        return record_file(weights)
+    except OSError as exc:
+        raise ExportRefused(
+            f"cannot write {weights.name} under {path.parent.parent}: {exc.strerror}; nothing of "
+            "the new bundle was kept"
+        ) from exc
+
+
+def _read_light(path: Path) -> onnx.ModelProto:
+    return onnx.load(path, load_external_data=False)
 
 
 def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, axes: dict[int, Any]) -> Any:
@@ -91,7 +125,7 @@ def _export(tower: nn.Module, inputs: dict[str, Tensor], opset: int, axes: dict[
 
 def count_operators(path: Path) -> dict[str, int]:
     """How often each operator stands in a graph file."""
-    model = onnx.load(path)
+    model = _read_light(path)
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 

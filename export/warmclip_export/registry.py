@@ -13,7 +13,6 @@ from open_clip.pretrained import list_pretrained_tags_by_model
 from warmclip.inference.bundle import Tower
 from warmclip_export.architecture import DECODER, build_model, find_cached_folder
 from warmclip_export.catalog import unsupported_reason
-from warmclip_export.onnx_file import MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +82,7 @@ def describe_model(name: str, *, sized: bool) -> Entry:
         tags=tuple(list_pretrained_tags_by_model(name)),
         size_px=size if isinstance(size, int) else size[0],
         tokens=config["text_cfg"].get("context_length", 0),
-        reason=reason or oversize_reason(weights),
+        reason=reason,
         weights=weights,
     )
 
@@ -114,13 +113,3 @@ def _known_bytes(config: Mapping[str, Any]) -> dict[Tower, int]:
     text_model = config["text_cfg"].get("hf_model_name") or ""
     folder = find_cached_folder(text_model) if text_model else ""
     return {} if folder is None else tower_bytes(config, folder)
-
-
-def oversize_reason(weights: Mapping[Tower, int]) -> str:
-    """Why towers of these sizes in bytes do not fit into ONNX files; empty if they do."""
-    large = [
-        f"the {tower} tower has {size / 1e9:.1f} GB of weights in float32"
-        for tower, size in weights.items()
-        if size > MAX_BYTES
-    ]
-    return f"{' and '.join(large)}; one ONNX file holds {MAX_BYTES / 1e9:.1f} GB" if large else ""

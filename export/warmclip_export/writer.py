@@ -37,6 +37,13 @@ def write_file(path: Path, content: bytes) -> FileRecord:
     )
 
 
+def record_file(path: Path) -> FileRecord:
+    """The record of a file that was written by others, which is on the disk then."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return FileRecord(file=path.name, sha256=file_sha256(path), size_bytes=path.stat().st_size)
+
+
 def file_sha256(path: Path) -> str:
     """The digest of a file."""
     with path.open("rb") as stream:

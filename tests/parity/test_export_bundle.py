@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip import Encoder
+from warmclip.errors import BundleError
 from warmclip.inference.arrays import unit_rows
 from warmclip.inference.bundle import FileRecord, ModelBundle, Precision, Tower
 from warmclip.inference.ort.loading import find_provider
@@ -473,3 +474,26 @@ def test_wrong_graph_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
         exporter.export_model(recipe, tmp_path / "models" / "m", force=False, step=_silent)
 
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_weights_that_one_file_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie in a second file: the gate, the lint and an Encoder take it; damage is found."""
+    recipe = resolve_model(written(tmp_path, "tiny", TINY_VIT), "random:5")
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 200_000)
+
+    bundle = exporter.export_model(recipe, tmp_path / "m", force=False, step=_silent).bundle
+
+    for precision in ("fp32", "fp16"):
+        record = bundle.graph_record("text", precision)
+        assert record.weights is not None
+        assert record.size_bytes < record.weights.size_bytes / 10
+        assert record.weights.sha256.encode() in bundle.graph("text", precision).read_bytes()
+    assert json.loads(bundle.certificate().read_text())["coreml"]["whole"]
+    vector = Encoder.open(bundle.folder, home=tmp_path).encode_texts(["a cat"])
+    np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-5)
+    weights = bundle.folder / "text.fp32.onnx.weights"
+    content = bytearray(weights.read_bytes())
+    content[1000] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=r"text.fp32.onnx.weights was altered"):
+        ModelBundle.open(bundle.folder).graph("text", "fp32")

@@ -6,6 +6,8 @@ not: having no such kernels, it adds hundreds of Casts. So such a file is given 
 its own Casts disguised from the passes, and the types are put back after.
 """
 
+import math
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
 
 from warmclip.inference.ort import text_lengths
 from warmclip.inference.ort.loading import load_onnxruntime
@@ -24,11 +27,13 @@ from warmclip_export.coreml.node import FLOATS, Operation, Value
 from warmclip_export.element_types import (
     LARGE_BYTES,
     WEIGHT,
+    is_apart,
     value_types,
     widen,
     without_weights,
 )
 from warmclip_export.errors import ExportRefused
+from warmclip_export.fp16.emulation import WEIGHTS_FOLDER
 
 COREML = next(
     provider
@@ -39,17 +44,22 @@ COREML = next(
 # Looks like a Cast to the passes: one input, one output of the same shape, and never folded away.
 _DISGUISE = "Softsign"
 _MARK = "disguised_cast_"
+_ZEROS = "zeros"
 _CAST_NAME = re.compile(rf"^{_MARK}\d+_")
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """Load a graph file with its weights.
+    """Load a graph file; large weights that lie in a file of their own stay there.
 
     Raises:
         ExportRefused: there is none, or it is no ONNX file.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            if is_apart(tensor) and _bytes_of(tensor) <= LARGE_BYTES:
+                load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = TensorProto.DEFAULT
     except OSError as exc:
         raise ExportRefused(f"cannot read {path}: {exc.strerror or exc}") from exc
     except (DecodeError, ValueError) as exc:
@@ -74,6 +84,7 @@ class Float32Graph:
 
     Attributes:
         content: the graph in float32, with its weights.
+        apart_bytes: of those weights that lie in a file of their own: zeros stand for them.
         batch_axes: the names of the inputs' first axes, as far as they have names.
         fixed_batch: the length of those axes, if it is a number.
         casts: what each cast of the file makes, by the node's name.
@@ -81,6 +92,7 @@ class Float32Graph:
     """
 
     content: bytes
+    apart_bytes: int
     batch_axes: frozenset[str]
     fixed_batch: int | None
     casts: dict[str, int]
@@ -96,6 +108,7 @@ def to_float32_graph(model: onnx.ModelProto) -> Float32Graph:
     given = _given_types(model)
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
+    apart_bytes = _put_zeros_apart(wide)
     casts = _disguise_casts(wide) if TensorProto.FLOAT16 in given.values() else {}
     widen(wide)
     axes = _first_axes(model)
@@ -106,6 +119,7 @@ def to_float32_graph(model: onnx.ModelProto) -> Float32Graph:
         raise ExportRefused(f"the graph cannot be looked at in one piece: {exc}") from exc
     return Float32Graph(
         content=content,
+        apart_bytes=apart_bytes,
         batch_axes=names,
         fixed_batch=int(axes[0].dim_value) if axes and not names else None,
         casts=casts,
@@ -130,6 +144,30 @@ def _given_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element types of the inputs and constants."""
     inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     return inputs | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+
+def _put_zeros_apart(model: onnx.ModelProto) -> int:
+    """Have a file of zeros stand for the weights that are apart, in place; returns its length.
+
+    No pass depends on what is in a large weight.
+    """
+    end = 0
+    for tensor in model.graph.initializer:
+        if is_apart(tensor):
+            if tensor.data_type == TensorProto.FLOAT16:
+                tensor.data_type = TensorProto.FLOAT
+            size = _bytes_of(tensor)
+            del tensor.external_data[:]
+            tensor.raw_data = b""  # that of the file counts; the helper asks for the field
+            set_external_data(tensor, _ZEROS, offset=end, length=size)
+            tensor.ClearField("raw_data")
+            end += size
+    return end
+
+
+def _bytes_of(tensor: TensorProto) -> int:
+    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(math.prod(tensor.dims) * kind.itemsize)
 
 
 def _disguise_casts(model: onnx.ModelProto) -> dict[str, int]:
@@ -158,6 +196,11 @@ def _level_1(shown: Float32Graph, batch: int) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="warmclip-") as folder:
         optimised = Path(folder) / "level_1.onnx"
         options.optimized_model_filepath = str(optimised)
+        if shown.apart_bytes:
+            zeros = Path(folder) / _ZEROS
+            zeros.touch()
+            os.truncate(zeros, shown.apart_bytes)  # the disk keeps none of them
+            options.add_session_config_entry(WEIGHTS_FOLDER, folder)
         for key, value in {
             "session.optimized_model_external_initializers_file_name": "weights",
             "session.optimized_model_external_initializers_min_size_in_bytes": str(LARGE_BYTES),

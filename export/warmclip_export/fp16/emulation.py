@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from warmclip.inference.arrays import Features
 from warmclip.inference.ort.loading import load_onnxruntime
-from warmclip_export.element_types import value_types, widen
+from warmclip_export.element_types import is_apart, value_types, widen
 
 Feeds: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -37,6 +37,8 @@ MOVES = frozenset(
     )
 )
 _ROWS = 8  # of one run
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where onnxruntime looks for the weights of a model that it is given in memory."""
 _DOMAIN = "fp16"
 SQUARES = " squares"  # of a layer norm, as a result of their own
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
@@ -83,19 +85,21 @@ def emulate_fp16(graph: Path, feeds: Feeds, *, flushes: bool = False) -> Feature
         feeds: its inputs by name.
         flushes: whether subnormals are taken for zero.
     """
-    model = onnx.load(graph)
+    model = onnx.load(graph, load_external_data=False)
     halves = {name for name, dtype in value_types(model).items() if dtype == TensorProto.FLOAT16}
-    widen(model)
+    cast = widen(model)
     if flushes:
         _flush_weights(model, halves)
+        halves |= cast
     add_observers(model, halves, FLUSHED if flushes else ROUNDED)
-    features: Features = np.concatenate([run[0] for run in run_rows(model, ["features"], feeds)])
+    runs = run_rows(model, ["features"], feeds, graph.parent)
+    features: Features = np.concatenate([run[0] for run in runs])
     return features
 
 
 def _flush_weights(model: onnx.ModelProto, halves: set[str]) -> None:
     for tensor in model.graph.initializer:
-        if tensor.name in halves:
+        if tensor.name in halves and not is_apart(tensor):
             array = numpy_helper.to_array(tensor)
             normal = np.where(np.abs(array) < _SMALLEST_NORMAL, np.float32(0), array)
             tensor.CopyFrom(numpy_helper.from_array(normal, tensor.name))
@@ -163,13 +167,24 @@ def _is_written_out(node: onnx.NodeProto) -> bool:
     return True
 
 
-def run_rows(model: onnx.ModelProto, outputs: list[str], feeds: Feeds) -> Iterator[list[Any]]:
-    """Run a model over the rows of its inputs, a few at a time."""
+def run_rows(
+    model: onnx.ModelProto, outputs: list[str], feeds: Feeds, folder: Path | None = None
+) -> Iterator[list[Any]]:
+    """Run a model over the rows of its inputs, a few at a time.
+
+    Args:
+        model: the model.
+        outputs: which of its values are wanted.
+        feeds: its inputs by name.
+        folder: where the file lies that has its weights, if they are apart.
+    """
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     # No pass may fuse, or take two casts that follow each other for one too many.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    if folder is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder.absolute()))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

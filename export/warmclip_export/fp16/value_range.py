@@ -51,14 +51,14 @@ def measure_ranges(graph: Path, feeds: Feeds, parts: Iterable[str]) -> tuple[Val
         feeds: its inputs by name.
         parts: the names of the tower's modules, after which nodes are called.
     """
-    model = onnx.load(graph)
+    model = onnx.load(graph, load_external_data=False)
     parts = tuple(parts)
     part_of = {node.name: _part(node.name, parts) for node in model.graph.node}
     makers = {name: (node.name, node.op_type) for node in model.graph.node for name in node.output}
     users = _users(model.graph)
     values = {name for name, dtype in value_types(model).items() if dtype == TensorProto.FLOAT}
     outputs = add_observers(model, values - _masked(model.graph, users), EXACT)
-    largest = np.max(list(run_rows(model, list(outputs), feeds)), axis=0)
+    largest = np.max(list(run_rows(model, list(outputs), feeds, graph.parent)), axis=0)
     found = []
     for (value, suffix), value_range in zip(outputs.values(), largest, strict=True):
         name, kind = makers[value]

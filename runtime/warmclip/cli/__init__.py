@@ -16,6 +16,7 @@ from warmclip import logs
 from warmclip.cli.commands.audit import audit
 from warmclip.cli.commands.bench import bench
 from warmclip.cli.commands.collections import app as collections
+from warmclip.cli.commands.compare import compare
 from warmclip.cli.commands.doctor import doctor
 from warmclip.cli.commands.duplicates import duplicates
 from warmclip.cli.commands.forget import forget
@@ -58,7 +59,7 @@ def options(
 
 for command in (
     *(index, search, migrate, audit, duplicates, forget),
-    *(worker, serve, status, models, bench, doctor),
+    *(worker, serve, status, models, compare, bench, doctor),
 ):
     app.command()(command)
 app.add_typer(collections)

@@ -42,14 +42,21 @@ class ThroughQueue:
 
     concurrency = 64  # most calls only wait
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, model: str | None = None) -> None:
         """Connect to Redis, unless this process is a worker's.
+
+        Args:
+            settings: of the application, which say where Redis is.
+            model: the name of a bundle's folder on the workers' machines, or 12 digits of its
+                fingerprint or more; None: the workers' own. A worker that has not loaded it does
+                so at the first call, which waits for some seconds.
 
         Raises:
             QueueUnreachable: it does not answer.
             SettingsError: REDIS_URL or WARMCLIP_HOME cannot be used.
         """
         self._settings = settings
+        self._model = model
         self._resources = ExitStack()
         self._connecting = threading.Lock()
         self._connected: Any = None
@@ -134,6 +141,8 @@ class ThroughQueue:
             return self._connected
 
     def _call(self, deadline: Deadline, function: str, **arguments: Any) -> Mapping[str, Any]:
+        if self._model is not None:  # which workers of a former version do not know
+            arguments["model"] = self._model
         if is_horse():
             from warmclip.work import jobs  # a client elsewhere does without what they need
 
@@ -158,7 +167,7 @@ class ThroughQueue:
         self, pictures: Mapping[int, Any]
     ) -> "Iterator[tuple[int, Embedded | ImageUnreadable]]":
         """Embed pictures with the model of this process, which is a horse."""
-        encoder = current_context().encoder
+        encoder = current_context().encoder_of(self._model)
         self._check_space(Space(fingerprint=encoder.fingerprint, dim=encoder.dim))
         return encoder.encode_each(pictures.items())
 

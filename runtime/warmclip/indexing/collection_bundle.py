@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # a worker's own process imports this module, and stays light
 
 log = logging.getLogger(__name__)
 
+_SHORTEST_PREFIX = 12  # of a fingerprint, as commands show it
+
 
 def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     """The bundle that embeds in a space, with these settings; None if it is not here.
@@ -24,6 +27,26 @@ def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     and is of another owner than WARMCLIP_BUNDLE, or than this process if that is not there, is
     passed by: its folder may be open to all.
     """
+    found = (folder for folder, space in _bundles_here(settings) if space == fingerprint)
+    return next(found, None)
+
+
+def find_fingerprint(settings: Settings, model: str) -> str | None:
+    """The space of the bundle that a job names; None if it is not here.
+
+    Args:
+        settings: of the worker; see ``find_bundle`` for where is looked.
+        model: the name of the bundle's folder, or 12 digits of its fingerprint or more.
+    """
+    for folder, space in _bundles_here(settings):
+        is_meant = len(model) >= _SHORTEST_PREFIX and space.startswith(model)
+        if folder.name == model or is_meant:
+            return space
+    return None
+
+
+def _bundles_here(settings: Settings) -> Iterator[tuple[Path, str]]:
+    """The bundles that may be used, each with the space in which it embeds."""
     folders = [folder.absolute() for folder in settings.bundle_folders]
     try:
         owner = settings.bundle.stat().st_uid
@@ -32,11 +55,12 @@ def find_bundle(settings: Settings, fingerprint: str) -> Path | None:
     for folder in (settings.bundle, *find_bundles(folders)):
         try:
             is_trusted = folder == settings.bundle or _owners(folder) == {owner}
-            if is_trusted and bundle_fingerprint(folder, settings) == fingerprint:
-                return folder
+            space = bundle_fingerprint(folder, settings) if is_trusted else None
         except (BundleError, OSError) as exc:  # broken, or just being replaced
             log.debug("%s", exc)
-    return None
+            continue
+        if space is not None:
+            yield folder, space
 
 
 def bundle_fingerprint(folder: Path, settings: Settings) -> str:

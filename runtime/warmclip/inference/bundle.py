@@ -7,6 +7,7 @@ which the exporter writes last. ``docs/reference/bundle.md`` describes the forma
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -62,6 +63,15 @@ class FileRecord(_Record):
     size_bytes: Annotated[int, Field(ge=0)]
 
 
+class GraphRecord(FileRecord):
+    """A tower's graph; its weights lie beside it where one file cannot hold them.
+
+    The graph's own file has the digest of its weights, and so its digest stands for both.
+    """
+
+    weights: FileRecord | None = None
+
+
 class TokenizerRecipe(_Record):
     """How a text becomes token ids: cleaning in Python, the encoding from the file.
 
@@ -89,6 +99,12 @@ class Logits(_Record):
     scale: float
     bias: float | None = None
 
+    def probability(self, cosine: float) -> float | None:
+        """Of a match of a text and a picture, from 0 to 1; None for a model without a sigmoid."""
+        if self.bias is None:
+            return None
+        return (1 + math.tanh((self.scale * cosine + self.bias) / 2)) / 2  # never overflows
+
 
 class Weights(_Record):
     """Where the numbers come from. Vectors of ``random`` weights carry no meaning."""
@@ -112,7 +128,7 @@ class Manifest(_Record):
     tokenizer: TokenizerRecipe
     logits: Logits | None = None  # of bundles since format 2; no vector depends on them
     opset: int
-    graphs: dict[Tower, dict[Precision, FileRecord]]
+    graphs: dict[Tower, dict[Precision, GraphRecord]]
     golden: FileRecord
     certificate: FileRecord
     versions: dict[str, str]
@@ -227,7 +243,8 @@ class ModelBundle:
         """Every file whose digest the manifest has."""
         manifest = self.manifest
         graphs = [record for tower in manifest.graphs.values() for record in tower.values()]
-        return [*graphs, manifest.tokenizer.file, manifest.golden, manifest.certificate]
+        weights = [record.weights for record in graphs if record.weights is not None]
+        return [*graphs, *weights, manifest.tokenizer.file, manifest.golden, manifest.certificate]
 
     def graph(self, tower: Tower, precision: Precision) -> Path:
         """The verified graph file of one tower.
@@ -235,9 +252,12 @@ class ModelBundle:
         Raises:
             BundleError: the bundle has no such precision, or the file was altered.
         """
-        return self._verify(self.graph_record(tower, precision))
+        record = self.graph_record(tower, precision)
+        if record.weights is not None:
+            self._verify(record.weights)
+        return self._verify(record)
 
-    def graph_record(self, tower: Tower, precision: Precision) -> FileRecord:
+    def graph_record(self, tower: Tower, precision: Precision) -> GraphRecord:
         """What the manifest says of one tower's graph, which is not read.
 
         Raises:

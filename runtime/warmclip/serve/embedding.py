@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem
-from warmclip.serve.search import read_base64
+from warmclip.serve.search import Model, naming, read_base64
 from warmclip.serve.workers import read_answer
 
 _MOST_TEXTS = 256
@@ -95,9 +95,13 @@ def make_router(context: AppContext) -> APIRouter:
     router = APIRouter(prefix="/api/v1/embed", tags=["embed"], responses=RESPONSES)
 
     @router.post("/text")
-    async def embed_texts(request: Request, body: EmbedTextsRequest) -> EmbedTextsResponse:
+    async def embed_texts(
+        request: Request, body: EmbedTextsRequest, model: Model = None
+    ) -> EmbedTextsResponse:
         """Embed texts."""
-        answer = await context.workers.call("embed_texts", request=request, texts=body.texts)
+        answer = await context.workers.call(
+            "embed_texts", request=request, texts=body.texts, **naming(model)
+        )
         return read_answer(
             answer,
             lambda found: EmbedTextsResponse(
@@ -111,6 +115,7 @@ def make_router(context: AppContext) -> APIRouter:
     async def embed_image(
         request: Request,
         picture: Annotated[UploadFile | EmbedImageRequest, Depends(_read_picture)],
+        model: Model = None,
     ) -> EmbedImageResponse:
         """Embed one picture: one that is sent, as a form's field `file`, or one that is named.
 
@@ -121,7 +126,9 @@ def make_router(context: AppContext) -> APIRouter:
             source: dict[str, Any] = {"path": picture.path}
         else:
             source = {"data": await to_thread.run_sync(read_base64, picture)}
-        answer = await context.workers.call("embed_image", request=request, **source)
+        answer = await context.workers.call(
+            "embed_image", request=request, **source, **naming(model)
+        )
         return read_answer(answer, EmbedImageResponse.model_validate)
 
     return router

@@ -27,6 +27,16 @@ PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it
 Limit = Annotated[int, Query(ge=1, le=_MOST_LIMIT, description="Hits at most.")]
 Offset = Annotated[int, Query(ge=0, le=_MOST_OFFSET, description="Hits to leave out before them.")]
 Collection = Annotated[CollectionName | None, Query(description="Where to look.")]
+Model = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=200,
+        description="The name of a bundle's folder on the workers' machines, or 12 digits of its "
+        "fingerprint or more. Without it: the workers' own model.",
+        examples=["ViT-B-16-SigLIP2-256-webli"],
+    ),
+]
 Text = Annotated[
     str,
     Query(
@@ -148,6 +158,13 @@ class SearchHit(BaseModel):
 
     id: _Utf8
     score: Annotated[float, Field(description="Cosine similarity.")]
+    probability: Annotated[
+        float | None,
+        Field(
+            description="That the text belongs to the picture, as SigLIP's kind of models was "
+            "trained to say; null: the model does not say, or the query is not one text."
+        ),
+    ]
     path: Annotated[str, Field(description="Bytes of its name that are no UTF-8 are escaped.")]
     width_px: int
     height_px: int
@@ -209,6 +226,7 @@ def make_router(context: AppContext) -> APIRouter:
         offset: int,
         only: Filter,
         min_score: float | None,
+        model: str | None,
         **question: Any,
     ) -> SearchResponse:
         name = collection or context.settings.collection
@@ -217,7 +235,7 @@ def make_router(context: AppContext) -> APIRouter:
         question |= only.to_dict()
         if min_score is not None:  # which workers of a former version do not know
             question["min_score"] = min_score
-        question |= {"collection": name, "offset": offset}
+        question |= {"collection": name, "offset": offset, **naming(model)}
         if "text" in question:
             answer = await context.workers.search(request, **question)
         else:
@@ -235,12 +253,17 @@ def make_router(context: AppContext) -> APIRouter:
         limit: Limit = 20,
         offset: Offset = 0,
         min_score: Annotated[MinScore | None, Query()] = None,
+        model: Model = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to a text."""
-        return await search(request, collection, offset, only, min_score, text=q, limit=limit)
+        return await search(
+            request, collection, offset, only, min_score, model, text=q, limit=limit
+        )
 
     @router.post("/search")
-    async def search_by_terms(request: Request, body: SearchRequest) -> SearchResponse:
+    async def search_by_terms(
+        request: Request, body: SearchRequest, model: Model = None
+    ) -> SearchResponse:
         """Find the pictures that are nearest to some texts and pictures, and far from others."""
         only = Filter(
             folder=body.folder, since=body.since, until=body.until, by_file_date=body.by_file_date
@@ -251,6 +274,7 @@ def make_router(context: AppContext) -> APIRouter:
             body.offset,
             only,
             body.min_score,
+            model,
             terms=[term.to_term().to_dict() for term in body.terms],
             limit=body.limit,
         )
@@ -264,10 +288,13 @@ def make_router(context: AppContext) -> APIRouter:
         limit: Annotated[int, Form(ge=1, le=_MOST_LIMIT)] = 20,
         offset: Annotated[int, Form(ge=0, le=_MOST_OFFSET)] = 0,
         min_score: Annotated[MinScore | None, Form()] = None,
+        model: Model = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to one that is sent."""
         data = await to_thread.run_sync(read_base64, file)
-        return await search(request, collection, offset, only, min_score, data=data, limit=limit)
+        return await search(
+            request, collection, offset, only, min_score, model, data=data, limit=limit
+        )
 
     @router.get("/points/{id}/similar")
     async def search_by_point(
@@ -278,11 +305,19 @@ def make_router(context: AppContext) -> APIRouter:
         limit: Limit = 20,
         offset: Offset = 0,
         min_score: Annotated[MinScore | None, Query()] = None,
+        model: Model = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to a stored one, without itself."""
-        return await search(request, collection, offset, only, min_score, like=str(id), limit=limit)
+        return await search(
+            request, collection, offset, only, min_score, model, like=str(id), limit=limit
+        )
 
     return router
+
+
+def naming(model: str | None) -> dict[str, Any]:
+    """A job's argument that names a model; without one, none that former workers do not know."""
+    return {} if model is None else {"model": model}
 
 
 def read_base64(file: datastructures.UploadFile) -> str:
@@ -312,6 +347,7 @@ def _hit(raw: Mapping[str, Any], collection: str) -> SearchHit:
     return SearchHit(
         path=as_utf8(raw["path"]),
         score=min(raw["score"], 1.0),  # rounding may leave it a little above
+        probability=raw.get("probability"),
         thumbnail=f"/api/v1/points/{raw['id']}/thumbnail?collection={collection}",
         taken_at=raw.get("taken_at") or None,
         **{name: raw[name] for name in same},

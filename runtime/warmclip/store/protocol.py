@@ -71,10 +71,13 @@ class Hit:
     score: float
     id: str
     payload: Payload
+    # that the text belongs to the picture; None: the model, or the query, has none
+    probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The hit as JSON can carry it: score, id, and the payload's fields."""
-        return {"score": self.score, "id": self.id, **asdict(self.payload)}
+        """The hit as JSON can carry it: score, probability, id, and the payload's fields."""
+        own = {"score": self.score, "probability": self.probability, "id": self.id}
+        return own | asdict(self.payload)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -82,7 +85,12 @@ class Hit:
         payload = Payload(
             **{field.name: raw[field.name] for field in fields(Payload) if field.name in raw}
         )
-        return cls(score=raw["score"], id=raw["id"], payload=payload)
+        return cls(
+            score=raw["score"],
+            id=raw["id"],
+            payload=payload,
+            probability=raw.get("probability"),
+        )
 
 
 def collection_of(name: str, fingerprint: str) -> str:

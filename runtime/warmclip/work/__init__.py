@@ -20,4 +20,4 @@ def encoder() -> "Encoder":
     """
     from warmclip.work.horse.context import current_context
 
-    return current_context().encoder
+    return current_context().encoder_of(None)

@@ -35,13 +35,14 @@ class ModelFollower:
         self._lacking = ""  # the model that the trouble is about
         self._wanted = ""
         self._former = ""
+        self._loaded: tuple[str, ...] = ()
         self._cannot_wait = False  # a job was put back for it
 
     def on_report(self, report: JobReport) -> None:
         """Take note of what a job has missed."""
         missed = report.missed
         if missed.fingerprint:
-            self._want(missed.fingerprint, instead_of=missed.instead)
+            self._want(missed.fingerprint, instead_of=missed.instead, loaded=tuple(missed.loaded))
             self._cannot_wait = bool(self._wanted) and report.outcome == "requeue"
 
     def on_switches(self, switches: Sequence[ModelSwitch]) -> None:
@@ -54,7 +55,11 @@ class ModelFollower:
         if switch is not None:
             # A model that another collection was switched to stays: no other note loads it again.
             stays = switch.former in {it.now for it in switches}
-            self._want(switch.now, instead_of="" if stays else switch.former)
+            self._want(
+                switch.now,
+                instead_of="" if stays else switch.former,
+                loaded=self._horse.ready.models,
+            )
 
     def follow(self, ensure_horse: Callable[[], None]) -> None:
         """Between two jobs: load what is wanted, if it is this worker's turn.
@@ -68,9 +73,11 @@ class ModelFollower:
         if not self._wanted or not (self._turn.take() or self._cannot_wait):
             return
         before = self._horse.choice
-        log.info("a collection is of the model %s now, which is loaded", self._wanted[:12])
+        log.info("the model %s is needed now, and is loaded", self._wanted[:12])
         try:
-            self._horse.choose(before.with_model(self._wanted, instead_of=self._former))
+            self._horse.choose(
+                before.with_model(self._wanted, instead_of=self._former, loaded=self._loaded)
+            )
             ensure_horse()
         except WarmclipError as exc:
             log.warning("the model %s cannot be loaded: %s", self._wanted[:12], exc)
@@ -79,13 +86,14 @@ class ModelFollower:
             ensure_horse()
         finally:
             self._wanted, self._former, self._cannot_wait = "", "", False
+            self._loaded = ()
             self._turn.pass_on()
 
     def keep_turn(self) -> None:
         """At each heartbeat: it may take longer to load a model than a turn lasts."""
         self._turn.keep()
 
-    def _want(self, fingerprint: str, *, instead_of: str = "") -> None:
+    def _want(self, fingerprint: str, *, instead_of: str, loaded: tuple[str, ...]) -> None:
         # What reads manifests costs memory, and most workers never need it.
         from warmclip.indexing.collection_bundle import find_bundle
 
@@ -100,4 +108,4 @@ class ModelFollower:
             self.trouble, self._lacking = trouble, fingerprint
             return
         self.trouble = self._lacking = ""
-        self._wanted, self._former = fingerprint, instead_of
+        self._wanted, self._former, self._loaded = fingerprint, instead_of, loaded

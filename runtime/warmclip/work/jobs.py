@@ -123,8 +123,13 @@ def forget_images(paths: list[str], collection: str, *, dry_run: bool = False) -
     return report.to_dict()
 
 
-def embed_images(paths: list[str]) -> dict[str, Any]:
+def embed_images(paths: list[str], *, model: str | None = None) -> dict[str, Any]:
     """Embed files without storing anything.
+
+    Args:
+        paths: of the files.
+        model: the name of a bundle's folder, or 12 digits of its fingerprint or more; None: the
+            worker's own. One that is not loaded is loaded first, while the job waits.
 
     Returns:
         ``vectors``: path -> unit vector, a list of ``dim`` numbers; ``unreadable``: path ->
@@ -132,45 +137,55 @@ def embed_images(paths: list[str]) -> dict[str, Any]:
         ``dim``.
 
     Raises:
-        JobRefused: a path is not an absolute one without "..", or there are too many.
+        JobRefused: a path is not an absolute one without "..", or there are too many; there is no
+            such model.
     """
     context = current_context()
     check_paths(paths, context.settings)
+    encoder = context.encoder_of(model)
     vectors, unreadable = {}, {}
     items = (
         (path, LazyImage(path, partial(_read, path, context))) for path in dict.fromkeys(paths)
     )
-    for path, result in context.encoder.encode_each(items):
+    for path, result in encoder.encode_each(items):
         if isinstance(result, ImageUnreadable):
             unreadable[path] = str(result)
         else:
             vectors[path] = result.vector.tolist()
-    return _space(context.encoder) | {"vectors": vectors, "unreadable": unreadable}
+    return _space(encoder) | {"vectors": vectors, "unreadable": unreadable}
 
 
-def embed_texts(texts: list[str]) -> dict[str, Any]:
+def embed_texts(texts: list[str], *, model: str | None = None) -> dict[str, Any]:
     """Embed texts.
+
+    Args:
+        texts: to embed.
+        model: as for ``embed_images``.
 
     Returns:
         ``vectors``: text -> unit vector, a list of ``dim`` numbers; ``fingerprint``; ``dim``.
 
     Raises:
-        JobRefused: the texts are no list of str, or too many.
+        JobRefused: the texts are no list of str, or too many; there is no such model.
         TextRefused: one is longer than the limit.
     """
     context = current_context()
     check_items(texts, "texts", context.settings)
+    encoder = context.encoder_of(model)
     unique = list(dict.fromkeys(texts))
-    rows = context.encoder.encode_texts(unique).tolist()
-    return _space(context.encoder) | {"vectors": dict(zip(unique, rows, strict=True))}
+    rows = encoder.encode_texts(unique).tolist()
+    return _space(encoder) | {"vectors": dict(zip(unique, rows, strict=True))}
 
 
-def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str, Any]:
+def embed_image(
+    data: str | None = None, *, path: str | None = None, model: str | None = None
+) -> dict[str, Any]:
     """Embed one picture that the job carries or names.
 
     Args:
         data: the file's bytes, in base64; or
         path: where it lies.
+        model: as for ``embed_images``.
 
     Returns:
         ``vector``: a unit vector, a list of ``dim`` numbers; ``width_px``, ``height_px``;
@@ -189,10 +204,11 @@ def embed_image(data: str | None = None, *, path: str | None = None) -> dict[str
             name, source = repr(path), _named_image(path, context)
         case _:
             raise JobRefused("embed exactly one of data and path")
-    ((_, result),) = context.encoder.encode_each([(0, source)])
+    encoder = context.encoder_of(model)
+    ((_, result),) = encoder.encode_each([(0, source)])
     if isinstance(result, ImageUnreadable):
         raise ImageUnreadable(f"{name} {result}")
-    return _space(context.encoder) | {
+    return _space(encoder) | {
         "vector": result.vector.tolist(),
         "width_px": result.width_px,
         "height_px": result.height_px,
@@ -215,6 +231,7 @@ def search(
     until: str | None = None,
     by_file_date: bool = False,
     min_score: float | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Find the pictures nearest to a text, a picture, one that is stored, or several of these.
 
@@ -233,9 +250,12 @@ def search(
         until: a day: only pictures that were taken on it or earlier.
         by_file_date: whether days are those of files' last changes (UTC), not of cameras.
         min_score: the cosine similarity that hits have at least, from -1 to 1.
+        model: whose vectors of the collection are searched, as for ``embed_images``; None: those
+            that its name leads to.
 
     Returns:
-        ``hits``: best first, each with score, id and the payload's fields; ``cut``: the texts
+        ``hits``: best first, each with score, probability (of a text with a model that has one,
+        else None), id and the payload's fields; ``cut``: the texts
         whose end the model does not read; ``fingerprint``; ``dim``.
 
     Raises:
@@ -250,9 +270,10 @@ def search(
         StoreError: the store failed.
     """
     from warmclip.indexing.combination import combine_terms
+    from warmclip.indexing.probability import with_probability
 
     context = current_context()
-    indexer, encoder = context.searcher(check_collection(collection))
+    indexer, encoder = context.searcher(check_collection(collection), model)
     most = count_hits(limit, offset)
     if folder is not None:
         check_roots(context.settings)
@@ -263,6 +284,7 @@ def search(
     own = {point_id(term.like) for term in query.terms if term.like is not None}
     found = indexer.search(vector=vector, limit=most + len(own), only=only, min_score=least)
     hits = [hit for hit in found if hit.id not in own][offset:most]
+    hits = with_probability(hits, query, encoder.bundle.manifest.logits)
     return _space(encoder) | {
         "hits": [hit.to_dict() for hit in hits],
         "cut": list(encoder.find_cut_texts(query.texts)),
@@ -301,11 +323,12 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
     texts: dict[Any, list[Any]] = {}
     for asked in questions:
         if isinstance(asked.get("text"), str):
-            texts.setdefault(asked.get("collection"), []).append(asked["text"])
+            where = asked.get("collection"), asked.get("model")
+            texts.setdefault(where, []).append(asked["text"])
     answers: list[dict[str, Any]] = []
     try:
-        for collection, some in texts.items():
-            _remember(collection, some)
+        for (collection, model), some in texts.items():
+            _remember(collection, model, some)
         for asked in questions:
             answers.append(_answer(asked))  # noqa: PERF401 - those before an outage are kept
     except StoreUnreachable as exc:  # the others would wait for the same, one after another
@@ -314,10 +337,10 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @question()
-def _remember(collection: Any, texts: list[Any]) -> None:
+def _remember(collection: Any, model: Any, texts: list[Any]) -> None:
     """Have an Encoder compute texts together, which it remembers."""
     try:
-        _, encoder = current_context().searcher(check_collection(collection))
+        _, encoder = current_context().searcher(check_collection(collection), model)
         encoder.encode_texts(texts)
     except StoreUnreachable:
         raise
@@ -391,11 +414,12 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
 
 
 @question()
-def canary(collection: str | None = None) -> dict[str, Any]:
+def canary(collection: str | None = None, *, model: str | None = None) -> dict[str, Any]:
     """Embed a text that nobody has embedded before, and find a stored picture.
 
     Args:
         collection: where a picture is looked for by its own vector; None: nowhere.
+        model: without a collection, that of the text's vector, as for ``embed_images``.
 
     Returns:
         ``providers``: tower -> what it computes on now; ``found``: the id of the stored picture,
@@ -406,8 +430,10 @@ def canary(collection: str | None = None) -> dict[str, Any]:
         StoreError: the store failed, or a search does not find what is stored.
     """
     context = current_context()
-    indexer, encoder, in_use = None, context.encoder, None
-    if collection is not None:
+    indexer, in_use = None, None
+    if collection is None:
+        encoder = context.encoder_of(model)
+    else:
         in_use = context.model_of(check_collection(collection))
         indexer, encoder = context.searcher(collection)
     (vector,) = encoder.encode_texts([uuid.uuid4().hex])  # checked, as every vector is

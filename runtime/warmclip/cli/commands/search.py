@@ -178,6 +178,7 @@ def _search(
 ) -> "list[list[Hit]]":
     from warmclip.indexing.combination import combine_terms
     from warmclip.indexing.indexer import Indexer
+    from warmclip.indexing.probability import with_probability
     from warmclip.store.open import share_store
     from warmclip.store.question import question
 
@@ -195,7 +196,7 @@ def _search(
             vector = combine_terms(query, partial(_vector_of, indexer=indexer))
             with question():
                 hits = indexer.search(vector=vector, limit=limit, only=only, min_score=min_score)
-            found.append(hits)
+            found.append(with_probability(hits, query, encoder.bundle.manifest.logits))
             _tell_of_cut_texts(terminal, encoder.find_cut_texts(query.texts))
         return found
 
@@ -343,7 +344,8 @@ def show_hits(
             path = printable(shorten_path(hit.payload.path))
             day = (hit.payload.taken_at or "")[:10]
             mark = "  (not there)" if is_there(hit.payload.path) is False else ""
-            terminal.print(f"{place:4}  {hit.score:.3f}  {day:10}  {path}{mark}")
+            sure = "" if hit.probability is None else f"{hit.probability:7.2%}  "
+            terminal.print(f"{place:4}  {hit.score:.3f}  {sure}{day:10}  {path}{mark}")
 
 
 def _as_json(

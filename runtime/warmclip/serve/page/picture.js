@@ -137,6 +137,7 @@ export function openPicture(hits, start, lookFor, signal) {
 function entries(hit) {
   const pairs = [
     ["Score", hit.score.toFixed(4)],
+    ...(hit.probability === null ? [] : [["Probability", `${(100 * hit.probability).toFixed(2)} %`]]),
     ["Folder", folderOf(hit.path)],
     ["Size", `${number(hit.width_px)} × ${number(hit.height_px)} pixels, ${bytes(hit.size_bytes)}`],
     ...(hit.taken_at ? [["Taken", hit.taken_at.replace("T", " ")]] : []),

@@ -15,7 +15,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import ForkedSessionError, JobRefused, NotStored, SpaceMismatch, StoreError
+from warmclip.errors import (
+    BundleError,
+    ForkedSessionError,
+    JobRefused,
+    NotStored,
+    SpaceMismatch,
+    StoreError,
+)
 from warmclip.indexing.roots import Roots
 from warmclip.progress import Progress
 from warmclip.settings import Settings
@@ -44,8 +51,7 @@ class JobContext:
     Attributes:
         settings: the worker's.
         roots: of the settings.
-        encoders: by fingerprint, loaded, and run once; the first one is for jobs that name no
-            collection.
+        encoders: by fingerprint, loaded, and run once.
         progress: told how far a job is.
         pid: the process that this belongs to.
     """
@@ -65,14 +71,59 @@ class JobContext:
         self._store_owner = store_owner
         self._choice = choice
         self._missed = MissedModel()
+        self._own: str | None = None  # the fingerprint for jobs that name no model
+        self._used: list[str] = []  # fingerprints, the latest used first
+        self._named: dict[str, str] = {}  # models as jobs name them -> their fingerprints
         self._store_retries = 0
         self._points: dict[str, int] = {}
         self._counted_at: dict[str, float] = {}
 
     @property
     def encoder(self) -> "Encoder":
-        """The Encoder for jobs that name no collection."""
+        """An Encoder that is loaded: that of ``encoder_of(None)``, if it is."""
         return next(iter(self.encoders.values()))
+
+    def encoder_of(self, model: str | None) -> "Encoder":
+        """The Encoder for a job that names no collection.
+
+        Args:
+            model: the name of a bundle's folder, or 12 digits of its fingerprint or more; None:
+                that of the worker's collection, else WARMCLIP_BUNDLE.
+
+        Raises:
+            ModelNeeded: it is loaded first.
+            JobRefused: there is no such model.
+            SpaceMismatch: it could not be loaded.
+        """
+        fingerprint = self._own if model is None else self._find_model(model)
+        if fingerprint is None:
+            return self.encoder
+        if fingerprint not in self.encoders:
+            told = "a job needs" if model is None else f"a job names {model!r},"
+            raise self._missing(fingerprint, f"{told} the model {fingerprint[:12]}")
+        return self._use(fingerprint)
+
+    def _find_model(self, model: str) -> str:
+        from warmclip.indexing.collection_bundle import find_fingerprint
+
+        if not isinstance(model, str):  # a job may carry anything
+            raise JobRefused("a model is named by its folder or its fingerprint")
+        if model not in self._named:
+            found = find_fingerprint(self.settings, model)
+            if found is None:
+                raise JobRefused(
+                    f"there is no model {model[:100]!r} beside {self.settings.bundle}; "
+                    "`warmclip models` on the worker's machine lists what is there"
+                )
+            self._named[model] = found
+        return self._named[model]
+
+    def _use(self, fingerprint: str) -> "Encoder":
+        """One that is loaded; the one that was used least lately makes room for another."""
+        if fingerprint in self._used:
+            self._used.remove(fingerprint)
+        self._used.insert(0, fingerprint)
+        return self.encoders[fingerprint]
 
     @cached_property
     def store(self) -> "VectorStore":
@@ -113,15 +164,20 @@ class JobContext:
         fingerprint = self.model_of(collection)
         if fingerprint is not None and fingerprint not in self.encoders:
             raise self.missing_model_error(collection, fingerprint)
-        encoder = self.encoder if fingerprint is None else self.encoders[fingerprint]
+        encoder = self.encoder_of(None) if fingerprint is None else self._use(fingerprint)
         return Indexer.from_settings(encoder, self.store, self.settings, collection)
 
-    def searcher(self, collection: str) -> "tuple[Indexer, Encoder]":
+    def searcher(self, collection: str, model: str | None = None) -> "tuple[Indexer, Encoder]":
         """An Indexer that only searches, whatever the name leads to meanwhile, and its Encoder.
 
         Where the name leads to a model that is not loaded, it searches the former vectors of one
         that is: so a switch to another model leaves no question unanswered. The worker learns of
         it by ``take_missed``.
+
+        Args:
+            collection: where to search.
+            model: whose vectors under that name are searched, see ``encoder_of``; None: those
+                that the name leads to.
 
         Raises:
             ModelNeeded, SpaceMismatch, StoreError: as ``indexer``; there are no such vectors.
@@ -129,26 +185,32 @@ class JobContext:
         from warmclip.indexing.indexer import Indexer
         from warmclip.store.protocol import collection_of
 
-        fingerprint = self.model_of(collection)
+        fingerprint = self.model_of(collection) if model is None else self._find_model(model)
         if fingerprint is None:
             encoder = self.encoder
             return Indexer.from_settings(encoder, self.store, self.settings, collection), encoder
         if fingerprint not in self.encoders:
-            former = find_former(self.store.list_generations(collection), self.encoders)
+            former = None
+            if model is None:
+                former = find_former(self.store.list_generations(collection), self.encoders)
             if former is None:
                 raise self.missing_model_error(collection, fingerprint)
-            self._missed = MissedModel(fingerprint=fingerprint, instead=former)
+            self._missed = self._as_missed(fingerprint, instead=former)
             fingerprint = former
-        encoder = self.encoders[fingerprint]
+        encoder = self._use(fingerprint)
         own_name = collection_of(collection, fingerprint)
         return Indexer.from_settings(encoder, self.store, self.settings, own_name), encoder
 
     def missing_model_error(self, collection: str, fingerprint: str) -> SpaceMismatch:
         """The error of a job on a collection whose model is not loaded."""
+        told = f"collection {collection!r} holds vectors of the model {fingerprint[:12]}"
+        return self._missing(fingerprint, told)
+
+    def _missing(self, fingerprint: str, told: str) -> SpaceMismatch:
+        """The error of a job whose model is not loaded: it begins with these words."""
         from warmclip.indexing.collection_bundle import find_bundle
 
-        self._missed = MissedModel(fingerprint=fingerprint)
-        told = f"collection {collection!r} holds vectors of the model {fingerprint[:12]}"
+        self._missed = self._as_missed(fingerprint)
         if fingerprint in self._choice.refused:
             return SpaceMismatch(f"{told}, which this worker could not load; its log says why")
         if find_bundle(self.settings, fingerprint) is not None:
@@ -157,6 +219,9 @@ class JobContext:
             f"{told}, and this worker finds no bundle of it: copy that bundle beside "
             f"{self.settings.bundle} on the worker's machine"
         )
+
+    def _as_missed(self, fingerprint: str, *, instead: str = "") -> MissedModel:
+        return MissedModel(fingerprint=fingerprint, instead=instead, loaded=tuple(self._used))
 
     def take_missed(self) -> MissedModel:
         """The model that the last job has missed."""
@@ -217,8 +282,23 @@ class JobContext:
                 )
                 encoder.warm()
             self.encoders[encoder.fingerprint] = encoder
-        if in_use in self.encoders:  # jobs that name no collection get this one
-            self.encoders = {in_use: self.encoders[in_use]} | self.encoders
+        self._used = list(self.encoders)
+        self._own = self._find_own(in_use)
+        if self._own in self.encoders:
+            self.encoders = {self._own: self.encoders[self._own]} | self.encoders
+
+    def _find_own(self, in_use: str | None) -> str | None:
+        """The model for jobs that name none; None: any, as neither can be loaded."""
+        from warmclip.indexing.collection_bundle import bundle_fingerprint, find_bundle
+
+        refused = (*self._choice.refused, None)
+        if in_use not in refused and find_bundle(self.settings, str(in_use)) is not None:
+            return in_use
+        try:
+            default = bundle_fingerprint(self.settings.bundle, self.settings)
+        except BundleError:
+            return None
+        return None if default in refused else default
 
     def _model_in_use(self) -> str | None:
         """The model of the worker's collection; None also if the store does not answer soon."""

@@ -24,6 +24,7 @@ class MissedModel:
 
     fingerprint: str = ""  # empty: none was missed
     instead: str = ""  # the fingerprint of the former one, which has answered
+    loaded: tuple[str, ...] = ()  # those that the horse has, the latest used first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,19 @@ class ModelChoice:
     wanted: tuple[str, ...] = ()  # that jobs asked for, the latest first
     refused: tuple[str, ...] = ()  # that could not be loaded
 
-    def with_model(self, fingerprint: str, *, instead_of: str = "") -> "ModelChoice":
-        """The choice once a job has asked for a model."""
-        others = (it for it in self.wanted if it not in (fingerprint, instead_of))
+    def with_model(
+        self, fingerprint: str, *, instead_of: str = "", loaded: Sequence[str] = ()
+    ) -> "ModelChoice":
+        """The choice once a job has asked for a model.
+
+        Args:
+            fingerprint: of that model.
+            instead_of: one that leaves.
+            loaded: those that the horse has, the latest used first: of too many, the last leaves.
+        """
+        others = dict.fromkeys((*loaded, *self.wanted))
+        for it in (fingerprint, instead_of):
+            others.pop(it, None)
         return ModelChoice(wanted=(fingerprint, *others)[:MOST_MODELS], refused=self.refused)
 
     def without(self, fingerprint: str) -> "ModelChoice":
