@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from warmclip.inference.bundle import MANIFEST, FileRecord, ImageRecipe, ModelBundle
+from warmclip.inference.bundle import MANIFEST, GraphRecord, ImageRecipe, Logits, ModelBundle
 
 TINY_VIT: dict[str, Any] = {
     "embed_dim": 32,
@@ -116,6 +116,7 @@ def rewritten(
     folder: Path,
     *,
     image: ImageRecipe | None = None,
+    logits: Logits | None = None,
     files: dict[str, bytes] | None = None,
 ) -> ModelBundle:
     """A copy with another recipe or other files, whose digests and fingerprint are in order."""
@@ -129,15 +130,19 @@ def rewritten(
         for tower, graphs in bundle.manifest.graphs.items()
     }
     manifest = bundle.manifest.model_copy(
-        update={"graphs": graphs, "image": image or bundle.manifest.image}
+        update={
+            "graphs": graphs,
+            "image": image or bundle.manifest.image,
+            "logits": logits or bundle.manifest.logits,
+        }
     )
     manifest = manifest.model_copy(update={"fingerprint": manifest.derive_fingerprint()})
     (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
     return ModelBundle.open(folder)
 
 
-def _recorded(path: Path) -> FileRecord:
+def _recorded(path: Path) -> GraphRecord:
     content = path.read_bytes()
-    return FileRecord(
+    return GraphRecord(
         file=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
     )

@@ -117,7 +117,7 @@ class StoreHeld(StoreError):
 
 
 class NotStored(StoreError):
-    """There is no such collection, or no such picture in it."""
+    """There is no such collection, no such picture in it, or no such model."""
 
 
 class SpaceMismatch(StoreError):

@@ -1,13 +1,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from warmclip.errors import BundleError
-from warmclip.inference.bundle import ModelBundle
+from warmclip.indexing.probability import with_probability
+from warmclip.indexing.query import Query, Term
+from warmclip.inference.bundle import Logits, ModelBundle
+from warmclip.store.protocol import Hit, Payload
 
 
 @pytest.fixture
@@ -155,3 +159,30 @@ def test_bundle_of_format_1_keeps_its_fingerprint(bundle: Path) -> None:
 
     assert manifest.logits is None
     assert manifest.derive_fingerprint() == raw["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("bias", "cosine", "expected"),
+    [(-10.0, 0.1, 0.5), (-10.0, 0.11, 0.7310586), (-10.0, -1.0, 0.0), (None, 0.1, None)],
+)
+def test_probability_of_a_match(bias: float | None, cosine: float, expected: float | None) -> None:
+    """It is the sigmoid that the model was trained with; a model without one says nothing."""
+    found = Logits(scale=100.0, bias=bias).probability(cosine)
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-7))
+
+
+def test_probability_of_hits() -> None:
+    """Only a single text has one: the model learned nothing of pictures with pictures, or sums."""
+    payload = Payload(
+        path="/a", sha256="", size_bytes=1, mtime_ns=1, width_px=1, height_px=1, fingerprint="",
+        provider="cpu", versions={}, indexed_at="",
+    )  # fmt: skip
+    hits = [Hit(score=0.1, id="a", payload=payload)]
+    logits = Logits(scale=100.0, bias=-10.0)
+    text, like = Term(text="a cat"), Term(like="b")
+    told = [
+        with_probability(hits, Query(terms=terms), logits)[0].probability
+        for terms in ((text,), (like,), (text, text), (Term(text="a cat", weight=-1.0),))
+    ]
+    assert told == [0.5, None, None, None]
+    assert Hit.from_dict(replace(hits[0], probability=0.5).to_dict()).probability == 0.5

@@ -82,6 +82,8 @@ def test_choice_of_models() -> None:
     assert choice.wanted == (NEW, OLD)
     assert choice.with_model(OTHER).wanted == (OTHER, NEW)
     assert choice.with_model(OTHER, instead_of=NEW).wanted == (OTHER, OLD)
+    assert choice.with_model(OTHER, loaded=(OLD, NEW)).wanted == (OTHER, OLD)  # used last
+    assert ModelChoice().with_model(NEW, loaded=(OLD,)).wanted == (NEW, OLD)
     assert choice.with_model(OLD).wanted == (OLD, NEW)
     assert choice.without(NEW) == ModelChoice(wanted=(OLD,), refused=(NEW,))
 
@@ -205,7 +207,7 @@ def test_two_collections_switched_in_opposite_directions(
     for _ in range(10):
         follower.on_switches(switches)
         follower.follow(horse.ensure)
-    assert horse.loaded == [(NEW,), (OLD, NEW)]
+    assert horse.loaded == [(NEW, OLD)]
 
 
 def worker(*models: str, trouble: str = "") -> WorkerState:

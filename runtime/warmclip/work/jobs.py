@@ -137,8 +137,8 @@ def embed_images(paths: list[str], *, model: str | None = None) -> dict[str, Any
         ``dim``.
 
     Raises:
-        JobRefused: a path is not an absolute one without "..", or there are too many; there is no
-            such model.
+        JobRefused: a path is not an absolute one without "..", or there are too many.
+        NotStored: there is no such model here.
     """
     context = current_context()
     check_paths(paths, context.settings)
@@ -166,7 +166,8 @@ def embed_texts(texts: list[str], *, model: str | None = None) -> dict[str, Any]
         ``vectors``: text -> unit vector, a list of ``dim`` numbers; ``fingerprint``; ``dim``.
 
     Raises:
-        JobRefused: the texts are no list of str, or too many; there is no such model.
+        JobRefused: the texts are no list of str, or too many.
+        NotStored: there is no such model here.
         TextRefused: one is longer than the limit.
     """
     context = current_context()

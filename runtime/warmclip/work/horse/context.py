@@ -92,7 +92,7 @@ class JobContext:
 
         Raises:
             ModelNeeded: it is loaded first.
-            JobRefused: there is no such model.
+            NotStored: there is no such model here.
             SpaceMismatch: it could not be loaded.
         """
         fingerprint = self._own if model is None else self._find_model(model)
@@ -111,7 +111,7 @@ class JobContext:
         if model not in self._named:
             found = find_fingerprint(self.settings, model)
             if found is None:
-                raise JobRefused(
+                raise NotStored(
                     f"there is no model {model[:100]!r} beside {self.settings.bundle}; "
                     "`warmclip models` on the worker's machine lists what is there"
                 )

@@ -1,0 +1,104 @@
+"""Several models in one service: jobs, clients and requests name one, and two are compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from running import environment_of, run, running_worker
+from serving import draw, running_server
+from tiny_models import rewritten
+from warmclip import Client, ThroughQueue
+from warmclip.errors import NotStored
+from warmclip.inference.bundle import Logits, ModelBundle
+from warmclip.settings import Settings
+from warmclip.work.call import call
+from warmclip.work.workers import read_workers
+
+pytestmark = pytest.mark.usefixtures("server_binary")
+
+
+@pytest.fixture
+def models(tmp_path: Path, demo_bundle: Path) -> dict[str, ModelBundle]:
+    """Three spaces beside each other; the model `siglip` says how sure it is."""
+    (tmp_path / "models").mkdir()
+    plain = ModelBundle.open(demo_bundle)
+    changes: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "converts": {"rgb_conversion": "before_resize"},
+        "siglip": {"fill": 7},
+    }
+    return {
+        name: rewritten(
+            plain,
+            tmp_path / "models" / name,
+            image=plain.manifest.image.model_copy(update=change),
+            logits=Logits(scale=10.0, bias=-3.0) if name == "siglip" else None,
+        )
+        for name, change in changes.items()
+    }
+
+
+def test_jobs_clients_and_requests_name_a_model(
+    tmp_path: Path, models: dict[str, ModelBundle]
+) -> None:
+    """A worker has two models at once; for a third, the one that was used least lately leaves."""
+    plain, converts, siglip = (it.manifest.fingerprint for it in models.values())
+    environment = environment_of(tmp_path / "home", models["plain"].folder)
+    settings = Settings.from_env(environment)
+    with running_worker(settings, environment) as worker:
+
+        def ask(**model: str) -> object:
+            return call(worker.connection, "embed_texts", {"texts": ["red"], **model})[
+                "fingerprint"
+            ]
+
+        assert ask() == plain
+        with Client(ThroughQueue(settings, model="converts")) as client:
+            assert client.embed_text("red").shape == (models["plain"].manifest.dim,)
+            assert client.space().fingerprint == converts
+        horse = worker.horse
+        assert ask() == plain
+        assert worker.horse == horse  # it has both
+        with running_server(environment) as served:
+            body = {"texts": ["red"]}
+            answer = served.client.post(f"/api/v1/embed/text?model={siglip[:16]}", json=body)
+            assert answer.json()["fingerprint"] == siglip
+            refused = served.client.post("/api/v1/embed/text?model=nothing", json=body)
+            assert refused.status_code == 404
+            assert "there is no model 'nothing'" in refused.text
+        (state,) = read_workers(worker.connection)
+        assert set(state.models) == {siglip, plain}
+        with pytest.raises(NotStored, match="`warmclip models`"):
+            ask(model="../plain")
+
+
+def test_two_models_are_compared_on_one_folder(
+    tmp_path: Path, models: dict[str, ModelBundle]
+) -> None:
+    """One command indexes with both, searches with both, and counts the hits in common."""
+    draw(tmp_path / "elsewhere", 3)
+    folder = draw(tmp_path / "pictures", 12)[0].parent
+    home = {"WARMCLIP_HOME": str(tmp_path / "home")}
+    chosen = [models["plain"].folder, models["siglip"].folder]
+    compare = ("compare", folder, "--bundle", chosen[0], "--bundle", chosen[1], "-q", "red")
+
+    told = run(*compare, "-q", "a blue circle", **home)
+    again = run(*compare, "--json", "-n", "5", **home)
+
+    assert told.returncode == again.returncode == 0, told.stderr + again.stderr
+    assert "12 indexed, 0 unchanged" in told.stdout
+    assert "10 of 10 in common" in told.stdout  # they differ in the fill of panoramas only
+    found = json.loads(again.stdout)
+    assert [it["index"]["unchanged"] for it in found["models"]] == [12, 12]
+    assert found["mean_common"] == 5
+    (query,) = found["queries"]
+    theirs, sure = query["hits"]
+    assert [hit["probability"] for hit in theirs] == [None] * 5
+    assert [hit["probability"] for hit in sure] == sorted(
+        (hit["probability"] for hit in sure), reverse=True
+    )
+    one = run("compare", folder, "--bundle", chosen[0], "-q", "red", **home)
+    assert one.returncode == 2
+    assert "name two models" in one.stderr
