@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from open_clip import CLIP, CoCa, CustomTextCLIP
 
 from warmclip_export.errors import ExportRefused, WeightsUnavailable
+from warmclip_export.text_config import check_text_config
 from warmclip_export.weights import first_line
 
 OpenClipModel: TypeAlias = CLIP | CustomTextCLIP | CoCa
@@ -20,8 +21,11 @@ DECODER = "text_decoder."
 """How the names of a CoCa's tensors begin that make no vectors."""
 
 _FILE = "config.json"
-# The kinds that open_clip knows the sizes of.
-_KINDS = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
+# What building a model is known to raise, by a configuration that it does not fit.
+_BUILDING = (
+    TypeError, ValueError, AssertionError, AttributeError, LookupError, RuntimeError, ImportError,
+    ArithmeticError,
+)  # fmt: skip
 # What decides a vector and is seen in no tensor, as far as a kind has it.
 _DECISIVE = (
     "model_type", "pad_token_id", "hidden_act", "layer_norm_eps", "num_attention_heads",
@@ -56,8 +60,8 @@ def build_model(
         }
     try:
         return kind(**arguments, quick_gelu=quick_gelu)
-    except (TypeError, ValueError, AssertionError) as exc:
-        raise ExportRefused(f"open_clip cannot build such a model: {exc}") from exc
+    except _BUILDING as exc:
+        raise ExportRefused(f"open_clip cannot build such a model: {first_line(exc)}") from exc
 
 
 def find_text_folder(name: str) -> str:
@@ -75,7 +79,7 @@ def find_text_folder(name: str) -> str:
     folder = find_cached_folder(name)
     if folder is None:
         folder = str(Path(_downloaded(name)).parent)
-    _check_kind(Path(folder) / _FILE)
+    check_text_config(Path(folder) / _FILE)
     return folder
 
 
@@ -103,20 +107,3 @@ def _downloaded(name: str) -> str:
             f"folder that has its {_FILE}, tokenizer.json and tokenizer_config.json with "
             "--tokenizer FOLDER. Its weights are not needed: open_clip's have them"
         ) from exc
-
-
-def _check_kind(file: Path) -> None:
-    from transformers import AutoConfig
-
-    try:
-        # Unless it is told, transformers asks at a terminal whether to run what lies there.
-        config = AutoConfig.from_pretrained(
-            str(file.parent), local_files_only=True, trust_remote_code=False
-        )
-        kind = config.model_type
-    except (OSError, ValueError, KeyError) as exc:
-        raise ExportRefused(f"cannot read the text tower's {file}: {first_line(exc)}") from exc
-    if kind not in _KINDS:
-        raise ExportRefused(
-            f"its text tower is of the kind {kind!r} ({file}); open_clip has {', '.join(_KINDS)}"
-        )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiny_models import TINY_COCA, TINY_TEXT_MODELS, write_text_model, written
+from tiny_models import TINY_COCA, TINY_TEXT_MODELS, TINY_VIT, write_text_model, written
 from tiny_tokenizers import write_tokenizer
 from warmclip import Encoder
 from warmclip.inference.arrays import unit_rows
@@ -17,7 +17,7 @@ from warmclip.inference.bundle import MANIFEST
 from warmclip.inference.ort.loading import find_provider
 from warmclip.inference.ort.session import OnnxSession
 from warmclip_export import exporter, graph, registry
-from warmclip_export.architecture import find_text_folder
+from warmclip_export.architecture import build_model, find_text_folder
 from warmclip_export.catalog import TokenizerSource, resolve_model
 from warmclip_export.checkpoint import load_checkpoint
 from warmclip_export.coreml.lint import lint_graph
@@ -163,7 +163,7 @@ def _missing(folder: Path) -> None:
     ("spoil", "says"),
     [
         (_of_another_kind, r"of the kind 'gpt2' .*config\.json.*open_clip has bert, roberta"),
-        (_of_no_kind, r"cannot read the text tower's .*config\.json"),
+        (_of_no_kind, r"of the kind 'None' .*config\.json"),
         (_missing, r"cannot read the text tower's .*config\.json"),
     ],
 )
@@ -178,6 +178,45 @@ def test_folder_without_a_tower_of_a_known_kind_is_refused(
         Reference.build(resolve_model(model, "random:1"), None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_hidden_layers": 100_000}, "num_hidden_layers = 100000; it is .* up to 200"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers = -1; it is a whole number"),
+        ({"hidden_size": "huge"}, "hidden_size = 'huge'; it is a whole number"),
+        ({"num_attention_heads": 0.5}, "num_attention_heads = 0.5; it is a whole number"),
+        ({"num_labels": 10**9}, "num_labels = 1000000000; it is .* up to 10,000"),
+        ({"hidden_size": 16_384, "vocab_size": 2_000_000}, "35 billion parameters; up to 10"),
+        ({"dtype": "float16"}, "dtype = 'float16', and a tower is exported with float32"),
+        ({"torch_dtype": ["x"] * 99}, "torch_dtype = .*exported with float32"),
+        ({"attn_implementation": "flash_attention_2"}, "exported with eager, sdpa: change that"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config = .*with left out"),
+    ],
+)
+def test_configuration_beyond_bounds_is_refused(
+    changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    """It may come from anywhere: nothing is built of it that no model has, and a line says why."""
+    write_text_model("bert", tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | changes), "utf-8")
+
+    with pytest.raises(ExportRefused, match=says):
+        find_text_folder(str(tmp_path))
+
+
+def test_configuration_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    """What transformers says of it is one line, and no traceback."""
+    write_text_model("bert", tmp_path)
+    file = tmp_path / "config.json"
+    changes = {"hidden_act": "no such function", "num_attention_heads": 0}
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | changes), "utf-8")
+    config = {**TINY_VIT, "text_cfg": {"hf_model_name": str(tmp_path), "context_length": 20}}
+
+    with pytest.raises(ExportRefused, match="open_clip cannot build such a model"):
+        build_model(config, str(tmp_path))
+
+
 def test_code_in_the_folder_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers yes to all questions at a terminal has not asked for that either."""
     ran = tmp_path / "ran"
@@ -187,7 +226,7 @@ def test_code_in_the_folder_never_runs(tmp_path: Path, monkeypatch: pytest.Monke
         text = json.dumps({"model_type": "theirs", "auto_map": auto_map})
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr("builtins.input", lambda _: "y")
-    with pytest.raises(ExportRefused, match="cannot read the text tower"):
+    with pytest.raises(ExportRefused, match="of the kind 'theirs'"):
         find_text_folder(str(tmp_path))
     with pytest.raises(ExportRefused, match="cannot read the tokenizer"):
         open_hf_tokenizer(TokenizerSource(name=str(tmp_path)), 16)

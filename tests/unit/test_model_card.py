@@ -9,7 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from warmclip.cli import app
+from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.model_card import ModelCard, find_bundles
+from warmclip.inference.providers import PROVIDERS
+from warmclip.inference.selection.trial_store import TrialStore
 from warmclip.settings import Settings, export_folder
 
 NAME = "ViT-B-32-openai"
@@ -96,3 +99,28 @@ def test_command(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     as_json = json.loads(CliRunner().invoke(app, ["models", "--json", "models"]).stdout)
     (model,) = as_json["models"]
     assert (model["in_use"], model["dim"]) == (True, 128)
+
+
+def test_trials_of_a_model_are_listed(
+    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this machine found of a provider stands with the model; nothing is tried for the list.
+
+    So does whether CoreML takes its towers whole.
+    """
+    monkeypatch.setenv("WARMCLIP_HOME", str(tmp_path))
+    command = ["models", str(demo_bundle.parent)]
+    assert "a second" not in CliRunner().invoke(app, command).stdout
+    (tmp_path / "verdicts").mkdir()
+    trials = TrialStore(ModelBundle.open(demo_bundle), tmp_path, 0)
+    trials.run_trial(PROVIDERS["cpu"], "image", 120, lambda: None)
+
+    listed = " ".join(CliRunner().invoke(app, command).stdout.split())
+
+    assert "CoreML takes each tower in one piece" in listed
+    assert "cpu on images: passed, " in listed
+    (model,) = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["models"]
+    assert model["coreml_whole"] is True
+    assert [(it["provider"], it["tower"], it["passed"]) for it in model["trials"]] == [
+        ("cpu", "image", True)
+    ]

@@ -25,6 +25,7 @@ class ModelCard:
     size_bytes: int | None = None
     fp32_difference: float | None = None  # the largest to open_clip's vectors, at the export
     fp16_cosine: float | None = None  # the lowest, where a device rounds each result to float16
+    coreml_whole: bool | None = None  # each tower in one piece, by the exporter's lint
     fingerprint: str | None = None
 
     @classmethod
@@ -32,12 +33,14 @@ class ModelCard:
         """Read the manifest and the certificate of a folder; digests of graphs are not checked."""
         try:
             bundle = ModelBundle.open(folder)
-            stages = json.loads(bundle.certificate().read_text(encoding="utf-8"))["stages"]
+            certificate = json.loads(bundle.certificate().read_text(encoding="utf-8"))
+            stages = certificate["stages"]
+            coreml_whole = certificate.get("coreml", {}).get("whole")
             differences = _figures(stages, " fp32", "largest difference")
             cosines = _figures(stages, " fp16 emulated", "lowest cosine")
         except BundleError as exc:
             return cls(folder=str(folder), problem=str(exc))
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             problem = f"its certificate cannot be read ({exc!r}); export the model again"
             return cls(folder=str(folder), problem=problem)
         manifest = bundle.manifest
@@ -55,6 +58,7 @@ class ModelCard:
             size_bytes=sum(record.size_bytes for record in bundle.files()),
             fp32_difference=max(differences, default=None),
             fp16_cosine=min(cosines, default=None),
+            coreml_whole=None if coreml_whole is None else bool(coreml_whole),
             fingerprint=manifest.fingerprint,
         )
 

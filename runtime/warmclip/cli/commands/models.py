@@ -14,6 +14,7 @@ from warmclip.settings import Settings
 
 if TYPE_CHECKING:
     from warmclip.inference.model_card import ModelCard
+    from warmclip.inference.selection.trial import Trial
 
 _MB = 1_000_000
 
@@ -41,11 +42,17 @@ def models(
         cards = [ModelCard.read(folder) for folder in find_bundles(searched)]
         in_use = {card.folder for card in cards if _is_in_use(card, settings)}
         if as_json:
-            rows = [{"in_use": card.folder in in_use, **asdict(card)} for card in cards]
+            rows = [
+                {"in_use": card.folder in in_use, **asdict(card)}
+                | {"trials": [trial.to_dict() for trial in _find_trials(card, settings)]}
+                for card in cards
+            ]
             terminal.json({"models": rows})
         elif cards:
             for card in cards:
                 _show(terminal, card, mark="*" if card.folder in in_use else " ")
+                for trial in _find_trials(card, settings):
+                    terminal.print(f"    {printable(_describe_trial(trial))}")
             if in_use:
                 terminal.print("* is WARMCLIP_BUNDLE: the model of new collections")
         else:
@@ -55,6 +62,32 @@ def models(
 
 def _is_in_use(card: "ModelCard", settings: Settings) -> bool:
     return Path(card.folder).absolute() == settings.bundle.absolute()
+
+
+def _find_trials(card: "ModelCard", settings: Settings) -> "list[Trial]":
+    """The trials of the model that were run on this machine; none is run."""
+    if card.problem is not None:
+        return []
+    from warmclip.inference.bundle import ModelBundle
+    from warmclip.inference.providers import PROVIDERS
+    from warmclip.inference.selection.trial_store import TrialStore
+
+    bundle = ModelBundle.open(card.folder)
+    kept = TrialStore(bundle, settings.home, settings.threads)
+    found = (
+        kept.find_trial(provider, tower)
+        for provider in PROVIDERS.values()
+        for tower in bundle.manifest.graphs
+    )
+    return [trial for trial in found if trial is not None]
+
+
+def _describe_trial(trial: "Trial") -> str:
+    told = f"{trial.provider} on {trial.tower}s: "
+    if not trial.passed:
+        return f"{told}not used, as {trial.reason}"
+    fastest = max(trial.images_per_s.values(), default=None)
+    return told + ("passed" if fastest is None else f"passed, {fastest:.0f} a second")
 
 
 def _show(terminal: Terminal, card: "ModelCard", *, mark: str) -> None:
@@ -72,4 +105,7 @@ def _show(terminal: Terminal, card: "ModelCard", *, mark: str) -> None:
         figures.append(f"differs from open_clip by {card.fp32_difference:.1e} in fp32")
     if card.fp16_cosine is not None:
         figures.append(f"cosine {card.fp16_cosine:.6f} in fp16")
+    if card.coreml_whole is not None:
+        pieces = "in one piece" if card.coreml_whole else "in several pieces"
+        figures.append(f"CoreML takes each tower {pieces}")
     terminal.print(f"    {', '.join(figures)}; fingerprint {str(card.fingerprint)[:12]}")
