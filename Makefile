@@ -23,6 +23,9 @@ SEED ?=
 SAMPLE ?=
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 6
+# Where the environment forbids bytecode on disk, as many containers do, each of the some thousand
+# processes that tests start would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # In CI a test that fails is tried once more: one in 4,500 real-process tests that meets a busy
 # machine shall not hide what the others say. The summary names it and its first failure.
 PYTEST := python -m pytest --numprocesses $(AT_ONCE) --dist worksteal $(if $(CI),--reruns 1)
