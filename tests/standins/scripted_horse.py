@@ -33,10 +33,15 @@ def ends(outcome: Outcome = "success", *, of: str = "e", tainted: str = "") -> S
 
 
 class Clock:
-    """Time, as the script says it passes."""
+    """Time, as the script says it passes.
+
+    Attributes:
+        slept: the pauses, in seconds.
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.slept: list[float] = []
 
     def monotonic(self) -> float:
         """The time."""
@@ -44,6 +49,7 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         """It passes at once."""
+        self.slept.append(seconds)
         self.now += seconds
 
 
@@ -88,13 +94,17 @@ class ScriptedHorse:
         if said is None:
             raise EOFError
         if isinstance(said, float):
-            self._clock.sleep(said)
+            self._clock.now += said
             return []
         if callable(said):
             said()
             return []
         execution = self.orders[-1]["execution"] if self.orders else ""
         return [{name: execution if value == "e" else value for name, value in said.items()}]
+
+    def will_say(self, *script: Said) -> None:
+        """It says this next."""
+        self._script += script
 
     def run(self, **job: Any) -> None:
         """Take an order."""

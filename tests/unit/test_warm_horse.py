@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from standins.scripted_horse import BEGAN, DECODES, LOADS, Clock, Said, ScriptedHorse, ends
-from warmclip.errors import HorseDied, ProviderUnavailable
+from warmclip.errors import HorseDied, ProviderUnavailable, StoreUnreachable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.work.crash_policy import CrashPolicy, Death
 from warmclip.work.horse import warm_horse
+from warmclip.work.horse.models import ModelChoice
 from warmclip.work.horse.process import LOST_ITS_PIPE
 from warmclip.work.horse.report import JobReport
-from warmclip.work.horse.warm_horse import Order, WarmHorse
+from warmclip.work.horse.warm_horse import Order, Ready, WarmHorse
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 
 DONE = ends()
@@ -241,3 +242,149 @@ def test_nobody_needs_a_horse_that_loads(
     assert (horse.pid == 0) is not is_ready
     horse.stop_loading()
     assert scripted.was_killed is not is_ready
+
+
+def test_what_a_horse_says_of_itself(clock: Clock, quarantine: Quarantine) -> None:
+    """It is known once it is ready, and how long it computed is observed."""
+    said = {"ready": True, "provider": "cuda", "model": "f", "models": ["f", "g"]}
+    scripted = ScriptedHorse(clock=clock, before=[said | {"callbacks": ["a.b"]}])
+    observed: list[tuple[str, float]] = []
+    policy = CrashPolicy(PoisonedFiles(None), quarantine, max_crashes=2)  # type: ignore[arg-type]  # as above
+    start: Any = lambda _: scripted  # noqa: E731 - as above
+    horse = WarmHorse(
+        start, policy, hang_s=30.0, observe=lambda stage, seconds: observed.append((stage, seconds))
+    )
+    assert (horse.pid, horse.ready) == (0, Ready())
+    assert Ready() == Ready(provider="", model="", models=(), callbacks=frozenset())
+    horse.ensure_ready()
+    assert horse.pid == scripted.pid
+    assert horse.ready == Ready(
+        provider="cuda", model="f", models=("f", "g"), callbacks=frozenset({"a.b"})
+    )
+    horse.ensure_ready()  # it is there: nothing is started
+    scripted.will_say(BEGAN, DECODES, {"end": 1}, DONE)
+    run(horse, clock)
+    assert [stage for stage, _ in observed] == ["decode"]
+
+
+def test_order(clock: Clock, quarantine: Quarantine) -> None:
+    """What a horse is told of a job, and what is seen of it meanwhile."""
+    first = ScriptedHorse(BEGAN, DECODES, 1.0, DONE, DONE, clock=clock)
+    horse = follow(quarantine, first)
+    horse.ensure_ready()
+    order = Order(execution="e7", job="j", record={"data": "x"}, is_ours=True, timeout_s=9.0)
+    seen: list[list[str]] = []
+    report = horse.run_job(
+        order, careful=True, poisoned=(), on_tick=lambda it: seen.append(it.images)
+    )
+    assert isinstance(report, JobReport)
+    assert first.orders == [
+        {"execution": "e7", "job": "j", "record": {"data": "x"}, "careful": True, "poisoned": []}
+    ]
+    assert ["/a.jpg"] in seen
+    assert horse.tell_of_death(order, "signal 11", on_tick=lambda _: None) is None
+    assert first.orders[1:] == [
+        {"execution": "e7", "job": "j", "record": {"data": "x"}, "died": "signal 11"}
+    ]
+
+
+def test_callback_that_kills_its_horse(clock: Clock, quarantine: Quarantine) -> None:
+    """It is a death as in a job, and the next horse is another one."""
+    first, second = ScriptedHorse(BEGAN, None, clock=clock, code=3), ScriptedHorse(clock=clock)
+    horse = follow(quarantine, first, second)
+    horse.ensure_ready()
+    order = Order(execution="e", job="j", record={}, is_ours=False, timeout_s=None)
+    death = horse.tell_of_death(order, "signal 11", on_tick=lambda _: None)
+    assert isinstance(death, Death)
+    assert (death.kind, death.provider, horse.pid) == ("exit", "coreml", 0)
+    horse.ensure_ready()
+    assert (first.is_alive, second.is_alive) == (False, True)
+
+
+def test_another_model(clock: Clock, quarantine: Quarantine) -> None:
+    """The horse takes no further job; the next one is told which models to load."""
+    first, second = ScriptedHorse(DONE, clock=clock), ScriptedHorse(DONE, clock=clock)
+    left, told = [first, second], []
+
+    def start(choice: ModelChoice) -> Any:
+        told.append(choice)
+        return left.pop(0)
+
+    policy = CrashPolicy(PoisonedFiles(None), quarantine, max_crashes=2)  # type: ignore[arg-type]  # as above
+    horse = WarmHorse(start, policy, hang_s=30.0)
+    run(horse, clock)
+    wanted = ModelChoice(wanted=("f",))
+    horse.choose(wanted)
+    assert horse.choice == wanted
+    run(horse, clock)
+    assert told == [ModelChoice(), wanted]
+    assert first.was_asked_to_leave
+    assert (len(first.orders), len(second.orders)) == (1, 1)
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_end_of_a_worker(clock: Clock, quarantine: Quarantine, is_ready: bool) -> None:
+    """A horse that is ready is asked to leave; one that loads is not waited for."""
+    scripted = ScriptedHorse(clock=clock, before=[] if is_ready else [1.0])
+    horse = follow(quarantine, scripted)
+    if is_ready:
+        horse.ensure_ready()
+        horse.close()
+    else:
+
+        def close(_: object) -> None:
+            horse.close()
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            horse.ensure_ready(close)
+    assert scripted.was_asked_to_leave is is_ready
+    assert (scripted.is_alive, horse.pid) == (False, 0)
+    horse.close()  # there is none any more
+    horse.kill()
+
+
+def test_pauses_between_horses_that_die(clock: Clock, quarantine: Quarantine) -> None:
+    """They grow, to five seconds: what kills them may pass, and nobody is kept busy by it."""
+    dying = [ScriptedHorse(clock=clock, before=[None]) for _ in range(9)]
+    horse = follow(quarantine, *dying, ScriptedHorse(clock=clock))
+    horse.ensure_ready()
+    pauses = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert clock.slept == pytest.approx(pauses)
+
+
+def test_error_that_may_pass(clock: Clock, quarantine: Quarantine) -> None:
+    """Another horse is tried, ten in all; then the last error is raised as it is."""
+    away = {"error": "StoreUnreachable", "message": "Qdrant does not answer"}
+    first, *others = [ScriptedHorse(clock=clock, before=[away]) for _ in range(11)]
+    horse = follow(quarantine, first, ScriptedHorse(clock=clock))
+    horse.ensure_ready()
+    assert not first.is_alive
+    horse = follow(quarantine, *others)
+    with pytest.raises(StoreUnreachable, match="Qdrant does not answer"):
+        horse.ensure_ready()
+
+
+def test_horse_that_is_silent_while_it_starts(clock: Clock, quarantine: Quarantine) -> None:
+    """Imports may take two minutes on a slow disk; what it loads says how long that may take."""
+    slow = ScriptedHorse(clock=clock, before=[1.0] * 120)
+    horse = follow(quarantine, slow)
+    horse.ensure_ready()
+    assert slow.is_alive
+    stuck = ScriptedHorse(clock=clock, before=[1.0] * 122)
+    loading = ScriptedHorse(clock=clock, before=[LOADS, *[1.0] * 600])
+    horse = follow(quarantine, stuck, loading)
+    horse.ensure_ready()
+    assert (stuck.is_alive, loading.is_alive) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "hang_s", "silence_s"),
+    [(None, 30.0, 30.0), (180.0, 30.0, 30.0), (20.0, 30.0, 10.0), (10.0, 30.0, 5.0),
+     (2.0, 30.0, 5.0), (2.0, 3.0, 3.0)],
+)  # fmt: skip
+def test_silence_of_a_job(timeout_s: float | None, hang_s: float, silence_s: float) -> None:
+    """Half its time, but five heartbeats at least, and never more than usual."""
+    order = Order(execution="e", job="j", record={}, is_ours=True, timeout_s=timeout_s, began=100.0)
+    assert order.silence_s(hang_s) == silence_s
+    assert order.ends_at == (float("inf") if timeout_s is None else 105.0 + timeout_s)
