@@ -16,7 +16,6 @@ from warmclip.errors import SettingsError
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.work.counters import read_counters
-from warmclip.work.metrics_address import parse_address, write_address
 from warmclip.work.metrics_port import metrics_port
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -75,36 +74,6 @@ def test_worker_that_waits_for_redis(tmp_path: Path, demo_bundle: Path) -> None:
     finally:
         process.kill()
         process.wait()
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("9100", ("127.0.0.1", 9100)),
-        ("0.0.0.0:9100", ("0.0.0.0", 9100)),  # noqa: S104 - it is only read
-        ("[::1]:9100", ("::1", 9100)),
-        ("0", ("127.0.0.1", 0)),
-    ],
-)
-def test_address(text: str, address: tuple[str, int]) -> None:
-    """A port is on loopback; a host is said."""
-    assert parse_address(text) == address
-    assert parse_address(write_address(*address)) == address
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "65536", "host:", "9100:host"])
-def test_address_that_is_none(text: str) -> None:
-    """It is named."""
-    with pytest.raises(SettingsError, match="--metrics-port"):
-        parse_address(text)
-
-
-@pytest.mark.parametrize("text", ["0", "65534", "host:65534"])
-def test_address_without_a_next_one(text: str) -> None:
-    """Each of several workers has a port of its own."""
-    assert parse_address(text)[1] == int(text.rpartition(":")[2])
-    with pytest.raises(SettingsError, match="from 1 to 65533"):
-        parse_address(text, 3)
 
 
 def test_addresses_of_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +161,7 @@ def has_ipv6() -> bool:
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_loopback_of_ipv6() -> None:
     """It is an address like another one."""
-    with metrics_port(parse_address("[::1]:0"), list) as (host, port):
+    with metrics_port(("::1", 0), list) as (host, port):
         url = f"http://[{host}]:{port}/livez"
         assert httpx.get(url, trust_env=False, timeout=PATIENCE_S).status_code == 200
 
