@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _MOST_CHARS = 32_768  # of one text; a line has a bound, so that collectors take it
 _MOST_DEPTH = 8
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of a character, and no byte of a name
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -93,12 +94,13 @@ def without_colours(text: str) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Escape control characters, and bytes that are no UTF-8, so that any terminal can show it.
+    """Escape control characters, and what is no UTF-8, so that any terminal can show it.
 
     Args:
         text: such as a file's name.
         lines: keep line feeds, which in a name would forge lines of a log.
     """
+    text = _HALF.sub(lambda half: ascii(half[0])[1:-1], text)
     shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         char if char.isprintable() or (lines and char == "\n") else ascii(char)[1:-1]

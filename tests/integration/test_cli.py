@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 from PIL import Image
 
 from running import run
+from warmclip.settings import Settings
+from warmclip.store.open import share_store
 from warmclip_export import drawing
 
 
@@ -169,6 +173,39 @@ def test_search_by_a_picture_from_standard_input(gallery: Path) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert done.returncode == 2
     assert b"there is nothing on standard input" in done.stderr
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, check=False
+    )
+    assert closed.returncode == 2
+    assert b"standard input is closed" in closed.stderr
+
+
+def test_paths_that_no_file_can_have(gallery: Path) -> None:
+    """Others may have stored such ones: they are shown as not there, and kept from `xargs -0`."""
+    answer("index", gallery)
+    settings = Settings.from_env(os.environ)
+    with share_store(settings) as store:
+        some = next(iter(store.scroll("images", with_vectors=True)))
+        odd = replace(some, payload=replace(some.payload, path=f"{gallery}/no\0name.png"))
+        store.upsert("images", [odd])
+    done = run("search", "a star", "-n", "12")
+    assert done.returncode == 0, done.stderr
+    assert "no\\x00name.png  (not there)" in done.stdout
+    done = run("search", "a star", "-n", "12", "-0")
+    assert len(done.stdout.split("\0")) == 12
+    assert "left out, as no file can have such a path: 1" in done.stderr
+
+
+def test_only_the_model_of_the_collection_is_opened(gallery: Path, demo_bundle: Path) -> None:
+    """A search needs no other one, not even that of WARMCLIP_BUNDLE, and says which it uses."""
+    models = gallery.parent / "models"
+    shutil.copytree(demo_bundle, models / "mine")
+    answer("index", gallery, WARMCLIP_BUNDLE=str(models / "mine"))
+    done = run("search", "a star", WARMCLIP_BUNDLE=str(models / "gone"))
+    assert done.returncode == 0, done.stderr
+    assert str(models / "mine") in "".join(done.stderr.split("\n"))
+    done = run("search", "a star", "--bundle", models / "gone")
+    assert done.returncode == 2
 
 
 def test_least_score_and_paths_for_other_programs(gallery: Path) -> None:

@@ -276,6 +276,33 @@ except StoreHeld:
         check_whole(store, range(5000))
 
 
+def test_left_at_the_end_of_its_process(tmp_path: Path) -> None:
+    """What was written is there, and the next process owns the store at once."""
+    program = """
+import sys
+from pathlib import Path
+from standins.points import SPACE, point
+from warmclip.store.qdrant import QdrantStore
+
+store = QdrantStore.embedded(Path(sys.argv[1]))
+store.ensure_collection("images", SPACE)
+store.upsert("images", [point(number) for number in range(300)])
+store.leave()
+print("left", flush=True)
+sys.stdin.read()
+"""
+    folder = tmp_path / "qdrant"
+    with start_python(program, folder) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "left\n"
+        with QdrantStore.remote(folder) as store:  # served until it ends
+            check_whole(store, range(300))
+        child.communicate()
+        assert child.returncode == 0
+    with QdrantStore.embedded(folder) as store:
+        check_whole(store, range(300))
+
+
 def test_used_in_a_forked_child(tmp_path: Path) -> None:
     """It is refused with a sentence instead of waiting for a thread that is not there."""
     program = """
@@ -509,6 +536,17 @@ def test_optimized(tmp_path: Path) -> None:
         check_whole(store, range(600))
     with QdrantStore.embedded(folder) as store:
         check_whole(store, range(600))
+
+
+def test_left_by_a_killed_optimize(stored: Path) -> None:
+    """What was written of an index goes: it may be as large as the collection."""
+    for shard in (stored / "shards").iterdir():
+        (shard / "temp_segments" / "half").mkdir(parents=True)
+        (shard / "temp_segments" / "half" / "vectors").write_bytes(bytes(1000))
+    with QdrantStore.embedded(stored) as store:
+        for name in store.list_names():
+            assert store.count_points(name)
+    assert not list(stored.rglob("temp_segments/half"))
 
 
 def test_store_of_a_newer_format(stored: Path) -> None:

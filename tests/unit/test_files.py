@@ -304,6 +304,8 @@ def test_gone(tmp_path: Path) -> None:
     put(tmp_path / ".b.png.icloud")
     assert not is_file_gone(str(tmp_path / "b.png"))  # macOS took it away from this disk only
     assert is_file_gone(str(path / "below-a-file.png"))
+    assert is_file_gone("/no\0name.png")  # which others may have stored
+    assert is_file_gone("/no\ud800name.png")
 
 
 def test_placeholder() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from warmclip.cli.console import Terminal
 from warmclip.errors import SettingsError
-from warmclip.logs import JsonLines, is_json, log_json_lines
+from warmclip.logs import JsonLines, is_json, log_json_lines, printable
 
 
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
@@ -143,3 +143,11 @@ def test_talkative_libraries(
     logging.getLogger("httpx").warning("something is wrong")
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "something is wrong"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("caf\udce9", "caf\\xe9"), ("half\ud800", "half\\ud800"), ("\0", "\\x00")]
+)
+def test_names_that_no_terminal_shows(name: str, shown: str) -> None:
+    """Bytes that are no UTF-8, halves of characters and control characters are escaped."""
+    assert printable(name) == shown

@@ -1,14 +1,17 @@
 """Cleaning, splitting and encoding texts, over a vocabulary small enough to read."""
 
+import html
+import random
 from pathlib import Path
 
+import ftfy
 import numpy as np
 import pytest
 import tokenizers
 
 from warmclip.errors import BundleError, TextRefused
 from warmclip.inference.bundle import FileRecord, TokenizerRecipe
-from warmclip.inference.text import END, START, Tokenizer, byte_alphabet, clean, one_hot
+from warmclip.inference.text import END, START, Tokenizer, byte_alphabet, clean, collapse, one_hot
 from warmclip.settings import Limits
 
 LENGTH = 8
@@ -76,6 +79,16 @@ def test_pieces(
     assert ids.dtype == np.int64
     assert ends.dtype == np.float32
     assert ends.tolist() == one_hot([len(pieces) + 1], LENGTH).tolist()
+
+
+def test_plain_texts_need_no_ftfy() -> None:
+    """What is only printable ASCII is what ftfy and html make of it, without either."""
+    symbols = [chr(code) for code in range(ord(" "), 0x7F) if chr(code) != "&"]
+    chance = random.Random(0)
+    for _ in range(5_000):
+        text = "".join(chance.choices(symbols, k=40))
+        repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert collapse(text) == " ".join(repaired.split())
 
 
 @pytest.mark.parametrize("words", [5, 6, 7, 100])

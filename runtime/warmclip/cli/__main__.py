@@ -1,5 +1,5 @@
 """``python -m warmclip.cli``."""
 
-from warmclip.cli import main
+from warmclip.__main__ import main
 
 main()

@@ -66,8 +66,15 @@ class Terminal:
             nul: end each with a NUL, as ``xargs -0`` reads them, not with a line feed.
         """
         end = b"\0" if nul else b"\n"
-        sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
+        left_out = 0
+        for path in paths:
+            try:
+                sys.stdout.buffer.write(encode_path(path) + end)
+            except ValueError:
+                left_out += 1
         sys.stdout.buffer.flush()
+        if left_out:
+            self.note(f"left out, as no file can have such a path: {left_out}")
 
     def note(self, text: str) -> None:
         """Write a remark on stderr."""
@@ -82,7 +89,7 @@ class Terminal:
         Raises:
             SettingsError: nobody can be asked.
         """
-        if self.as_json or not sys.stdin.isatty():
+        if self.as_json or sys.stdin is None or not sys.stdin.isatty():
             raise SettingsError(f"{question}. Nobody can be asked here: repeat with --yes")
         self._notes.print(printable(f"{question} [y/N] "), end="", soft_wrap=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -180,6 +187,18 @@ def fold_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
         else:
             folded |= dict.fromkeys(some, reason)
     return folded
+
+
+def encode_path(path: str) -> bytes:
+    """The bytes of a file's name.
+
+    Raises:
+        ValueError: no file can have it: it contains a NUL, or a character that is half of one.
+    """
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError("a NUL in a path")
+    return encoded
 
 
 def shorten_path(path: str) -> str:

@@ -24,8 +24,8 @@ def read_queries(
         each: whether each of these is a query of its own.
 
     Raises:
-        SettingsError: nothing is looked for, there is no such file, or nothing or too much on
-            standard input.
+        SettingsError: nothing is looked for, there is no such file, or standard input is closed,
+            or has nothing or too much.
         SearchRefused: what is no query.
         BadParameter: a picture's path is empty.
     """
@@ -91,6 +91,8 @@ def _read_input(term: Term, limits: Limits) -> Term:
     """The same, or for ``-`` what standard input has."""
     if term.image != "-":
         return term
+    if sys.stdin is None:
+        raise SettingsError("--image -: standard input is closed")
     data = sys.stdin.buffer.read(limits.image_bytes + 1)
     if not data:
         raise SettingsError("--image -: there is nothing on standard input")

@@ -115,7 +115,7 @@ def is_file_gone(path: str) -> bool:
     except FileNotFoundError:
         folder, name = os.path.split(path)
         return not os.path.lexists(os.path.join(folder, f".{name}{_ICLOUD}"))  # noqa: PTH118 - a str
-    except NotADirectoryError:
+    except (NotADirectoryError, ValueError):  # the latter: no file can have such a name
         return True
     except OSError:
         return False

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-import ftfy
 import numpy as np
 import numpy.typing as npt
 import regex
@@ -38,6 +37,11 @@ _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 def collapse(text: str) -> str:
     """Repair mojibake, resolve HTML entities (twice), collapse white space."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return " ".join(text.split())  # neither of the libraries changes anything else in it
+    # Here, since it takes as long to import as a tower takes to load, and few texts need it.
+    import ftfy
+
     try:
         unescaped = html.unescape(html.unescape(ftfy.fix_text(text)))
     except ValueError as exc:  # a character reference of thousands of digits; open_clip fails too

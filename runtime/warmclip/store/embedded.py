@@ -232,6 +232,14 @@ class EmbeddedEngine:
         )
         return [_record(it) for it in self._read(collection, lambda it: it.query(request))]
 
+    def leave(self) -> None:
+        """See ``Engine``: others are served until the process ends, and nothing is freed before.
+
+        The engine takes as long to free the memory of a collection as to search it ten times, and
+        the system no time. What is written from now on is in the engine's log.
+        """
+        self._call(self._flush_all)
+
     def close(self) -> None:
         """See ``Engine``. The folder is given up when all is flushed and closed."""
         if self._listener is not None:

@@ -167,6 +167,11 @@ class RemoteEngine:
         """See ``Engine``."""
         self._ask("delete_payload", collection=collection, field=field, only=only)
 
+    def leave(self) -> None:
+        """See ``Engine``."""
+        if self._own is not None:
+            self._own.leave()
+
     def close(self) -> None:
         """See ``Engine``."""
         if self._own is not None:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -37,7 +37,11 @@ FLUSH_EVERY = 4096
 _NOTED = "points.json"
 _COPIED_AT_ONCE = 128  # points
 _LEAST_FREE_BYTES = 64 * 1024 * 1024  # the engine maps its files: a full disk kills the process
-_KINDS = {"keyword": edge.PayloadSchemaType.Keyword, "integer": edge.PayloadSchemaType.Integer}
+_KINDS: Mapping[str, edge.PayloadSchemaType | edge.IntegerIndexParams] = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    # Dates are looked for by ranges; a map of each number would be read whenever it is opened.
+    "integer": edge.IntegerIndexParams(lookup=False, range=True),
+}
 
 
 class Shard:
@@ -81,6 +85,8 @@ class Shard:
         Raises:
             StoreDamaged: it cannot be opened, or has fewer points than were noted.
         """
+        # What a killed ``optimize`` had written: as much again as the collection.
+        shutil.rmtree(path / "temp_segments", ignore_errors=True)
         try:
             opened = _called(lambda: edge.EdgeShard.load(os.fspath(path)))
         except _EngineError as exc:

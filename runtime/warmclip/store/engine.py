@@ -119,6 +119,10 @@ class Engine(Protocol):
         """What the engine tells of a collection: how it is made, and how large it is."""
         ...
 
+    def leave(self) -> None:
+        """As ``close``, for a process that ends soon: it may own an embedded store until then."""
+        ...
+
     def close(self) -> None:
         """Let go of the store; twice is no error."""
         ...

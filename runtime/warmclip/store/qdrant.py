@@ -287,6 +287,13 @@ class QdrantStore:
         """See ``VectorStore.describe``."""
         return self._engine.describe(self._aliases.require(collection))
 
+    def leave(self) -> None:
+        """As ``close``, for a process that ends soon and uses the store no more.
+
+        An embedded store stays its own until then, and serves others.
+        """
+        self._engine.leave()
+
     def close(self) -> None:
         """See ``VectorStore.close``."""
         self._engine.close()

@@ -220,6 +220,10 @@ class ServerEngine:
         )
         return [_record(it) for it in found.points]
 
+    def leave(self) -> None:
+        """See ``Engine``."""
+        self.close()
+
     def close(self) -> None:
         """See ``Engine``."""
         self._client.close()

@@ -182,23 +182,23 @@ def _search(
     from warmclip.store.open import share_store
     from warmclip.store.question import question
 
-    # The model first: nobody who wants to own the store has to wait for it.
-    encoder = open_encoder(settings, terminal)
-    with share_store(settings) as store:
-        if not insist:
-            with question():
-                chosen = choose_model(settings, store, terminal)
-            if chosen.bundle != settings.bundle:
-                encoder = open_encoder(chosen, terminal)
-        indexer = Indexer.from_settings(encoder, store, settings)
-        found = []
-        for query in queries:
-            vector = combine_terms(query, partial(_vector_of, indexer=indexer))
-            with question():
-                hits = indexer.search(vector=vector, limit=limit, only=only, min_score=min_score)
-            found.append(with_probability(hits, query, encoder.bundle.manifest.logits))
-            _tell_of_cut_texts(terminal, encoder.find_cut_texts(query.texts))
-        return found
+    chosen = settings
+    if not insist:
+        with share_store(settings) as store, question():
+            chosen = choose_model(settings, store, terminal)
+    # Beside no open store: a worker that wants to own it need not wait while providers are tried.
+    encoder = open_encoder(chosen, terminal)
+    store = share_store(settings)
+    indexer = Indexer.from_settings(encoder, store, settings)
+    found = []
+    for query in queries:
+        vector = combine_terms(query, partial(_vector_of, indexer=indexer))
+        with question():
+            hits = indexer.search(vector=vector, limit=limit, only=only, min_score=min_score)
+        found.append(with_probability(hits, query, encoder.bundle.manifest.logits))
+        _tell_of_cut_texts(terminal, encoder.find_cut_texts(query.texts))
+    store.leave()
+    return found
 
 
 def _vector_of(term: "Term", indexer: "Indexer") -> "Vector":
