@@ -20,6 +20,7 @@ from bench.embedding.contenders import (
     SQLITE,
     STOCK,
     STORE,
+    TILES,
     TORCH,
     TRANSFORMERS,
     WARM,
@@ -34,6 +35,8 @@ JOB = "the job alone, ms"
 HTTP = "HTTP, ms"
 ANSWERS = "50 clients, answers/s"
 SLOWEST = "50 clients, p99, ms"
+COLD = "none drawn before, s"
+KEPT = "all drawn before, s"
 FILL = "filled, points/s"
 OPENED = "opened, s"
 SEARCH = "search, ms"
@@ -107,6 +110,8 @@ class Step:
                 values = (self.items / answer["seconds"], answer["cpu"] / self.items)
             case "query":
                 values = tuple(1000 * np.percentile(answer["latencies"], (50, 99)))
+            case "thumbnails":
+                values = (answer["cold"], answer["warm"])
             case "library":
                 return _read_library(answer)
             case "service" if len(self.columns) > 1:
@@ -230,6 +235,14 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 _searches("http", (HTTP,), count=scale.queries),
                 _searches("http", (ANSWERS, SLOWEST), count=scale.searches, clients=50),
             ),
+        ),
+        Case(
+            name="thumbnails",
+            title="The page's first 24 tiles, over HTTP, of the largest photograph, 4 at once, s",
+            unit="s",
+            more_is_better=False,
+            contenders=(TILES,),
+            steps=(Step(order={"do": "thumbnails"}, columns=(COLD, KEPT)),),
         ),
         Case(
             name="start",

@@ -27,6 +27,7 @@ _CLASSES = {
     "transformers": ("bench.embedding.adapters.hugging_face", "Transformers"),
     "fastembed": ("bench.embedding.adapters.fast_embed", "FastEmbed"),
     "service": ("bench.embedding.adapters.service", "Service"),
+    "gallery": ("bench.embedding.adapters.gallery", "Gallery"),
     "embedded-store": ("bench.embedding.adapters.library", "EmbeddedStore"),
     "local-qdrant": ("bench.embedding.adapters.library", "LocalQdrant"),
     "sqlite-numpy": ("bench.embedding.adapters.library", "SqliteNumpy"),
@@ -90,6 +91,9 @@ class AdapterServer:
                 return self._library(order["count"])
             case "service":
                 return self._service(order)
+            case "thumbnails":
+                shown: dict[str, Any] = self._adapter.show()
+                return shown
             case "first":
                 path = self._fixtures.folders["small"][0]
                 return {"sample": np.asarray(self._adapter.embed([path])).tolist()}

@@ -39,6 +39,7 @@ TRANSFORMERS = "transformers, torch"
 FASTEMBED = "fastembed"
 SERVICE = "warmclip serve"
 SINGLY = "warmclip serve, each search a job"
+TILES = "warmclip serve, thumbnails"
 GEMM = "matrix products alone"
 STORE = "warmclip, embedded store"
 LOCAL = "qdrant-client, local mode"
@@ -85,6 +86,7 @@ CONTENDERS = {
         ),
         Contender(name=SERVICE, adapter="service", least_cosine=None),
         Contender(name=SINGLY, adapter="service", options={"together": False}, least_cosine=None),
+        Contender(name=TILES, adapter="gallery", least_cosine=None),
         Contender(name=GEMM, adapter="gemm", least_cosine=None),
         Contender(name=STORE, adapter="embedded-store", least_cosine=None),
         Contender(name=LOCAL, adapter="local-qdrant", least_cosine=None),

@@ -5,11 +5,13 @@ from typing import Any
 
 from bench.embedding.cases import (
     ANSWERS,
+    COLD,
     COMMAND,
     CPU,
     FIRST,
     HTTP,
     JOB,
+    KEPT,
     OPENED,
     SEARCH,
     SHARE,
@@ -25,6 +27,7 @@ from bench.embedding.contenders import (
     SERVICE,
     SINGLY,
     STORE,
+    TILES,
     TORCH,
     WARM,
 )
@@ -150,6 +153,20 @@ def evaluate_targets(results: Results, cores: int) -> list[Target]:
                 words="a library: memory of its own (PSS) in MB",
                 found=results.spread("library", SHARE, STORE),
                 bound=600.0,
+                more_is_better=False,
+            ),
+        ],
+        "thumbnails": [
+            Target(
+                words="24 thumbnails of 24 MP: seconds where none was drawn before",
+                found=results.spread("thumbnails", COLD, TILES),
+                bound=3.0,
+                more_is_better=False,
+            ),
+            Target(
+                words="24 thumbnails: seconds where all were drawn before",
+                found=results.spread("thumbnails", KEPT, TILES),
+                bound=0.5,
                 more_is_better=False,
             ),
         ],

@@ -108,6 +108,18 @@ def test_library_is_searched_in_three_ways(tmp_path: Path) -> None:
     assert all(target["found"] for target in told["aims"] if "PSS" not in target["aim"])
 
 
+def test_thumbnails_are_drawn_and_kept(tmp_path: Path) -> None:
+    """The first tiles come twice in each round: drawn, and from the disk."""
+    done = compare("--rounds=1", "--case=thumbnails", *model(), f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "results.json").read_text())
+    ((contender,),) = (case["contenders"] for case in told["cases"])
+    assert contender["failure"] is None
+    cold, warm = (it["figures"][0] for it in contender["columns"].values())
+    assert min(cold, warm) > 0
+    assert len(told["aims"]) == 2
+
+
 def test_contender_that_does_other_work(tmp_path: Path) -> None:
     """Vectors that are not open_clip's take a contender out; there is no figure of it."""
     from safetensors.numpy import load_file, save_file

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pictures import tiles
 from raw_files import RAW
@@ -23,6 +24,7 @@ PICTURES = (
     *("a.jpg", "b.PNG", "c.gif", "d.webp", "e.tiff", "f.bmp", "trip/g.jpeg"),
     *("My.photoslibrary/originals/0/h.jpeg", "not excluded/i.png"),
 )
+LARGE = "108 MP.jpg"  # as a phone takes them; of one grey, so that it is small and soon decoded
 CAMERA = {f"raw files/{number}.{kind}": kind for number in range(20) for kind in RAW}
 EXCLUDED = (
     *("@eaDir/a.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/a.jpg", "lost+found/a.jpg"),
@@ -75,6 +77,7 @@ def photos(tmp_path: Path) -> Path:
     for number, (name, kind) in enumerate(CAMERA.items()):
         (top / name).parent.mkdir(exist_ok=True)
         (top / name).write_bytes(RAW[kind]() + bytes([number]))  # no two are one content
+    Image.new("L", (12_000, 9_000), 90).save(top / LARGE, quality=30)
     (top / "link").symlink_to(top / "trip")
     (top / IGNORE_FILE).write_text("raw/\n*-small.jpg\n")
     return top
@@ -86,7 +89,10 @@ def test_folder_of_many_kinds(
     """The second run opens no picture, and an audit has nothing left to say after a repair."""
     indexer = Indexer(PixelEncoder(), store, home=tmp_path / "home")
     first = indexer.index([photos])
-    expected = len(PICTURES) + len(CAMERA)
+    expected = len(PICTURES) + len(CAMERA) + 1
+    assert (photos / LARGE).stat().st_size < 2_000_000
+    (large,) = (it.payload for it in store.scroll("images") if it.payload.path.endswith(LARGE))
+    assert (large.width_px, large.height_px) == (12_000, 9_000)
     assert (first.indexed, first.exit_code) == (expected, 1)
     assert set(first.skipped) == {str(photos / name) for name in UNREADABLE}
     assert first.ignored == {

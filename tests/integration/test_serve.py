@@ -297,7 +297,34 @@ def test_thumbnail(served: Served, environment: dict[str, str]) -> None:
     assert repeated.content == answer.content
 
 
-@pytest.mark.parametrize("route", ["similar", "thumbnail"])
+def test_original(served: Served, pictures: Path) -> None:
+    """A hit's file is sent byte by byte, to be saved under its name; the roots are told."""
+    hit = served.get("/api/v1/search?q=red&limit=1")["hits"][0]
+    answer = served.client.get(f"/api/v1/points/{hit['id']}/original")
+    path = Path(hit["path"])
+    assert answer.content == path.read_bytes()
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{path.name}"
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        gone = served.client.get(f"/api/v1/points/{hit['id']}/original")
+    finally:
+        aside.rename(path)
+    assert gone.status_code == 404
+    assert path.name in gone.json()["detail"]
+    assert served.get("/api/v1/roots") == {"folders": [str(pictures)]}
+
+
+def test_home_folder(served: Served) -> None:
+    """~ is that of the server's user, and has to lie in the roots as any other."""
+    body = {"training_directory": "~/x"}
+    answer = served.client.post("/api/v1/training/sessions", json=body)
+    assert answer.status_code in (403, 422)
+    assert f"{Path.home()}/x" in answer.json()["detail"]
+    assert "outside the roots" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("route", ["similar", "thumbnail", "original"])
 def test_picture_that_is_not_stored(served: Served, route: str) -> None:
     """It is 404, and the problem names it."""
     answer = served.client.get(f"/api/v1/points/{NOWHERE}/{route}")

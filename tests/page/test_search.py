@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from browsing import HOSTILE, Visit
 from serving import Served
@@ -85,8 +85,8 @@ def test_terms(visit: Visit, served: Served) -> None:
     only = {"limit": 24, "until": "2100-03-04"}
     assert asked.value.post_data_json == {"terms": terms, "offset": 0, **only}
     with page.expect_request(re.compile("/api/v1/search")) as asked:
-        page.get_by_role("button", name="Show more").click()
-    assert asked.value.post_data_json == {"terms": terms, "offset": 24, **only}
+        page.mouse.wheel(0, 9_000)
+    assert asked.value.post_data_json == {"terms": terms, "offset": 24, **only, "limit": 96}
 
 
 @pytest.mark.usefixtures("worker")
@@ -110,17 +110,58 @@ def test_text_that_is_longer_than_the_model_reads(visit: Visit, served: Served) 
 
 
 @pytest.mark.usefixtures("worker")
-def test_more(visit: Visit, served: Served) -> None:
-    """Each page comes after the last, the focus on its first picture, until all are there."""
-    page = visit(served, "#/search?q=red")
-    more = page.get_by_role("button", name="Show more")
-    more.click()
-    expect(page.locator(".card")).to_have_count(48)
-    expect(page.locator(".card .open").nth(24)).to_be_focused()
-    more.click()
+def test_one_scroll(visit: Visit, served: Served) -> None:
+    """The next page comes as the end of the last one is near, until all are there."""
+    page = visit(served)
+    page.set_viewport_size({"width": 390, "height": 300})
+    page.goto(f"{page.url}#/search?q=red")
+    expect(page.locator(".card")).to_have_count(24)
+    page.locator(".card").last.scroll_into_view_if_needed()
     expect(page.locator(".card")).to_have_count(61)
-    expect(more).to_have_count(0)
+    expect(page.locator(".more")).to_have_count(0)
     assert len(set(names(page))) == 61
+
+
+@pytest.mark.usefixtures("worker")
+def test_page_that_does_not_come(visit: Visit, served: Served) -> None:
+    """The reason stands below the last picture, and a button, which moves the focus on."""
+    page = visit(served)
+    page.set_viewport_size({"width": 390, "height": 300})
+    page.route("**/search?*offset=24*", lambda route: route.abort())
+    page.goto(f"{page.url}#/search?q=red")
+    page.locator(".card").nth(23).scroll_into_view_if_needed()
+    expect(page.locator(".more").get_by_role("alert")).to_contain_text("cannot be reached")
+    page.unroute("**/search?*offset=24*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".card .open").nth(24)).to_be_focused()
+
+
+@pytest.mark.usefixtures("worker")
+def test_tiles_in_view_come_first(visit: Visit, served: Served) -> None:
+    """What was scrolled past before its turn came is not asked for, and what is seen now is."""
+    page = visit(served)
+    page.set_viewport_size({"width": 390, "height": 300})
+    asked: list[str] = []
+    held: list[Route] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.route(
+        "**/thumbnail?*",
+        lambda route: held.append(route) if len(held) < 4 else route.continue_(),
+    )
+    page.goto(f"{page.url}#/search?q=red")
+    expect(page.locator(".card")).to_have_count(24)
+    wanted = page.locator(".tile img").evaluate_all("(all) => all.map((it) => it.dataset.from)")
+    page.wait_for_function("document.querySelectorAll('.tile img').length === 24")
+    while len(held) < 4:
+        page.wait_for_timeout(50)
+    page.locator(".card").nth(23).scroll_into_view_if_needed()
+    page.wait_for_timeout(200)  # the browser tells of what it shows once a frame
+    for route in held:
+        route.continue_()
+    expect(page.locator(".tile img").nth(23)).to_have_attribute("data-state", "there")
+    drawn = [wanted.index(path) for url in asked for path in wanted if url.endswith(path)]
+    assert not {8, 9, 10, 11} & set(drawn)
+    assert 23 in drawn[4:9]
 
 
 @pytest.mark.usefixtures("worker")
@@ -144,6 +185,92 @@ def test_large(visit: Visit, served: Served, pictures: Path) -> None:
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     expect(opener).to_be_focused()
+
+
+@pytest.mark.usefixtures("worker")
+def test_large_goes_on_over_pages(visit: Visit, served: Served) -> None:
+    """After the last picture of a page comes the first of the next, up to the last of all."""
+    page = visit(served)
+    page.set_viewport_size({"width": 390, "height": 300})
+    page.goto(f"{page.url}#/search?q=red")
+    page.locator(".card .open").first.click()
+    dialog = page.get_by_role("dialog")
+    for _ in range(60):
+        before = dialog.get_by_role("heading").text_content()
+        page.keyboard.press("ArrowRight")
+        expect(dialog.get_by_role("heading")).not_to_have_text(str(before))
+    expect(page.locator(".card")).to_have_count(61)
+    expect(dialog.get_by_role("heading")).to_have_text(names(page)[-1])
+    expect(dialog.get_by_role("button", name="Next picture")).to_be_disabled()
+
+
+@pytest.mark.usefixtures("worker")
+def test_original(visit: Visit, served: Served, pictures: Path) -> None:
+    """A picture is zoomed into its own file, which is saved byte by byte, and its path copied."""
+    page = visit(served, "#/search?q=star")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".card .open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("img[data-state=there]")).to_be_visible()
+    path = str(dialog.locator(".path").text_content())
+    assert path.startswith(f"{pictures}/")
+    with page.expect_response(re.compile("/original")):
+        dialog.get_by_role("button", name="Original size").click()
+    expect(dialog.locator(".stage.zoomed")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Original size")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    with page.expect_download() as saved:
+        dialog.get_by_role("button", name="Original", exact=True).click()
+    assert saved.value.suggested_filename == Path(path).name
+    assert saved.value.path().read_bytes() == Path(path).read_bytes()
+    dialog.get_by_role("button", name="Copy path").click()
+    expect(dialog.locator(".told")).to_have_text("The path was copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == path
+
+
+@pytest.mark.usefixtures("worker")
+def test_original_that_is_gone(visit: Visit, served: Served, pictures: Path) -> None:
+    """The server's reason is told; the drawing stays."""
+    page = visit(served, "#/search?q=star")
+    page.locator(".card .open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("img[data-state=there]")).to_be_visible()
+    picture = Path(str(dialog.locator(".path").text_content()))
+    assert pictures in picture.parents
+    aside = picture.rename(picture.with_suffix(".aside"))
+    try:
+        dialog.get_by_role("button", name="Original", exact=True).click()
+        expect(dialog.locator(".told")).to_contain_text("this server reads it itself")
+    finally:
+        aside.rename(picture)
+
+
+@pytest.mark.usefixtures("worker")
+def test_names_are_cut_in_the_middle(visit: Visit, served: Served) -> None:
+    """What differs in the names of one camera stands at their ends, which stay in sight."""
+    page = visit(served, "#/search?q=star")
+    page.set_viewport_size({"width": 390, "height": 844})
+    name = page.locator(".card .name").first
+    expect(name).to_be_visible()
+    text = str(name.text_content())
+    end = name.locator("span").last
+    assert text.endswith(str(end.text_content()))
+    assert 0 < len(str(end.text_content())) < len(text)
+    box, inner = name.bounding_box(), end.bounding_box()
+    assert box is not None
+    assert inner is not None
+    assert inner["x"] + inner["width"] <= box["x"] + box["width"] + 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_roots_are_offered(visit: Visit, served: Served, pictures: Path) -> None:
+    """Wherever a folder is typed, those that pictures may lie in are choices."""
+    page = visit(served)
+    expect(page.locator(f"#folders option[value='{pictures}']").first).to_be_attached()
+    page.get_by_role("link", name="Sessions").click()
+    expect(page.locator(f"#training-folders option[value='{pictures}']")).to_be_attached()
+    expect(page.get_by_role("heading", name="Index a folder")).to_be_visible()
 
 
 @pytest.mark.usefixtures("worker")
@@ -214,9 +341,8 @@ def test_filters_narrow(visit: Visit, served: Served, pictures: Path) -> None:
 def test_hostile_name(visit: Visit, served: Served) -> None:
     """A file's name is shown letter by letter: no element is made of it, and nothing runs."""
     page = visit(served, "#/search?q=red")
-    for _ in range(2):
-        page.get_by_role("button", name="Show more").click()
-        expect(page.get_by_role("button", name="Loading…")).to_have_count(0)
+    page.locator(".card").nth(23).scroll_into_view_if_needed()
+    expect(page.locator(".card")).to_have_count(61)
     hostile = page.locator(".name", has_text=HOSTILE)
     expect(hostile).to_be_visible()
     hostile.click()
@@ -244,8 +370,8 @@ def test_nothing_indexed(visit: Visit, served: Served) -> None:
     page = visit(served, "#/search?q=red&collection=other")
     expect(page.locator(".state")).to_contain_text("No collection “other”")
     expect(page.locator(".state")).to_contain_text("There is no collection 'other' yet")
-    page.get_by_role("link", name="Start a session").click()
-    expect(page.get_by_role("heading", name="Training sessions")).to_be_focused()
+    page.get_by_role("link", name="Index a folder").click()
+    expect(page.get_by_role("heading", name="Index a folder")).to_be_focused()
 
 
 @pytest.mark.usefixtures("worker")

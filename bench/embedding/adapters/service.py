@@ -41,7 +41,7 @@ class Service:
         bundle = ModelBundle.open(fixtures.bundle)
         settings = Settings(home=self._home, bundle=fixtures.bundle, collection=COLLECTION)
         store = QdrantStore.embedded(settings.embedded_store)
-        fill(store, bundle.manifest.fingerprint, fixtures.dim, _POINTS)
+        self.fill(store, bundle.manifest.fingerprint, fixtures)
         store.close()
         redis = self._home / "redis.sock"
         settings = replace(settings, redis_url=f"unix://{redis}")
@@ -50,6 +50,7 @@ class Service:
             "WARMCLIP_HOME": str(self._home),
             "WARMCLIP_BUNDLE": str(fixtures.bundle),
             "WARMCLIP_COLLECTION": COLLECTION,
+            "WARMCLIP_ROOTS": str(self._home),
             "WARMCLIP_PROVIDER": fixtures.provider,
         }
         self._port = _free_port()
@@ -67,6 +68,10 @@ class Service:
             self._wait_for(redis.exists)
         self._connection = ExitStack().enter_context(open_broker(settings))
         self._wait_for(self._is_answering)
+
+    def fill(self, store: QdrantStore, fingerprint: str, fixtures: Fixtures) -> None:
+        """Store what is searched."""
+        fill(store, fingerprint, fixtures.dim, _POINTS)
 
     def describe(self) -> dict[str, Any]:
         """See ``Adapter``."""
@@ -89,15 +94,18 @@ class Service:
         return time.perf_counter() - started
 
     async def _search_from(self, clients: int, texts: Sequence[str]) -> list[float]:
-        """Each client keeps its connection, and searches again once it has its answer."""
-        waiting = iter(texts)
+        targets = [f"/api/v1/search?limit={HITS}&q={quote(text)}" for text in texts]
+        return await self.get_all(targets, clients)
+
+    async def get_all(self, targets: Sequence[str], clients: int) -> list[float]:
+        """The seconds of each request; a client keeps its connection, and asks again at once."""
+        waiting = iter(targets)
         latencies: list[float] = []
 
-        async def search() -> None:
+        async def get() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            for text in waiting:
+            for target in waiting:
                 started = time.perf_counter()
-                target = f"/api/v1/search?limit={HITS}&q={quote(text)}"
                 writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 head = await reader.readuntil(b"\r\n\r\n")
                 if not head.startswith(b"HTTP/1.1 200"):
@@ -111,7 +119,7 @@ class Service:
                 latencies.append(time.perf_counter() - started)
             writer.close()
 
-        await asyncio.gather(*(search() for _ in range(clients)))
+        await asyncio.gather(*(get() for _ in range(clients)))
         return latencies
 
     def _is_answering(self) -> bool:

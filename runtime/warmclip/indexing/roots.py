@@ -37,6 +37,11 @@ class Roots:
     def __str__(self) -> str:
         return ", ".join(str(root.folder) for root in self._named)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """As the settings name them."""
+        return tuple(root.folder for root in self._named)
+
     def allow(self, path: str) -> bool:
         """Whether the file at a real path may be opened."""
         return not self._real or _innermost_above(path, self._real) is not None

@@ -15,12 +15,12 @@ from starlette import datastructures
 from warmclip.indexing.query import MOST_TERMS, MOST_WEIGHT, Term
 from warmclip.serve.context import AppContext
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
-from warmclip.serve.sessions import CollectionName
+from warmclip.serve.sessions import CollectionName, expand_home
 from warmclip.serve.workers import read_answer
 from warmclip.store.filter import MOST_HITS, Filter, parse_day
 
 _MOST_LIMIT = 200  # hits of one page
-_MOST_OFFSET = MOST_HITS - _MOST_LIMIT
+_MOST_OFFSET = MOST_HITS - 1
 _MOST_CHARS = 2_000
 
 PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it.")]
@@ -49,13 +49,14 @@ Text = Annotated[
 ]
 Folder = Annotated[
     str,
+    AfterValidator(expand_home),
     Field(
         min_length=1,
         max_length=4096,
         description="An absolute path inside the roots: only what lies below it, as it was "
-        "indexed. The folder itself may be gone.",
+        "indexed. `~` is the home folder of the server's user. The folder itself may be gone.",
         examples=["/mnt/photos/2026"],
-        json_schema_extra={"pattern": "^/"},
+        json_schema_extra={"pattern": "^[/~]"},
     ),
 ]
 Since = Annotated[

@@ -1,12 +1,13 @@
 """Training sessions over HTTP: start, list, pause, resume, cancel, retry."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Self
 
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from warmclip.indexing.exclusion import Exclusion
 from warmclip.indexing.patterns import LONGEST_PATTERN
@@ -32,6 +33,12 @@ CollectionName = Annotated[
         examples=["images"],
     ),
 ]
+
+
+def expand_home(folder: str) -> str:
+    """A folder that begins with ``~``, by the home folder of the server's user."""
+    return os.path.expanduser(folder) if folder == "~" or folder.startswith("~/") else folder  # noqa: PTH111 - what is no path stays as it is
+
 
 _EXAMPLE: dict[str, Any] = {
     "id": "0f8b6c0e5d3b4a1f9c7e2d1a0b9c8d7e",
@@ -64,11 +71,13 @@ class SessionRequest(BaseModel):
 
     training_directory: Annotated[
         str,
+        AfterValidator(expand_home),
         Field(
             min_length=1,
             max_length=4096,
-            description="A folder inside the roots: an absolute path.",
-            json_schema_extra={"pattern": "^/"},
+            description="A folder inside the roots: an absolute path. `~` is the home folder of "
+            "the server's user.",
+            json_schema_extra={"pattern": "^[/~]"},
         ),
     ]
     collection: CollectionName | None = None

@@ -7,7 +7,7 @@ from typing import Any, Self
 from warmclip.errors import SearchRefused
 from warmclip.number import check_number, show_value
 
-MOST_HITS = 1_000
+MOST_HITS = 5_000
 """Hits that one search may ask for, with those that it leaves out before them."""
 
 _EPOCH = date(1970, 1, 1).toordinal()

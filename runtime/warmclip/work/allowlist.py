@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 FUNCTIONS = frozenset(
     job_name(function)
     for function in (
-        *("canary", "embed_image", "embed_images", "embed_texts", "forget_images"),
-        *("index_images", "search", "search_many", "thumbnail", "verdict"),
+        *("canary", "embed_image", "embed_images", "embed_texts", "find_image"),
+        *("forget_images", "index_images", "search", "search_many", "thumbnail", "verdict"),
     )
 )
 

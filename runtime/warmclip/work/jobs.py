@@ -262,7 +262,7 @@ def search(
     Raises:
         JobRefused: not exactly one of text, image, data, like and terms; an image or a folder
             outside the roots.
-        SearchRefused: a limit and offset that are not together from 1 to 1000; no days; a term,
+        SearchRefused: a limit and offset that are not together from 1 to 5000; no days; a term,
             a weight or a score that is none; terms that cancel each other out.
         FolderUnreadable: the folder is no absolute path.
         ImageUnreadable: the image.
@@ -412,6 +412,23 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
     except ImageUnreadable as exc:
         raise ImageUnreadable(f"{path!r} {exc}") from exc
     return {"version": version, "jpeg": base64.b64encode(jpeg).decode("ascii")}
+
+
+@question()
+def find_image(collection: str, id: str) -> dict[str, Any]:
+    """Tell where a stored picture's file is.
+
+    Args:
+        collection: where it is stored.
+        id: of its point.
+
+    Returns:
+        ``path``: as it was indexed; nothing is asked of the file system.
+
+    Raises:
+        NotStored: there is no such collection, or no such picture in it.
+    """
+    return {"path": _stored(current_context(), check_collection(collection), id).payload.path}
 
 
 @question()

@@ -11,6 +11,9 @@ const ICONS = {
   left: "M14.5 5.5 8 12l6.5 6.5",
   right: "M9.5 5.5 16 12l-6.5 6.5",
   folder: "M3.5 6.5h6l2 2.5h9v10h-17z",
+  zoom: "M10.5 4a6.5 6.5 0 1 0 0 13 6.5 6.5 0 0 0 0-13M15.4 15.4 20 20M7.5 10.5h6M10.5 7.5v6",
+  copy: "M9 9h11v11H9zM6 15H4V4h11v2",
+  save: "M12 4v11M7 10.5l5 5 5-5M4.5 20h15",
   ok: "M5 12.5l4.5 4.5L19 7.5",
   bad: "M12 4.5 21 19.5H3zM12 10v4.2M12 17v.01",
   unknown: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16M12 7.5V12l3 2",
@@ -75,7 +78,7 @@ export function state(title, detail, ...actions) {
   );
 }
 
-const TITLES = { 422: "That cannot be done", 502: "That went wrong", 503: "Not just now" };
+const TITLES = { 422: "That cannot be done", 502: "That went wrong", 503: "A service does not answer" };
 
 /** What went wrong, in the server's own words, and a way to try again. */
 export function failure(problem, again) {

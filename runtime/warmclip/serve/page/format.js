@@ -41,6 +41,15 @@ export function duration(seconds) {
   return `${number(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
 
+const TAIL = 10; // characters of a name that stay in sight: its number and suffix
+
+/** A name in two parts, of which the first may be cut: names of one camera differ at the end. */
+export function halves(name) {
+  const letters = [...name];
+  const at = letters.length > TAIL + 4 ? letters.length - TAIL : letters.length;
+  return [letters.slice(0, at).join(""), letters.slice(at).join("")];
+}
+
 /** The last part of a path. */
 export const fileName = (path) => path.slice(path.lastIndexOf("/") + 1) || path;
 

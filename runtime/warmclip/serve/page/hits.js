@@ -1,33 +1,44 @@
 // What was found, as a grid of pictures that grows page by page.
 
-import { h, icon, say } from "/page/dom.js";
-import { count, fileName } from "/page/format.js";
+import { fill, h, icon, say } from "/page/dom.js";
+import { count, fileName, halves } from "/page/format.js";
 import { openPicture } from "/page/picture.js";
 
 export const PAGE = 24; // hits that are asked for at once
-const MOST_OFFSET = 800; // the server's
+const MORE = 96; // of each page that follows
+const MOST_HITS = 5_000; // the server's
+const AHEAD = "0px 0px 200px 0px"; // below the window, where the next page is asked for
 const THUMBNAIL_PX = 384;
 
 /**
- * Show hits, and a button for more as long as there are any.
+ * Show hits, and more of them as one scrolls, as long as there are any.
  *
  * Args:
  *   results: the element that is to hold all of it.
  *   found: the first page.
- *   question: asks for another page: an offset -> what was found.
+ *   question: asks for another page: an offset and a limit -> what was found.
  *   tell: called with how many there are, in words.
  *   lookFor: called with what else to look for; see openPicture.
  *   thumbnails: of the view.
  *   running: the signal of this search; the view's own is `signal`.
  */
 export function showHits(results, found, { question, tell, lookFor, thumbnails, running, signal }) {
-  const hits = [];
+  const list = { hits: [], isComplete: false, more };
+  const { hits } = list;
   const grid = h("ul", { class: "grid", keydown: onKey });
-  results.replaceChildren(grid);
-  append(found);
+  const button = h("button", { type: "button", click: onButton }, "Show more");
+  const error = h("p", { class: "error center", role: "alert" });
+  const end = h("div", { class: "more center" }, error, button);
+  let coming = null; // the next page, while it is asked for
+  const observer = new IntersectionObserver(
+    ([{ isIntersecting }]) => isIntersecting && !error.textContent && more(),
+    { rootMargin: AHEAD },
+  );
+  running.addEventListener("abort", () => observer.disconnect(), { once: true });
+  results.replaceChildren(grid, end);
+  append(found, PAGE);
 
-  /** Returns the first picture of the page, if there is one. */
-  function append(page) {
+  function append(page, limit) {
     const first = hits.length;
     hits.push(...page.hits);
     grid.append(...page.hits.map((hit, index) => card(hit, first + index)));
@@ -35,32 +46,43 @@ export function showHits(results, found, { question, tell, lookFor, thumbnails, 
     const words = `${count(hits.length, "picture")}, the nearest first${cut}`;
     tell(words);
     say(words);
-    results.querySelector(".more")?.remove();
-    const isFull = page.hits.length === PAGE;
-    if (isFull && hits.length <= MOST_OFFSET) {
-      const button = h("button", { type: "button", click: () => more(button) }, "Show more");
-      results.append(h("div", { class: "more row center" }, button));
-    } else if (isFull) {
-      results.append(h("p", { class: "more hint center" }, "There are more: narrow the search down to see them."));
-    }
-    return grid.children[first];
+    const isFull = page.hits.length === limit;
+    list.isComplete = !isFull || hits.length >= MOST_HITS;
+    observer.disconnect(); // and begin again: it tells of the end also if that is still in sight
+    if (!list.isComplete) observer.observe(end);
+    else if (!isFull) end.remove();
+    else fill(end, h("p", { class: "hint" }, "There are more: narrow the search down to see them."));
   }
 
-  async function more(button) {
-    button.disabled = true;
+  /** Ask for the next page, once; resolves when it is there, or cannot be had. */
+  function more() {
+    coming ??= ask().finally(() => {
+      coming = null;
+    });
+    return coming;
+  }
+
+  async function ask() {
+    if (list.isComplete || running.aborted) return;
     button.textContent = "Loading…";
-    results.querySelector(".error")?.remove();
+    error.textContent = "";
+    const limit = Math.min(MORE, MOST_HITS - hits.length);
     try {
-      const page = await question(hits.length);
+      const page = await question(hits.length, limit);
       if (running.aborted) return;
-      const last = grid.lastElementChild;
-      (append(page) ?? last).querySelector("button").focus({ preventScroll: true });
+      button.textContent = "Show more";
+      append(page, limit);
     } catch (problem) {
       if (running.aborted) return;
-      button.parentElement.before(h("p", { class: "error center", role: "alert" }, problem.detail));
-      button.disabled = false;
+      error.textContent = problem.detail;
       button.textContent = "Try again";
     }
+  }
+
+  async function onButton() {
+    const first = hits.length;
+    await more();
+    grid.children[first]?.querySelector("button").focus({ preventScroll: true });
   }
 
   function card(hit, index) {
@@ -76,13 +98,13 @@ export function showHits(results, found, { question, tell, lookFor, thumbnails, 
           type: "button",
           class: "open",
           "aria-label": `${name}, score ${hit.score.toFixed(3)}`,
-          click: () => openPicture(hits, index, lookFor, signal),
+          click: () => openPicture(list, index, lookFor, signal),
         },
         h("span", { class: "tile" }, image),
         h(
           "span",
           { class: "caption" },
-          h("span", { class: "name", title: hit.path }, name),
+          h("span", { class: "name", title: hit.path }, halves(name).map((part) => h("span", null, part))),
           h("span", { class: "score" }, hit.score.toFixed(3)),
         ),
       ),

@@ -6,17 +6,19 @@ import { bytes, date, fileName, folderOf, number } from "/page/format.js";
 import { put } from "/page/thumbnails.js";
 
 const SIDE_PX = 1024;
+const KEPT_MS = 60_000; // until the memory of a file that was saved is given back
 
 /**
- * Show hits in a dialog, beginning with one of them; arrow keys go on.
+ * Show hits in a dialog, beginning with one of them; arrow keys go on, over pages.
  *
  * Args:
- *   hits: all that may be gone through.
+ *   list: `hits`, whether that `isComplete`, and `more`, which asks for the next page of them.
  *   start: which of them comes first.
  *   lookFor: called with what else to look for: {like} or {folder}.
  *   signal: of the view; the dialog closes with it.
  */
-export function openPicture(hits, start, lookFor, signal) {
+export function openPicture(list, start, lookFor, signal) {
+  const { hits } = list;
   let at = start;
   let loading = new AbortController();
   const image = h("img", { class: "large", alt: "" });
@@ -24,21 +26,32 @@ export function openPicture(hits, start, lookFor, signal) {
   const title = h("h2", { id: "picture-title", tabindex: -1 });
   const facts = h("dl", { class: "facts" });
   const actions = h("div", { class: "row" });
+  const told = h("p", { class: "hint told", role: "status" });
   const back = step("left", "Previous picture", -1);
   const next = step("right", "Next picture", +1);
+  const stage = h("div", { class: "stage", click: () => setZoom(!isZoomed) }, image, note);
+  const zoom = h(
+    "button",
+    { type: "button", class: "round", "aria-label": "Original size", "aria-pressed": "false", click: () => setZoom(!isZoomed) },
+    icon("zoom"),
+  );
+  let isZoomed = false;
+  let drawing = null;
+  let original = null; // the file of the picture that is shown, once it was asked for
   const dialog = h(
     "dialog",
     { class: "picture", "aria-labelledby": "picture-title", keydown: onKey, click: onBackdrop },
     h(
       "div",
       { class: "picture-inner" },
-      h("div", { class: "stage" }, image, note),
+      stage,
       h(
         "div",
         { class: "about" },
         h(
           "div",
           { class: "row end" },
+          zoom,
           back,
           next,
           h(
@@ -49,6 +62,7 @@ export function openPicture(hits, start, lookFor, signal) {
         ),
         title,
         actions,
+        told,
         facts,
       ),
     ),
@@ -64,7 +78,7 @@ export function openPicture(hits, start, lookFor, signal) {
 
   function onKey(event) {
     if (event.key === "ArrowLeft" && at > 0) show(at - 1);
-    if (event.key === "ArrowRight" && at < hits.length - 1) show(at + 1);
+    if (event.key === "ArrowRight" && !isLast()) show(at + 1);
   }
 
   function onBackdrop(event) {
@@ -76,18 +90,32 @@ export function openPicture(hits, start, lookFor, signal) {
     lookFor(wish);
   }
 
+  const isLast = () => at === hits.length - 1 && list.isComplete;
+
   async function show(index) {
+    if (index === hits.length) { // its page is not there yet
+      note.textContent = "Loading…";
+      await list.more();
+      note.textContent = hits[index] || list.isComplete ? "" : "The next pictures could not be loaded.";
+    }
+    if (!hits[index] || !dialog.isConnected) {
+      next.disabled = isLast();
+      return;
+    }
     at = index;
+    original = null;
+    setZoom(false);
     const hit = hits[at];
     loading.abort();
     loading = new AbortController();
     // A button that is disabled loses the focus, and with it the arrow keys.
-    if ((at === 0 && back.matches(":focus")) || (at === hits.length - 1 && next.matches(":focus"))) {
+    if ((at === 0 && back.matches(":focus")) || (isLast() && next.matches(":focus"))) {
       title.focus();
     }
     back.disabled = at === 0;
-    next.disabled = at === hits.length - 1;
+    next.disabled = isLast();
     title.textContent = fileName(hit.path);
+    told.textContent = "";
     fill(facts, ...entries(hit));
     fill(
       actions,
@@ -103,6 +131,8 @@ export function openPicture(hits, start, lookFor, signal) {
         icon("folder"),
         "Only this folder",
       ),
+      h("button", { type: "button", click: () => save(hit) }, icon("save"), "Original"),
+      h("button", { type: "button", click: () => copy(hit.path) }, icon("copy"), "Copy path"),
     );
     image.dataset.state = "waiting";
     image.alt = fileName(hit.path);
@@ -111,13 +141,62 @@ export function openPicture(hits, start, lookFor, signal) {
     try {
       const path = `${hit.thumbnail}&side_px=${SIDE_PX}`;
       const answer = await ask(path, { signal: mine.signal });
-      await put(image, await answer.blob());
+      drawing = await answer.blob();
+      await put(image, drawing);
       image.dataset.state = "there";
       note.textContent = "";
     } catch (problem) {
       if (mine.signal.aborted) return;
       image.dataset.state = "missing";
       fill(note, ...prose(problem.detail ?? "it is no picture that this browser can show."));
+    }
+  }
+
+  /** The file itself, which is asked for once. */
+  function fetchOriginal(hit) {
+    const { signal } = loading;
+    original ??= ask(hit.thumbnail.replace("/thumbnail?", "/original?"), { signal }).then((it) => it.blob());
+    return original;
+  }
+
+  /** Show it pixel by pixel, to be scrolled; until its file is there, or if no browser shows it, its drawing. */
+  async function setZoom(wanted) {
+    if (wanted && image.dataset.state !== "there") return;
+    isZoomed = wanted;
+    stage.classList.toggle("zoomed", wanted);
+    zoom.setAttribute("aria-pressed", String(wanted));
+    if (!wanted || original) return;
+    const mine = loading;
+    try {
+      await put(image, await fetchOriginal(hits[at]));
+    } catch (problem) {
+      if (mine.signal.aborted) return;
+      await put(image, drawing);
+      fill(told, ...prose(problem.detail ?? "This browser does not show such a file: here is its drawing."));
+    }
+  }
+
+  async function save(hit) {
+    const mine = loading;
+    told.textContent = "Loading the original…";
+    try {
+      const url = URL.createObjectURL(await fetchOriginal(hit));
+      h("a", { href: url, download: fileName(hit.path) }).click();
+      setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
+      told.textContent = "";
+    } catch (problem) {
+      original = null;
+      if (!mine.signal.aborted) fill(told, ...prose(problem.detail ?? String(problem)));
+    }
+  }
+
+  async function copy(path) {
+    try {
+      await navigator.clipboard.writeText(path);
+      told.textContent = "The path was copied.";
+    } catch { // only pages from this machine or over TLS may
+      told.textContent = "This browser does not let the page copy: the path is selected.";
+      getSelection().selectAllChildren(facts.querySelector(".path"));
     }
   }
 
@@ -138,7 +217,7 @@ function entries(hit) {
   const pairs = [
     ["Score", hit.score.toFixed(4)],
     ...(hit.probability === null ? [] : [["Probability", `${(100 * hit.probability).toFixed(2)} %`]]),
-    ["Folder", folderOf(hit.path)],
+    ["Path", h("span", { class: "path" }, hit.path)],
     ["Size", `${number(hit.width_px)} × ${number(hit.height_px)} pixels, ${bytes(hit.size_bytes)}`],
     ...(hit.taken_at ? [["Taken", hit.taken_at.replace("T", " ")]] : []),
     ["Indexed", date(hit.indexed_at)],

@@ -5,6 +5,7 @@ import { failure, fill, h, icon, say, state } from "/page/dom.js";
 import { fileName } from "/page/format.js";
 import { PAGE, showHits, skeleton } from "/page/hits.js";
 import { receivePictures } from "/page/incoming.js";
+import { suggestRoots } from "/page/roots.js";
 import { readTerms } from "/page/terms.js";
 import { Thumbnails } from "/page/thumbnails.js";
 
@@ -174,9 +175,9 @@ export function mount(main, go, signal) {
     told.textContent = "";
   }
 
-  function question(offset) {
+  function question(offset, limit) {
     const filter = Object.fromEntries(FILTERS.map((name) => [name, params[name]]));
-    const query = { ...filter, limit: PAGE, offset };
+    const query = { ...filter, limit, offset };
     const options = { signal: running.signal };
     if (params.like) {
       return getJson(address(`/api/v1/points/${encodeURIComponent(params.like)}/similar`, query), options);
@@ -261,7 +262,7 @@ export function mount(main, go, signal) {
       told.textContent = "Still searching: the workers are busy…";
     }, PATIENCE_MS);
     try {
-      const found = await question(0);
+      const found = await question(0, PAGE);
       if (mine.signal.aborted) return;
       show(found);
     } catch (problem) {
@@ -277,7 +278,7 @@ export function mount(main, go, signal) {
     if (problem.status === 404 && !params.like) {
       const title = params.collection ? `No collection “${params.collection}”` : "Nothing is indexed yet";
       return state(title, problem.detail,
-        h("a", { class: "button primary", href: "#/sessions" }, "Start a session"));
+        h("a", { class: "button primary", href: "#/sessions" }, "Index a folder"));
     }
     return failure(problem, load);
   }
@@ -304,13 +305,14 @@ export function mount(main, go, signal) {
     });
   }
 
-  /** Offer the folders and collections of past sessions. */
+  /** Offer the roots, and the folders and collections of past sessions. */
   async function suggest() {
+    suggestRoots(folders, signal);
     try {
       const { sessions } = await getJson("/api/v1/training/sessions?limit=100", { signal });
       const options = (name) =>
         [...new Set(sessions.map((each) => each[name]))].map((value) => h("option", { value }));
-      fill(folders, ...options("training_directory"));
+      folders.append(...options("training_directory"));
       fill(collections, ...options("collection"));
     } catch (problem) {
       if (!signal.aborted && !(problem instanceof Problem)) throw problem;

@@ -4,6 +4,7 @@ import { address, getJson, postJson } from "/page/api.js";
 import { failure, fill, h, prose, say, state } from "/page/dom.js";
 import { follow } from "/page/events.js";
 import { number } from "/page/format.js";
+import { suggestRoots } from "/page/roots.js";
 import { PATH, makeRow } from "/page/session.js";
 
 const LIVE = 50; // that the stream tells of, beside those that are under way
@@ -25,8 +26,10 @@ export function mount(main, _go, signal) {
     autocomplete: "off",
     autocapitalize: "none",
     spellcheck: "false",
+    list: "training-folders",
     "aria-describedby": "folder-hint start-error",
   });
+  const folders = h("datalist", { id: "training-folders" });
   const collection = h("input", {
     id: "training-collection",
     placeholder: "the server’s own",
@@ -46,7 +49,7 @@ export function mount(main, _go, signal) {
     h(
       "section",
       { "aria-labelledby": "sessions-title" },
-      h("h1", { id: "sessions-title", tabindex: -1 }, "Training sessions"),
+      h("h1", { id: "sessions-title", tabindex: -1 }, "Index a folder"),
       h(
         "form",
         { class: "panel start", submit: begin },
@@ -55,7 +58,8 @@ export function mount(main, _go, signal) {
           { class: "stack wide" },
           h("label", { for: "training-folder" }, "Folder on the server"),
           folder,
-          h("p", { id: "folder-hint", class: "hint" }, "An absolute path inside the server’s roots. Its pictures, and those of all folders below it, become searchable; what is there already is not done twice."),
+          folders,
+          h("p", { id: "folder-hint", class: "hint" }, "Its pictures, and those of all folders below it, become searchable; what is there already is not done twice. It lies inside the server’s roots, which are offered; ~ is the home folder of the server’s user."),
         ),
         h("div", { class: "stack" }, h("label", { for: "training-collection" }, "Collection"), collection),
         start,
@@ -151,6 +155,7 @@ export function mount(main, _go, signal) {
     if (problem && !isThere && problem.status !== 401) fill(empty, failure(problem));
   }
 
+  suggestRoots(folders, signal);
   follow(`${PATH}/events`, { tell, note, signal });
   return () => {};
 }

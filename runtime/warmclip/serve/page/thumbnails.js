@@ -30,17 +30,33 @@ export class Thumbnails {
 
   #seen(entries) {
     for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      this.#observer.unobserve(target);
-      this.#waiting.push({ image: target, tries: 0 });
+      if (isIntersecting) {
+        this.#waiting.push({ image: target, tries: 0 });
+      } else { // scrolled past before its turn came: it waits until it is near again
+        this.#waiting = this.#waiting.filter((job) => job.image !== target);
+      }
     }
     this.#next();
   }
 
+  /** Take the one that is nearest to the middle of the window. */
+  #take() {
+    const middle = window.innerHeight / 2;
+    const away = ({ image }) => {
+      const { top, height } = image.getBoundingClientRect();
+      return Math.abs(top + height / 2 - middle);
+    };
+    const inOrder = this.#waiting.map((job) => [away(job), job]).sort(([a], [b]) => a - b);
+    const [, job] = inOrder[0];
+    this.#waiting.splice(this.#waiting.indexOf(job), 1);
+    return job;
+  }
+
   #next() {
     while (this.#busy < AT_ONCE && this.#waiting.length && !this.#signal.aborted) {
-      const job = this.#waiting.shift();
+      const job = this.#take();
       if (!job.image.isConnected) continue;
+      this.#observer.unobserve(job.image);
       this.#busy += 1;
       this.#load(job).finally(() => {
         this.#busy -= 1;
