@@ -19,10 +19,11 @@ from warmclip.doctor.machine import read_machine
 from warmclip.doctor.matrix import COLUMNS, PLAIN, Row, Variant
 from warmclip.doctor.probe import ProbeResult, absent, run_probe
 from warmclip.doctor.render import render_report
-from warmclip.doctor.report import Report
+from warmclip.doctor.report import Report, examine
 from warmclip.inference.ort.session import OnnxSession
 from warmclip.inference.providers import CPU
 from warmclip.process_table import is_running
+from warmclip.settings import Settings
 
 _PRELUDE = """
 import os, signal, subprocess, sys, time
@@ -351,20 +352,31 @@ def test_colours_can_be_read() -> None:
     assert ";41m" not in step
 
 
-def test_built_in_graph_computes(tmp_path: Path) -> None:
+def test_machine_without_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is examined as others are, also without a bundle."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    settings = Settings(home=tmp_path / "home", bundle=tmp_path / "none")
+    report = examine(settings, {}, deadline_s=60.0, quick=True)
+    assert report.graph == "a tiny built-in graph"
+    (row,) = [it for it in report.rows if it.provider == CPU.name]
+    assert row.cells["main"].status == "ok"
+
+
+def test_built_in_graph_computes() -> None:
     """The graph for machines without a bundle runs in our own session."""
-    file = tmp_path / "tiny.onnx"
-    file.write_bytes(tiny.tiny_graph())
     side = tiny.SIDE_PX
     pixels = np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1) * np.ones((2, 3, side, side), "f4")
-    features = OnnxSession(file, CPU).run({"pixel_values": pixels})
+    features = OnnxSession(tiny.TINY_GRAPH, CPU).run({"pixel_values": pixels})
     np.testing.assert_allclose(features, [[0, 1, 2], [0, 1, 2]])
 
 
 def test_built_in_graph_is_what_it_says() -> None:
     """Made again with onnx, it is the same, byte for byte in its nodes."""
     onnx = pytest.importorskip("onnx")
-    model = onnx.load_from_string(tiny.tiny_graph())
+    model = onnx.load_from_string(tiny.TINY_GRAPH.read_bytes())
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == ["GlobalAveragePool", "Flatten"]
     assert len(model.graph.initializer) == 0

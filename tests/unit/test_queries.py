@@ -3,9 +3,11 @@
 import base64
 import io
 import json
+import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,27 @@ def test_picture_that_is_not_there(words: list[str], images: list[str], told: st
     with pytest.raises(SettingsError) as raised:
         read(words, images)
     assert str(raised.value) == told
+
+
+@pytest.mark.parametrize(("words", "images"), [([], ["a.png"]), (["./a.png"], [])])
+def test_picture_on_a_disk_that_does_not_answer(
+    words: list[str], images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network disk whose server is away: its time is that of any read."""
+    answered = threading.Event()
+    of_the_system = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if os.fspath(path).endswith("a.png"):
+            answered.wait()
+        return of_the_system(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    try:
+        with pytest.raises(SettingsError, match=r"a\.png: did not arrive.*WARMCLIP_READ_SECONDS"):
+            queries.read_queries(words, images, Limits(read_s=1), each=False)
+    finally:
+        answered.set()
 
 
 def test_name_that_no_file_can_have() -> None:
@@ -113,3 +136,23 @@ def test_heading_of_a_long_text(capsys: pytest.CaptureFixture[str]) -> None:
         first, *lines = capsys.readouterr().out.splitlines()
         assert first == heading
         assert [line.split()[-1] for line in lines] == ["a", "b"]  # neither is marked as gone
+
+
+def test_heading_with_paths(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture's is as short as those of hits; a text is as it was typed, whatever it looks like.
+
+    In a folder that was deleted, paths are whole.
+    """
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    path = f"{gone}/a.png"
+    picture, text = Query(terms=(Term(image=path),)), Query(terms=(Term(text=path),))
+    for shown in ("like a.png", f"like {path}"):
+        show_hits(Terminal(), [picture, text], [[], []], lambda _: None)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if "a.png" in line] == [shown, path]
+        if gone.is_dir():
+            gone.rmdir()

@@ -203,5 +203,8 @@ def encode_path(path: str) -> bytes:
 
 def shorten_path(path: str) -> str:
     """A path relative to the working folder, if it lies below it."""
-    here = str(Path.cwd()) + os.sep
+    try:
+        here = str(Path.cwd()) + os.sep
+    except FileNotFoundError:  # it was deleted
+        return path
     return path.removeprefix(here)

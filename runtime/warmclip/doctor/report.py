@@ -2,24 +2,21 @@
 
 import os
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from warmclip.children import DOCTOR_PREFIX
 from warmclip.doctor.conclusion import Conclusion, draw_conclusion
 from warmclip.doctor.dependencies import Dependency, read_dependencies
 from warmclip.doctor.machine import Machine, read_machine
 from warmclip.doctor.matrix import Graph, Row, run_matrix
 from warmclip.doctor.probe import ProbeResult, absent, run_probe
 from warmclip.doctor.processes import LONGEST_DEADLINE_S
-from warmclip.doctor.tiny_graph import SIDE_PX, tiny_graph
+from warmclip.doctor.tiny_graph import SIDE_PX, TINY_GRAPH
 from warmclip.errors import BundleError
 from warmclip.inference.bundle import ModelBundle
 from warmclip.progress import Progress
@@ -94,14 +91,14 @@ def examine(
     started = time.monotonic()
     machine = read_machine(environ)
     dependencies = read_dependencies(settings)
-    with _graph(settings) as graph:
-        rows = run_matrix(
-            graph,
-            deadline_s=deadline_s,
-            compiling_s=settings.trial_s,
-            quick=quick,
-            progress=progress,
-        )
+    graph = _graph(settings)
+    rows = run_matrix(
+        graph,
+        deadline_s=deadline_s,
+        compiling_s=settings.trial_s,
+        quick=quick,
+        progress=progress,
+    )
     trials = try_providers(settings, dependencies, only_look=quick, progress=progress)
     return Report(
         machine=machine,
@@ -154,8 +151,7 @@ def try_providers(
     return run_probe(command, deadline_s=deadline_s, stop=threading.Event())
 
 
-@contextmanager
-def _graph(settings: Settings) -> Iterator[Graph]:
+def _graph(settings: Settings) -> Graph:
     """The image tower of the settings' bundle, else the demo's, else a built-in graph."""
     for folder in (settings.bundle, _DEMO):
         try:
@@ -163,13 +159,11 @@ def _graph(settings: Settings) -> Iterator[Graph]:
             bundle.graph("image", "fp32")
         except BundleError:
             continue
-        yield Graph(
+        return Graph(
             name=f"the image tower of {folder}",
             side_px=bundle.manifest.image.size_px,
             file_of=partial(bundle.graph, "image"),
         )
-        return
-    with tempfile.TemporaryDirectory(prefix=DOCTOR_PREFIX) as folder_:
-        file = Path(os.fspath(folder_), "tiny.onnx")
-        file.write_bytes(tiny_graph())
-        yield Graph(name="a tiny built-in graph", side_px=SIDE_PX, file_of=lambda _precision: file)
+    return Graph(
+        name="a tiny built-in graph", side_px=SIDE_PX, file_of=lambda _precision: TINY_GRAPH
+    )

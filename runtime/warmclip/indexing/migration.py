@@ -61,8 +61,13 @@ def switch_back(
         )
     target = kept[0]
     contents = _contents(store, name)
-    there = _contents(store, target.collection)
-    behind = sum(there.get(path) != digest for path, digest in contents.items())
+    gone, as_now = [], set()
+    for point in store.scroll(target.collection):
+        if point.payload.path not in contents:
+            gone.append(point)
+        elif point.payload.sha256 == contents[point.payload.path]:
+            as_now.add(point.payload.path)
+    behind = len(contents) - len(as_now)
     if not yes and behind > MOST_LOST * len(contents):
         raise PruneRefused(
             f"{behind} of {len(contents)} pictures of {name!r} have no vectors of the model "
@@ -70,7 +75,6 @@ def switch_back(
             "with its bundle embeds them and then switches. To switch all the same, repeat with "
             "--yes"
         )
-    gone = [it for it in store.scroll(target.collection) if it.payload.path not in contents]
     store.delete_unchanged(target.collection, gone)
     store.switch_alias(name, target.fingerprint)
     return SwitchBack(

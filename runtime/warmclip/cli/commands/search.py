@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -156,7 +157,7 @@ def search(
         presence = Presence(settings.limits)
         if existing:
             found = [presence.keep_existing(hits, limit) for hits in found]
-        if folder is not None and not any(found) and not folder.is_dir():
+        if folder is not None and not any(found) and presence.is_folder(folder) is False:
             terminal.note(f"--folder {folder}: there is none, and nothing is stored below it")
         if sheet is not None:
             _draw_sheet(terminal, sheet, settings, queries, found)
@@ -336,7 +337,7 @@ def show_hits(
         terminal.json({"queries": [_as_json(query, hits, is_there) for query, hits in answers]})
         return
     for query, hits in answers:
-        heading = _shorten(shorten_path(query.heading), _LONGEST_HEADING)
+        heading = _shorten(_heading(query), _LONGEST_HEADING)
         terminal.print(Text(printable(heading), style="bold"))
         if not hits:
             terminal.print("      nothing was found")
@@ -346,6 +347,14 @@ def show_hits(
             mark = "  (not there)" if is_there(hit.payload.path) is False else ""
             sure = "" if hit.probability is None else f"{hit.probability:7.2%}  "
             terminal.print(f"{place:4}  {hit.score:.3f}  {sure}{day:10}  {path}{mark}")
+
+
+def _heading(query: "Query") -> str:
+    """The query's, with the paths of pictures as short as those of hits."""
+    terms = [
+        it if it.image is None else replace(it, image=shorten_path(it.image)) for it in query.terms
+    ]
+    return replace(query, terms=tuple(terms)).heading
 
 
 def _as_json(
