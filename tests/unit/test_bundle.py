@@ -86,6 +86,34 @@ def test_manifest_that_is_none(bundle: Path, text: str) -> None:
         ModelBundle.open(bundle)
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("architecture.x", float("nan")),
+        ("image.mean", [float("nan"), 0.5, 0.5]),
+        ("image.std", [0.0, 0.5, 0.5]),
+        ("image.size_px", 10**9),
+        ("image.fill", 10**30),
+        ("tokenizer.context_length", 10**12),
+        ("tokenizer.start_id", 10**12),
+        ("logits.scale", float("inf")),
+        ("dim", 10**12),
+    ],
+)
+def test_numbers_of_no_model(bundle: Path, where: str, value: Any) -> None:
+    """They are refused by name, before a vector or a buffer is made of them."""
+    *above, field = where.split(".")
+
+    def put(manifest: dict[str, Any]) -> None:
+        for name in above:
+            manifest = manifest[name]
+        manifest[field] = value
+
+    edit(bundle, put)
+    with pytest.raises(BundleError, match=rf"manifest\.json: {where.partition('.x')[0]}.*again"):
+        ModelBundle.open(bundle)
+
+
 def test_edited_preprocessing(bundle: Path) -> None:
     """The fingerprint covers what decides a vector, so an edited mean is refused."""
     edit(bundle, lambda manifest: manifest["image"].update(mean=[0.5, 0.5, 0.5]))

@@ -25,6 +25,10 @@ BY_REQUEST: tuple[Precision, ...] = ("int8",)  # what an export leaves out unles
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # A plain name: nothing in a manifest leads out of its folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+# Bounds beyond any model's: a number that is none of a model would ask for all the memory.
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TokenId = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 class _Record(BaseModel):
@@ -34,12 +38,12 @@ class _Record(BaseModel):
 class ImageRecipe(_Record):
     """How a picture becomes pixels: open_clip's evaluation transform, as data."""
 
-    size_px: Annotated[int, Field(gt=0)]
+    size_px: Annotated[int, Field(gt=0, le=4096)]
     resize_mode: Literal["shortest", "longest", "squash"]
     interpolation: Literal["bicubic", "bilinear"]
-    fill: int = 0
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    fill: Annotated[int, Field(ge=0, le=255)] = 0
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Deviation, Deviation, Deviation]
     # before_resize: as whoever hands ``Image.open(path).convert("RGB")`` to open_clip's transform
     rgb_conversion: Literal["after_crop", "before_resize"] = "after_crop"
     decode: DecodeRule = "full"  # scaled: large pictures by a shortcut that open_clip does not take
@@ -83,11 +87,11 @@ class TokenizerRecipe(_Record):
     vocabulary_sha256: Sha256  # over all that decides ids, whatever the file's layout
     kind: Literal["clip", "huggingface"] = "clip"
     cleaning: Literal["lower", "whitespace", "canonicalize"] = "lower"
-    context_length: Annotated[int, Field(gt=1)]
-    start_id: int = -1  # clip's; -1 is no token
-    end_id: int = -1  # where a text is pooled at its end
+    context_length: Annotated[int, Field(gt=1, le=2**16)]
+    start_id: TokenId = -1  # clip's; -1 is no token
+    end_id: TokenId = -1  # where a text is pooled at its end
     pool: Literal["end", "first", "last"] = "end"  # the token that a text's vector is taken from
-    zeroed_id: int | None = None  # of a token that the model does not see, but a 0
+    zeroed_id: TokenId | None = None  # of a token that the model does not see, but a 0
 
 
 class Logits(_Record):
@@ -96,8 +100,8 @@ class Logits(_Record):
     A model with a bias was trained with a sigmoid over it, which is the probability of a match.
     """
 
-    scale: float
-    bias: float | None = None
+    scale: Finite
+    bias: Finite | None = None
 
     def probability(self, cosine: float) -> float | None:
         """Of a match of a text and a picture, from 0 to 1; None for a model without a sigmoid."""
@@ -123,7 +127,7 @@ class Manifest(_Record):
     activation: Literal["gelu", "quick_gelu"]
     weights: Weights
     tensors_sha256: Sha256  # over the fp32 tensors' own digests
-    dim: Annotated[int, Field(gt=0)]
+    dim: Annotated[int, Field(gt=0, le=2**16)]
     image: ImageRecipe
     tokenizer: TokenizerRecipe
     logits: Logits | None = None  # of bundles since format 2; no vector depends on them
@@ -192,7 +196,10 @@ class Manifest(_Record):
             first = exc.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
             raise BundleError(f"{where}: {field}: {first['msg']}; export the model again") from exc
-        derived = manifest.derive_fingerprint()
+        try:
+            derived = manifest.derive_fingerprint()
+        except (ValueError, RecursionError) as exc:  # NaN, which JSON has not, or too deep
+            raise BundleError(f"{where}: architecture: {exc}; export the model again") from exc
         if derived != manifest.fingerprint:
             raise BundleError(
                 f"{where} was edited: its fingerprint says {manifest.fingerprint[:12]}, "

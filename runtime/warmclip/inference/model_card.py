@@ -40,7 +40,7 @@ class ModelCard:
             cosines = _figures(stages, " fp16 emulated", "lowest cosine")
         except BundleError as exc:
             return cls(folder=str(folder), problem=str(exc))
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             problem = f"its certificate cannot be read ({exc!r}); export the model again"
             return cls(folder=str(folder), problem=problem)
         manifest = bundle.manifest

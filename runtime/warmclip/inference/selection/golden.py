@@ -1,5 +1,7 @@
 """The bundle's golden inputs, and how far a provider's answers may be from the reference's."""
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,12 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from warmclip.errors import BadVectors
+from warmclip.errors import BadVectors, BundleError
 from warmclip.inference.arrays import Features, Inputs, unit_rows
 from warmclip.inference.bundle import ModelBundle, Precision, Tower
 from warmclip.inference.image import normalise
 from warmclip.inference.providers import Provider
 from warmclip.inference.text import one_hot
+
+# What numpy makes of a file that holds something else.
+_NO_ARRAYS = (
+    *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -68,7 +76,7 @@ class Comparison:
 class Golden:
     """Fixed inputs of both towers, and what the reference made of them; read when first needed.
 
-    Its methods raise BundleError if the file was altered.
+    Its methods raise BundleError if the file was altered, or holds something else.
     """
 
     def __init__(self, bundle: ModelBundle) -> None:
@@ -76,8 +84,26 @@ class Golden:
 
     @cached_property
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        with np.load(self._bundle.golden(), allow_pickle=False) as golden:
-            return dict(golden)
+        file, manifest = self._bundle.golden(), self._bundle.manifest
+        try:
+            with np.load(file, allow_pickle=False) as golden:
+                arrays = dict(golden)
+            images, texts = len(arrays["image_norms"]), len(arrays["text_norms"])
+            size_px, length = manifest.image.size_px, manifest.tokenizer.context_length
+            for name, shape in {
+                "crops": (images, size_px, size_px, 3),
+                "image_vectors": (images, manifest.dim),
+                "image_norms": (max(images, 1),),
+                "input_ids": (texts, length),
+                "eot": (texts,),
+                "text_vectors": (texts, manifest.dim),
+                "text_norms": (max(texts, 1),),
+            }.items():
+                if arrays[name].shape != shape:
+                    raise ValueError(f"{name} is of shape {arrays[name].shape}, not {shape}")
+        except _NO_ARRAYS as exc:
+            raise BundleError(f"cannot read {file}: {exc!r}; export the model again") from exc
+        return arrays
 
     @cached_property
     def _feeds(self) -> dict[Tower, Feeds]:
