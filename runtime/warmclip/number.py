@@ -1,10 +1,11 @@
-"""Numbers that whoever searches has given, checked in one place."""
+"""Numbers that whoever searches has given, checked in one place; values as messages show them."""
 
 from typing import Any
 
 from warmclip.errors import SearchRefused
 
 _MOST_SHOWN = 60  # characters
+_LONGEST_PATH = 1_000
 
 
 def check_number(value: Any, what: str, *, most: float) -> float:
@@ -24,12 +25,17 @@ def check_number(value: Any, what: str, *, most: float) -> float:
     return float(value)
 
 
-def show_value(value: Any) -> str:
-    """A value as messages have it, with its end left out if it is long."""
+def show_value(value: Any, *, most: int = _MOST_SHOWN) -> str:
+    """A value as messages have it, with what is beyond ``most`` characters left out."""
     if isinstance(value, str):
-        return repr(value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}...")
+        return repr(value if len(value) <= most else f"{value[:most]}...")
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "of thousands of digits"
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def show_path(path: Any) -> str:
+    """The same of what should be a path: only what is longer than any that people use is cut."""
+    return show_value(path, most=_LONGEST_PATH)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from warmclip.errors import SettingsError
+from warmclip.number import show_value
 
 ExifRule = Literal["ignore", "transpose"]
 DecodeRule = Literal["full", "scaled"]
@@ -281,15 +282,16 @@ def _read_secret_file(variable: str, file: Path) -> str:
     return text
 
 
-def check_collection(name: str) -> str:
+def check_collection(name: Any) -> str:
     """Return a name that a collection can have.
 
     Raises:
-        SettingsError: it is empty, too long, or has characters that a store may not take.
+        SettingsError: it is no text, empty, too long, or has characters that a store may not take.
     """
-    if not _COLLECTION.fullmatch(name) or "__" in name:
+    # A job may bring anything in its place.
+    if not isinstance(name, str) or not _COLLECTION.fullmatch(name) or "__" in name:
         raise SettingsError(
-            f"collection {name!r} (WARMCLIP_COLLECTION): "
+            f"collection {show_value(name)} (WARMCLIP_COLLECTION): "
             "use up to 100 letters, digits, '.', '-' and single '_'"
         )
     return name

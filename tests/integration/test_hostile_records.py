@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rq.queue import Queue
@@ -43,6 +44,30 @@ def test_time_out_beyond_measure(worker: Running) -> None:
     """It is refused, not computed with."""
     job = worker.enqueue(EMBED, ["a"], job_timeout=10**400)
     assert "time-out is longer" in reason(outcome(job))
+    still_works(worker)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        ("search", {"collection": 7, "text": "a"}, "SettingsError: collection 7"),
+        ("search", {"collection": "a" * 10**6, "text": "a"}, "SettingsError: collection 'aaa"),
+        ("search", {"collection": "images", "text": "a", "since": "1" * 10**6}, "is no day"),
+        ("search", {"collection": "images", "text": "a", "folder": ["a" * 10**6]}, "no absolute"),
+        ("search", {"collection": "images", "like": "a" * 10**6}, "is no id of a picture"),
+        ("search", {"collection": "images", "text": "a", "min_score": 10**400}, "min_score=1000"),
+        ("thumbnail", {"collection": "images", "id": "x", "side_px": 10**400}, "side_px=1000"),
+        ("thumbnail", {"collection": "images", "id": "x", "side_px": 64, "known": 1}, "known must"),
+        ("embed_images", {"paths": ["a" * 10**6]}, "is not an absolute path"),
+    ],
+)
+def test_arguments_of_another_kind(
+    worker: Running, function: str, arguments: dict[str, Any], said: str
+) -> None:
+    """They are refused with a sentence that is as short as any."""
+    told = reason(worker.run(f"warmclip.work.jobs.{function}", kwargs=arguments))
+    assert said in told
+    assert len(told) < 2_000
     still_works(worker)
 
 

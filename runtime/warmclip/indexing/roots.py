@@ -11,6 +11,7 @@ from pathlib import Path
 
 from warmclip.errors import FolderUnreadable, JobRefused
 from warmclip.fsutil import prefix_below
+from warmclip.number import show_path
 from warmclip.settings import Root
 
 # Never change it: every stored id is made from it.
@@ -61,8 +62,8 @@ class Roots:
             JobRefused: it is outside the roots.
         """
         if not isinstance(path, str) or not is_absolute(path):
-            raise FolderUnreadable(f"{path!r} is no absolute path")
-        outside = JobRefused(f"{path!r} is outside the roots {self} (WARMCLIP_ROOTS)")
+            raise FolderUnreadable(f"{show_path(path)} is no absolute path")
+        outside = JobRefused(f"{show_path(path)} is outside the roots {self} (WARMCLIP_ROOTS)")
         if self and not _is_within(os.path.normpath(path), (*self._named, *self._real)):
             raise outside
         real = real_folder(path)
@@ -78,7 +79,7 @@ class Roots:
         """
         real = self.resolve(path)
         if not os.path.isdir(real):  # noqa: PTH112 - Path.is_dir raises inside a closed folder
-            raise FolderUnreadable(f"{path!r} is no folder")
+            raise FolderUnreadable(f"{show_path(path)} is no folder")
         return real
 
     def stored_path(self, path: object) -> str:
@@ -92,7 +93,7 @@ class Roots:
             JobRefused: it is outside the roots.
         """
         if not isinstance(path, str) or not is_absolute(path):
-            raise FolderUnreadable(f"{path!r} is no absolute path")
+            raise FolderUnreadable(f"{show_path(path)} is no absolute path")
         plain = normalise(path)
         if not self or _is_within(plain, self._real):
             return plain
@@ -100,7 +101,7 @@ class Roots:
             if _is_within(plain, (named,)):
                 below = os.path.relpath(plain, named.folder)
                 return normalise(os.path.join(real.folder, below))  # noqa: PTH118 - a str, as the file system spells it
-        raise JobRefused(f"{path!r} is outside the roots {self} (WARMCLIP_ROOTS)")
+        raise JobRefused(f"{show_path(path)} is outside the roots {self} (WARMCLIP_ROOTS)")
 
     def point_id(self, path: str) -> str:
         """The id of the picture at a real path: a UUID (version 5) over bytes.

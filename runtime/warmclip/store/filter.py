@@ -92,9 +92,9 @@ def parse_day(text: Any) -> date:
     try:
         day = date.fromisoformat(text)
     except (ValueError, TypeError) as exc:
-        raise ValueError(f"{text!r} is no day: write a day as 2026-11-25") from exc
+        raise ValueError(f"{show_value(text)} is no day: write a day as 2026-11-25") from exc
     if day.isoformat() != text:  # other ISO spellings, such as weeks
-        raise ValueError(f"{text!r}: write a day as {day.isoformat()}")
+        raise ValueError(f"{show_value(text)}: write a day as {day.isoformat()}")
     return day
 
 

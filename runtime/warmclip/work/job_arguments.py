@@ -8,6 +8,7 @@ from typing import Any
 from warmclip.errors import JobRefused
 from warmclip.indexing.query import Query, Term
 from warmclip.indexing.roots import is_absolute
+from warmclip.number import show_path, show_value
 from warmclip.settings import Settings
 
 
@@ -55,7 +56,7 @@ def check_paths(paths: Any, settings: Settings) -> None:
     check_roots(settings)
     for path in paths:
         if not _is_plain(path):
-            raise JobRefused(f"{path!r} is not an absolute path without '..'")
+            raise JobRefused(f"{show_path(path)} is not an absolute path without '..'")
 
 
 def check_roots(settings: Settings) -> None:
@@ -113,7 +114,7 @@ def point_id(id_: Any) -> str:
     try:
         return str(uuid.UUID(id_))
     except (ValueError, TypeError, AttributeError) as exc:
-        raise JobRefused(f"{id_!r} is no id of a picture: it is a UUID") from exc
+        raise JobRefused(f"{show_value(id_)} is no id of a picture: it is a UUID") from exc
 
 
 def _is_plain(path: str) -> bool:

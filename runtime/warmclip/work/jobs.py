@@ -34,7 +34,7 @@ from warmclip.indexing.query import Term
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.number import show_value
+from warmclip.number import show_path, show_value
 from warmclip.settings import check_collection
 from warmclip.store.filter import Filter, check_score, count_hits
 from warmclip.store.question import question
@@ -303,7 +303,7 @@ def _vector_of(term: Term, indexer: "Indexer", context: JobContext) -> "Vector":
     try:
         return indexer.embed(image=decode_picture(term.data) if named is None else named)
     except ImagesUnreadable as exc:
-        what = "the picture that was sent" if term.image is None else f"{term.image!r}:"
+        what = "the picture that was sent" if term.image is None else f"{show_path(term.image)}:"
         raise ImageUnreadable(f"{what} {exc.reasons[0]}") from exc
 
 
@@ -376,7 +376,7 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
         ``version``: of the drawing; ``jpeg``: in base64, None if this version is known.
 
     Raises:
-        JobRefused: another size.
+        JobRefused: another size, or a version that is none.
         NotStored: there is no such collection, or no such picture in it.
         ImageUnreadable: its file is gone, or outside the roots.
     """
@@ -385,6 +385,8 @@ def thumbnail(collection: str, id: str, side_px: int, known: str | None = None) 
     from warmclip.indexing.thumbnail_cache import ThumbnailCache, version_of
 
     context = current_context()
+    if known is not None and not isinstance(known, str):
+        raise JobRefused("known must be the version of a drawing")
     if type(side_px) is not int or not 16 <= side_px <= _LARGEST_SIDE_PX:
         raise JobRefused(
             f"side_px={show_value(side_px)}: use a whole number from 16 to {_LARGEST_SIDE_PX}"
@@ -523,7 +525,7 @@ def _named_image(path: str, context: JobContext) -> LazyImage:
     check_paths([path], context.settings)
     real = FileReader(context.settings.limits).read(partial(os.path.realpath, path))
     if not context.roots.allow(real):
-        raise JobRefused(f"{path!r} is outside the roots {context.roots} (WARMCLIP_ROOTS)")
+        raise JobRefused(f"{show_path(path)} is outside the roots {context.roots} (WARMCLIP_ROOTS)")
     return LazyImage(path, partial(_read, path, context))
 
 
