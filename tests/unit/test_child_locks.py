@@ -50,7 +50,7 @@ def test_lock_file_of_a_forking_process(tmp_path: Path) -> None:
         if child == 0:
             signal.pause()
     try:
-        with file_lock(lock, patience_s=0):
+        with file_lock(lock, patience_s=20):  # the child may not have run yet
             pass
     finally:
         os.kill(child, signal.SIGKILL)
