@@ -119,6 +119,9 @@ def test_named_file(photos: Path) -> None:
     assert len(find_images(named).files) == 3
     found = find_images(named, Exclusion(["*-small.png", "raw/"]))
     assert (found_in(photos, found), found.ignored) == ({"a.png"}, {"excluded": 2})
+    above = photos.parts[1]  # of every folder that a named file lies in
+    assert find_images(named, Exclusion([f"/{above}/"])).files == ()
+    assert len(find_images(named, Exclusion(["a.png/", "d.png/"])).files) == 3  # no folders
     assert str(photos / "a.png") not in ExcludedPaths(Exclusion(), [photos, photos / "a.png"])
 
 

@@ -239,13 +239,26 @@ def _dead_pid() -> int:
 
 def test_leftovers_of_killed_exporters_are_swept(tmp_path: Path) -> None:
     """What a killed exporter left goes; what a living one writes stays."""
-    dead, alive = f".tmp-m-{_dead_pid()}", f".tmp-m-{os.getppid()}"
-    for name in (dead, alive):
-        (tmp_path / name).mkdir()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        dead = f".tmp-m-{_dead_pid()}"
+        others = [f".tmp-m-{child.pid}", f".tmp-m-{10**20}", f".tmp-m-{child.pid}x", ".tmp-n-1"]
+        for name in (dead, *others):
+            (tmp_path / name).mkdir()
+
+        _bundle(tmp_path / "m", b"new")
+
+        assert _names(tmp_path) == sorted([*others, "m"])
+        child.communicate(b"\n")
+    assert child.returncode == 0  # nothing was done to whoever writes there
+
+
+def test_leftover_of_an_earlier_process_of_this_number(tmp_path: Path) -> None:
+    """It is no exporter's that lives."""
+    (tmp_path / f".tmp-m-{os.getpid()}").mkdir()
 
     _bundle(tmp_path / "m", b"new")
 
-    assert _names(tmp_path) == [alive, "m"]
+    assert _names(tmp_path) == ["m"]
 
 
 def test_old_bundle_comes_back_after_a_kill_between_the_renames(tmp_path: Path) -> None:

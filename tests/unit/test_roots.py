@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmclip.errors import FolderUnreadable, JobRefused
-from warmclip.indexing.roots import Roots, real_folder, require_roots
+from warmclip.indexing.roots import Roots, Scope, real_folder, require_roots
 from warmclip.settings import Root
 
 
@@ -157,3 +157,24 @@ def test_no_roots() -> None:
     assert require_roots(unnamed("/mnt"))
     with pytest.raises(JobRefused, match="WARMCLIP_ROOTS"):
         require_roots(Roots())
+
+
+def test_scope(root: Path) -> None:
+    """What lies at or below some paths, wherever a link among them leads."""
+    scope = Scope([root / "short", root / "a.png"])
+    trip = real_folder(root / "trip")
+    for path in (trip, f"{trip}/b.png", f"{real_folder(root)}/a.png"):
+        assert path in scope
+    for path in (real_folder(root), f"{trip}-2", f"{real_folder(root)}/short/b.png"):
+        assert path not in scope
+
+
+def test_folder_that_may_be_looked_into(root: Path) -> None:
+    """A root, and what lies in one; of files, only those in one; without roots, everything."""
+    roots, real = unnamed(root), real_folder(root)
+    paths = (real, f"{real}/trip", f"{real}-2", "/")
+    assert [roots.allow_folder(path) for path in paths] == [True, True, False, False]
+    assert [roots.allow(path) for path in paths] == [False, True, False, False]
+    assert Roots().allow_folder("/")
+    assert Roots().allow("/a.png")
+    assert (bool(roots), bool(Roots()), str(roots)) == (True, False, str(root))

@@ -47,9 +47,10 @@ def test_named_file(tmp_path: Path) -> None:
 def test_missing_path(tmp_path: Path) -> None:
     """It is told, and the others are found nevertheless."""
     there = put(tmp_path / "there.png")
-    found = find_images([tmp_path / "gone", there, "nul\0.png"])
+    missing = [str(tmp_path / "gone"), str(there / "below-a-file.png"), "nul\0*.png"]
+    found = find_images([*missing, there])
     assert found.files == (str(there),)
-    assert set(found.problems) == {str(tmp_path / "gone"), "nul\0.png"}
+    assert found.problems == dict.fromkeys(missing, "no such file or folder")
 
 
 def test_path_named_twice(tmp_path: Path) -> None:
@@ -107,8 +108,10 @@ def test_unreadable_folder(unprivileged: Path) -> None:
     closed.chmod(0)
     try:
         found = find_images([unprivileged])
+        named = find_images([closed / "a.png"])
     finally:
         closed.chmod(0o700)
+    assert named.problems == {str(closed / "a.png"): "cannot be reached: Permission denied"}
     assert [Path(path).name for path in found.files] == ["b.png"]
     assert "Permission denied" in found.problems[str(closed)]
 
@@ -172,3 +175,13 @@ def test_folder_that_vanishes(tmp_path: Path) -> None:
     assert list(walk.problems) == [str(tmp_path / "b")]
     gone = Walk(str(tmp_path / "gone"))
     assert (list(gone), list(gone.problems)) == ([], [str(tmp_path / "gone")])
+
+
+def test_walk_that_excludes_nothing(tmp_path: Path) -> None:
+    """Only what is hidden is passed by: it shows whether a folder holds pictures at all."""
+    for name in ("a.png", "node_modules/b.png", ".c.png"):
+        put(tmp_path / name)
+    (tmp_path / ".warmclipignore").write_text("*", encoding="utf-8")
+    names = [Path(path).name for path in Walk(str(tmp_path), None)]
+    assert names == ["a.png", "b.png"]
+    assert list(Walk(str(tmp_path))) == []
