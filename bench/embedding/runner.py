@@ -203,7 +203,8 @@ def open_fixtures(model: Fixtures, scale: Scale, progress: Progress) -> Iterator
         progress: told how many are made.
     """
     total = len(scale.singles_mp) + sum(len(album.megapixels) for album in scale.albums)
-    with TemporaryDirectory(prefix="warmclip-bench-") as name:
+    # A horse whose worker was killed closes its store meanwhile: what it still writes may stay.
+    with TemporaryDirectory(prefix="warmclip-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         done = 0
         singles = {}
