@@ -73,7 +73,17 @@ def gpu_fault() -> str | None:
         return f"no answer within {_PROBE_S} s"
     if done.returncode == 0:
         return None
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return raised(done.stderr) or f"exit code {done.returncode}"
+
+
+def raised(stderr: str) -> str:
+    """What a program that failed says of it: its exception's first line, else the last of all.
+
+    torch writes a page below that line where it lacks a backend.
+    """
+    _, _, traceback = stderr.partition("Traceback (most recent call last):\n")
+    told = [line for line in traceback.splitlines() if line and not line.startswith(" ")]
+    return (told[:1] or stderr.strip().splitlines()[-1:] or [""])[0]
 
 
 def describe() -> str:

@@ -85,6 +85,23 @@ def test_missing_piece_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None
         machine.missing("no torch")
 
 
+@pytest.mark.parametrize(
+    ("stderr", "told"),
+    [
+        (
+            "warning: x\nTraceback (most recent call last):\n  File a, line 1\n    f()\n"
+            "NotImplementedError: Could not run it on MPS.\n\nCPU: registered at y\n",
+            "NotImplementedError: Could not run it on MPS.",
+        ),
+        ("objc: one\n-[MTLDevice] assertion failed\n", "-[MTLDevice] assertion failed"),
+        ("", ""),
+    ],
+)
+def test_reason_is_the_exception(stderr: str, told: str) -> None:
+    """Of torch's page about a backend that it lacks, the line that says so."""
+    assert machine.raised(stderr) == told
+
+
 @pytest.mark.skipif(machine.IS_APPLE_SILICON or machine.IS_REHEARSAL, reason="the tier runs here")
 def test_tier_says_why_it_does_not_run_here() -> None:
     """The reason names this machine, and what would do."""
