@@ -13,7 +13,8 @@ from pathlib import Path
 
 _MAC = Path(__file__).parent / "standins" / "mac"
 _OPEN_FILES = 256  # launchd's limit
-_TEMPORARY = "folders/zz/zyxvpxvq6csfxvn_n0000000000000/T"
+# With what is above it here as long as a Mac's, which Chromium's own socket just fits into.
+_TEMPORARY = "folders/zz/zyxvpxvq6csfxvn_n0000/T"
 
 
 def main() -> int:
