@@ -1,5 +1,7 @@
 """The doctor's view: lights with their reasons, the verdict, quarantine, queues, workers."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -17,7 +19,10 @@ def test_all_is_well(visit: Visit, served: Served, worker: Running) -> None:
     towers = page.locator(".towers li")
     expect(towers).to_have_count(2)
     expect(towers.first).to_contain_text("cpu")
-    expect(towers.first).to_contain_text("There is no other provider here")
+    # The tests insist on the CPU where there is another provider, as on a Mac.
+    expect(towers.first).to_contain_text(
+        re.compile("There is no other provider here|Asked for by name")
+    )
     expect(page.locator(".sections")).to_contain_text("coreml-fp16")
     expect(page.locator(".sections")).to_contain_text(f"process {worker.process.pid}")
     page.get_by_role("button", name="Look again").click()
