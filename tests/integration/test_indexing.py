@@ -99,6 +99,22 @@ BAD: dict[str, Case] = {
 }
 
 
+def test_name_that_is_switched_meanwhile(store: QdrantStore, photos: Path) -> None:
+    """A run compares with its own model's vectors to the end, and embeds none of them again."""
+    draw_many(photos, 5)
+    Indexer(PixelEncoder(), store).index([photos])
+    other = PixelEncoder("b").space
+    store.create_collection("images", other)
+
+    def switch(_done: int, total: int, _stage: str) -> None:
+        if total:  # the run has begun
+            store.switch_alias("images", other.fingerprint)
+
+    encoder = PixelEncoder()
+    report = Indexer(encoder, store).index([photos], progress=switch)
+    assert (report.unchanged, encoder.embedded) == (5, 0)
+
+
 def test_bad_files_among_good_ones(store: QdrantStore, photos: Path, demo_bundle: Path) -> None:
     """Of 300 files with 40 bad ones of 12 kinds, 260 are indexed with the vectors that each has
     alone, 40 are named with reasons, and a second run indexes none.

@@ -204,8 +204,8 @@ def _parse_given(patterns: Sequence[str]) -> PatternList:
     return PatternList(parsed)
 
 
-def _read_patterns(file: str) -> PatternList:
-    """The patterns of an ignore file; none if it is not there.
+def _read_patterns(file: str) -> PatternList | None:
+    """The patterns of an ignore file; None if it is not there.
 
     Raises:
         FolderUnreadable: it cannot be read, is no UTF-8, too large, or has what is no pattern.
@@ -215,7 +215,7 @@ def _read_patterns(file: str) -> PatternList:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
         descriptor = os.open(file, flags)
     except (FileNotFoundError, NotADirectoryError):
-        return PatternList()
+        return None
     except OSError as exc:
         raise _unusable(file, "is a link" if exc.errno == errno.ELOOP else exc.strerror) from exc
     try:

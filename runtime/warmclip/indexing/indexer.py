@@ -25,7 +25,7 @@ from warmclip.inference.arrays import Vector
 from warmclip.progress import Progress
 from warmclip.settings import Limits, Root, Settings
 from warmclip.store.filter import EVERYTHING, Filter
-from warmclip.store.protocol import Hit, Space, VectorStore
+from warmclip.store.protocol import Hit, Space, VectorStore, collection_of
 
 if TYPE_CHECKING:  # keeps Pillow and tokenizers out of this import
     from warmclip.inference.decoding import ImageSource
@@ -271,7 +271,8 @@ class Indexer:
         sync = Sync(
             self._encoder,
             self._store,
-            collection,
+            # What is read is what is written to, wherever the name is led to meanwhile.
+            collection_of(collection, self._space.fingerprint),
             roots=self._roots,
             limits=self._limits,
             home=self._home,

@@ -167,8 +167,8 @@ class FileScan:
     def is_usable(self, point: Point) -> bool:
         """Whether a stored vector may stay, and be reused.
 
-        A name may be switched to another space while we work: its vectors are none of ours. A
-        vector that still waits for a canary is unverified: its process may have died before it.
+        Under a name there may be vectors of another space, which are none of ours. A vector that
+        still waits for a canary is unverified: its process may have died before it.
         """
         payload = point.payload
         return payload.fingerprint == self._fingerprint and not payload.canary

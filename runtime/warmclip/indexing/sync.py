@@ -112,7 +112,7 @@ class Sync:
         Args:
             encoder: makes vectors.
             store: where the collection is.
-            collection: its name, or the own name of one beside it.
+            collection: its own name.
             roots: where files must lie.
             limits: on what is read.
             home: where refused files and mounted disks are remembered; None: nowhere.

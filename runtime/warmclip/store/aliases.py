@@ -5,6 +5,7 @@ A name as users say it is an alias of Qdrant's; the vectors of one space lie in
 """
 
 import difflib
+from collections.abc import Sequence
 
 from warmclip.errors import NotStored, SpaceMismatch, StoreError
 from warmclip.store.backfill import complete_folders
@@ -96,10 +97,11 @@ class Aliases:
     def ensure(self, name: str, space: Space) -> None:
         """See ``VectorStore.ensure_collection``."""
         target = self.target(name)
-        if target is not None and target not in self._engine.list_collections():
-            target = None  # the alias leads to a collection that is gone: it is led to this one
+        existing = self._engine.list_collections()
+        if target not in existing:  # an alias of a collection that is gone is led to this one
+            target = None
         if target is None or target == collection_of(name, space.fingerprint):
-            collection = self.create(name, space)
+            collection = self._create(name, space, existing)
             if target is None:
                 self._engine.set_alias(name, collection, former=self.target(name))
         # Asked again also after making it: another process may have been first.
@@ -107,8 +109,10 @@ class Aliases:
 
     def create(self, name: str, space: Space) -> str:
         """See ``VectorStore.create_collection``."""
+        return self._create(name, space, self._engine.list_collections())
+
+    def _create(self, name: str, space: Space, existing: Sequence[str]) -> str:
         collection = collection_of(name, space.fingerprint)
-        existing = self._engine.list_collections()
         if name in existing and name != collection:
             raise StoreError(
                 f"the store has a collection {name!r} that warmclip did not make; "

@@ -66,11 +66,13 @@ class EmbeddedEngine:
             check_lock(folder, lock)
             lock = os.dup(lock)
         try:
-            with self._os_errors():
-                convert_local_store(folder, progress)
-                self._catalog = Catalog(folder)
-                if self._catalog.has_former_files:
-                    remove_former_files(folder, self._catalog)
+            convert_local_store(folder, progress)
+            self._catalog = Catalog(folder)
+            if self._catalog.has_former_files:
+                remove_former_files(folder, self._catalog)
+        except OSError as exc:
+            os.close(lock)
+            raise _failure(folder, exc) from exc
         except BaseException:
             os.close(lock)
             raise
@@ -244,8 +246,10 @@ class EmbeddedEngine:
         """See ``Engine``. The folder is given up when all is flushed and closed."""
         if self._listener is not None:
             self._listener.close()
-        with self._os_errors():
+        try:
             self._thread.stop(self._close)
+        except OSError as exc:
+            raise _failure(self._folder, exc) from exc
 
     def _close(self) -> None:
         try:
@@ -257,8 +261,10 @@ class EmbeddedEngine:
             os.close(self._lock)
 
     def _call(self, function: Callable[[], T]) -> T:
-        with self._os_errors():
+        try:
             return self._thread.run(function)
+        except OSError as exc:
+            raise _failure(self._folder, exc) from exc
 
     def _read(self, collection: str, call: Callable[[edge.EdgeShard], T]) -> T:
         return self._call(lambda: self._shard(collection).read(call))
@@ -322,15 +328,12 @@ class EmbeddedEngine:
             collection=collection,
         )
 
-    @contextlib.contextmanager
-    def _os_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise StoreError(
-                f"the embedded store {self._folder} failed: {exc}. What was stored before is "
-                "whole. Check the disk's free space, then run the same command again"
-            ) from exc
+
+def _failure(folder: Path, exc: OSError) -> StoreError:
+    return StoreError(
+        f"the embedded store {folder} failed: {exc}. What was stored before is whole. Check the "
+        "disk's free space, then run the same command again"
+    )
 
 
 def _record(found: edge.Record | edge.ScoredPoint) -> Record:
