@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sharing import made_once
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export.catalog import resolve_model
 from warmclip_export.exporter import export_model
@@ -19,8 +20,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     recipe = resolve_model(
         str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
     )
-    target = tmp_path_factory.mktemp("models") / "bundle"
-    return export_model(recipe, target, force=False, step=lambda _what: None).bundle
+    made = made_once(
+        tmp_path_factory,
+        "demo",
+        lambda path: export_model(recipe, path, force=False, step=lambda _what: None),
+    )
+    return ModelBundle.open(made)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from sharing import made_once
 from tiny_models import TINY_RESNET, TINY_VIT, varied, written
 from warmclip import Encoder
 from warmclip.errors import BundleError
@@ -63,7 +64,12 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "resnet": TINY_RESNET,
     }[request.param]
     recipe = resolve_model(written(folder, "tiny", config), "random:5")
-    return exporter.export_model(recipe, folder / "m", force=False, step=_silent).bundle
+    made = made_once(
+        tmp_path_factory,
+        f"tiny-{request.param}",
+        lambda path: exporter.export_model(recipe, path, force=False, step=_silent),
+    )
+    return ModelBundle.open(made)
 
 
 def test_bundle_for_pictures_that_are_converted_first(tmp_path: Path) -> None:
