@@ -3,6 +3,7 @@
 WarmclipError
 ├── SettingsError              a variable or an option has a value that cannot be used
 ├── BundleError                a model folder is missing, incomplete, altered or too new
+│   └── ModelUnknown           a job names a model that is not here
 ├── ProviderUnavailable        the asked-for execution provider is not there, or not right
 │   └── NoRoom                 the disk has no room for what it compiles
 ├── ForkedSessionError         a session was used in a forked child
@@ -14,7 +15,7 @@ WarmclipError
 ├── SearchRefused              a search with days, a limit or an offset that cannot be used
 ├── StoreError                 the vector store refused or failed
 │   ├── StoreHeld              another process owns the embedded store
-│   ├── NotStored              there is no such collection, or no such picture in it
+│   ├── NotStored              there is no such collection, or no such picture or vectors in it
 │   ├── SpaceMismatch          a collection holds vectors of another model
 │   ├── SourceChanged          a collection was written to while it was being replaced
 │   ├── StoreDamaged           files of the embedded store are torn, or gone
@@ -49,6 +50,10 @@ class SettingsError(WarmclipError):
 
 class BundleError(WarmclipError):
     """A model folder is missing, incomplete, altered or of a newer format."""
+
+
+class ModelUnknown(BundleError):
+    """A job names a model that the worker does not have."""
 
 
 class ProviderUnavailable(WarmclipError):
@@ -117,7 +122,7 @@ class StoreHeld(StoreError):
 
 
 class NotStored(StoreError):
-    """There is no such collection, no such picture in it, or no such model."""
+    """There is no such collection, no such picture in it, or it has no vectors of that model."""
 
 
 class SpaceMismatch(StoreError):

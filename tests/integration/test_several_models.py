@@ -1,6 +1,9 @@
 """Several models in one service: jobs, clients and requests name one, and two are compared."""
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,14 @@ from running import environment_of, run, running_worker
 from serving import draw, running_server
 from tiny_models import rewritten
 from warmclip import Client, ThroughQueue
-from warmclip.errors import NotStored
+from warmclip.errors import ModelUnknown, NotStored
 from warmclip.inference.bundle import Logits, ModelBundle
 from warmclip.settings import Settings
+from warmclip.store.embedded_lock import lock_store
 from warmclip.work.call import call
+from warmclip.work.horse.context import JobContext, open_context
+from warmclip.work.horse.models import ModelNeeded
+from warmclip.work.jobs import index_images
 from warmclip.work.workers import read_workers
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -70,8 +77,45 @@ def test_jobs_clients_and_requests_name_a_model(
             assert "there is no model 'nothing'" in refused.text
         (state,) = read_workers(worker.connection)
         assert set(state.models) == {siglip, plain}
-        with pytest.raises(NotStored, match="`warmclip models`"):
+        with pytest.raises(ModelUnknown, match="`warmclip models`"):
             ask(model="../plain")
+
+
+@pytest.fixture
+def context(tmp_path: Path, models: dict[str, ModelBundle]) -> Iterator[JobContext]:
+    """A horse's, with the model ``plain`` and a store of its own."""
+    settings = Settings(home=tmp_path / "home", bundle=models["plain"].folder)
+    lock = lock_store(settings.embedded_store)
+    with open_context(settings, store_owner=lock) as context:
+        yield context
+    os.close(lock)
+
+
+def test_model_without_vectors_is_not_loaded(context: JobContext, tmp_path: Path) -> None:
+    """Whether it is loaded or not, the answer names the collection and the model as the job did."""
+    with pytest.raises(NotStored, match="no collection 'images' yet"):
+        context.searcher("images", "converts")
+    index_images([str(path) for path in draw(tmp_path / "pictures", 1)], "images")
+    context.searcher("images", "plain")
+
+    with pytest.raises(NotStored, match="'images' has no vectors of the model 'converts'"):
+        context.searcher("images", "converts")
+    assert context.take_missed().fingerprint == ""
+
+
+def test_model_that_is_exported_again(context: JobContext, models: dict[str, ModelBundle]) -> None:
+    """A name means what lies in the folder now."""
+    with pytest.raises(ModelNeeded):
+        context.encoder_of("converts")
+    shutil.rmtree(models["converts"].folder)
+    exported = rewritten(
+        models["plain"],
+        models["converts"].folder,
+        image=models["plain"].manifest.image.model_copy(update={"fill": 9}),
+    )
+    with pytest.raises(ModelNeeded):
+        context.encoder_of("converts")
+    assert context.take_missed().fingerprint == exported.manifest.fingerprint
 
 
 def test_two_models_are_compared_on_one_folder(

@@ -25,6 +25,7 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: Mapping[type[WarmclipError], int] = {
     errors.SettingsError: 422,
     errors.BundleError: 503,
+    errors.ModelUnknown: 404,
     errors.ProviderUnavailable: 503,
     errors.ForkedSessionError: 503,
     errors.BadVectors: 502,

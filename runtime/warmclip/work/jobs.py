@@ -138,7 +138,7 @@ def embed_images(paths: list[str], *, model: str | None = None) -> dict[str, Any
 
     Raises:
         JobRefused: a path is not an absolute one without "..", or there are too many.
-        NotStored: there is no such model here.
+        ModelUnknown: there is no such model here.
     """
     context = current_context()
     check_paths(paths, context.settings)
@@ -167,7 +167,7 @@ def embed_texts(texts: list[str], *, model: str | None = None) -> dict[str, Any]
 
     Raises:
         JobRefused: the texts are no list of str, or too many.
-        NotStored: there is no such model here.
+        ModelUnknown: there is no such model here.
         TextRefused: one is longer than the limit.
     """
     context = current_context()
@@ -267,7 +267,8 @@ def search(
         FolderUnreadable: the folder is no absolute path.
         ImageUnreadable: the image.
         TextRefused: the text.
-        NotStored: there is no such collection, or no such picture in it.
+        ModelUnknown: there is no such model here.
+        NotStored: there is no such collection, or no such picture or vectors of the model in it.
         StoreError: the store failed.
     """
     from warmclip.indexing.combination import combine_terms

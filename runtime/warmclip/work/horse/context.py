@@ -19,6 +19,7 @@ from warmclip.errors import (
     BundleError,
     ForkedSessionError,
     JobRefused,
+    ModelUnknown,
     NotStored,
     SpaceMismatch,
     StoreError,
@@ -73,7 +74,6 @@ class JobContext:
         self._missed = MissedModel()
         self._own: str | None = None  # the fingerprint for jobs that name no model
         self._used: list[str] = []  # fingerprints, the latest used first
-        self._named: dict[str, str] = {}  # models as jobs name them -> their fingerprints
         self._store_retries = 0
         self._points: dict[str, int] = {}
         self._counted_at: dict[str, float] = {}
@@ -92,7 +92,7 @@ class JobContext:
 
         Raises:
             ModelNeeded: it is loaded first.
-            NotStored: there is no such model here.
+            ModelUnknown: there is no such model here.
             SpaceMismatch: it could not be loaded.
         """
         fingerprint = self._own if model is None else self._find_model(model)
@@ -108,15 +108,14 @@ class JobContext:
 
         if not isinstance(model, str):  # a job may carry anything
             raise JobRefused("a model is named by its folder or its fingerprint")
-        if model not in self._named:
-            found = find_fingerprint(self.settings, model)
-            if found is None:
-                raise NotStored(
-                    f"there is no model {model[:100]!r} beside {self.settings.bundle}; "
-                    "`warmclip models` on the worker's machine lists what is there"
-                )
-            self._named[model] = found
-        return self._named[model]
+        # Looked up each time, in about a millisecond: a model may be exported again in its folder.
+        found = find_fingerprint(self.settings, model)
+        if found is None:
+            raise ModelUnknown(
+                f"there is no model {model[:100]!r} beside {self.settings.bundle}; "
+                "`warmclip models` on the worker's machine lists what is there"
+            )
+        return found
 
     def _use(self, fingerprint: str) -> "Encoder":
         """One that is loaded; the one that was used least lately makes room for another."""
@@ -180,12 +179,18 @@ class JobContext:
                 that the name leads to.
 
         Raises:
-            ModelNeeded, SpaceMismatch, StoreError: as ``indexer``; there are no such vectors.
+            ModelNeeded, SpaceMismatch, StoreError: as ``indexer``.
+            ModelUnknown: there is no such model here.
+            NotStored: the collection has no vectors of it; no model is loaded to find that out.
         """
         from warmclip.indexing.indexer import Indexer
         from warmclip.store.protocol import collection_of
 
-        fingerprint = self.model_of(collection) if model is None else self._find_model(model)
+        if model is None:
+            fingerprint = self.model_of(collection)
+        else:
+            fingerprint = self._find_model(model)
+            self._require_vectors(collection, fingerprint, model)
         if fingerprint is None:
             encoder = self.encoder
             return Indexer.from_settings(encoder, self.store, self.settings, collection), encoder
@@ -200,6 +205,19 @@ class JobContext:
         encoder = self._use(fingerprint)
         own_name = collection_of(collection, fingerprint)
         return Indexer.from_settings(encoder, self.store, self.settings, own_name), encoder
+
+    def _require_vectors(self, collection: str, fingerprint: str, model: str) -> None:
+        from warmclip.store.protocol import collection_of
+
+        if self.store.fingerprint_of(collection) == fingerprint:
+            return
+        try:
+            self.store.count_points(collection_of(collection, fingerprint))
+        except NotStored as exc:
+            raise NotStored(
+                f"collection {collection!r} has no vectors of the model {model[:100]!r}; "
+                f"`warmclip migrate {collection} --no-switch` with that model makes them"
+            ) from exc
 
     def missing_model_error(self, collection: str, fingerprint: str) -> SpaceMismatch:
         """The error of a job on a collection whose model is not loaded."""
