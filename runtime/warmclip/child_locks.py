@@ -22,6 +22,11 @@ def keep_from_children(file: os.stat_result) -> None:
     _files.add((file.st_dev, file.st_ino))
 
 
+def leave_to_children(file: os.stat_result) -> None:
+    """Undo ``keep_from_children``, before a file is deleted: the next one may get its number."""
+    _files.discard((file.st_dev, file.st_ino))
+
+
 @cache
 def _watch_forks() -> None:
     os.register_at_fork(after_in_child=_let_go)

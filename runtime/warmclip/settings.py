@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from warmclip.errors import SettingsError
-from warmclip.number import show_value
+from warmclip.shown import show_value
 
 ExifRule = Literal["ignore", "transpose"]
 DecodeRule = Literal["full", "scaled"]

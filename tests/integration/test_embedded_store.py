@@ -365,6 +365,35 @@ os.wait()
             os.kill(child, signal.SIGKILL)
 
 
+def test_file_with_the_number_of_a_deleted_collection(tmp_path: Path) -> None:
+    """Children that are forked keep it: only what has a lock of ours is taken from them.
+
+    A folder that is held open keeps its number, as if the next file had got it.
+    """
+    program = """
+import os
+import stat
+import sys
+from pathlib import Path
+from standins.points import SPACE
+from warmclip.store.qdrant import QdrantStore
+
+folder = Path(sys.argv[1])
+with QdrantStore.embedded(folder) as store:
+    store.ensure_collection("images", SPACE)
+    log = os.open(next(folder.rglob("wal")), os.O_RDONLY)
+    for is_deleted in (False, True):
+        if is_deleted:
+            store.delete_name("images")
+        child = os.fork()
+        if child == 0:
+            os._exit(stat.S_ISDIR(os.fstat(log).st_mode))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    with start_python(program, tmp_path / "qdrant") as child:
+        assert child.communicate()[0].split() == ["0", "1"]
+
+
 def test_lock_that_was_handed_on(tmp_path: Path) -> None:
     """A worker's horse opens the store with its parent's lock. When that fails, the next job can
     try again, and closing leaves the lock with the parent.

@@ -3,10 +3,13 @@
 import fcntl
 import os
 import signal
+import time
 from pathlib import Path
 
 from warmclip.child_locks import keep_from_children
 from warmclip.fsutil import file_lock
+
+PATIENCE_S = 60.0
 
 
 def is_free(file: Path) -> bool:
@@ -32,8 +35,10 @@ def test_lock_that_a_child_does_not_get(tmp_path: Path) -> None:
             written.flush()
             signal.pause()
         try:
+            gives_up_at = time.monotonic() + PATIENCE_S
             while not other.read_text():
-                pass
+                assert time.monotonic() < gives_up_at, "the child has not run"
+                time.sleep(0.01)
             assert not is_free(lock)
             held.close()
             assert is_free(lock)
@@ -50,7 +55,7 @@ def test_lock_file_of_a_forking_process(tmp_path: Path) -> None:
         if child == 0:
             signal.pause()
     try:
-        with file_lock(lock, patience_s=20):  # the child may not have run yet
+        with file_lock(lock, patience_s=PATIENCE_S):  # the child may not have run yet
             pass
     finally:
         os.kill(child, signal.SIGKILL)

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from warmclip.errors import SearchRefused
 from warmclip.indexing.walk import IMAGE_SUFFIXES
-from warmclip.number import check_number, show_value
+from warmclip.number import check_number
+from warmclip.shown import show_value
 
 MOST_TERMS = 32
 """Words and pictures in one query."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from warmclip.errors import FolderUnreadable, JobRefused
 from warmclip.fsutil import prefix_below
-from warmclip.number import show_path
 from warmclip.settings import Root
+from warmclip.shown import show_path
 
 # Never change it: every stored id is made from it.
 _NAMESPACE = uuid.UUID("6f1c2c5e-6d0b-5b0e-9f43-3c1d6a7be0c4")

@@ -22,7 +22,7 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
-from warmclip.child_locks import keep_from_children
+from warmclip.child_locks import keep_from_children, leave_to_children
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.fsutil import replace_file
 from warmclip.store.filters import INDEXED
@@ -53,8 +53,10 @@ class Shard:
         self._shard = shard
         self._noted = path / _NOTED
         self._unflushed = 0
+        self._wal: os.stat_result | None = None
         with contextlib.suppress(FileNotFoundError):  # the lock that the engine has of its own
-            keep_from_children((path / "wal").stat())
+            self._wal = (path / "wal").stat()
+            keep_from_children(self._wal)
 
     @classmethod
     def create(cls, path: Path, dim: int) -> "Shard":
@@ -195,6 +197,8 @@ class Shard:
         """Let go of the files after a failure."""
         with contextlib.suppress(_EngineError):  # it is of no use any more
             _called(self._shard.close)
+            if self._wal is not None:
+                leave_to_children(self._wal)
 
     def _check(self) -> None:
         """Compare with what was noted.

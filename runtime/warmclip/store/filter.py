@@ -5,7 +5,8 @@ from datetime import date
 from typing import Any, Self
 
 from warmclip.errors import SearchRefused
-from warmclip.number import check_number, show_value
+from warmclip.number import check_number
+from warmclip.shown import show_value
 
 MOST_HITS = 5_000
 """Hits that one search may ask for, with those that it leaves out before them."""

@@ -71,7 +71,8 @@ class Hit:
     score: float
     id: str
     payload: Payload
-    # that the text belongs to the picture; None: the model, or the query, has none
+    # That the text belongs to the picture. A store leaves it None, as it knows no model; set by
+    # ``indexing.probability``, unless the model, or the query, has none.
     probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from warmclip.errors import JobRefused
 from warmclip.indexing.query import Query, Term
 from warmclip.indexing.roots import is_absolute
-from warmclip.number import show_path, show_value
 from warmclip.settings import Settings
+from warmclip.shown import show_path, show_value
 
 
 def check_items(items: Any, what: str, settings: Settings) -> None:

@@ -34,8 +34,8 @@ from warmclip.indexing.query import Term
 from warmclip.inference.machine import chip, os_build
 from warmclip.inference.reading import FileReader, LazyImage
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.number import show_path, show_value
 from warmclip.settings import check_collection
+from warmclip.shown import show_path, show_value
 from warmclip.store.filter import Filter, check_score, count_hits
 from warmclip.store.question import question
 from warmclip.work.horse.context import JobContext, current_context
