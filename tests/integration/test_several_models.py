@@ -1,18 +1,22 @@
 """Several models in one service: jobs, clients and requests name one, and two are compared."""
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from running import environment_of, run, running_worker
 from serving import draw, running_server
 from tiny_models import rewritten
-from warmclip import Client, ThroughQueue
+from warmclip import Client, Encoder, ThroughQueue
+from warmclip.cli import app
 from warmclip.errors import ModelUnknown, NotStored
 from warmclip.inference.bundle import Logits, ModelBundle
 from warmclip.settings import Settings
@@ -122,7 +126,7 @@ def test_two_models_are_compared_on_one_folder(
     tmp_path: Path, models: dict[str, ModelBundle]
 ) -> None:
     """One command indexes with both, searches with both, and counts the hits in common."""
-    draw(tmp_path / "elsewhere", 3)
+    few = draw(tmp_path / "elsewhere", 3)[0].parent
     folder = draw(tmp_path / "pictures", 12)[0].parent
     home = {"WARMCLIP_HOME": str(tmp_path / "home")}
     chosen = [models["plain"].folder, models["siglip"].folder]
@@ -143,6 +147,35 @@ def test_two_models_are_compared_on_one_folder(
     assert [hit["probability"] for hit in sure] == sorted(
         (hit["probability"] for hit in sure), reverse=True
     )
+    all_of_few = run("compare", few, *compare[2:], **home)
+    assert "3 of 3 in common" in all_of_few.stdout
+    assert "on average: 3.0 of 3" in all_of_few.stdout
     one = run("compare", folder, "--bundle", chosen[0], "-q", "red", **home)
     assert one.returncode == 2
     assert "name two models" in one.stderr
+
+
+def test_one_model_at_a_time_is_compared(
+    tmp_path: Path, models: dict[str, ModelBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is let go of before the second is loaded, however seldom garbage is collected."""
+    loaded: list[weakref.ref[Encoder]] = []
+
+    def open_encoder(settings: Settings, _terminal: object) -> Encoder:
+        assert [it() for it in loaded] == [None] * len(loaded)
+        encoder = Encoder.from_settings(settings)
+        loaded.append(weakref.ref(encoder))
+        return encoder
+
+    monkeypatch.setattr("warmclip.cli.commands.compare.open_encoder", open_encoder)
+    monkeypatch.setenv("WARMCLIP_HOME", str(tmp_path / "home"))
+    folder = draw(tmp_path / "pictures", 2)[0].parent
+    chosen = [str(models[name].folder) for name in ("plain", "siglip")]
+    arguments = ["compare", str(folder), "--bundle", chosen[0], "--bundle", chosen[1], "-q", "red"]
+    usual = gc.get_threshold()
+    gc.set_threshold(10**9)
+    try:
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    finally:
+        gc.set_threshold(*usual)
+    assert (done.exit_code, len(loaded)) == (0, 2), done.output

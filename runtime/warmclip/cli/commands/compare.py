@@ -1,5 +1,6 @@
 """The command compare."""
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,14 +73,15 @@ def compare(
         from warmclip.store.open import share_store
 
         folder = folder.absolute()
-        with share_store(settings) as store:  # one model at a time is in memory
-            sides = [
-                _ask(terminal, replace(settings, bundle=each), store, folder, query, limit)
-                for each in bundle
-            ]
+        sides = []
+        with share_store(settings) as store:
+            for each in bundle:
+                chosen = replace(settings, bundle=each)
+                sides.append(_ask(terminal, chosen, store, folder, query, limit))
+                gc.collect()  # one model at a time is in memory, and parts of it form cycles
         if sides[0].fingerprint == sides[1].fingerprint:
             terminal.note("both bundles are of the same embedding space")
-        _show(terminal, sides, query, limit)
+        _show(terminal, sides, query)
         raise typer.Exit(max(side.report.exit_code for side in sides))
 
 
@@ -101,12 +103,12 @@ def _ask(
     indexer = Indexer.from_settings(encoder, store, settings, collection)
     with terminal.progress("images") as progress:
         report = indexer.index([folder], progress=progress)
-    only, logits = Filter.of(str(folder), None, None, by_file_date=False), encoder.bundle.manifest
+    only = Filter.of(str(folder), None, None, by_file_date=False)
     found = []
     for text in queries:
         hits = indexer.search(text, limit=limit, only=only)
         query = Query(terms=(Term(text=text),))
-        found.append(with_probability(hits, query, logits.logits))
+        found.append(with_probability(hits, query, encoder.bundle.manifest.logits))
     return Side(
         bundle=settings.bundle,
         fingerprint=encoder.fingerprint,
@@ -116,9 +118,10 @@ def _ask(
     )
 
 
-def _show(terminal: Terminal, sides: list[Side], queries: list[str], limit: int) -> None:
+def _show(terminal: Terminal, sides: list[Side], queries: list[str]) -> None:
     common = [_count_common(*pair) for pair in zip(*(side.found for side in sides), strict=True)]
     mean = sum(common) / len(common)
+    most = max(len(hits) for side in sides for hits in side.found)  # fewer than asked for, maybe
     if terminal.as_json:
         terminal.json(
             {
@@ -144,8 +147,8 @@ def _show(terminal: Terminal, sides: list[Side], queries: list[str], limit: int)
         for number in range(max(map(len, rows))):
             cells = [_cell(hits[number]) if number < len(hits) else "" for hits in rows]
             terminal.print(f"{number + 1:4}  {cells[0]:{_NAME_CHARS + 7}}  {cells[1]}".rstrip())
-        terminal.print(f"      {common[place]} of {limit} in common")
-    terminal.print(f"in common on average: {mean:.1f} of {limit}")
+        terminal.print(f"      {common[place]} of {most} in common")
+    terminal.print(f"in common on average: {mean:.1f} of {most}")
 
 
 def _cell(hit: "Hit") -> str:
