@@ -73,8 +73,6 @@ def write_tower(
     weights = _write_weights(program.model, path) if apart or size > MAX_BYTES else None
     model: onnx.ModelProto = program.model_proto if weights is None else _read_light(path)
     _make_plain(model, {axis: symbol.__name__ for axis, symbol in axes.items()})
-    if weights is not None:  # so the graph's digest stands for both
-        model.metadata_props.add(key="weights_sha256", value=weights.sha256)
     record = write_file(path, model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path)
     return GraphRecord(**record.model_dump(), weights=weights)

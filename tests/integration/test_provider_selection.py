@@ -276,7 +276,11 @@ def test_disk_without_room_for_compiled_models(
     }
     with pytest.raises(NoRoom, match="MB of free space are needed"):
         OnnxSession(
-            bundle.graph("image", "fp32"), COMPILER, digest="0", cache=ModelCache(machine.home)
+            bundle.graph("image", "fp32"),
+            COMPILER,
+            digest="0",
+            size_bytes=needed,
+            cache=ModelCache(machine.home),
         )
 
 

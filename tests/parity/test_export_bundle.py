@@ -493,7 +493,6 @@ def test_weights_that_one_file_cannot_hold(tmp_path: Path, monkeypatch: pytest.M
         record = bundle.graph_record("text", precision)
         assert record.weights is not None
         assert record.size_bytes < record.weights.size_bytes / 10
-        assert record.weights.sha256.encode() in bundle.graph("text", precision).read_bytes()
     assert json.loads(bundle.certificate().read_text())["coreml"]["whole"]
     vector = Encoder.open(bundle.folder, home=tmp_path).encode_texts(["a cat"])
     np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-5)

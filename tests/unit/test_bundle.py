@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from warmclip.errors import BundleError
 from warmclip.indexing.probability import with_probability
 from warmclip.indexing.query import Query, Term
-from warmclip.inference.bundle import Logits, ModelBundle
+from warmclip.inference.bundle import FileRecord, GraphRecord, Logits, ModelBundle
 from warmclip.store.protocol import Hit, Payload
 
 
@@ -126,6 +127,59 @@ def test_file_name_that_leads_out(bundle: Path) -> None:
     edit(bundle, lambda manifest: manifest["golden"].update(file="../golden.npz"))
     with pytest.raises(BundleError, match=r"golden\.file"):
         ModelBundle.open(bundle)
+
+
+def weights_apart(bundle: Path, name: str = "image.fp32.onnx.weights") -> Path:
+    """Have the manifest say that a graph's weights lie in a second file; returns that file."""
+    weights = bundle / "image.fp32.onnx.weights"
+    weights.write_bytes(b"numbers")
+    record = {"file": name, "sha256": hashlib.sha256(b"numbers").hexdigest(), "size_bytes": 7}
+    edit(bundle, lambda manifest: manifest["graphs"]["image"]["fp32"].update(weights=record))
+    return weights
+
+
+@pytest.mark.parametrize("name", ["../weights", "/etc/hostname", "sub/weights", "..", ".weights"])
+def test_weights_elsewhere(bundle: Path, name: str) -> None:
+    """Nor can it name a file of weights outside: the record is refused, and none is looked for."""
+    weights_apart(bundle, name)
+    with pytest.raises(BundleError, match=r"graphs\.image\.fp32\.weights\.file"):
+        ModelBundle.open(bundle)
+
+
+def test_weights_that_were_cut_short(bundle: Path) -> None:
+    """The second file is as much part of the bundle as the first."""
+    weights = weights_apart(bundle)
+    opened = ModelBundle.open(bundle)
+    weights.write_bytes(b"number")
+    for look in (lambda: ModelBundle.open(bundle), lambda: opened.graph("image", "fp32")):
+        with pytest.raises(BundleError, match=r"onnx\.weights has 6 bytes.*cut short"):
+            look()
+
+
+@pytest.mark.parametrize("name", ["image.fp32.onnx", "image.fp32.onnx.weights", "golden.npz"])
+def test_file_that_is_a_link(bundle: Path, name: str) -> None:
+    """It is not followed, on opening or when it was put there later; its content is the same."""
+    weights_apart(bundle)
+    opened = ModelBundle.open(bundle)
+    outside = bundle.parent / "outside"
+    (bundle / name).rename(outside)
+    (bundle / name).symlink_to(outside)
+    for look in (lambda: ModelBundle.open(bundle), opened.verify):
+        with pytest.raises(BundleError, match=rf"{name} is a link"):
+            look()
+
+
+def test_record_of_a_graph_with_weights_beside_it() -> None:
+    """Its key and its size are those of both files; one without them is written as ever."""
+    plain = GraphRecord(file="a.onnx", sha256="0" * 64, size_bytes=5)
+    one, other = (
+        plain.model_copy(update={"weights": FileRecord(file="w", sha256=digit * 64, size_bytes=7)})
+        for digit in "12"
+    )
+    assert len({plain.digest, one.digest, other.digest}) == 3
+    assert (plain.digest, plain.total_bytes, one.total_bytes) == (plain.sha256, 5, 12)
+    assert set(plain.model_dump()) == {"file", "sha256", "size_bytes"}
+    assert GraphRecord.model_validate_json(one.model_dump_json()) == one
 
 
 def test_exif_rule_is_part_of_the_identity(bundle: Path) -> None:

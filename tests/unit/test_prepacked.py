@@ -40,7 +40,8 @@ class Machine:
         """A session as a tower in service has it."""
         record = self.bundle.graph_record(tower, "fp32")
         options: dict[str, Any] = {
-            "digest": record.sha256,
+            "digest": record.digest,
+            "size_bytes": record.total_bytes,
             "cache": self.cache,
             "check": partial(self.golden.check, tower, "fp32"),
         }

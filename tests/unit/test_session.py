@@ -99,7 +99,9 @@ def test_cache_that_cannot_be_looked_into(graph: Path, unprivileged: Path) -> No
     cache = ModelCache(unprivileged)
     cache.folder.mkdir()
     cache.folder.chmod(0o000)
-    models = CompiledModels(graph=graph, provider=COMPILING, digest="d", length=0, cache=cache)
+    models = CompiledModels(
+        graph=graph, provider=COMPILING, digest="d", size_bytes=1, length=0, cache=cache
+    )
     models.require_space()
     models.remove()
     cache.folder.chmod(0o700)

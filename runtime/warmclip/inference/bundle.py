@@ -8,10 +8,18 @@ which the exporter writes last. ``docs/reference/bundle.md`` describes the forma
 import hashlib
 import json
 import math
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from warmclip.errors import BundleError
 from warmclip.settings import DecodeRule, ExifRule
@@ -68,12 +76,26 @@ class FileRecord(_Record):
 
 
 class GraphRecord(FileRecord):
-    """A tower's graph; its weights lie beside it where one file cannot hold them.
-
-    The graph's own file has the digest of its weights, and so its digest stands for both.
-    """
+    """A tower's graph; its weights lie beside it where one file cannot hold them."""
 
     weights: FileRecord | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of all that is loaded: trials, and what is prepared of the graph, are kept under it."""
+        if self.weights is None:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256} {self.weights.sha256}".encode()).hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        """With the weights, wherever they lie."""
+        return self.size_bytes + (0 if self.weights is None else self.weights.size_bytes)
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A runtime that knows no such field opens all bundles but those that need it.
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class TokenizerRecipe(_Record):
@@ -211,7 +233,7 @@ class Manifest(_Record):
 class ModelBundle:
     """A folder under ``models/`` whose manifest was read and whose files are all there.
 
-    Lengths are checked on opening; a file's digest is checked when the file is first used, so
+    What each file is and its length are checked on opening; its digest when it is first used, so
     that a worker does not hash the precisions that it will not load.
     """
 
@@ -243,7 +265,7 @@ class ModelBundle:
             raise BundleError(f"cannot read {where}: {exc}") from exc
         bundle = cls(folder, Manifest.parse(text, where))
         for record in bundle.files():
-            bundle._check_length(record)
+            bundle._check_file(record)
         return bundle
 
     def files(self) -> list[FileRecord]:
@@ -308,14 +330,22 @@ class ModelBundle:
         for record in self.files():
             self._verify(record)
 
-    def _check_length(self, record: FileRecord) -> None:
+    def _check_file(self, record: FileRecord) -> None:
         path = self.folder / record.file
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; export the model again")
-        size = path.stat().st_size
-        if size != record.size_bytes:
+        try:
+            found = path.lstat()
+        except FileNotFoundError as exc:
+            raise BundleError(f"{path} is missing; export the model again") from exc
+        except OSError as exc:
+            raise BundleError(f"cannot read {path}: {exc}") from exc
+        if not stat.S_ISREG(found.st_mode):  # a link may lead anywhere, and be turned later
             raise BundleError(
-                f"{path} has {size} bytes, the manifest says {record.size_bytes}; "
+                f"{path} is a link, or no file; a bundle holds its files itself: copy them there, "
+                "or export the model again"
+            )
+        if found.st_size != record.size_bytes:
+            raise BundleError(
+                f"{path} has {found.st_size} bytes, the manifest says {record.size_bytes}; "
                 "it was cut short or altered: export the model again"
             )
 
@@ -323,6 +353,7 @@ class ModelBundle:
         path = self.folder / record.file
         if record.file in self._verified:
             return path
+        self._check_file(record)  # again: it may have changed since the bundle was opened
         try:
             with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,7 +9,6 @@ from warmclip.errors import NoRoom
 from warmclip.inference.machine import os_build
 from warmclip.inference.ort.loading import onnxruntime_build
 from warmclip.inference.ort.model_cache import ModelCache
-from warmclip.inference.ort.prepacked import size_with_weights
 from warmclip.inference.providers import Provider
 
 _KEPT_COPIES = 2  # of the weights for each batch: CoreML keeps its package and what it compiles
@@ -22,7 +21,8 @@ class CompiledModels:
     Attributes:
         graph: the file.
         provider: what compiles it.
-        digest: of the file's content.
+        digest: of its content.
+        size_bytes: of the graph with its weights.
         length: in tokens, of every text.
         cache: where they are kept.
     """
@@ -30,6 +30,7 @@ class CompiledModels:
     graph: Path
     provider: Provider
     digest: str
+    size_bytes: int
     length: int
     cache: ModelCache
 
@@ -57,7 +58,7 @@ class CompiledModels:
         try:
             missing = [it for it in self._sizes if not self.cache.has(self.identity(it))]
             # One more copy is somewhere while it is compiled.
-            needed = (_KEPT_COPIES * len(missing) + 1) * size_with_weights(self.graph)
+            needed = (_KEPT_COPIES * len(missing) + 1) * self.size_bytes
             free = shutil.disk_usage(self.cache.nearest_folder).free
         except OSError:  # such as a folder of somebody else: whoever loads says what is wrong
             return

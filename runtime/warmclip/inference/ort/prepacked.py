@@ -48,13 +48,13 @@ def graph_in(folder: Path) -> Path:
     return folder / _GRAPH
 
 
-def require_space(folder: Path, graph: Path) -> None:
-    """Check that the disk has room for a prepared graph.
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Check that the disk has room for what is prepared of a graph of this size.
 
     Raises:
         OSError: the disk is nearly full.
     """
-    needed = 3 * size_with_weights(graph)  # two of them are written
+    needed = 3 * size_bytes  # two of them are written
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
@@ -63,16 +63,6 @@ def require_space(folder: Path, graph: Path) -> None:
             f"there are {free / 1e6:.0f}",
             str(folder),
         )
-
-
-def size_with_weights(graph: Path) -> int:
-    """Bytes of a graph's file, and of that beside it which has its weights, if there is one.
-
-    Raises:
-        OSError: there is no such graph.
-    """
-    weights = graph.with_name(f"{graph.name}.weights")
-    return graph.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
 
 
 def ask_to_write(options: Any, folder: Path, onnxruntime_version: str) -> None:

@@ -61,6 +61,7 @@ class OnnxSession:
         threads: int = 0,
         length: int = 0,
         digest: str = "",
+        size_bytes: int = 0,
         cache: ModelCache | None = None,
         verify: Callable[[], object] | None = None,
         check: Check | None = None,
@@ -74,7 +75,8 @@ class OnnxSession:
             provider: where to compute.
             threads: 0 for as many as there are cores for this process.
             length: in tokens, of every text, for a provider with static shapes; pictures have none.
-            digest: of the file's content; what is compiled or prepared is kept under it.
+            digest: of its content; what is compiled or prepared is kept under it.
+            size_bytes: of the graph with its weights: that needs some times as much on the disk.
             cache: where to keep it, for a provider that can.
             verify: called before the file is read; what it raises passes through. What was
                 prepared from the file earlier is loaded without reading it.
@@ -88,6 +90,7 @@ class OnnxSession:
         self._threads = threads or usable_cores()
         self._length = length
         self._digest = digest
+        self._size_bytes = size_bytes
         self._cache = cache
         self._verify = verify or (lambda: None)
         self._check = check or (lambda _run, _is_new: None)
@@ -196,6 +199,7 @@ class OnnxSession:
                 graph=self.graph,
                 provider=self.provider,
                 digest=self._digest,
+                size_bytes=self._size_bytes,
                 length=self._length,
                 cache=self._cache,
             )
@@ -229,7 +233,7 @@ class OnnxSession:
         is_new = not graph.exists()
         if is_new:
             self._verify()
-            prepacked.require_space(folder, self.graph)
+            prepacked.require_space(folder, self._size_bytes)
             log.info("preparing %s for this processor: seconds, and only once", self.graph.name)
             options = self._options(size)
             prepacked.ask_to_write(options, folder, onnxruntime_version())

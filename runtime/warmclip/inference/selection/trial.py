@@ -110,6 +110,7 @@ def _measure(
     stage("reading the bundle")
     golden = Golden(bundle)
     graph = bundle.graph(tower, provider.precision)
+    record = bundle.graph_record(tower, provider.precision)
     stage("loading")
     started = time.perf_counter()
     session = OnnxSession(
@@ -117,7 +118,8 @@ def _measure(
         provider,
         threads=threads,
         length=bundle.manifest.tokenizer.context_length,
-        digest=bundle.manifest.graphs[tower][provider.precision].sha256,
+        digest=record.digest,
+        size_bytes=record.total_bytes,
         cache=ModelCache(home),
         check=partial(golden.check, tower, provider.precision),
         records_placement=True,

@@ -113,7 +113,8 @@ class TrialStore:
         return CompiledModels(
             graph=self._bundle.folder / record.file,
             provider=provider,
-            digest=record.sha256,
+            digest=record.digest,
+            size_bytes=record.total_bytes,
             length=self._bundle.manifest.tokenizer.context_length,
             cache=ModelCache(self._home),
         )
@@ -124,7 +125,7 @@ class TrialStore:
         identity = {
             "warmclip": importlib.metadata.version("warmclip"),
             "fingerprint": manifest.fingerprint,
-            "graph": graph.sha256 if graph is not None else None,
+            "graph": graph.digest if graph is not None else None,
             "golden": manifest.golden.sha256,
             "provider": provider.identity(),
             "threads": self._threads,
