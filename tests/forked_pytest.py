@@ -8,11 +8,13 @@ anew in every fork.
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 _FORK = multiprocessing.get_context("fork")
@@ -24,6 +26,7 @@ def serve(address: str, arguments: list[str]) -> None:
         receiver, sender = _FORK.Pipe(duplex=False)
         first = _FORK.Process(target=_first_run, args=(arguments, sender))
         first.start()
+        sender.close()  # so that a first run that dies is noticed
         modules = receiver.recv()
         first.join()
         for name in modules:
@@ -34,12 +37,18 @@ def serve(address: str, arguments: list[str]) -> None:
                 run = _FORK.Process(target=_run, args=(arguments, output.fileno()))
                 run.start()
                 wait([run.sentinel, connection])  # a client that is gone was timed out
-                with suppress(ProcessLookupError):
-                    os.killpg(run.ident or 0, 9)
-                run.join()
+                _end(run)
                 output.seek(0)
                 with suppress(BrokenPipeError):
                     connection.send((run.exitcode, output.read()))
+
+
+def _end(run: ForkProcess) -> None:
+    assert run.pid is not None  # it was started
+    with suppress(ProcessLookupError, PermissionError):  # the latter for zombies, on macOS
+        os.killpg(run.pid, signal.SIGKILL)
+    run.kill()  # if it has no group of its own yet
+    run.join()
 
 
 def request(address: str) -> int:
