@@ -2,13 +2,16 @@
 
 import atexit
 import gc
+import os
 import sys
 
+_STDERR = 2
 _GARBAGE = 100_000  # objects between two looks for garbage
 
 
 def main() -> None:
     """Run the command line, or say what has to be installed for it."""
+    _open_missing_streams()
     # Each look goes through all that was imported, and Python takes several while it imports, and
     # several as it ends: a fifth of what a search takes, in which there is no garbage.
     gc.set_threshold(_GARBAGE)
@@ -26,6 +29,19 @@ def main() -> None:
         )
         sys.exit(2)
     run()
+
+
+def _open_missing_streams() -> None:
+    """Open the null device where stdin, stdout or stderr was closed by who started this.
+
+    Else the next file would take such a number, a store's lock for one, and what libraries print
+    would be written into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(_STDERR, "w", closefd=False)
 
 
 if __name__ == "__main__":

@@ -180,6 +180,16 @@ def test_search_by_a_picture_from_standard_input(gallery: Path) -> None:
     assert b"standard input is closed" in closed.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(gallery: Path, closed: str) -> None:
+    """A command does its work; no file of the store takes their numbers."""
+    command = [sys.executable, "-m", "warmclip", "index", gallery]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert answer("search", "a star", "-n", "1")["queries"][0]["hits"]
+
+
 def test_paths_that_no_file_can_have(gallery: Path) -> None:
     """Others may have stored such ones: they are shown as not there, and kept from `xargs -0`."""
     answer("index", gallery)

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -98,16 +100,35 @@ def test_key_of_another_kind(worker: Running, name: str) -> None:
     still_works(worker)
 
 
-@pytest.mark.parametrize("name", ["rq:warmclip:switched", "rq:warmclip:dead"])
-def test_key_of_ours_of_another_kind(worker: Running, name: str) -> None:
-    """Neither a heartbeat nor a job needs it."""
+@pytest.mark.parametrize(
+    "name", ["rq:workers", "rq:workers:high", "rq:warmclip:switched", "rq:warmclip:dead"]
+)
+def test_key_that_a_heartbeat_needs(worker: Running, name: str) -> None:
+    """It is passed by: the worker lives on, and so do its heartbeats."""
+    mine = f"rq:worker:{read_status(worker.connection).workers[0].name}"
     worker.connection.set(name, "x")
     still_works(worker)
-    mine = f"rq:worker:{read_status(worker.connection).workers[0].name}"
     before = worker.connection.hget(mine, "last_heartbeat")
     eventually(lambda: worker.connection.hget(mine, "last_heartbeat") != before)
     still_works(worker)
     worker.connection.delete(name)
+    if name.startswith("rq:workers"):  # they are told again at a heartbeat
+        eventually(lambda: worker.connection.scard(name) == 1)
+
+
+def test_worker_that_starts_and_ends(worker: Running, demo_bundle: Path, tmp_path: Path) -> None:
+    """What it cannot tell of itself, as others have taken the place, does not end it."""
+    worker.connection.set("rq:workers:low", "x")
+    redis = f"unix://{worker.connection.get_connection_kwargs()['path']}"
+    environment = environment_of(tmp_path / "home", demo_bundle) | {"REDIS_URL": redis}
+    done = subprocess.run(
+        [sys.executable, "-m", "warmclip", "worker", "--queues", "low", "--burst"],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    worker.connection.delete("rq:workers:low")
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_forged_worker_record(worker: Running) -> None:

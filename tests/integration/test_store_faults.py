@@ -278,7 +278,13 @@ def test_answer_in_json_of_another_program(server: QdrantStandIn) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(text=" " * 5000), Fault(coded=gzip.compress(b" " * 5000))], ids=["", "gzip"]
+    "fault",
+    [
+        Fault(text=" " * 5000),
+        Fault(coded=gzip.compress(b" " * 5000)),
+        Fault(coded=gzip.compress(gzip.compress(b" " * 5000)), coding="gzip, gzip"),
+    ],
+    ids=["", "gzip", "gzip twice"],
 )
 def test_answer_without_end(
     server: QdrantStandIn, fault: Fault, monkeypatch: pytest.MonkeyPatch
@@ -292,6 +298,14 @@ def test_answer_without_end(
         assert server.faults_to_come == 8
         server.clear_faults()
         assert store.list_names() == ()
+
+
+def test_answer_nested_too_deeply(server: QdrantStandIn) -> None:
+    """It is another program's, as what is no JSON at all."""
+    with impatient(server.url) as store:
+        server.fail(Fault(text="[" * 10**6), times=9)
+        with pytest.raises(StoreUnreachable, match="that is JSON: another program answers"):
+            store.list_names()
 
 
 def test_compressed_answer(server: QdrantStandIn) -> None:

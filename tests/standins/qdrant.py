@@ -36,7 +36,8 @@ class Fault:
     text: str | None = None  # answer with this instead of JSON
     cut: bool = False  # close the connection in the middle of the answer
     drip: bytes = b""  # answer with this, and then with a byte now and then, without end
-    coded: bytes | None = None  # answer with this, which is said to be compressed by gzip
+    coded: bytes | None = None  # answer with this, which is said to be compressed
+    coding: str = "gzip"  # and how
 
 
 class Refused(Exception):
@@ -328,7 +329,7 @@ class QdrantStandIn:
         elif fault.drip:
             _drip(handler, fault.drip)
         elif fault.coded is not None:
-            _send(handler, 200, fault.coded, {"Content-Encoding": "gzip"})
+            _send(handler, 200, fault.coded, {"Content-Encoding": fault.coding})
         elif fault.text is not None:
             _send(handler, 200, fault.text.encode(), {})
         elif fault.reset and not fault.done_before:

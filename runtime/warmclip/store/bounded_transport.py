@@ -65,6 +65,9 @@ class BoundedTransport(httpx.BaseTransport):
                 extensions=request.extensions,
             ) as answer,
         ):
+            codings = httpx.Headers(answer.headers).get("Content-Encoding", "")
+            if "," in codings:  # each multiplies: 64 KiB of two may be 69 GB in one piece
+                raise AnswerTooLarge
             coded = httpx.Response(
                 answer.status, headers=answer.headers, stream=_Coded(answer.iter_stream())
             )

@@ -65,7 +65,7 @@ class ServerCalls:
             raise self._refusal(exc) from exc
         except ResponseHandlingException as exc:
             raise self._silence(exc.source) from exc
-        except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise StoreUnreachable(
                 f"no answer from {self._where} that is JSON: another program answers, such as a "
                 "proxy before it; look at that, or correct QDRANT_URL"
@@ -160,5 +160,5 @@ def _reason(content: bytes) -> str:
     """What the server says in ``{"status": {"error": ...}}``, or nothing."""
     try:
         return str(json.loads(content)["status"]["error"])[:_LONGEST_REASON]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -21,7 +21,7 @@ from warmclip.process_table import is_running, read_process
 from warmclip.sysctl import read_sysctl
 from warmclip.work.keys import WORKERS
 from warmclip.work.patience import is_wrong_type
-from warmclip.work.replies import text_of
+from warmclip.work.replies import reply_of, text_of
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def end_leftover_horses(connection: Redis) -> bool:
     Such a horse leaves by itself, unless it is in native code that lets no Python run.
     """
     found = False
-    for name in connection.smembers(WORKERS):
+    for name in reply_of(connection, "SMEMBERS", WORKERS) or ():
         key = text_of(name)
         if is_gone(connection, key) and not is_gone(connection, key, with_horse=True):
             horse = int(text_of(connection.hget(key, HORSE) or "0"))

@@ -1,11 +1,13 @@
 """What Redis replies. Others may write to it: what is not of RQ is passed by, and said once."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from warmclip.work.patience import Patience, is_wrong_type, refusal
 
@@ -82,6 +84,33 @@ def read_members(connection: Redis, key: str, prefix: str) -> list[str]:
         shown = ", ".join(repr(text[:50]) for text in strays[:3])
         warn_once(f"{key} in Redis names what is not RQ's, and is passed by: {shown}")
     return [name.removeprefix(prefix) for name in names]
+
+
+def pass_wrong_types(replies: Iterable[Any]) -> list[Any]:
+    """What a transaction replied, with None for each key that holds something else than RQ's.
+
+    Redis has carried out all its other commands.
+
+    Raises:
+        RedisError: another error among the replies.
+    """
+    passed = list(replies)
+    for at, reply in enumerate(passed):
+        if isinstance(reply, Exception):
+            if not is_wrong_type(reply):
+                raise reply
+            warn_once(f"a key in Redis is not RQ's: it is passed by ({reply})")
+            passed[at] = None
+    return passed
+
+
+@contextmanager
+def passing_wrong_types() -> Iterator[None]:
+    """For a transaction of RQ's at the block's end: see ``pass_wrong_types``."""
+    try:
+        yield
+    except ResponseError as exc:
+        pass_wrong_types([exc])
 
 
 @lru_cache(maxsize=_MOST_WARNINGS)

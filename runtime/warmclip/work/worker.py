@@ -45,6 +45,7 @@ from warmclip.work.patience import LOST, is_wrong_type, refusal
 from warmclip.work.poisoned_files import PoisonedFiles
 from warmclip.work.recorder import STOPPED, JobRecorder, Running
 from warmclip.work.recovery import OrphanRecovery
+from warmclip.work.replies import pass_wrong_types, passing_wrong_types
 from warmclip.work.rq_worker import HEARTBEAT_EVERY_S, RqWorker
 
 log = logging.getLogger(__name__)
@@ -105,12 +106,13 @@ class WarmWorker(RqWorker):
             RedisError: Redis was lost, or refused commands, for too long.
         """
         self.install_signal_handlers()
-        super().register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
+        with passing_wrong_types():
+            super().register_birth()  # type: ignore[no-untyped-call]  # rq's is not annotated
         try:
             self._ensure_horse(None)
         except BaseException:
             with suppress(RedisError):
-                self.register_death()  # type: ignore[no-untyped-call]  # rq's is not annotated
+                self.register_death()
             raise
         self.connection.hdel(self.key, AT)
 
@@ -132,6 +134,11 @@ class WarmWorker(RqWorker):
 
     def register_birth(self) -> None:
         """Leave it at what ``start`` has registered: RQ would take that for another worker's."""
+
+    def register_death(self) -> None:
+        """Tell Redis of the end, whatever others have put into the place of RQ's sets."""
+        with passing_wrong_types():
+            super().register_death()  # type: ignore[no-untyped-call]  # rq's is not annotated
 
     def serialize(self) -> dict[Any, Any]:
         """RQ's record of a worker, and what ours add.
@@ -260,7 +267,7 @@ class WarmWorker(RqWorker):
                 pipeline.hset(self.key, AT, json.dumps([job_id, *in_flight.progress]))
             if running is not None:
                 self._recorder.keep_alive(running, pipeline)
-            answers = pipeline.execute()
+            answers = pass_wrong_types(pipeline.execute(raise_on_error=False))
         self._follower.keep_turn()
         self._follower.on_switches(read_switches(self.connection))
         if running is not None:
