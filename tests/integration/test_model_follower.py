@@ -76,7 +76,7 @@ def test_job_that_waits_for_a_model(connection: Redis, outcome: Outcome, loads: 
     Turn(connection, "another").take()
     horse = ChoosingHorse(OLD)
     follower = follower_of(horse, connection)
-    follower.on_report(missed(NEW, outcome))
+    follower.on_report("job", missed(NEW, outcome))
     follower.follow(horse.ensure)
     assert horse.loaded == ([(NEW,)] if loads else [])
     Turn(connection, "w").pass_on()  # which is not this worker's
@@ -89,7 +89,7 @@ def test_former_model_goes(connection: Redis) -> None:
         horse = ChoosingHorse(OLD)
         horse.choice = ModelChoice(wanted=(OLD,))
         follower = follower_of(horse, connection)
-        follower.on_report(missed(NEW, instead=instead))
+        follower.on_report("job", missed(NEW, instead=instead))
         follower.follow(horse.ensure)
         assert horse.loaded == [loaded]
 
@@ -99,7 +99,7 @@ def test_nothing_was_missed(connection: Redis) -> None:
     horse = ChoosingHorse(OLD)
     follower = follower_of(horse, connection)
     for report in (missed(""), missed(OLD)):
-        follower.on_report(report)
+        follower.on_report("job", report)
         follower.follow(horse.ensure)
     follower.on_switches([BACK])
     follower.follow(horse.ensure)
@@ -115,7 +115,7 @@ def test_model_that_is_not_here(connection: Redis, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             follower.on_switches([elsewhere])
-            follower.on_report(missed(OTHER, "requeue"))
+            follower.on_report("job", missed(OTHER, "requeue"))
             follower.follow(horse.ensure)
     trouble = f"there is no bundle of the model {OTHER[:12]} beside /models/default"
     assert follower.trouble == trouble
@@ -134,12 +134,12 @@ def test_model_that_came_later(connection: Redis) -> None:
     """Once the horse has what was lacking, there is no trouble any more."""
     horse = ChoosingHorse(OLD)
     follower = follower_of(horse, connection)
-    follower.on_report(missed(OTHER))
+    follower.on_report("job", missed(OTHER))
     horse.ready.models = (OLD, OTHER)
     follower.on_switches([])
     assert follower.trouble == ""
-    follower.on_report(missed(OTHER))
-    follower.on_report(missed(NEW))  # which is here
+    follower.on_report("job", missed(OTHER))
+    follower.on_report("job", missed(NEW))  # which is here
     assert follower.trouble == ""
 
 
@@ -149,7 +149,7 @@ def test_model_that_cannot_be_loaded(connection: Redis) -> None:
     horse.choice = ModelChoice(wanted=(OLD,))
     follower = follower_of(horse, connection)
     for _ in range(3):
-        follower.on_report(missed(NEW, "requeue"))
+        follower.on_report("job", missed(NEW, "requeue"))
         follower.follow(horse.ensure)
         assert follower.trouble == "it cannot be loaded: it is broken"
         assert horse.choice == ModelChoice(wanted=(OLD,), refused=(NEW,))

@@ -122,6 +122,26 @@ def test_model_that_is_exported_again(context: JobContext, models: dict[str, Mod
     assert context.take_missed().fingerprint == exported.manifest.fingerprint
 
 
+def test_a_job_that_needs_three_models(tmp_path: Path, models: dict[str, ModelBundle]) -> None:
+    """It is not queued again without end: it fails and says why, and the next job is done."""
+    (tmp_path / "greedy.py").write_text(
+        "from warmclip.work.jobs import embed_texts\n"
+        "def embed(names):\n"
+        "    return [embed_texts(['red'], model=name)['dim'] for name in names]\n"
+    )
+    environment = environment_of(
+        tmp_path / "home",
+        models["plain"].folder,
+        PYTHONPATH=str(tmp_path),
+        WARMCLIP_JOBS="greedy:embed",
+    )
+    with running_worker(Settings.from_env(environment), environment) as worker:
+        assert worker.run("greedy.embed", list(models)[:2]).return_value == [128, 128]
+        failed = worker.run("greedy.embed", list(models))
+        assert "it needs more than the 2 that a worker holds" in str(failed.exc_string)
+        assert worker.run("greedy.embed", list(models)[:2]).return_value == [128, 128]
+
+
 def test_two_models_are_compared_on_one_folder(
     tmp_path: Path, models: dict[str, ModelBundle]
 ) -> None:

@@ -65,6 +65,15 @@ def test_too_many_questions() -> None:
         job_arguments.check_questions([{"text": "a"}] * 3, make_settings(job_items=2))
 
 
+def test_questions_of_several_models() -> None:
+    """A horse may not hold them all, and would load one after another without end."""
+    asked = [{"text": "a", "model": "x"}, {"text": "b", "model": "x"}]
+    job_arguments.check_questions(asked, make_settings())
+    for other in ({"text": "c", "model": "y"}, {"text": "c"}):
+        with pytest.raises(JobRefused, match="name several models"):
+            job_arguments.check_questions([*asked, other], make_settings())
+
+
 def test_oversized_job() -> None:
     """One item more than the bound is refused, naming the bound's variable."""
     settings = make_settings(job_items=2)

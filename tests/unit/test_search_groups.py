@@ -156,6 +156,26 @@ def test_a_job_is_of_one_collection() -> None:
     asyncio.run(run())
 
 
+def test_a_job_is_of_one_model() -> None:
+    """Those of another model wait, in order, as a horse may not hold more."""
+
+    async def run() -> None:
+        worker = Worker()
+        groups = SearchGroups(worker.ask, lambda: 1)
+        (first,) = ask(groups, "a")
+        others = [
+            asyncio.create_task(groups.search({"text": text, "collection": "c", **model}, 60))
+            for text, model in (("b", {"model": "x"}), ("c", {}), ("d", {"model": "x"}))
+        ]
+        await settle()
+        for _ in range(3):
+            await worker.answer()
+        await asyncio.gather(first, *others)
+        assert worker.asked == [["a"], ["b", "d"], ["c"]]
+
+    asyncio.run(run())
+
+
 def test_no_worker() -> None:
     """All who wait are told so, once; nobody asks again."""
 

@@ -272,14 +272,28 @@ def test_order(clock: Clock, quarantine: Quarantine) -> None:
     first = ScriptedHorse(BEGAN, DECODES, 1.0, DONE, DONE, clock=clock)
     horse = follow(quarantine, first)
     horse.ensure_ready()
-    order = Order(execution="e7", job="j", record={"data": "x"}, is_ours=True, timeout_s=9.0)
+    order = Order(
+        execution="e7",
+        job="j",
+        record={"data": "x"},
+        is_ours=True,
+        timeout_s=9.0,
+        may_wait=False,
+    )
     seen: list[list[str]] = []
     report = horse.run_job(
         order, careful=True, poisoned=(), on_tick=lambda it: seen.append(it.images)
     )
     assert isinstance(report, JobReport)
     assert first.orders == [
-        {"execution": "e7", "job": "j", "record": {"data": "x"}, "careful": True, "poisoned": []}
+        {
+            "execution": "e7",
+            "job": "j",
+            "record": {"data": "x"},
+            "may_wait": False,
+            "careful": True,
+            "poisoned": [],
+        }
     ]
     assert ["/a.jpg"] in seen
     assert horse.tell_of_death(order, "signal 11", on_tick=lambda _: None) is None

@@ -21,8 +21,8 @@ class _Question:
     answer: asyncio.Future[Any] = field(default_factory=asyncio.Future)
 
     @property
-    def collection(self) -> Any:
-        return self.arguments.get("collection")
+    def where(self) -> tuple[Any, Any]:
+        return self.arguments.get("collection"), self.arguments.get("model")
 
     def fail(self, exc: Exception) -> None:
         if not self.answer.done():
@@ -80,9 +80,9 @@ class SearchGroups:
             task.add_done_callback(self._ended)
 
     def _take_group(self) -> list[_Question]:
-        """Those who wait longest; of one collection, as a horse may not hold the models of more."""
+        """Those who wait longest; of one collection and model: a horse may not hold more models."""
         waiting = [it for it in self._waiting if not it.answer.done()]
-        group = [it for it in waiting if it.collection == waiting[0].collection][:MOST_TOGETHER]
+        group = [it for it in waiting if it.where == waiting[0].where][:MOST_TOGETHER]
         self._waiting = [it for it in waiting if it not in group]
         return group
 

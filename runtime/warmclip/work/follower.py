@@ -17,6 +17,9 @@ from warmclip.work.model_switch import ModelSwitch, Turn, model_to_load
 
 log = logging.getLogger(__name__)
 
+_MOST_WAITS = 8  # of one job, for models; the jobs of other queues may take them away meanwhile
+_MOST_REMEMBERED = 100  # jobs that wait; another worker may have ended them
+
 
 class ModelFollower:
     """What one worker knows of models that it should have.
@@ -37,9 +40,19 @@ class ModelFollower:
         self._former = ""
         self._loaded: tuple[str, ...] = ()
         self._cannot_wait = False  # a job was put back for it
+        self._waits: dict[str, int] = {}  # job -> how often it was put back
 
-    def on_report(self, report: JobReport) -> None:
+    def may_wait(self, job: str) -> bool:
+        """Whether a job may be put back once more for a model that is not loaded."""
+        return self._waits.get(job, 0) < _MOST_WAITS
+
+    def on_report(self, job: str, report: JobReport) -> None:
         """Take note of what a job has missed."""
+        waits = self._waits.pop(job, 0)
+        if report.outcome == "requeue":
+            self._waits[job] = waits + 1
+            if len(self._waits) > _MOST_REMEMBERED:
+                self._waits.pop(next(iter(self._waits)))
         missed = report.missed
         if missed.fingerprint:
             self._want(missed.fingerprint, instead_of=missed.instead, loaded=tuple(missed.loaded))

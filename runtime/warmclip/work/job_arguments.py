@@ -29,7 +29,9 @@ def check_items(items: Any, what: str, settings: Settings) -> None:
 
 
 def check_questions(questions: Any, settings: Settings) -> None:
-    """Refuse what is no list of the arguments of ``search``, or too long.
+    """Refuse what is no list of the arguments of ``search``, too long, or of several models.
+
+    A horse may not hold all the models that one job names.
 
     Raises:
         JobRefused: with what there should be, or the bound and its variable.
@@ -37,6 +39,8 @@ def check_questions(questions: Any, settings: Settings) -> None:
     if not isinstance(questions, list) or not all(isinstance(it, dict) for it in questions):
         raise JobRefused("questions must be a list of dicts of the arguments of search")
     check_items([str(question.get("text")) for question in questions], "questions", settings)
+    if any(question.get("model") != questions[0].get("model") for question in questions):
+        raise JobRefused("the questions name several models; ask those of each in a job of its own")
 
 
 def check_paths(paths: Any, settings: Settings) -> None:

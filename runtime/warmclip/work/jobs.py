@@ -319,7 +319,7 @@ def search_many(questions: list[dict[str, Any]]) -> dict[str, Any]:
         the name of the error's class, and ``message``.
 
     Raises:
-        JobRefused: the questions are no list of dicts, or too many.
+        JobRefused: the questions are no list of dicts, too many, or of more than one model.
     """
     check_questions(questions, current_context().settings)
     texts: dict[Any, list[Any]] = {}

@@ -327,7 +327,7 @@ class WarmWorker(RqWorker):
             self._recorder.fail(running, reason)
             return
         attempt = self._policy.begin(job)
-        order = _order(running)
+        order = _order(running, may_wait=self._follower.may_wait(job.id))
         while True:
             outcome = self._horse.run_job(
                 order,
@@ -337,7 +337,7 @@ class WarmWorker(RqWorker):
             )
             if isinstance(outcome, JobReport):
                 self._policy.on_success()
-                self._follower.on_report(outcome)
+                self._follower.on_report(job.id, outcome)
                 if outcome.store_retries:
                     self._counters.add("store_retries", outcome.store_retries)
                 for collection, points in outcome.points.items():
@@ -451,7 +451,7 @@ class WarmWorker(RqWorker):
         time.sleep(1.0)
 
 
-def _order(running: Running) -> Order:
+def _order(running: Running, *, may_wait: bool) -> Order:
     job = running.job
     seconds = float(job.timeout or running.queue.DEFAULT_TIMEOUT)
     return Order(
@@ -460,6 +460,7 @@ def _order(running: Running) -> Order:
         record=_encoded(job.record),
         is_ours=is_ours(job),
         timeout_s=seconds if seconds > 0 else None,
+        may_wait=may_wait,
     )
 
 

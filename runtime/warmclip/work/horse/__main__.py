@@ -107,7 +107,7 @@ def _carry_out(
             runner.tell_of_death(job, record, order["died"])
             reporter.send(done=execution)
             return
-        report = runner.run(execution, job, record)
+        report = runner.run(execution, job, record, may_wait=order["may_wait"])
     report = replace(
         report,
         missed=context.take_missed(),

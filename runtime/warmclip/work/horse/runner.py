@@ -20,7 +20,7 @@ from rq.utils import now
 
 from warmclip.errors import BadVectors, JobFailed, WarmclipError
 from warmclip.work.allowlist import AllowedJob
-from warmclip.work.horse.models import ModelNeeded
+from warmclip.work.horse.models import MOST_MODELS, ModelNeeded
 from warmclip.work.horse.report import JobReport, Outcome
 from warmclip.work.job_bounds import are_intervals
 from warmclip.work.job_result import MOST_BYTES
@@ -53,13 +53,16 @@ class JobRunner:
         self._worker = worker
         self._on_callback = on_callback
 
-    def run(self, execution: str, job_id: str, record: Mapping[str, str]) -> JobReport:
+    def run(
+        self, execution: str, job_id: str, record: Mapping[str, str], *, may_wait: bool
+    ) -> JobReport:
         """Run a job.
 
         Args:
             execution: which this one is.
             job_id: the job's.
             record: the job's fields in Redis; the values are bytes in base64.
+            may_wait: whether it may be queued again for a model that is not loaded.
         """
         job = self._restored(job_id, record)
         job.mark_started(self._worker)
@@ -79,13 +82,14 @@ class JobRunner:
                     job.mark_ended(JobStatus.FINISHED)
                     execute_success_callback(job, _TimeLimit, value)
                 outcome, text = "success", _serialized(value)
-        except ModelNeeded as exc:
-            outcome, text = "requeue", str(exc)
         except BaseException as exc:  # a job may raise anything, SystemExit included
-            job.ended_at = now()
-            error = self._after_failure(job, exc)
-            outcome, text = "failure", _told(error)
-            _log(job, error, text)
+            if may_wait and isinstance(exc, ModelNeeded):
+                outcome, text = "requeue", str(exc)
+            else:
+                job.ended_at = now()
+                error = self._after_failure(job, _in_vain(exc))
+                outcome, text = "failure", _told(error)
+                _log(job, error, text)
         return JobReport(
             execution=execution,
             outcome=outcome,
@@ -161,6 +165,17 @@ def taint(error: BaseException | None, *, has_struck: bool) -> str:
             return f"a job raised {type(error).__name__} in it"
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _in_vain(error: BaseException) -> BaseException:
+    """The error of a job, if it has waited for models too often."""
+    if not isinstance(error, ModelNeeded):
+        return error
+    told = JobFailed(
+        f"{error}; but the job was put back for models too often: it needs more than the "
+        f"{MOST_MODELS} that a worker holds, or other jobs take turns with it"
+    )
+    return told.with_traceback(error.__traceback__)
 
 
 def _retry(retry: Retry) -> tuple[Outcome, str]:

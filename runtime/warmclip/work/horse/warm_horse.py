@@ -46,6 +46,7 @@ class Order:
     record: Mapping[str, str]  # the job's fields in Redis: bytes in base64
     is_ours: bool  # whether it names a function of warmclip's own
     timeout_s: float | None
+    may_wait: bool = True  # for a model that is not loaded: it is queued again
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -165,7 +166,7 @@ class WarmHorse:
             poisoned: the pictures that are not to be decoded.
             on_tick: called about once a second with what the horse has in flight.
         """
-        self._send(order, careful=careful, poisoned=poisoned)
+        self._send(order, careful=careful, poisoned=poisoned, may_wait=order.may_wait)
         outcome = self._follow(
             "done", order, usual_s=order.silence_s(self._hang_s), on_tick=on_tick
         )
