@@ -10,6 +10,7 @@ WarmclipError
 ├── BadVectors                 a model's output failed the check before it could be stored
 ├── ImageUnreadable            one image could not be embedded, with the reason
 │   └── ImageUnavailable       its bytes could not be read just now
+│       └── ImageAbsent        there is no such file inside the roots
 ├── ImagesUnreadable           some of a call's images could not: index -> reason
 ├── TextRefused                a text that no tokenizer input can be made of
 ├── SearchRefused              a search with days, a limit or an offset that cannot be used
@@ -80,6 +81,10 @@ class ImageUnavailable(ImageUnreadable):
     """The bytes of one image could not be read just now, so nothing is known of its content."""
 
     may_pass = True
+
+
+class ImageAbsent(ImageUnavailable):
+    """There is no such file now, or none inside the roots."""
 
 
 class ImagesUnreadable(WarmclipError):

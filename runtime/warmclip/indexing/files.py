@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmclip.errors import ImageUnavailable, ImageUnreadable
+from warmclip.errors import ImageAbsent, ImageUnavailable, ImageUnreadable
 from warmclip.indexing.roots import Roots, descriptor_path, real_folder
 from warmclip.inference.reading import kind_of, not_opened, open_file, read_descriptor
 from warmclip.settings import Limits
@@ -42,7 +42,8 @@ def locate_file(
         real_folder: finds a folder's real path; a caller with many files may remember it.
 
     Raises:
-        ImageUnavailable: there is no such file, or it is outside the roots.
+        ImageAbsent: there is no such file, or it is outside the roots.
+        ImageUnavailable: it cannot be looked at.
         ImageUnreadable: it is no regular file.
     """
     try:
@@ -78,23 +79,35 @@ def read_picture(located: Location, roots: Roots, limits: Limits) -> tuple[Locat
     """
     descriptor = open_file(located.path)
     try:
-        status = os.fstat(descriptor)
-        location = replace(
-            located,
-            size_bytes=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            device=status.st_dev,
-        )
-        real = descriptor_path(descriptor, located.path)
-        if real != located.path:
-            if not roots.allow(real):
-                raise _outside(roots)
-            location = replace(location, id=roots.point_id(real), path=real)
-        if not _leads_to(real, status):
-            raise ImageUnavailable("was moved or replaced while it was being opened")
+        location = locate_descriptor(descriptor, located, roots)
         return location, read_descriptor(descriptor, limits)
     finally:
         os.close(descriptor)
+
+
+def locate_descriptor(descriptor: int, located: Location, roots: Roots) -> Location:
+    """Find out which file was opened, before any of its bytes are used.
+
+    Args:
+        descriptor: from ``open_file``.
+        located: from ``locate_file``; by now another file may be there.
+        roots: where it must lie.
+
+    Raises:
+        ImageUnavailable: it is outside the roots, or was replaced meanwhile.
+    """
+    status = os.fstat(descriptor)
+    location = replace(
+        located, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, device=status.st_dev
+    )
+    real = descriptor_path(descriptor, located.path)
+    if real != located.path:
+        if not roots.allow(real):
+            raise _outside(roots)
+        location = replace(location, id=roots.point_id(real), path=real)
+    if not _leads_to(real, status):
+        raise ImageUnavailable("was moved or replaced while it was being opened")
+    return location
 
 
 def is_placeholder(name: str) -> bool:
@@ -155,8 +168,8 @@ def _real_path(path: str, real_folder: Callable[[str], str]) -> str:
     return os.path.realpath(real) if os.path.islink(real) else real  # noqa: PTH114 - as above
 
 
-def _outside(roots: Roots) -> ImageUnavailable:
-    return ImageUnavailable(f"is outside the roots {roots} (WARMCLIP_ROOTS)")
+def _outside(roots: Roots) -> ImageAbsent:
+    return ImageAbsent(f"is outside the roots {roots} (WARMCLIP_ROOTS)")
 
 
 def _leads_to(path: str, status: os.stat_result) -> bool:

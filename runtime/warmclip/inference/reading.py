@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Self, TypeVar, cast
 
-from warmclip.errors import ImageUnavailable, ImageUnreadable
+from warmclip.errors import ImageAbsent, ImageUnavailable, ImageUnreadable
 from warmclip.settings import Limits
 
 T = TypeVar("T")
@@ -197,7 +197,9 @@ def open_file(path: str | Path) -> int:
 def not_opened(exc: OSError | ValueError) -> ImageUnavailable:
     """The error for a file that cannot be opened, or looked at."""
     if isinstance(exc, ValueError):  # a NUL, or a character that no file name has
-        return ImageUnavailable("cannot be opened: no file has such a name")
+        return ImageAbsent("cannot be opened: no file has such a name")
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return ImageAbsent(f"cannot be opened: {exc.strerror}")
     if exc.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # Linux and macOS refuse a socket so
         return ImageUnavailable("is a socket, not a regular file")
     return ImageUnavailable(f"cannot be opened: {exc.strerror}")
@@ -212,15 +214,7 @@ def read_descriptor(descriptor: int, limits: Limits) -> bytes:
     chunks = []
     read_bytes = 0
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageUnreadable(f"is {kind_of(status.st_mode)}, not a regular file")
-        check_bytes(status.st_size, limits)
-        if is_dataless(getattr(status, "st_flags", 0)) and not limits.cloud_files:
-            raise ImageUnavailable(
-                "is only in iCloud or another cloud, not on this disk: download it first, or set "
-                "WARMCLIP_CLOUD_FILES=1 to have it downloaded when it is read"
-            )
+        check_readable(os.fstat(descriptor), limits)
         while chunk := os.read(descriptor, _CHUNK_BYTES):
             chunks.append(chunk)
             read_bytes += len(chunk)
@@ -228,6 +222,26 @@ def read_descriptor(descriptor: int, limits: Limits) -> bytes:
     except OSError as exc:
         raise ImageUnavailable(f"cannot be read: {exc.strerror}") from exc
     return b"".join(chunks)
+
+
+def check_readable(status: os.stat_result, limits: Limits) -> None:
+    """Refuse to read what is no regular file on this disk, or larger than the limit.
+
+    Args:
+        status: of the open descriptor.
+        limits: how many bytes it may have, and whether it may be downloaded.
+
+    Raises:
+        ImageUnreadable, ImageUnavailable: as ``read_image_file``.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageUnreadable(f"is {kind_of(status.st_mode)}, not a regular file")
+    check_bytes(status.st_size, limits)
+    if is_dataless(getattr(status, "st_flags", 0)) and not limits.cloud_files:
+        raise ImageUnavailable(
+            "is only in iCloud or another cloud, not on this disk: download it first, or set "
+            "WARMCLIP_CLOUD_FILES=1 to have it downloaded when it is read"
+        )
 
 
 def is_dataless(flags: int) -> bool:
