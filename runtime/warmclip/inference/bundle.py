@@ -22,7 +22,9 @@ from pydantic import (
 )
 
 from warmclip.errors import BundleError
+from warmclip.inference.external_files import external_files
 from warmclip.settings import DecodeRule, ExifRule
+from warmclip.shown import show_value
 
 FORMAT = 2  # 1 had no tokenizers but open_clip's own, and no logits
 MANIFEST = "manifest.json"
@@ -279,12 +281,24 @@ class ModelBundle:
         """The verified graph file of one tower.
 
         Raises:
-            BundleError: the bundle has no such precision, or the file was altered.
+            BundleError: the bundle has no such precision, the file was altered, or it reads
+                another one than that of its weights.
         """
         record = self.graph_record(tower, precision)
         if record.weights is not None:
             self._verify(record.weights)
-        return self._verify(record)
+        path = self._verify(record)
+        try:
+            named = external_files(path)
+        except (ValueError, OSError) as exc:
+            raise BundleError(f"{path} is no ONNX graph: {exc}; export the model again") from exc
+        own = set() if record.weights is None else {record.weights.file}
+        if strange := named - own:
+            raise BundleError(
+                f"{path} reads weights from {show_value(min(strange))}, which its manifest does "
+                "not name; it was not opened: use this bundle no more, and export the model again"
+            )
+        return path
 
     def graph_record(self, tower: Tower, precision: Precision) -> GraphRecord:
         """What the manifest says of one tower's graph, which is not read.
