@@ -183,9 +183,9 @@ def test_search_by_a_picture_from_standard_input(gallery: Path) -> None:
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed(gallery: Path, closed: str) -> None:
     """A command does its work; no file of the store takes their numbers."""
-    command = [sys.executable, "-m", "warmclip", "index", gallery]
-    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
-    done = subprocess.run(shell, capture_output=True, check=False)
+    command = [sys.executable, "-m", "warmclip", "index", str(gallery)]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    done = subprocess.run([*shell, *command], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert answer("search", "a star", "-n", "1")["queries"][0]["hits"]
 

@@ -30,9 +30,11 @@ BACK = ModelSwitch(collection="images", former=NEW, now=OLD)
 
 
 @pytest.fixture(autouse=True)
-def _bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bundles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two models are here."""
-    here = {OLD: Path("/old"), NEW: Path("/new")}
+    here = {OLD: tmp_path / "old", NEW: tmp_path / "new"}
+    for folder in here.values():
+        folder.mkdir()
     monkeypatch.setattr(collection_bundle, "find_bundle", lambda _settings, it: here.get(it))
 
 
@@ -155,6 +157,21 @@ def test_model_that_cannot_be_loaded(connection: Redis) -> None:
         assert horse.choice == ModelChoice(wanted=(OLD,), refused=(NEW,))
     assert horse.loaded == []
     assert Turn(connection, "another").take()
+
+
+def test_model_that_was_mended(connection: Redis, tmp_path: Path) -> None:
+    """It is tried again once its bundle has changed, as when it was copied there again."""
+    horse = ChoosingHorse(OLD, cannot=NEW)
+    horse.choice = ModelChoice(wanted=(OLD,))
+    follower = follower_of(horse, connection)
+    follower.on_report("job", missed(NEW, "requeue"))
+    follower.follow(horse.ensure)
+    horse.cannot = ""
+    (tmp_path / "new" / "tokenizer.json").write_text("whole now")
+    follower.on_report("job", missed(NEW, "failure"))
+    follower.follow(horse.ensure)
+    assert (horse.loaded, follower.trouble) == ([(NEW,)], "")
+    assert horse.choice.refused == ()
 
 
 def test_turn(connection: Redis) -> None:

@@ -11,6 +11,7 @@ class ChoosingHorse:
 
     Attributes:
         loaded: what it has loaded, each time.
+        cannot: the fingerprint of a model that it cannot load.
     """
 
     def __init__(self, *models: str, cannot: str = "") -> None:
@@ -23,7 +24,7 @@ class ChoosingHorse:
         self.choice = ModelChoice()
         self.ready = SimpleNamespace(models=models)
         self.loaded: list[tuple[str, ...]] = []
-        self._cannot = cannot
+        self.cannot = cannot
 
     def choose(self, choice: ModelChoice) -> None:
         """See ``WarmHorse.choose``."""
@@ -31,7 +32,7 @@ class ChoosingHorse:
 
     def ensure(self) -> None:
         """Load what was chosen."""
-        if self._cannot in self.choice.wanted:
+        if self.cannot in self.choice.wanted:
             raise ProviderUnavailable("it is broken")
         if self.choice.wanted != self.ready.models:
             self.loaded.append(self.choice.wanted)

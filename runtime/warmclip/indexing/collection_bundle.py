@@ -38,11 +38,13 @@ def find_fingerprint(settings: Settings, model: str) -> str | None:
         settings: of the worker; see ``find_bundle`` for where is looked.
         model: the name of the bundle's folder, or 12 digits of its fingerprint or more.
     """
+    found = None
     for folder, space in _bundles_here(settings):
-        is_meant = len(model) >= _SHORTEST_PREFIX and space.startswith(model)
-        if folder.name == model or is_meant:
+        if folder.name == model:
             return space
-    return None
+        if len(model) >= _SHORTEST_PREFIX and space.startswith(model):
+            found = space  # unless a folder has that very name
+    return found
 
 
 def _bundles_here(settings: Settings) -> Iterator[tuple[Path, str]]:

@@ -6,6 +6,7 @@ former vectors meanwhile load the other model one after another.
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from redis import Redis
 
@@ -37,10 +38,12 @@ class ModelFollower:
         self._horse = horse
         self._lacking = ""  # the model that the trouble is about
         self._wanted = ""
+        self._wanted_change = 0
         self._former = ""
         self._loaded: tuple[str, ...] = ()
         self._cannot_wait = False  # a job was put back for it
         self._waits: dict[str, int] = {}  # job -> how often it was put back
+        self._broken: dict[str, int] = {}  # models that could not be loaded: how new they were
 
     def may_wait(self, job: str) -> bool:
         """Whether a job may be put back once more for a model that is not loaded."""
@@ -95,6 +98,7 @@ class ModelFollower:
         except WarmclipError as exc:
             log.warning("the model %s cannot be loaded: %s", self._wanted[:12], exc)
             self.trouble, self._lacking = f"it cannot be loaded: {exc}", self._wanted
+            self._broken[self._wanted] = self._wanted_change
             self._horse.choose(before.without(self._wanted))
             ensure_horse()
         finally:
@@ -110,9 +114,10 @@ class ModelFollower:
         # What reads manifests costs memory, and most workers never need it.
         from warmclip.indexing.collection_bundle import find_bundle
 
-        if fingerprint in self._horse.choice.refused or fingerprint in self._horse.ready.models:
+        if fingerprint in self._horse.ready.models:
             return
-        if find_bundle(self._settings, fingerprint) is None:
+        bundle = find_bundle(self._settings, fingerprint)
+        if bundle is None:
             trouble = (
                 f"there is no bundle of the model {fingerprint[:12]} beside {self._settings.bundle}"
             )
@@ -120,5 +125,17 @@ class ModelFollower:
                 log.warning("a collection is of another model now: %s; copy it there", trouble)
             self.trouble, self._lacking = trouble, fingerprint
             return
+        change = _latest_change(bundle)
+        if self._broken.get(fingerprint) == change:
+            return  # it was tried, and is still what it was
         self.trouble = self._lacking = ""
+        self._wanted_change = change
         self._wanted, self._former, self._loaded = fingerprint, instead_of, loaded
+
+
+def _latest_change(bundle: Path) -> int:
+    """When a file of it was written, or came there, in nanoseconds; 0 while it is replaced."""
+    try:
+        return max(it.stat().st_ctime_ns for it in (bundle, *bundle.iterdir()))
+    except OSError:
+        return 0

@@ -47,7 +47,10 @@ class ModelChoice:
         others = dict.fromkeys((*loaded, *self.wanted))
         for it in (fingerprint, instead_of):
             others.pop(it, None)
-        return ModelChoice(wanted=(fingerprint, *others)[:MOST_MODELS], refused=self.refused)
+        return ModelChoice(
+            wanted=(fingerprint, *others)[:MOST_MODELS],
+            refused=tuple(it for it in self.refused if it != fingerprint),  # it is tried again
+        )
 
     def without(self, fingerprint: str) -> "ModelChoice":
         """The choice once a model could not be loaded."""
