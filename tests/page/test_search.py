@@ -247,6 +247,30 @@ def test_original_that_is_gone(visit: Visit, served: Served, pictures: Path) -> 
 
 
 @pytest.mark.usefixtures("worker")
+def test_original_that_failed(visit: Visit, served: Served) -> None:
+    """Whoever zooms again asks for it again, and sees it."""
+    page = visit(served, "#/search?q=star")
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        route.abort() if len(asked) == 1 else route.continue_()
+
+    page.route("**/original?*", answer)
+    page.locator(".card .open").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("img[data-state=there]")).to_be_visible()
+    zoom = dialog.get_by_role("button", name="Original size")
+    zoom.click()
+    expect(dialog.locator(".told")).not_to_be_empty()
+    zoom.click()
+    with page.expect_response(re.compile("/original")) as answered:
+        zoom.click()
+    assert answered.value.status == 200
+    assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("worker")
 def test_names_are_cut_in_the_middle(visit: Visit, served: Served) -> None:
     """What differs in the names of one camera stands at their ends, which stay in sight."""
     page = visit(served, "#/search?q=star")

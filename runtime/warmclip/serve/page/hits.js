@@ -31,7 +31,7 @@ export function showHits(results, found, { question, tell, lookFor, thumbnails, 
   const end = h("div", { class: "more center" }, error, button);
   let coming = null; // the next page, while it is asked for
   const observer = new IntersectionObserver(
-    ([{ isIntersecting }]) => isIntersecting && !error.textContent && more(),
+    (entries) => entries.at(-1).isIntersecting && !error.textContent && more(), // the last is how it is now
     { rootMargin: AHEAD },
   );
   running.addEventListener("abort", () => observer.disconnect(), { once: true });

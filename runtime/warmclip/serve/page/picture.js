@@ -152,11 +152,16 @@ export function openPicture(list, start, lookFor, signal) {
     }
   }
 
-  /** The file itself, which is asked for once. */
+  /** The file itself, which is asked for once; again if that has failed. */
   function fetchOriginal(hit) {
+    if (original) return original;
     const { signal } = loading;
-    original ??= ask(hit.thumbnail.replace("/thumbnail?", "/original?"), { signal }).then((it) => it.blob());
-    return original;
+    const mine = ask(hit.thumbnail.replace("/thumbnail?", "/original?"), { signal }).then((it) => it.blob());
+    mine.catch(() => {
+      if (original === mine) original = null; // it may be that of another picture by now
+    });
+    original = mine;
+    return mine;
   }
 
   /** Show it pixel by pixel, to be scrolled; until its file is there, or if no browser shows it, its drawing. */
@@ -165,8 +170,9 @@ export function openPicture(list, start, lookFor, signal) {
     isZoomed = wanted;
     stage.classList.toggle("zoomed", wanted);
     zoom.setAttribute("aria-pressed", String(wanted));
-    if (!wanted || original) return;
+    if (!wanted) return;
     const mine = loading;
+    told.textContent = "";
     try {
       await put(image, await fetchOriginal(hits[at]));
     } catch (problem) {
@@ -185,7 +191,6 @@ export function openPicture(list, start, lookFor, signal) {
       setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
       told.textContent = "";
     } catch (problem) {
-      original = null;
       if (!mine.signal.aborted) fill(told, ...prose(problem.detail ?? String(problem)));
     }
   }
