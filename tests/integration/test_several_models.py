@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from running import environment_of, run, running_worker
-from serving import draw, running_server
+from serving import Served, draw, running_server
 from tiny_models import rewritten
 from warmclip import Client, Encoder, ThroughQueue
 from warmclip.cli import app
@@ -79,10 +80,45 @@ def test_jobs_clients_and_requests_name_a_model(
             refused = served.client.post("/api/v1/embed/text?model=nothing", json=body)
             assert refused.status_code == 404
             assert "there is no model 'nothing'" in refused.text
+            _name_models_in_bodies(served, siglip, draw(tmp_path / "pictures", 1)[0])
         (state,) = read_workers(worker.connection)
         assert set(state.models) == {siglip, plain}
         with pytest.raises(ModelUnknown, match="`warmclip models`"):
             ask(model="../plain")
+
+
+def _name_models_in_bodies(served: Served, fingerprint: str, picture: Path) -> None:
+    """Every route with a body takes the model there as well; it is told if two are named."""
+    terms = {"terms": [{"text": "red"}]}
+
+    def post(path: str, **body: Any) -> httpx.Response:
+        return served.client.post(f"/api/v1/{path}", **body)
+
+    def upload() -> dict[str, Any]:
+        return {"files": {"file": picture.read_bytes()}}
+
+    for answer in (
+        post("embed/text", json={"texts": ["red"], "model": fingerprint}),
+        post(f"embed/text?model={fingerprint}", json={"texts": ["red"], "model": fingerprint}),
+        post("embed/image", **upload(), data={"model": fingerprint}),
+    ):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["fingerprint"] == fingerprint
+    for route, body in (
+        ("embed/text", {"json": {"texts": ["red"], "model": "nothing"}}),
+        ("embed/image", upload() | {"data": {"model": "nothing"}}),
+        ("search", {"json": terms | {"model": "nothing"}}),
+        ("search/image", upload() | {"data": {"model": "nothing"}}),
+    ):
+        answer = post(route, **body)
+        assert answer.status_code == 404, answer.text
+        assert "no model 'nothing'" in answer.text
+        both = post(f"{route}?model=another", **body)
+        assert both.status_code == 422, both.text
+        assert "'another', and the body 'nothing': name one" in both.text
+    wrong = post("embed/image", **upload(), data={"modle": "nothing"})
+    assert wrong.status_code == 422
+    assert "body.modle" in wrong.text
 
 
 @pytest.fixture

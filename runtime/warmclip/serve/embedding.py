@@ -11,8 +11,9 @@ from starlette.datastructures import UploadFile
 
 from warmclip.indexing.roots import require_roots
 from warmclip.serve.context import AppContext
+from warmclip.serve.model_name import BodyModel, Model, choose_model, naming
 from warmclip.serve.problems import RESPONSES, Problem
-from warmclip.serve.search import Model, naming, read_base64
+from warmclip.serve.search import read_base64
 from warmclip.serve.workers import read_answer
 
 _MOST_TEXTS = 256
@@ -31,6 +32,7 @@ class EmbedTextsRequest(BaseModel):
         list[Annotated[str, Field(max_length=10_000)]],
         Field(min_length=1, max_length=_MOST_TEXTS),
     ]
+    model: BodyModel = None
 
 
 class EmbedImageRequest(BaseModel):
@@ -49,6 +51,14 @@ class EmbedImageRequest(BaseModel):
             json_schema_extra={"pattern": "^/"},
         ),
     ]
+    model: BodyModel = None
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    file: UploadFile
+    model: BodyModel = None
 
 
 _UPLOAD_SCHEMA = {
@@ -59,7 +69,8 @@ _UPLOAD_SCHEMA = {
             "type": "string",
             "contentMediaType": "application/octet-stream",
             "description": "A picture, up to 10 MiB.",
-        }
+        },
+        "model": EmbedImageRequest.model_json_schema()["properties"]["model"],
     },
 }
 
@@ -100,7 +111,10 @@ def make_router(context: AppContext) -> APIRouter:
     ) -> EmbedTextsResponse:
         """Embed texts."""
         answer = await context.workers.call(
-            "embed_texts", request=request, texts=body.texts, **naming(model)
+            "embed_texts",
+            request=request,
+            texts=body.texts,
+            **naming(choose_model(model, body.model)),
         )
         return read_answer(
             answer,
@@ -114,27 +128,26 @@ def make_router(context: AppContext) -> APIRouter:
     @router.post("/image", openapi_extra={"requestBody": _REQUEST_BODY})
     async def embed_image(
         request: Request,
-        picture: Annotated[UploadFile | EmbedImageRequest, Depends(_read_picture)],
+        body: Annotated[_Form | EmbedImageRequest, Depends(_read_body)],
         model: Model = None,
     ) -> EmbedImageResponse:
         """Embed one picture: one that is sent, as a form's field `file`, or one that is named.
 
         Nothing of it is kept. A picture that is named must lie inside the roots.
         """
-        if isinstance(picture, EmbedImageRequest):
-            await to_thread.run_sync(require_roots(context.roots).resolve, picture.path)
-            source: dict[str, Any] = {"path": picture.path}
+        named = naming(choose_model(model, body.model))
+        if isinstance(body, EmbedImageRequest):
+            await to_thread.run_sync(require_roots(context.roots).resolve, body.path)
+            source: dict[str, Any] = {"path": body.path}
         else:
-            source = {"data": await to_thread.run_sync(read_base64, picture)}
-        answer = await context.workers.call(
-            "embed_image", request=request, **source, **naming(model)
-        )
+            source = {"data": await to_thread.run_sync(read_base64, body.file)}
+        answer = await context.workers.call("embed_image", request=request, **source, **named)
         return read_answer(answer, EmbedImageResponse.model_validate)
 
     return router
 
 
-async def _read_picture(request: Request) -> UploadFile | EmbedImageRequest:
+async def _read_body(request: Request) -> _Form | EmbedImageRequest:
     """Read the body by its type; FastAPI itself knows routes of one type only.
 
     Raises:
@@ -142,22 +155,18 @@ async def _read_picture(request: Request) -> UploadFile | EmbedImageRequest:
         Problem: the body is of another type.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    match content_type:
-        case "multipart/form-data":
-            form = await request.form(max_files=1, max_fields=16)
-            file = form.get("file")
-            if isinstance(file, UploadFile):
-                return file
-            raise _invalid(["file"], "a picture is missing")
-        case "application/json":
-            try:
+    try:
+        match content_type:
+            case "multipart/form-data":
+                return _Form.model_validate(dict(await request.form(max_files=1, max_fields=16)))
+            case "application/json":
                 return EmbedImageRequest.model_validate(json.loads(await request.body()))
-            except ValidationError as exc:
-                raise RequestValidationError(
-                    [{**each, "loc": ("body", *each["loc"])} for each in exc.errors()]
-                ) from exc
-            except (ValueError, RecursionError) as exc:
-                raise _invalid([], f"this is no JSON: {exc}") from exc
+    except ValidationError as exc:
+        raise RequestValidationError(
+            [{**each, "loc": ("body", *each["loc"])} for each in exc.errors()]
+        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise _invalid(f"this is no JSON: {exc}") from exc
     raise Problem(
         415,
         f"the type of the body, {content_type[:100]!r}, is not accepted here: send "
@@ -166,6 +175,5 @@ async def _read_picture(request: Request) -> UploadFile | EmbedImageRequest:
     )
 
 
-def _invalid(where: list[str], what: str) -> RequestValidationError:
-    error: dict[str, Any] = {"type": "value_error", "loc": ("body", *where), "msg": what}
-    return RequestValidationError([error])
+def _invalid(what: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "value_error", "loc": ("body",), "msg": what}])

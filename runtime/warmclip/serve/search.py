@@ -14,6 +14,7 @@ from starlette import datastructures
 
 from warmclip.indexing.query import MOST_TERMS, MOST_WEIGHT, Term
 from warmclip.serve.context import AppContext
+from warmclip.serve.model_name import BodyModel, FormModel, Model, choose_model, naming
 from warmclip.serve.problems import RESPONSES, Problem, as_utf8
 from warmclip.serve.sessions import CollectionName, expand_home
 from warmclip.serve.workers import read_answer
@@ -27,16 +28,6 @@ PointId = Annotated[UUID, Path(description="Of a stored picture, as hits name it
 Limit = Annotated[int, Query(ge=1, le=_MOST_LIMIT, description="Hits at most.")]
 Offset = Annotated[int, Query(ge=0, le=_MOST_OFFSET, description="Hits to leave out before them.")]
 Collection = Annotated[CollectionName | None, Query(description="Where to look.")]
-Model = Annotated[
-    str | None,
-    Query(
-        min_length=1,
-        max_length=200,
-        description="The name of a bundle's folder on the workers' machines, or 12 digits of its "
-        "fingerprint or more. Without it: the workers' own model.",
-        examples=["ViT-B-16-SigLIP2-256-webli"],
-    ),
-]
 Text = Annotated[
     str,
     Query(
@@ -152,6 +143,7 @@ class SearchRequest(BaseModel):
     until: Until | None = None
     by_file_date: Annotated[ByFileDate, Field(strict=True)] = False
     min_score: MinScore | None = None
+    model: BodyModel = None
 
 
 class SearchHit(BaseModel):
@@ -275,7 +267,7 @@ def make_router(context: AppContext) -> APIRouter:
             body.offset,
             only,
             body.min_score,
-            model,
+            choose_model(model, body.model),
             terms=[term.to_term().to_dict() for term in body.terms],
             limit=body.limit,
         )
@@ -290,8 +282,10 @@ def make_router(context: AppContext) -> APIRouter:
         offset: Annotated[int, Form(ge=0, le=_MOST_OFFSET)] = 0,
         min_score: Annotated[MinScore | None, Form()] = None,
         model: Model = None,
+        in_form: FormModel = None,
     ) -> SearchResponse:
         """Find the pictures that are nearest to one that is sent."""
+        model = choose_model(model, in_form)
         data = await to_thread.run_sync(read_base64, file)
         return await search(
             request, collection, offset, only, min_score, model, data=data, limit=limit
@@ -314,11 +308,6 @@ def make_router(context: AppContext) -> APIRouter:
         )
 
     return router
-
-
-def naming(model: str | None) -> dict[str, Any]:
-    """A job's argument that names a model; without one, none that former workers do not know."""
-    return {} if model is None else {"model": model}
 
 
 def read_base64(file: datastructures.UploadFile) -> str:
