@@ -1,23 +1,19 @@
 """The command ``warmclip``, which ``python -m warmclip`` is as well."""
 
-import atexit
-import gc
 import os
 import sys
 
+from warmclip.garbage import rarely_collected
+
 _STDERR = 2
-_GARBAGE = 100_000  # objects between two looks for garbage
 
 
 def main() -> None:
     """Run the command line, or say what has to be installed for it."""
     _open_missing_streams()
-    # Each look goes through all that was imported, and Python takes several while it imports, and
-    # several as it ends: a fifth of what a search takes, in which there is no garbage.
-    gc.set_threshold(_GARBAGE)
-    atexit.register(gc.freeze)
     try:
-        from warmclip.cli import main as run
+        with rarely_collected():
+            from warmclip.cli import main as run
     except ModuleNotFoundError as exc:
         from warmclip.errors import missing_package
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from running import run
+from running import eventually, run
 from warmclip.settings import Settings
 from warmclip.store.open import share_store
 from warmclip_export import drawing
@@ -204,6 +204,23 @@ def test_paths_that_no_file_can_have(gallery: Path) -> None:
     done = run("search", "a star", "-n", "12", "-0")
     assert len(done.stdout.split("\0")) == 12
     assert "left out, as no file can have such a path: 1" in done.stderr
+
+
+def test_search_whose_answer_nobody_reads_on(gallery: Path) -> None:
+    """Its reader has paused, as `less` does: the store is free for `collections rebuild`."""
+    answer("index", gallery)
+    words = [f"star {number}" for number in range(60)]  # more than a pipe holds
+    command = [sys.executable, "-m", "warmclip", "search", "--each", *words, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as search:
+        assert search.stdout is not None
+        assert search.stdout.read(1) == b"{"
+
+        def can_be_rebuilt() -> bool:
+            return run("collections", "rebuild", "images").returncode == 0
+
+        eventually(can_be_rebuilt)
+        assert search.poll() is None
+        assert len(json.loads(b"{" + search.stdout.read())["queries"]) == 60
 
 
 def test_only_the_model_of_the_collection_is_opened(gallery: Path, demo_bundle: Path) -> None:

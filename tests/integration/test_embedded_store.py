@@ -16,7 +16,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from running import start_python
+from running import eventually, start_python
 from small_disk import small_disk
 from standins.points import DIM, OTHER, SPACE, point, vector
 from warmclip.errors import StoreDamaged, StoreError, StoreHeld
@@ -276,8 +276,17 @@ except StoreHeld:
         check_whole(store, range(5000))
 
 
-def test_left_at_the_end_of_its_process(tmp_path: Path) -> None:
-    """What was written is there, and the next process owns the store at once."""
+def is_free(folder: Path) -> bool:
+    """Whether nobody owns a store."""
+    try:
+        os.close(lock_store(folder))
+    except StoreHeld:
+        return False
+    return True
+
+
+def test_closed_by_a_process_that_is_to_end(tmp_path: Path) -> None:
+    """Others are served; and they own the store, with all that was written, though it runs on."""
     program = """
 import sys
 from pathlib import Path
@@ -287,20 +296,21 @@ from warmclip.store.qdrant import QdrantStore
 store = QdrantStore.embedded(Path(sys.argv[1]))
 store.ensure_collection("images", SPACE)
 store.upsert("images", [point(number) for number in range(300)])
-store.leave()
-print("left", flush=True)
+store.close(at_exit=True)
+print("closed", flush=True)
 sys.stdin.read()
 """
     folder = tmp_path / "qdrant"
     with start_python(program, folder) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "left\n"
-        with QdrantStore.remote(folder) as store:  # served until it ends
+        assert child.stdout.readline() == "closed\n"
+        with QdrantStore.remote(folder, take_over=True) as store:
+            check_whole(store, range(300))
+        eventually(lambda: is_free(folder))
+        with QdrantStore.embedded(folder) as store:
             check_whole(store, range(300))
         child.communicate()
         assert child.returncode == 0
-    with QdrantStore.embedded(folder) as store:
-        check_whole(store, range(300))
 
 
 def test_used_in_a_forked_child(tmp_path: Path) -> None:

@@ -50,6 +50,23 @@ def _paths(app: typer.Typer, words: list[str]) -> Iterator[Any]:
                 yield pytest.param([*named, *before, ""], id=" ".join([*named, *before]))
 
 
+def test_garbage_of_a_command_that_goes_on() -> None:
+    """Python looks for it as usual once all is imported: a service would keep what it drops."""
+    program = """
+import gc
+import sys
+from warmclip.__main__ import main
+
+usual = gc.get_threshold()
+sys.argv = ["warmclip", "--version"]
+try:
+    main()
+finally:
+    assert gc.get_threshold() == usual, gc.get_threshold()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.parametrize(
     ("app", "command"), [pytest.param(*it, id=f"{it[0].info.name}-{it[1]}") for it in _commands()]
 )

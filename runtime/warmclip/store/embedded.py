@@ -8,6 +8,7 @@ thread for seconds; exact search needs no index up to some hundred thousand pict
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ Offset: TypeAlias = int | str | None
 
 _PAGE = 256  # points in one answer
 _IDLE_S = 1.0  # without a call, before what was written is flushed
+_LINGERS_S = 0.5  # in a process that was to end, before the store is closed
 
 
 class EmbeddedEngine:
@@ -77,6 +79,7 @@ class EmbeddedEngine:
             os.close(lock)
             raise
         self._lock = lock
+        self._is_closed = False
         self._open: dict[str, Shard] = {}
         self._thread = StoreThread(self._flush_all, _IDLE_S)
         self._listener = listen(folder, partial(answer, self))
@@ -234,16 +237,19 @@ class EmbeddedEngine:
         )
         return [_record(it) for it in self._read(collection, lambda it: it.query(request))]
 
-    def leave(self) -> None:
-        """See ``Engine``: others are served until the process ends, and nothing is freed before.
+    def close(self, *, at_exit: bool = False) -> None:
+        """See ``Engine``. The folder is given up when all is flushed and closed.
 
         The engine takes as long to free the memory of a collection as to search it ten times, and
-        the system no time. What is written from now on is in the engine's log.
+        the system no time. So with ``at_exit`` others are served until the process ends, or is
+        seen not to: its output waits for a reader, or a disk for its motor.
         """
-        self._call(self._flush_all)
-
-    def close(self) -> None:
-        """See ``Engine``. The folder is given up when all is flushed and closed."""
+        if at_exit:
+            self._call(self._flush_all)
+            closing = threading.Timer(_LINGERS_S, self._close_after_all)
+            closing.daemon = True
+            closing.start()
+            return
         if self._listener is not None:
             self._listener.close()
         try:
@@ -251,7 +257,16 @@ class EmbeddedEngine:
         except OSError as exc:
             raise _failure(self._folder, exc) from exc
 
+    def _close_after_all(self) -> None:
+        try:
+            self.close()
+        except StoreError as exc:  # nobody waits for it: what was acknowledged is in the log
+            log.warning("%s", exc)
+
     def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             with contextlib.ExitStack() as closing:
                 for shard in self._open.values():

@@ -167,15 +167,10 @@ class RemoteEngine:
         """See ``Engine``."""
         self._ask("delete_payload", collection=collection, field=field, only=only)
 
-    def leave(self) -> None:
+    def close(self, *, at_exit: bool = False) -> None:
         """See ``Engine``."""
         if self._own is not None:
-            self._own.leave()
-
-    def close(self) -> None:
-        """See ``Engine``."""
-        if self._own is not None:
-            self._own.close()
+            self._own.close(at_exit=at_exit)
 
     def _ask(self, verb: str, **arguments: Any) -> Any:
         """The result of a question.

@@ -119,10 +119,11 @@ class Engine(Protocol):
         """What the engine tells of a collection: how it is made, and how large it is."""
         ...
 
-    def leave(self) -> None:
-        """As ``close``, for a process that ends soon: it may own an embedded store until then."""
-        ...
+    def close(self, *, at_exit: bool = False) -> None:
+        """Let go of the store; twice is no error.
 
-    def close(self) -> None:
-        """Let go of the store; twice is no error."""
+        Args:
+            at_exit: the process ends soon, and may own an embedded store for half a second more,
+                where it takes long to free.
+        """
         ...

@@ -287,16 +287,13 @@ class QdrantStore:
         """See ``VectorStore.describe``."""
         return self._engine.describe(self._aliases.require(collection))
 
-    def leave(self) -> None:
-        """As ``close``, for a process that ends soon and uses the store no more.
+    def close(self, *, at_exit: bool = False) -> None:
+        """See ``VectorStore.close``.
 
-        An embedded store stays its own until then, and serves others.
+        Args:
+            at_exit: as in ``Engine.close``.
         """
-        self._engine.leave()
-
-    def close(self) -> None:
-        """See ``VectorStore.close``."""
-        self._engine.close()
+        self._engine.close(at_exit=at_exit)
 
     def __enter__(self) -> Self:
         return self

@@ -220,11 +220,7 @@ class ServerEngine:
         )
         return [_record(it) for it in found.points]
 
-    def leave(self) -> None:
-        """See ``Engine``."""
-        self.close()
-
-    def close(self) -> None:
+    def close(self, *, at_exit: bool = False) -> None:  # noqa: ARG002 - the protocol's
         """See ``Engine``."""
         self._client.close()
 

@@ -35,6 +35,7 @@ from warmclip.errors import (
     SettingsError,
     StoreUnreachable,
 )
+from warmclip.garbage import rarely_collected
 from warmclip.logs import printable
 from warmclip.settings import Settings
 from warmclip.store.filter import MOST_HITS, Filter, check_score
@@ -151,9 +152,10 @@ def search(
         if queue:
             found = _search_by_worker(terminal, settings, queries, most, only, least)
         else:
-            found = _search(
-                terminal, settings, queries, most, only, least, insist=bundle is not None
-            )
+            with rarely_collected():
+                found = _search(
+                    terminal, settings, queries, most, only, least, insist=bundle is not None
+                )
         presence = Presence(settings.limits)
         if existing:
             found = [presence.keep_existing(hits, limit) for hits in found]
@@ -198,7 +200,7 @@ def _search(
             hits = indexer.search(vector=vector, limit=limit, only=only, min_score=min_score)
         found.append(with_probability(hits, query, encoder.bundle.manifest.logits))
         _tell_of_cut_texts(terminal, encoder.find_cut_texts(query.texts))
-    store.leave()
+    store.close(at_exit=True)
     return found
 
 
