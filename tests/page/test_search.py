@@ -122,6 +122,34 @@ def test_one_scroll(visit: Visit, served: Served) -> None:
     assert len(set(names(page))) == 61
 
 
+TOLD_TWICE = """
+const Plain = IntersectionObserver;
+window.IntersectionObserver = class extends Plain {
+  constructor(call, options) {
+    super((entries) => call([
+      ...entries.map(({ target, isIntersecting }) => ({ target, isIntersecting: !isIntersecting })),
+      ...entries,
+    ]), options);
+  }
+};
+"""  # as a browser that was busy tells it: what was, and then what is
+
+
+@pytest.mark.usefixtures("worker")
+def test_scroll_while_the_browser_is_busy(visit: Visit, served: Served) -> None:
+    """Whether the end is near now decides, not whether it was."""
+    page = visit(served)
+    page.set_viewport_size({"width": 390, "height": 300})
+    page.add_init_script(TOLD_TWICE)
+    page.goto(f"{page.url}#/search?q=red")
+    page.reload()
+    expect(page.locator(".card")).to_have_count(24)
+    page.wait_for_timeout(200)  # the browser tells of what it shows once a frame
+    assert page.locator(".card").count() == 24
+    page.locator(".card").last.scroll_into_view_if_needed()
+    expect(page.locator(".card")).to_have_count(61)
+
+
 @pytest.mark.usefixtures("worker")
 def test_page_that_does_not_come(visit: Visit, served: Served) -> None:
     """The reason stands below the last picture, and a button, which moves the focus on."""
