@@ -22,8 +22,8 @@ HEAVY = {
     *("onnxruntime", "numpy", "PIL", "tokenizers", "torch", "regex", "ftfy"),
     *("qdrant_edge", "qdrant_client", "httpx", "grpc", "setproctitle", user_jobs.__name__),
 }
-# What even a horse does without while the store is embedded.
-_NOT_NEEDED = {"torch", "qdrant_client", "httpx", "grpc", "setproctitle"}
+# What even a horse does without while the store is embedded and texts are plain.
+_NOT_NEEDED = {"torch", "qdrant_client", "httpx", "grpc", "setproctitle", "ftfy"}
 PROC = Path("/proc")
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC in linux/sched.h, of the flags in /proc/PID/stat
 

@@ -75,10 +75,10 @@ def test_least_score(score: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "offset", "hits"), [(1, 0, 1), (3, 5, 8), (1000, 0, 1000), (1, 999, 1000)]
+    ("limit", "offset", "hits"), [(1, 0, 1), (3, 5, 8), (5000, 0, 5000), (1, 4999, 5000)]
 )
 def test_hits_to_find(limit: int, offset: int, hits: int) -> None:
-    """Those that are asked for, and those that are left out before them: a thousand at most."""
+    """Those that are asked for, and those that are left out before them: five thousand at most."""
     assert count_hits(limit, offset) == hits
 
 
@@ -87,11 +87,11 @@ def test_hits_to_find(limit: int, offset: int, hits: int) -> None:
     [
         *((limit, 0, "whole numbers") for limit in (0, -1, True, 1.0, "1", None)),
         *((5, offset, "whole numbers") for offset in (-1, True, 0.0, "0", None)),
-        *((limit, offset, "together") for limit, offset in [(1001, 0), (1, 1000), (999, 2)]),
-        (10**6, 10**6, "at most 1000 hits"),
+        *((limit, offset, "together") for limit, offset in [(5001, 0), (1, 5000), (4999, 2)]),
+        (10**6, 10**6, "at most 5000 hits"),
     ],
 )
 def test_numbers_of_hits_that_are_none(limit: Any, offset: Any, told: str) -> None:
-    """Neither a page before the first nor more than a thousand hits can be asked for."""
+    """Neither a page before the first nor more than five thousand hits can be asked for."""
     with pytest.raises(SearchRefused, match=told):
         count_hits(limit, offset)
