@@ -174,7 +174,7 @@ def test_graph_that_cannot_be_loaded_is_reported(samples: Corpus, tmp_path: Path
     result = _measure(wrong, samples.every(20))
 
     assert result.failed[0].stage == "image fp32 on cpu"
-    assert "cannot load" in result.failed[0].note
+    assert "is no ONNX graph" in result.failed[0].note
     assert all(finding.stage.endswith("fp32 on cpu") for finding in result.failed)
 
 
