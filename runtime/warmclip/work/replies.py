@@ -53,24 +53,15 @@ def replies_of(
         with connection.pipeline(transaction=transaction) as pipeline:
             for command in sent:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
-            replies = pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception) and not is_wrong_type(reply):
-                raise reply
-        return replies
+            return pass_wrong_types(pipeline.execute(raise_on_error=False))
 
     patience = connection.get_retry()
-    if isinstance(patience, Patience):
-        # redis-py repeats what gets no answer, but not what is refused among a pipeline's replies.
-        replies = patience.call_with_retry(
-            send, lambda _: None, is_retryable=lambda error: refusal(error) is not None
-        )
-    else:
-        replies = send()
-    for reply in replies:
-        if isinstance(reply, Exception):
-            warn_once(f"a key in Redis is not RQ's: it is passed by ({reply})")
-    return [None if isinstance(reply, Exception) else reply for reply in replies]
+    if not isinstance(patience, Patience):
+        return send()
+    # redis-py repeats what gets no answer, but not what is refused among a pipeline's replies.
+    return patience.call_with_retry(
+        send, lambda _: None, is_retryable=lambda error: refusal(error) is not None
+    )
 
 
 def read_members(connection: Redis, key: str, prefix: str) -> list[str]:
@@ -87,9 +78,9 @@ def read_members(connection: Redis, key: str, prefix: str) -> list[str]:
 
 
 def pass_wrong_types(replies: Iterable[Any]) -> list[Any]:
-    """What a transaction replied, with None for each key that holds something else than RQ's.
+    """What a pipeline replied, with None for each key that holds something else than RQ's.
 
-    Redis has carried out all its other commands.
+    Redis has carried out all other commands, of a transaction as well.
 
     Raises:
         RedisError: another error among the replies.
