@@ -86,6 +86,7 @@ def test_choice_of_models() -> None:
     assert ModelChoice().with_model(NEW, loaded=(OLD,)).wanted == (NEW, OLD)
     assert choice.with_model(OLD).wanted == (OLD, NEW)
     assert choice.without(NEW) == ModelChoice(wanted=(OLD,), refused=(NEW,))
+    assert choice.without(NEW).without(NEW).refused == (NEW,)
 
 
 SWITCH = ModelSwitch(collection="images", former=OLD, now=NEW)

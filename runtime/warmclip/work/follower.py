@@ -6,6 +6,7 @@ former vectors meanwhile load the other model one after another.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
@@ -20,6 +21,16 @@ log = logging.getLogger(__name__)
 
 _MOST_WAITS = 8  # of one job, for models; the jobs of other queues may take them away meanwhile
 _MOST_REMEMBERED = 100  # jobs that wait; another worker may have ended them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A model that is to be loaded."""
+
+    fingerprint: str
+    changed_ns: int  # its bundle; see ``_latest_change``
+    instead_of: str  # the fingerprint of a model that leaves; empty: none need
+    loaded: tuple[str, ...]  # those that the horse has, the latest used first
 
 
 class ModelFollower:
@@ -37,13 +48,10 @@ class ModelFollower:
         self._settings = settings
         self._horse = horse
         self._lacking = ""  # the model that the trouble is about
-        self._wanted = ""
-        self._wanted_change = 0
-        self._former = ""
-        self._loaded: tuple[str, ...] = ()
+        self._wanted: _Wanted | None = None
         self._cannot_wait = False  # a job was put back for it
         self._waits: dict[str, int] = {}  # job -> how often it was put back
-        self._broken: dict[str, int] = {}  # models that could not be loaded: how new they were
+        self._broken: dict[str, int] = {}  # models that could not be loaded -> their changed_ns
 
     def may_wait(self, job: str) -> bool:
         """Whether a job may be put back once more for a model that is not loaded."""
@@ -59,7 +67,7 @@ class ModelFollower:
         missed = report.missed
         if missed.fingerprint:
             self._want(missed.fingerprint, instead_of=missed.instead, loaded=tuple(missed.loaded))
-            self._cannot_wait = bool(self._wanted) and report.outcome == "requeue"
+            self._cannot_wait = self._wanted is not None and report.outcome == "requeue"
 
     def on_switches(self, switches: Sequence[ModelSwitch]) -> None:
         """Take note of what was announced."""
@@ -86,24 +94,24 @@ class ModelFollower:
         Raises:
             WarmclipError: none can be had, with the models of before either.
         """
-        if not self._wanted or not (self._turn.take() or self._cannot_wait):
+        wanted = self._wanted
+        if wanted is None or not (self._turn.take() or self._cannot_wait):
             return
-        before = self._horse.choice
-        log.info("the model %s is needed now, and is loaded", self._wanted[:12])
+        model, before = wanted.fingerprint, self._horse.choice
+        log.info("the model %s is needed now, and is loaded", model[:12])
         try:
             self._horse.choose(
-                before.with_model(self._wanted, instead_of=self._former, loaded=self._loaded)
+                before.with_model(model, instead_of=wanted.instead_of, loaded=wanted.loaded)
             )
             ensure_horse()
         except WarmclipError as exc:
-            log.warning("the model %s cannot be loaded: %s", self._wanted[:12], exc)
-            self.trouble, self._lacking = f"it cannot be loaded: {exc}", self._wanted
-            self._broken[self._wanted] = self._wanted_change
-            self._horse.choose(before.without(self._wanted))
+            log.warning("the model %s cannot be loaded: %s", model[:12], exc)
+            self.trouble, self._lacking = f"it cannot be loaded: {exc}", model
+            self._broken[model] = wanted.changed_ns
+            self._horse.choose(before.without(model))
             ensure_horse()
         finally:
-            self._wanted, self._former, self._cannot_wait = "", "", False
-            self._loaded = ()
+            self._wanted, self._cannot_wait = None, False
             self._turn.pass_on()
 
     def keep_turn(self) -> None:
@@ -125,12 +133,13 @@ class ModelFollower:
                 log.warning("a collection is of another model now: %s; copy it there", trouble)
             self.trouble, self._lacking = trouble, fingerprint
             return
-        change = _latest_change(bundle)
-        if self._broken.get(fingerprint) == change:
+        changed_ns = _latest_change(bundle)
+        if self._broken.get(fingerprint) == changed_ns:
             return  # it was tried, and is still what it was
         self.trouble = self._lacking = ""
-        self._wanted_change = change
-        self._wanted, self._former, self._loaded = fingerprint, instead_of, loaded
+        self._wanted = _Wanted(
+            fingerprint=fingerprint, changed_ns=changed_ns, instead_of=instead_of, loaded=loaded
+        )
 
 
 def _latest_change(bundle: Path) -> int:

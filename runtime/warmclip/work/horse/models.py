@@ -56,7 +56,7 @@ class ModelChoice:
         """The choice once a model could not be loaded."""
         return ModelChoice(
             wanted=tuple(it for it in self.wanted if it != fingerprint),
-            refused=(*self.refused, fingerprint),
+            refused=tuple(dict.fromkeys((*self.refused, fingerprint))),
         )
 
 
