@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from warmclip.shown import show_value
 from warmclip_export.errors import ExportRefused
 from warmclip_export.weights import first_line
 
@@ -57,13 +58,13 @@ def check_text_config(file: Path) -> None:
         value = config.get(name, 1)
         if type(value) is not int or not 0 <= value <= most:
             raise ExportRefused(
-                f"{file} says {name} = {_shown(value)}; it is a whole number up to {most:,}"
+                f"{file} says {name} = {show_value(value)}; it is a whole number up to {most:,}"
             )
     for name, allowed in _ONLY.items():
         if config.get(name) not in allowed:
             known = ", ".join(map(str, filter(None, allowed))) or "left out"
             raise ExportRefused(
-                f"{file} says {name} = {_shown(config[name])}, and a tower is exported with "
+                f"{file} says {name} = {show_value(config[name])}, and a tower is exported with "
                 f"{known}: change that line"
             )
     if (parameters := _count(config)) > _MOST_PARAMETERS:
@@ -97,8 +98,3 @@ def _count(config: Mapping[str, Any]) -> int:
     tokens = largest("vocab_size") + largest("max_position_embeddings")
     heads = largest("num_heads") * largest("d_kv")
     return width * (tokens + layers * (4 * max(width, heads) + 3 * inner))
-
-
-def _shown(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else f"{told[:60]}..."
