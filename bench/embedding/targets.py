@@ -76,6 +76,11 @@ class Target:
 def evaluate_targets(results: Results, cores: int) -> list[Target]:
     """The targets of all cases that were run."""
     times = results.times_as_fast
+
+    def at_most(bound: float, words: str, case: str, column: str, contender: str) -> Target:
+        found = results.spread(case, column, contender)
+        return Target(words=words, found=found, bound=bound, more_is_better=False)
+
     by_case = {
         "image-tower": [
             Target(
@@ -131,43 +136,29 @@ def evaluate_targets(results: Results, cores: int) -> list[Target]:
             ),
         ],
         "library": [
-            Target(
-                words="a library: seconds to open it",
-                found=results.spread("library", OPENED, STORE),
-                bound=0.5,
-                more_is_better=False,
+            at_most(0.5, "a library: seconds to open it", "library", OPENED, STORE),
+            at_most(
+                20.0, "a library: milliseconds of a search in process", "library", SEARCH, STORE
             ),
-            Target(
-                words="a library: milliseconds of a search in process",
-                found=results.spread("library", SEARCH, STORE),
-                bound=20.0,
-                more_is_better=False,
+            at_most(
+                0.6,
+                "a library: seconds of `warmclip search`, demo model",
+                "library",
+                COMMAND,
+                STORE,
             ),
-            Target(
-                words="a library: seconds of `warmclip search`, demo model",
-                found=results.spread("library", COMMAND, STORE),
-                bound=0.6,
-                more_is_better=False,
-            ),
-            Target(
-                words="a library: memory of its own (PSS) in MB",
-                found=results.spread("library", SHARE, STORE),
-                bound=600.0,
-                more_is_better=False,
-            ),
+            at_most(600.0, "a library: memory of its own (PSS) in MB", "library", SHARE, STORE),
         ],
         "thumbnails": [
-            Target(
-                words="24 thumbnails of 24 MP: seconds where none was drawn before",
-                found=results.spread("thumbnails", COLD, TILES),
-                bound=3.0,
-                more_is_better=False,
+            at_most(
+                3.0,
+                "24 thumbnails of 24 MP: seconds where none was drawn before",
+                "thumbnails",
+                COLD,
+                TILES,
             ),
-            Target(
-                words="24 thumbnails: seconds where all were drawn before",
-                found=results.spread("thumbnails", KEPT, TILES),
-                bound=0.5,
-                more_is_better=False,
+            at_most(
+                0.5, "24 thumbnails: seconds where all were drawn before", "thumbnails", KEPT, TILES
             ),
         ],
         "http": [
@@ -184,20 +175,10 @@ def evaluate_targets(results: Results, cores: int) -> list[Target]:
                 found=times("http", ANSWERS, SERVICE, SINGLY),
                 bound=3.0,
             ),
-            Target(
-                words="50 clients: p99 in milliseconds",
-                found=results.spread("http", SLOWEST, SERVICE),
-                bound=500.0,
-                more_is_better=False,
-            ),
+            at_most(500.0, "50 clients: p99 in milliseconds", "http", SLOWEST, SERVICE),
         ],
         "start": [
-            Target(
-                words="exec to first vector, seconds",
-                found=results.spread("start", FIRST, WARM),
-                bound=1.0,
-                more_is_better=False,
-            ),
+            at_most(1.0, "exec to first vector, seconds", "start", FIRST, WARM),
         ],
     }
     for name in ("large-folder", "small-folder", "mixed-folder"):
