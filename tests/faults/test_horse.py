@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,7 @@ def test_children_of_a_job(rig: Rig, how: str) -> None:
 
 def test_children_of_a_job_that_is_killed(rig: Rig) -> None:
     """They end with it, before another horse starts."""
-    with rig.worker() as worker, AnsweringProgram() as program:
+    with rig.worker() as worker, closing(AnsweringProgram()) as program:
         worker.enqueue("faulty_jobs.leave_child", program.command)
         assert program.answers()
         worker.kill_horse()

@@ -2,8 +2,6 @@
 
 import socket
 import sys
-from types import TracebackType
-from typing import Self
 
 _PATIENCE_S = 60.0
 _CODE = """
@@ -18,7 +16,7 @@ class AnsweringProgram:
     """Tells life from death without waiting: one that was sent SIGKILL answers no more.
 
     Attributes:
-        command: starts it; it ends by itself once this is closed.
+        command: starts it; it ends by itself after ``close``.
     """
 
     def __init__(self) -> None:
@@ -27,15 +25,8 @@ class AnsweringProgram:
         self._connection: socket.socket | None = None
         self.command = [sys.executable, "-c", _CODE, str(self._listener.getsockname()[1])]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Have the program end by itself, if it lives."""
         self._listener.close()
         if self._connection is not None:
             self._connection.close()

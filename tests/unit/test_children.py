@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
 
@@ -137,7 +138,7 @@ def test_children_of_the_child(
     """They end with it, also those of a child that has ended by itself before anybody asked."""
     if not has_waitid:  # as on macOS before Python 3.13
         monkeypatch.delattr(os, "waitid", raising=False)
-    with AnsweringProgram() as program:
+    with closing(AnsweringProgram()) as program:
         code = f"""
 import os, subprocess, sys, time
 subprocess.Popen({program.command}, stdout=subprocess.DEVNULL)
