@@ -133,7 +133,8 @@ class EmbeddedStore(_WithoutCommand):
     def time_command(self) -> float | None:
         """See ``Library``: `warmclip search` with the demo model."""
         variables = {"WARMCLIP_HOME": str(self._command_home), "WARMCLIP_BUNDLE": str(_DEMO)}
-        command = [sys.executable, "-m", "warmclip", "search", "a", "red", "star", "--json"]
+        installed = Path(sys.executable).with_name("warmclip")
+        command = [str(installed), "search", "a", "red", "star", "--json"]
         started = time.perf_counter()
         done = subprocess.run(
             command, env=os.environ | variables, capture_output=True, text=True, check=True

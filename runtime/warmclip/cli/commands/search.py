@@ -1,6 +1,7 @@
 """The command search."""
 
 import base64
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -131,6 +132,9 @@ def search(
     verbose: Verbose = False,
 ) -> None:
     """Find pictures by words, or by a picture."""
+    # numpy's OpenBLAS, which multiplies nothing large here, would start a thread for each core as
+    # it is imported. They spin for a while: a tenth of a search's time on two cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from warmclip.cli.presence import Presence
     from warmclip.cli.queries import read_queries
 
