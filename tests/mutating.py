@@ -1,6 +1,7 @@
 """`make mutants`: the code is broken in one place at a time, and its fast tests must notice.
 
-It works in a clone of what is committed, so the folder that somebody edits stays as it is.
+It works in clones of what is committed, so the folder that somebody edits stays as it is. What was
+looked at and left is in ``mutants_left.toml``.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -22,29 +24,38 @@ from typing import Any
 
 _ROOT = Path(__file__).parents[1]
 _WORK = _ROOT / "build" / "mutants"
-_LONGEST_S = 20.0  # of the tests on one mutant, and ten times what they take on none: an endless
+_LONGEST_S = 5.0  # of the tests on one mutant, and ten times what they take on none: an endless
 # loop is noticed so
+
+# How a record or a signature is declared, which decides nothing for who uses it rightly. The star
+# before what must be named is none to cosmic-ray, which would multiply.
+_DECLARATION = re.compile(r"@dataclass\(|.*[(,]\s*\*,|\s*\*,$")
 
 
 def main(cosmic_ray: Path, modules: list[str], sample: int | None) -> None:
     """Break some modules; prints a line for each survivor, and one for each module."""
-    with (_ROOT / "tests" / "mutants.toml").open("rb") as stream:
-        tests: dict[str, list[str]] = tomllib.load(stream)["modules"]
-    shutil.rmtree(_WORK, ignore_errors=True)
-    tree = _WORK / "tree"
-    subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(tree)], check=True)
+    tests: dict[str, list[str]] = _read("mutants.toml")["modules"]
+    left = _read("mutants_left.toml")
     for module in tests:
         if not modules or any(name in module for name in modules):
-            _report(module, _break_module(cosmic_ray, tree, module, tests[module], sample))
+            results = _break_module(cosmic_ray, module, tests[module], sample)
+            _report(module, results, left.get(module, {}), is_sample=sample is not None)
+
+
+def _read(name: str) -> dict[str, Any]:
+    with (_ROOT / "tests" / name).open("rb") as stream:
+        return tomllib.load(stream)
 
 
 def _break_module(
-    cosmic_ray: Path, tree: Path, module: str, tests: list[str], sample: int | None
+    cosmic_ray: Path, module: str, tests: list[str], sample: int | None
 ) -> list[dict[str, Any]]:
     """What became of every mutant of one module, or of a sample of them."""
-    name = module.replace("/", ".").removesuffix(".py")
-    config, session = _WORK / f"{name}.toml", _WORK / f"{name}.sqlite"
-    address = _WORK / f"{name}.socket"
+    work = _WORK / module.replace("/", ".").removesuffix(".py")
+    shutil.rmtree(work, ignore_errors=True)
+    tree = work / "tree"
+    subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(tree)], check=True)
+    config, session, address = work / "config.toml", work / "session.sqlite", work / "socket"
     forked_pytest = [sys.executable, str(tree / "tests" / "forked_pytest.py")]
     command = [*forked_pytest, "request", str(address)]
 
@@ -67,11 +78,11 @@ def _break_module(
             "[cosmic-ray.filters.operators-filter]\n"
             'exclude-operators = ["core/ReplaceBinaryOperator_BitOr_.*", "core/RemoveDecorator"]\n'
         )
+        lines = (tree / module).read_text(encoding="utf-8").splitlines()
         Path(importlib.util.cache_from_source(str(tree / module))).unlink(missing_ok=True)
         run("cosmic-ray", "init", config, session)
         run("cr-filter-operators", session, config)
-        if sample is not None:
-            _draw(session, sample)
+        _draw(session, lines, sample)
         run("cosmic-ray", "exec", config, session)
     found = []
     for line in run("cosmic-ray", "dump", session).splitlines():
@@ -81,25 +92,27 @@ def _break_module(
     return found
 
 
-def _draw(session: Path, sample: int) -> None:
-    """Leave so many mutants in a session, the same ones each time, or all if there are fewer."""
+def _draw(session: Path, lines: list[str], sample: int | None) -> None:
+    """Leave the mutants of what is no declaration; or so many, the same ones each time."""
     with closing(sqlite3.connect(session)) as connection, connection:
         # A job's id is another one in each session; where its mutant stands is not.
         rows = connection.execute(
-            "SELECT job_id FROM mutation_specs"
+            "SELECT job_id, start_pos_row FROM mutation_specs"
             " WHERE job_id NOT IN (SELECT job_id FROM work_results)"
             " ORDER BY operator_name, operator_args, occurrence"
         ).fetchall()
-        drawn = random.Random(0).sample(rows, min(sample, len(rows)))
-        for row in set(rows) - set(drawn):
-            connection.execute("DELETE FROM mutation_specs WHERE job_id = ?", row)
-            connection.execute("DELETE FROM work_items WHERE job_id = ?", row)
+        drawn = [job_id for job_id, row in rows if not _DECLARATION.match(lines[row - 1])]
+        if sample is not None:
+            drawn = random.Random(0).sample(drawn, min(sample, len(drawn)))
+        for job_id in {job_id for job_id, _ in rows} - set(drawn):
+            connection.execute("DELETE FROM mutation_specs WHERE job_id = ?", (job_id,))
+            connection.execute("DELETE FROM work_items WHERE job_id = ?", (job_id,))
 
 
 @contextmanager
 def _served(command: list[str], address: Path, tree: Path) -> Iterator[None]:
     environment = {**os.environ, "PYTHONPATH": "runtime:export"}
-    with (_WORK / "server.log").open("wb") as log:
+    with address.with_name("server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=log)
     try:
         while not address.exists():
@@ -112,15 +125,52 @@ def _served(command: list[str], address: Path, tree: Path) -> Iterator[None]:
         server.wait()
 
 
-def _report(module: str, results: list[dict[str, Any]]) -> None:
+def _report(
+    module: str,
+    results: list[dict[str, Any]],
+    left: dict[str, dict[str, list[str]]],
+    *,
+    is_sample: bool,
+) -> None:
+    """Say what was not noticed, but for what was left with a reason.
+
+    Args:
+        module: its path.
+        results: of its mutants.
+        left: "equivalent" and "accepted" -> reason -> lines as their mutants have them.
+        is_sample: whether there are mutants that were not tried.
+    """
+    known = {
+        _spaced(line): kind
+        for kind, reasons in left.items()
+        for lines in reasons.values()
+        for line in lines
+    }
+    counts: Counter[str] = Counter()
+    seen = set()
     for result in results:
-        if result["test_outcome"] == "survived":
-            line = result["mutation"]["start_pos"][0]
-            sys.stdout.write(f"{module}:{line} survived\n{result['diff']}\n")
-    counts = Counter(result["test_outcome"] for result in results)
-    killed = len(results) - counts["survived"]
-    sys.stdout.write(f"{module}: {killed} of {len(results)} mutants were noticed\n")
+        if result["test_outcome"] != "survived":
+            continue
+        line = _spaced("".join(re.findall(r"^\+(?!\+\+ )(.*)", result["diff"], re.MULTILINE)))
+        seen.add(line)
+        counts[known.get(line, "unknown")] += 1
+        if line not in known:
+            number = result["mutation"]["start_pos"][0]
+            sys.stdout.write(f"{module}:{number} survived\n{result['diff']}\n")
+    noticed = len(results) - counts.total()
+    sys.stdout.write(
+        f"{module}: {noticed} of {len(results)} mutants were noticed; equivalent are "
+        f"{counts['equivalent']}, accepted {counts['accepted']}, unexplained {counts['unknown']}\n"
+    )
+    if not is_sample:
+        for line in sorted(known.keys() - seen):
+            sys.stdout.write(f"{module}: not left any more: {line}\n")
     sys.stdout.flush()
+
+
+def _spaced(line: str) -> str:
+    """A line with one space where it has any: a mutant's may have two."""
+    return " ".join(line.split())
 
 
 if __name__ == "__main__":
