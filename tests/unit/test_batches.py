@@ -66,3 +66,20 @@ def test_single_item_that_is_too_large() -> None:
     with pytest.raises(RequestTooLarge):
         list(Batches().send("write", range(3), 2, store.request))
     assert store.refused == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("items", "most", "refused", "taken"),
+    [
+        (7, 3, [7, 4], [2, 2, 2, 1]),
+        (5, 3, [5], [3, 2]),
+        (2, 1, [2], [1, 1]),
+        (9, 4, [9, 5], [3, 2, 3, 1]),
+    ],
+)
+def test_halves(items: int, most: int, refused: list[int], taken: list[int]) -> None:
+    """What is refused is sent in two halves, the larger one first, which tells what is taken."""
+    store = _Store(most)
+    list(Batches().send("write", range(items), items, store.request))
+    assert store.refused == refused
+    assert [len(batch) for batch in store.taken] == taken

@@ -57,6 +57,7 @@ IMAGE, UNCLEAR, OTHER = Cause.IMAGE, Cause.UNCLEAR, Cause.OTHER
         (died(A, by=KILL), False, 0, UNCLEAR),  # somebody did
         (died(A, by=KILL), True, 1, UNCLEAR),
         (died(A, by=KILL), True, 2, IMAGE),  # the third time is a pattern
+        (died(A, by=KILL), True, 3, IMAGE),
         (died(A, by=TERM), False, 0, UNCLEAR),
         (died(A, overran_s=180.0, by=KILL), True, 2, OTHER),
         (died("decode "), False, 0, UNCLEAR),  # a picture without a name: nothing to set aside
@@ -84,6 +85,7 @@ def consequences(
     strikes: int = 0,
     deaths: int = 0,
     crashes: int = 0,
+    max_crashes: int = 2,
     is_ours: bool = True,
 ) -> Consequences:
     """What follows, where two crashes of a provider are too many."""
@@ -93,7 +95,7 @@ def consequences(
         strikes=strikes,
         deaths=deaths,
         crashes=crashes,
-        max_crashes=2,
+        max_crashes=max_crashes,
         is_ours=is_ours,
     )
 
@@ -114,6 +116,8 @@ def consequences(
         (died(RUN), {}, {"crashed": "coreml", "deaths": 1}),
         (died(LOAD), {}, {"crashed": "coreml", "deaths": 1}),
         (died(RUN), {"crashes": 1}, {"crashed": "coreml", "quarantine": True, "deaths": 1}),
+        (died(RUN), {"crashes": 2}, {"crashed": "coreml", "quarantine": True, "deaths": 1}),
+        (died(RUN), {"crashes": 2, "max_crashes": 4}, {"crashed": "coreml", "deaths": 1}),
         # A slow job is not the provider's fault.
         (died(RUN, overran_s=180.0), {"crashes": 1}, {"deaths": 1}),
         # In Python code: nobody is blamed.
@@ -121,6 +125,7 @@ def consequences(
         # The fourth death of one attempt ends it.
         (died(), {"deaths": 2}, {"deaths": 3}),
         (died(), {"deaths": 3}, {"deaths": 4, "run_again": False}),
+        (died(), {"deaths": 4}, {"deaths": 5, "run_again": False}),
         # A function of the user's own runs once, unless the horse had not begun with it.
         (died(), {"is_ours": False}, {"deaths": 1, "run_again": False}),
         (died(begun=False), {"is_ours": False}, {"deaths": 1}),
@@ -151,6 +156,7 @@ def test_consequences(death: Death, before: dict[str, object], follows: dict[str
     [
         (died(by=SEGV), "signal", "died by signal 11 (SIGSEGV)"),
         (died(by=KILL), "signal", "SIGKILL), sent by somebody or by a system short of memory"),
+        (died(by=-signal.SIGHUP), "signal", "died by signal 1 (SIGHUP)"),
         (died(by=3), "exit", "left with exit code 3"),
         (died(by=0), "exit", "left with exit code 0"),
         (died(by=3, said="no store"), "exit", "left: no store"),
@@ -165,6 +171,7 @@ def test_how_it_died(death: Death, kind: str, words: str) -> None:
     assert death.kind == kind
     assert kind in DEATHS
     assert words in str(death)
+    assert ("short of memory" in str(death)) is ("short of memory" in words)
     assert str(death).endswith("; provider coreml; it was in Python code")
 
 
@@ -188,6 +195,7 @@ def test_who_died() -> None:
         ("index_images", (["/a"],), {}, None),
         ("index_images", (["/a"], 7), {}, None),
         ("embed_texts", (["/a"], "holiday"), {}, None),
+        ("thumbnail", (["/a"], "holiday"), {}, None),
     ],
 )
 def test_collection_of_a_job(
@@ -223,6 +231,17 @@ def test_crashes_before_it_is_ready_count(quarantine: Quarantine) -> None:
     policy.on_failed_start(died(LOAD))
     assert list(quarantine.active()) == ["coreml"]
     assert "2 crashes in a row" in quarantine.active()["coreml"].reason
+
+
+def test_every_crash_counts_once(quarantine: Quarantine) -> None:
+    """Where four in a row are too many, three are not; under a job and before it is ready alike."""
+    policy = CrashPolicy(PoisonedFiles(None), quarantine, max_crashes=4)  # type: ignore[arg-type]  # as above
+    policy.on_failed_start(died(LOAD))
+    policy.begin(index_job()).on_crash(died(RUN))
+    policy.on_failed_start(died(LOAD))
+    assert quarantine.active() == {}
+    policy.on_failed_start(died(LOAD))
+    assert "4 crashes in a row" in quarantine.active()["coreml"].reason
 
 
 def test_crashes_far_apart(quarantine: Quarantine) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from running import eventually
 from warmclip.activity import Stage
 from warmclip.errors import BadVectors, ImageUnavailable, ImageUnreadable
 from warmclip.work.horse.in_flight import InFlight
+from warmclip.work.horse.models import MissedModel
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.reporter import Orphaned, Reporter
 from warmclip.work.horse.runner import taint
@@ -133,6 +135,38 @@ def test_report_of_any_size(size: int) -> None:
         in_flight.update(part)
     assert JobReport.read(last, in_flight.text) == report
     assert len(parts) <= 1 + size // 100_000  # each of them wakes the worker
+
+
+@pytest.mark.parametrize(
+    ("chars", "parts"),
+    [(0, []), (262_144, [262_144]), (262_145, [262_144, 1]), (600_000, [262_144, 262_144, 75_712])],
+)
+def test_parts_of_a_report(chars: int, parts: list[int]) -> None:
+    """Each is of a quarter of a million characters at most, and none is empty."""
+    *sent, last = JobReport(execution="e", outcome="success", text="x" * chars).messages()
+    assert [len(part["part"]) for part in sent] == parts
+    assert {part["of"] for part in sent} <= {"e"}
+    assert last["chars"] == chars
+
+
+def test_report_of_nothing_but_an_outcome() -> None:
+    """What a job does not change is left to RQ, and nothing is counted."""
+    assert list(JobReport(execution="e", outcome="retry", text="").messages()) == [
+        {
+            "done": "e", "outcome": "retry", "chars": 0, "retries_left": None, "result_ttl": None,
+            "failure_ttl": None, "tainted": "", "missed": asdict(MissedModel()),
+            "store_retries": 0, "points": {},
+        }
+    ]  # fmt: skip
+
+
+def test_report_that_got_a_part_twice() -> None:
+    """It is no result either."""
+    *parts, last = JobReport(execution="e", outcome="success", text="x" * 10).messages()
+    in_flight = InFlight("e")
+    for part in parts * 2:
+        in_flight.update(part)
+    assert JobReport.read(last, in_flight.text).outcome == "failure"
 
 
 def test_report_that_lost_a_part() -> None:

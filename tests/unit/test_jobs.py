@@ -290,6 +290,7 @@ def test_refusal_is_not_retried() -> None:
          {"one", "two"}),
         ("__all__ = ['one', 'X']\ndef one(): ...\ndef two(): ...\nX = 3\n", {"one"}),
         ("async def later(): ...\nclass Kind: ...\n", {"later"}),
+        ("from glob import glob\nfrom tokenize import tokenize\ndef one(): ...\n", {"one"}),
     ],
 )  # fmt: skip
 def test_all_functions_of_a_module(
@@ -340,6 +341,7 @@ def test_nothing_is_named() -> None:
     ("name", "told"),
     [
         ("named_jobs_x.three", "named_jobs_x has no function three"),
+        ("named_jobs_x.", "named_jobs_x has no function"),
         ("named_jobs_x.NUMBER", "named_jobs_x has no function NUMBER"),
         ("no_such_module.one", "cannot import no_such_module"),
         ("one", "cannot import"),

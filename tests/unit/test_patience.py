@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis.exceptions import (
@@ -216,9 +217,81 @@ def test_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_short_absence_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("failures", "lines"), [(1, 0), (4, 0), (5, 1), (6, 1), (40, 1)])
+def test_absence_is_told_at_the_fifth_attempt(
+    caplog: pytest.LogCaptureFixture, failures: int, lines: int
+) -> None:
     """A connection that was closed while it was idle is nobody's business."""
     gone = RedisConnectionError("closed")
     with caplog.at_level(logging.WARNING):
-        Patience(60).call_with_retry(failing(gone, gone), lambda _: None)
-    assert caplog.records == []
+        Patience(60).call_with_retry(failing(*[gone] * failures), lambda _: None)
+    assert [record.getMessage() for record in caplog.records] == (
+        ["no answer from Redis (closed); trying again"] * lines
+    )
+
+
+def test_pauses_grow_to_a_second(clock: Clock) -> None:
+    """A short absence costs a tenth of one, a long one keeps nobody busy, however long it is."""
+    Patience(1e9).call_with_retry(failing(*[_OOM] * 1200), lambda _: None)
+    assert clock.slept[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
+    assert set(clock.slept[4:]) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("attempt_s", "attempts"),
+    [
+        (0.0, 104),  # pauses alone: the four shortest make one and a half
+        (20.0, 6),
+        (64.9, 3),  # one that waited for its time-out, and what else it did
+        (65.1, None),  # its process may have been stopped meanwhile: the trouble is a new one
+    ],
+)
+def test_patience_with_attempts_that_take_long(
+    clock: Clock, attempt_s: float, attempts: int | None
+) -> None:
+    """They count as the same trouble for a time-out and five seconds; patience is a hundred."""
+    tried = 0
+
+    def attempt() -> str:
+        nonlocal tried
+        tried += 1
+        clock.now += attempt_s if tried > 1 else 0.0
+        if tried > 300:
+            return "done"
+        raise RedisTimeoutError("Timeout reading")
+
+    if attempts is None:
+        assert Patience(100).call_with_retry(attempt, lambda _: None) == "done"
+    else:
+        with pytest.raises(RedisTimeoutError):
+            Patience(100).call_with_retry(attempt, lambda _: None)
+        assert tried == attempts
+
+
+@pytest.mark.parametrize(("gap_s", "is_one"), [(0.0, False), (4.9, True), (5.1, False)])
+def test_trouble_that_comes_again(clock: Clock, gap_s: float, is_one: bool) -> None:
+    """It is the same trouble if it comes within five seconds; here patience is four."""
+    patience = Patience(4)
+    patience.call_with_retry(failing(_OOM), lambda _: None)
+    clock.now += gap_s
+    if is_one:
+        with pytest.raises(OutOfMemoryError):
+            patience.call_with_retry(failing(_OOM), lambda _: None)
+    else:
+        assert patience.call_with_retry(failing(_OOM), lambda _: None) == "done"
+
+
+def test_what_redis_py_asks_of_its_retries(clock: Clock) -> None:
+    """Which errors may be repeated, and that the closing is told how often it failed."""
+    failed: list[tuple[object, ...]] = []
+
+    def fail(*told: Any) -> None:
+        failed.append(told)
+
+    patience = Patience(60)
+    with pytest.raises(OutOfMemoryError):
+        patience.call_with_retry(failing(_OOM), fail, is_retryable=lambda _: False)
+    assert (failed, clock.slept) == ([], [])
+    errors = [_OOM, _OOM]
+    assert patience.call_with_retry(failing(*errors), fail, lambda _: True, True) == "done"
+    assert failed == [(_OOM, 1), (_OOM, 2)]
