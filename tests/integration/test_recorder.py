@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 from rq.group import Group
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
@@ -767,3 +768,135 @@ def test_hostile_record_among_the_started(worker: Worker, connection: Redis) -> 
     worker.recovery.run_if_due()
     assert connection.hget(hostile.key, "status") == b"failed"
     assert innocent.get_status() == JobStatus.FAILED
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of whoever recovers, which stands still."""
+    now = [1000.0]
+    monkeypatch.setattr("warmclip.work.recovery.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_how_often_lost_jobs_are_looked_for(
+    worker: Worker, connection: Redis, clock: list[float]
+) -> None:
+    """Every two seconds, from the first moment on."""
+    lost: list[Job] = []
+    found = []
+    for seconds in (0.0, 1.0, 0.9, 0.1, 1.9, 0.1):
+        lost.append(enqueue(connection))
+        expire(worker, worker.start())
+        clock[0] += seconds
+        worker.recovery.run_if_due()
+        found.append(len(worker.given_up))
+    assert found == [1, 1, 1, 4, 4, 6]
+
+
+def test_how_long_a_rest_is(worker: Worker, connection: Redis, clock: list[float]) -> None:
+    """So many seconds, and not one more."""
+    enqueue(connection)
+    expire(worker, worker.start())
+    worker.recovery.rest(60)
+    for seconds, given_up in ((0.0, 0), (59.5, 0), (2.5, 1)):
+        clock[0] += seconds
+        worker.recovery.run_if_due()
+        assert len(worker.given_up) == given_up
+
+
+def test_how_long_a_job_may_be_in_between(
+    worker: Worker, connection: Redis, clock: list[float]
+) -> None:
+    """Three seconds since it was seen there first; then it is the next one again."""
+    job = enqueue(connection)
+    worker.take()
+    for seconds, queued in ((0.0, 0), (2.0, 0), (2.0, 1)):
+        clock[0] += seconds
+        worker.recovery.run_if_due()
+        assert worker.queue.job_ids == [job.id] * queued
+    worker.take()  # it is there anew
+    for seconds, queued in ((2.0, 0), (2.0, 0), (2.0, 1)):
+        clock[0] += seconds
+        worker.recovery.run_if_due()
+        assert worker.queue.job_ids == [job.id] * queued
+
+
+def test_when_registries_are_cleaned(worker: Worker, connection: Redis, clock: list[float]) -> None:
+    """At first, then every ten minutes: what has expired in them is gone, what has not stays."""
+    registries = [worker.queue.finished_job_registry.key, worker.queue.failed_job_registry.key]
+    left = []
+    for seconds in (0.0, 2.0, 597.0, 2.0):
+        for key in registries:
+            connection.zadd(key, {"expired": 1, "lasts": 4102444800})
+        connection.sadd("rq:workers:default", "rq:worker:gone")
+        clock[0] += seconds
+        worker.recovery.run_if_due()
+        gone = connection.sismember("rq:workers:default", "rq:worker:gone")
+        left.append([*(connection.zcard(key) for key in registries), gone])
+        assert not connection.exists("rq:queue:default:cleaning")
+    assert left == [[1, 1, 0], [2, 2, 1], [2, 2, 1], [1, 1, 0]]
+
+
+def test_groups_without_jobs(worker: Worker, connection: Redis) -> None:
+    """They are cleaned with the registries, by one worker in a second less than ten minutes."""
+    group = Group.create(connection)
+    connection.sadd("rq:groups", group.name)
+    worker.recovery.run_if_due()
+    assert connection.smembers("rq:groups") == set()
+    assert 590_000 < connection.pttl(Group.REDIS_GROUP_CLEANING_KEY) <= 599_000
+
+
+def test_what_is_no_entry(worker: Worker, connection: Redis) -> None:
+    """It is taken out of both lists; entries of jobs stay, but for those whose job is gone."""
+    enqueue(connection)
+    running = worker.start()
+    between = enqueue(connection)
+    worker.take()
+    ours = running.execution.composite_key.encode()
+    registry, intermediate = worker.queue.started_job_registry.key, worker.queue.intermediate_queue
+    strange: list[Any] = [b"a:b:c", b"\xff\xfe:x", b"no-colon", b"gone:execution"]
+    connection.zadd(registry, dict.fromkeys(strange[:3], 4102444800) | {strange[3]: 1})
+    for entry in (b"a:b", b"\xff\xfe", b"a:b"):
+        connection.rpush(intermediate.key, entry)
+    worker.recovery.run_if_due()
+    assert connection.zrange(registry, 0, -1) == [ours]
+    assert connection.lrange(intermediate.key, 0, -1) == [between.id.encode()]
+    assert worker.given_up == []
+
+
+def test_key_of_another_kind_where_jobs_are_listed(
+    worker: Worker, connection: Redis, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once, and the other queues are looked after."""
+    other = Queue("other", connection=connection, serializer=JSONSerializer)
+    worker.recovery._queues = [other, worker.queue]
+    connection.set(other.started_job_registry.key, "x")
+    for _ in range(2):
+        enqueue(connection)
+        expire(worker, worker.start())
+        clock[0] += 2.0
+        worker.recovery.run_if_due()
+    assert len(worker.given_up) == 2
+    told = [it for it in caplog.messages if "the records of the queue 'other' are not RQ's" in it]
+    assert len(told) == 1
+
+
+def test_execution_of_another_kind(worker: Worker, connection: Redis) -> None:
+    """Nobody knows whose it is: it is not taken for lost while its heartbeats come, nor later."""
+    enqueue(connection)
+    running = worker.start()
+    connection.delete(running.execution.key)
+    connection.set(running.execution.key, "x")
+    worker.recovery.run_if_due()
+    assert running.is_held(connection)
+
+
+def test_redis_that_refuses_to_be_looked_at(worker: Worker, connection: Redis) -> None:
+    """That is the caller's: nothing is concluded from it."""
+    connection.acl_setuser("blind", enabled=True, nopass=True, keys=["*"], commands=["+ping"])
+    server = connection.connection_pool.connection_kwargs
+    with Redis(server["host"], server["port"], username="blind") as blind:
+        queue = Queue(connection=blind, serializer=JSONSerializer)
+        blind_recovery = OrphanRecovery([queue], worker.recorder, lambda _: None)
+        with pytest.raises(NoPermissionError):
+            blind_recovery.run_if_due()

@@ -143,6 +143,7 @@ class OrphanRecovery:
             since = self._seen.setdefault((queue.name, id_), now)
             if now - since >= _GRACE_S:
                 _put_back(queue, id_)
+                del self._seen[queue.name, id_]  # when it is taken again, it has its time anew
         for name, id_ in list(self._seen):
             if name == queue.name and id_ not in between:
                 del self._seen[name, id_]
