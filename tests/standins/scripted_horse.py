@@ -1,5 +1,6 @@
 """A horse that says what a test has written down: no process is started."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -100,7 +101,8 @@ class ScriptedHorse:
             said()
             return []
         execution = self.orders[-1]["execution"] if self.orders else ""
-        return [{name: execution if value == "e" else value for name, value in said.items()}]
+        message = {name: execution if value == "e" else value for name, value in said.items()}
+        return [json.loads(json.dumps(message))]  # what comes through a pipe is a copy
 
     def will_say(self, *script: Said) -> None:
         """It says this next."""

@@ -126,7 +126,8 @@ def test_what_needs_the_token(method: str, path: str, expected: bool) -> None:
     [
         ("localhost", True), ("LOCALHOST:99", True), ("localhost.", True), ("[::1]:80", True),
         ("photos.example:8000", True), ("192.0.2.7", True), ("192.0.2.7:8000", True),
-        ("192.0.2.8", False), ("evil.example", False), ("photos.example.evil.example", False),
+        ("192.0.2.8", False), ("10.0.0.1", False), ("evil.example", False),
+        ("photos.example.evil.example", False),
         ("", False), ("[::1", False), (":8000", False), ("localhost@evil.example", False),
         ("evil.example#localhost", False), ("localhost/evil", True), ("::1", False),
     ],
@@ -139,6 +140,17 @@ def test_host_of_a_request(host: str, expected: bool) -> None:
     with pytest.raises(Problem, match="--allow-host") as refused:
         check_host(host, NAMES, "192.0.2.7")
     assert refused.value.status == 421
+
+
+def test_long_names_are_cut() -> None:
+    """Of what somebody has sent, two hundred characters are told."""
+    name = "x" * 300
+    with pytest.raises(Problem) as refused:
+        check_host(name, NAMES, None)
+    assert f"name {name[:200]!r};" in refused.value.detail
+    with pytest.raises(Problem) as refused:
+        check_origin({"host": "localhost", "origin": f"http://{name}"})
+    assert f"pages of {('http://' + name)[:200]!r} may" in refused.value.detail
 
 
 def test_host_without_an_address() -> None:
@@ -160,6 +172,7 @@ def test_host_without_an_address() -> None:
         ({"origin": "http://localhost"}, False),
         ({"origin": "http://localhost:8001"}, False),
         ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://photos.example"}, False),
         ({"origin": "null"}, False),
         ({"origin": ""}, False),
         ({"origin": "http://["}, False),
@@ -371,6 +384,36 @@ def test_answers_guard_browsers(app: Any, policy: str) -> None:
         _, told = ask(AdmissionMiddleware(app, token=TOKEN, open_paths=["/"]), method)
         assert told["x-content-type-options"] == "nosniff"
     assert ask(AdmissionMiddleware(app))[1]["content-security-policy"] == policy
+
+
+@pytest.mark.parametrize("name", ["cache-control", "x-more"])
+def test_answer_with_headers_of_its_own(name: str) -> None:
+    """They stay, and data are no page all the same."""
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        headers = [(name.encode(), b"its own")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    _, told = ask(AdmissionMiddleware(app))
+    assert told[name] == "its own"
+    assert told["content-security-policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    ("length", "closes"), [(None, False), ("0", False), ("1", True), ("9", True)]
+)
+def test_answer_before_the_body_was_read(length: str | None, closes: bool) -> None:
+    """The connection goes on if there is none; else it ends after what may be left of it."""
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    headers = {} if length is None else {"Content-Length": length}
+    _, told = ask(AdmissionMiddleware(app), "POST", "/", headers, body=b"x" * int(length or 0))
+    assert (told.get("connection") == "close") is closes
 
 
 def test_other_protocols_pass() -> None:

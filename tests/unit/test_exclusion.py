@@ -59,6 +59,8 @@ RAW = {"raw/c.png", "raw/keep/d.png", "trip/raw/e.png"}
         # The innermost file decides; but nobody looks into a folder that is excluded.
         ({".": ["*.png"], "trip": ["!a.png"]}, [], {"trip/a.png"}),
         ({".": ["trip/"], "trip": ["!*"]}, [], {"a.png", "b.png", *RAW} - {"trip/raw/e.png"}),
+        # A pattern for folders says nothing of files.
+        ({}, ["a.png/", "raw/keep/"], {*COMMON, *RAW, "trip/day/f-small.png"} - {"raw/keep/d.png"}),
         # What is given decides before all files.
         ({".": ["raw/", "f*"]}, ["!/raw"], {*COMMON, "raw/c.png", "raw/keep/d.png"}),
         ({".": ["!raw", "f*"]}, ["raw"], COMMON),
@@ -98,9 +100,10 @@ def test_file_above_the_named_folder(photos: Path) -> None:
     assert str(photos / "raw/c.png") not in excluded  # it is not below what was named
 
 
-def test_named_folder_that_is_excluded(photos: Path) -> None:
+@pytest.mark.parametrize("pattern", ["raw", "raw/", "/raw/"])
+def test_named_folder_that_is_excluded(photos: Path, pattern: str) -> None:
     """It is told which file excludes it, and the folders in it are no way round that."""
-    file = ignore(photos, "raw")
+    file = ignore(photos, pattern)
     for folder in (photos / "raw", photos / "raw" / "keep"):
         found = find_images([folder])
         assert (found.files, list(found.problems)) == ((), [str(folder)])
@@ -123,6 +126,30 @@ def test_named_file(photos: Path) -> None:
     assert find_images(named, Exclusion([f"/{above}/"])).files == ()
     assert len(find_images(named, Exclusion(["a.png/", "d.png/"])).files) == 3  # no folders
     assert str(photos / "a.png") not in ExcludedPaths(Exclusion(), [photos, photos / "a.png"])
+
+
+@pytest.mark.parametrize("path", ["/x", "/x/y", "/y/x", "/y/y/x", "/y/x/y/y", "/!/x", "/y/y/y/!x"])
+def test_named_file_at_any_depth(path: str) -> None:
+    """Each name on its path is compared, the last one as a file's."""
+    assert Exclusion(["x", r"\!x"]).excludes_named(path)
+    assert not Exclusion(["z"]).excludes_named(path)
+
+
+def test_stored_picture_whose_name_is_a_folder_s_now(photos: Path) -> None:
+    """Patterns count for what is not there any more as for what is."""
+    excluded = ExcludedPaths(Exclusion(["raw"]), [photos])
+    assert str(photos / "a.png" / "raw" / "x.png") in excluded  # a.png was a folder
+    assert str(photos / "a.png" / "x.png") not in excluded
+
+
+def test_names_before_the_ignore_file_s(tmp_path: Path) -> None:
+    """It counts wherever it stands among the names of its folder."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("#a.png", "(b).png", "-c.png"):
+        (folder / name).write_bytes(b"picture")
+    ignore(folder, "*.png")
+    assert find_images([tmp_path]).files == find_images([folder]).files == ()
 
 
 def test_file_outside_the_roots(photos: Path) -> None:
@@ -218,6 +245,15 @@ def test_given_pattern_that_is_none(patterns: Sequence[str]) -> None:
     """It is refused before anything is searched."""
     with pytest.raises(SettingsError, match="exclude"):
         Exclusion(patterns)
+
+
+def test_pattern_that_is_long(photos: Path) -> None:
+    """Its first hundred characters are told."""
+    with pytest.raises(SettingsError) as refused:
+        Exclusion(["x" * 501])
+    assert f"exclude {'x' * 100!r} is longer" in str(refused.value)
+    (photos / IGNORE_FILE).write_text("y" * 501)
+    assert f"pattern {'y' * 100!r} is longer" in find_images([photos]).problems[str(photos)]
 
 
 def test_rules_of_a_folder_that_is_excluded(photos: Path) -> None:

@@ -125,13 +125,14 @@ def test_folder_replaced_by_a_link_that_leads_out(tmp_path: Path) -> None:
         read_picture(located, unnamed(root), LIMITS)
 
 
-def test_folder_replaced_by_a_link_that_stays_inside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moved", ["another", "moved"])
+def test_folder_replaced_by_a_link_that_stays_inside(tmp_path: Path, moved: str) -> None:
     """Between looking and reading: path and id are those of the file that was opened."""
     located = locate(put(tmp_path / "folder" / "a.png"))
-    (tmp_path / "folder").rename(tmp_path / "moved")
-    (tmp_path / "folder").symlink_to("moved")
+    (tmp_path / "folder").rename(tmp_path / moved)
+    (tmp_path / "folder").symlink_to(moved)
     location, _ = read_picture(located, Roots(), LIMITS)
-    assert location == locate(tmp_path / "moved" / "a.png")
+    assert location == locate(tmp_path / moved / "a.png")
     assert location.id != located.id
 
 
@@ -217,6 +218,23 @@ def test_file_replaced_between_opening_and_checking(
         read_picture(located, Roots(), LIMITS)
 
 
+def test_file_deleted_between_opening_and_checking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as one that was replaced, not as one that may not be opened."""
+    path = put(tmp_path / "a.png")
+    located = locate(path)
+
+    def open_and_delete(name: str) -> int:
+        descriptor = os.open(name, os.O_RDONLY)
+        path.unlink()
+        return descriptor
+
+    monkeypatch.setattr("warmclip.indexing.files.open_file", open_and_delete)
+    with pytest.raises(ImageUnavailable, match="moved or replaced"):
+        read_picture(located, Roots(), LIMITS)
+
+
 def test_system_that_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As some file systems of macOS: the path without links counts, and the file behind it."""
     real = put(tmp_path / "folder" / "a.png")
@@ -242,12 +260,14 @@ def test_system_that_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("/p/stra\u00dfe.png", "/p/STRASSE.png", True),
         ("/p/a.png", "/p/b.png", False),  # another link of the file
         ("/p/a.png", "/q/a.png", False),
+        ("/p/b.png", "/p/a.png", False),
         (os.fsdecode(b"/p/\xe9.png"), os.fsdecode(b"/p/\xe9.PNG"), True),
     ],
 )
 def test_respelled_path(stored: str, on_disk: str, is_other: bool) -> None:
     """Renamed in case or Unicode form only it is gone by its former name, and nothing else is."""
     assert is_respelled(stored, on_disk) is is_other
+    assert not is_respelled(stored, "/".join(stored.split("/")))  # the same, in another str
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Linux takes one spelling of a name only")

@@ -230,6 +230,27 @@ def test_absence_is_told_at_the_fifth_attempt(
     )
 
 
+@pytest.mark.parametrize(("asleep_s", "lines"), [(60.0, 1), (3600.0, 2)])
+def test_told_again_after_a_sleep(
+    clock: Clock, caplog: pytest.LogCaptureFixture, asleep_s: float, lines: int
+) -> None:
+    """A machine that slept while Redis was away has another trouble when it wakes."""
+    tried = 0
+
+    def attempt() -> str:
+        nonlocal tried
+        tried += 1
+        if tried == 8:
+            clock.now += asleep_s
+        if tried == 20:
+            return "done"
+        raise RedisConnectionError("gone")
+
+    with caplog.at_level(logging.WARNING):
+        assert Patience(1000).call_with_retry(attempt, lambda _: None) == "done"
+    assert len(caplog.records) == lines
+
+
 def test_pauses_grow_to_a_second(clock: Clock) -> None:
     """A short absence costs a tenth of one, a long one keeps nobody busy, however long it is."""
     Patience(1e9).call_with_retry(failing(*[_OOM] * 1200), lambda _: None)

@@ -188,6 +188,7 @@ def test_vector_of_several_terms() -> None:
         np.testing.assert_allclose(combine_vectors([(-weight, first)]), -first)
     between = combine_vectors([(1.0, first), (1.0, second)])
     assert between.dtype == np.float32
+    np.testing.assert_allclose(combine_vectors([(-0.5, first)]), -first)
     np.testing.assert_allclose(between, [0.5**0.5, 0.5**0.5, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(
         combine_vectors([(0.6, first), (-0.8, second)]), [0.6, -0.8, 0, 0], rtol=1e-6
@@ -232,7 +233,7 @@ def test_terms_that_cancel_each_other_out() -> None:
 def test_terms_that_nearly_cancel_each_other_out(weight: float) -> None:
     """What is left must be a ten-thousandth of the weights that led to it, whatever these are."""
     first, second = np.eye(4, dtype=np.float32)[:2]
-    for distance, is_enough in ((1e-4, False), (4e-4, True)):
+    for distance, is_enough in ((1e-4, False), (1.9e-4, False), (2.1e-4, True), (4e-4, True)):
         terms = [(weight, first + np.float32(distance) * second), (-weight, first)]
         if is_enough:
             np.testing.assert_allclose(combine_vectors(terms), second, atol=1e-3)

@@ -15,9 +15,11 @@ class Worker:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.functions: list[str] = []
         self.unwanted: list[Callable[[], bool]] = []
         self._answers: list[asyncio.Future[None]] = []
         self.failure: Exception | None = None
+        self.reply: Any = ...  # to several questions, if it is not to answer them
 
     async def ask(
         self, function: str, arguments: Mapping[str, Any], is_unwanted: Callable[[], bool]
@@ -25,13 +27,18 @@ class Worker:
         """See ``Ask``."""
         questions = arguments["questions"] if function == "search_many" else [arguments]
         self.asked.append([question["text"] for question in questions])
+        self.functions.append(function)
         self.unwanted.append(is_unwanted)
         self._answers.append(asyncio.Future())
         await self._answers[-1]
         if function == "search":
+            if arguments["text"] == "deadly":
+                raise HorseDied("signal 11")
             return _answer(arguments["text"])
         if self.failure is not None:
             raise self.failure
+        if self.reply is not ...:
+            return self.reply
         return {"answers": [_answer(question["text"]) for question in questions]}
 
     async def answer(self) -> None:
@@ -64,7 +71,7 @@ def test_lone_search_is_sent_at_once() -> None:
         worker = Worker()
         (task,) = ask(SearchGroups(worker.ask, lambda: 1), "a")
         await settle()
-        assert worker.asked == [["a"]]
+        assert (worker.asked, worker.functions) == ([["a"]], ["search"])
         await worker.answer()
         assert await task == {"hits": ["a"]}
 
@@ -83,6 +90,49 @@ def test_searches_that_come_meanwhile_go_together() -> None:
             await worker.answer()
         assert worker.asked == [texts[:1], texts[1 : MOST_TOGETHER + 1], texts[MOST_TOGETHER + 1 :]]
         assert [await task for task in tasks] == [{"hits": [text]} for text in texts]
+
+    asyncio.run(run())
+
+
+def test_most_that_go_together() -> None:
+    """As many texts as the model computes in one run."""
+    assert MOST_TOGETHER == 32
+
+
+def test_no_worker_was_seen() -> None:
+    """One job is sent all the same: who listened was asked a while ago."""
+
+    async def run() -> None:
+        worker = Worker()
+        tasks = ask(SearchGroups(worker.ask, lambda: 0), "a", "b")
+        await settle()
+        assert worker.asked == [["a"]]
+        for _ in range(2):
+            await worker.answer()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_worker_that_has_left() -> None:
+    """What is asked while more jobs are under way than workers are left waits for both."""
+
+    async def run() -> None:
+        worker = Worker()
+        workers = 2
+        groups = SearchGroups(worker.ask, lambda: workers)
+        tasks = ask(groups, "a", "b")
+        await settle()
+        workers = 1
+        tasks += ask(groups, "c", "d")
+        await settle()
+        assert worker.asked == [["a"], ["b"]]
+        await worker.answer()
+        assert worker.asked == [["a"], ["b"]]
+        for _ in range(2):
+            await worker.answer()
+        await asyncio.gather(*tasks)
+        assert worker.asked[2:] == [["c", "d"]]
 
     asyncio.run(run())
 
@@ -136,6 +186,48 @@ def test_a_job_that_fails_is_asked_again_one_by_one() -> None:
     asyncio.run(run())
 
 
+def test_one_of_them_is_deadly() -> None:
+    """It alone fails when they are asked one by one."""
+
+    async def run() -> None:
+        worker = Worker()
+        worker.failure = HorseDied("signal 11")
+        tasks = ask(SearchGroups(worker.ask, lambda: 1), "a", "deadly", "b")
+        await settle()
+        for _ in range(4):
+            await worker.answer()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert (found[0], found[2]) == ({"hits": ["a"]}, {"hits": ["b"]})
+        assert isinstance(found[1], HorseDied)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [None, 7, {}, {"answers": 7}, {"answers": [7, 7]}, {"answers": [{"hits": []}]},
+     {"answers": [{"error": "NotStored"}, {}]}],
+    ids=str,
+)  # fmt: skip
+def test_reply_that_is_none(reply: Any) -> None:
+    """As of a worker of another version: they are asked one by one."""
+
+    async def run() -> None:
+        worker = Worker()
+        worker.reply = reply
+        tasks = ask(SearchGroups(worker.ask, lambda: 1), "a", "b", "c")
+        await settle()
+        for _ in range(4):
+            if worker._answers:
+                await worker.answer()
+        found = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert found[2] == {"hits": ["c"]}
+        assert worker.asked[:2] == [["a"], ["b", "c"]]
+        assert worker.asked[-1] == ["c"]
+
+    asyncio.run(run())
+
+
 def test_a_job_is_of_one_collection() -> None:
     """A horse may not hold the models of more; those of another one wait, in order."""
 
@@ -145,13 +237,13 @@ def test_a_job_is_of_one_collection() -> None:
         (first,) = ask(groups, "a")
         others = [
             asyncio.create_task(groups.search({"text": text, "collection": name}, 60))
-            for text, name in (("b", "x"), ("c", "y"), ("d", "x"), ("e", "z"), ("f", "y"))
+            for text, name in zip("bcdefg", "xyxzyw", strict=True)
         ]
         await settle()
-        for _ in range(4):
+        for _ in range(5):
             await worker.answer()
         await asyncio.gather(first, *others)
-        assert worker.asked == [["a"], ["b", "d"], ["c", "f"], ["e"]]
+        assert worker.asked == [["a"], ["b", "d"], ["c", "f"], ["e"], ["g"]]
 
     asyncio.run(run())
 

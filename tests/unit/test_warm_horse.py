@@ -77,6 +77,7 @@ HANGS, OVERRUNS = "hung", "overran"
         ([BEGAN, LOADS, *SILENT, *SILENT, DONE], True, 180.0, "success"),
         # A function of the user's own has all of its time, and no more.
         ([BEGAN, *[1.0] * 180, DONE], False, 180.0, "success"),
+        ([BEGAN, *[1.0] * 185, DONE], False, 180.0, "success"),
         ([BEGAN, *[1.0] * 186, DONE], False, 180.0, OVERRUNS),
         ([BEGAN, *[1.0] * 500, DONE], False, None, "success"),
         # A job that is short of time hangs sooner, though not at once.
@@ -113,6 +114,7 @@ def test_silence(
     [
         ([None], -signal.SIGSEGV, True, "signal", "SIGSEGV"),
         ([None], 3, True, "exit", "exit code 3"),
+        ([None], LOST_ITS_PIPE + 1, True, "exit", f"exit code {LOST_ITS_PIPE + 1}"),
         ([{"message": "the store is gone"}, None], 3, True, "exit", "the store is gone"),
         # It has closed its pipe, and lives on: it is killed by us, not from outside.
         ([None], -signal.SIGKILL, False, "hung_up", "closed its pipe"),
@@ -137,6 +139,7 @@ def test_death(
     assert (death.kind, death.suspect, death.provider) == (kind, "/a.jpg", "coreml")
     assert words in str(death)
     assert death.from_outside is False
+    assert death.has_hung_up is (kind == "hung_up")
     assert horse.pid == 0
 
 
@@ -336,6 +339,14 @@ def test_another_model(clock: Clock, quarantine: Quarantine) -> None:
     assert (len(first.orders), len(second.orders)) == (1, 1)
 
 
+def test_models_of_the_first_horse(clock: Clock, quarantine: Quarantine) -> None:
+    """They may be chosen before there is one: then none is replaced."""
+    horse = follow(quarantine, ScriptedHorse(DONE, DONE, clock=clock))
+    horse.choose(ModelChoice(wanted=("f",)))
+    for _ in range(2):
+        assert isinstance(run(horse, clock), JobReport)
+
+
 @pytest.mark.parametrize("is_ready", [True, False])
 def test_end_of_a_worker(clock: Clock, quarantine: Quarantine, is_ready: bool) -> None:
     """A horse that is ready is asked to leave; one that loads is not waited for."""
@@ -395,7 +406,7 @@ def test_horse_that_is_silent_while_it_starts(clock: Clock, quarantine: Quaranti
 @pytest.mark.parametrize(
     ("timeout_s", "hang_s", "silence_s"),
     [(None, 30.0, 30.0), (180.0, 30.0, 30.0), (20.0, 30.0, 10.0), (10.0, 30.0, 5.0),
-     (2.0, 30.0, 5.0), (2.0, 3.0, 3.0)],
+     (15.0, 30.0, 7.5), (2.0, 30.0, 5.0), (2.0, 3.0, 3.0)],
 )  # fmt: skip
 def test_silence_of_a_job(timeout_s: float | None, hang_s: float, silence_s: float) -> None:
     """Half its time, but five heartbeats at least, and never more than usual."""
