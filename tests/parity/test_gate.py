@@ -77,10 +77,17 @@ class _Tokenizer:
     def encode(self, texts: tuple[str, ...]) -> tuple[TokenIds, OneHot]:
         ids = _Linear().token_ids(texts)
         ends = _Linear().eot_onehot(ids)
-        if self._wrong == "token":
-            ids[1, 0] += 1
-        elif self._wrong == "end":
-            ends[1, 0] = ends[0, 0]
+        match self._wrong:
+            case "a later token":
+                ids[1, 0] += 1
+            case "an earlier token":
+                ids[1, 0] -= 1
+            case "another end":
+                ends[1, 0] = ends[0, 0]
+            case "no end":
+                ends[1, 0] = 0
+            case "a second end":
+                ends[1, 0] += ends[0, 0]
         return ids, ends
 
 
@@ -109,7 +116,7 @@ def test_tokens(gate: Gate) -> None:
     """Every token and every place that a vector is taken from is the same."""
     gate.check_tokens(cast(Tokenizer, _Tokenizer()))
     assert [(it.stage, it.figure, it.threshold) for it in gate.findings] == [("tokens", 0, 0)]
-    for wrong in ("token", "end"):
+    for wrong in ("a later token", "an earlier token", "another end", "no end", "a second end"):
         with pytest.raises(ParityFailed, match="tokens: texts that differ 1, allowed at most 0"):
             gate.check_tokens(cast(Tokenizer, _Tokenizer(wrong)))
     assert _stages(gate) == ["tokens"]
@@ -216,6 +223,13 @@ def test_graph_in_float16(
     assert last.passed
     assert last.figure == pytest.approx(flushed, abs=1e-3)
     assert (last.threshold, note in last.note) == (-1.0, True)
+
+
+def test_graph_in_int8(gate: Gate, tmp_path: Path) -> None:
+    """It is judged by the cosine of its worst row, and nothing is emulated."""
+    gate.check_graph("image", "int8", _image_graph(tmp_path / "g.onnx"))
+    assert _stages(gate) == [f"image int8, {batch}" for batch in _BATCHES]
+    assert {finding.measure for finding in gate.findings} == {"lowest cosine"}
 
 
 def test_graph_that_only_an_accelerator_computes_wrong(gate: Gate, tmp_path: Path) -> None:

@@ -45,10 +45,11 @@ def _names(folder: Path) -> list[str]:
 
 def test_finished_bundle_is_all_that_remains(tmp_path: Path) -> None:
     """The folder appears under its name, and nothing hidden stays beside it."""
-    _bundle(tmp_path / "models" / "m", b"new")
+    models = tmp_path / "my" / "models"
+    _bundle(models / "m", b"new")
 
-    assert _names(tmp_path / "models") == ["m"]
-    assert (tmp_path / "models" / "m" / "manifest.json").read_bytes() == b"new"
+    assert _names(models) == ["m"]
+    assert (models / "m" / "manifest.json").read_bytes() == b"new"
 
 
 def test_target_is_absent_while_it_is_written(tmp_path: Path) -> None:
@@ -241,7 +242,8 @@ def test_leftovers_of_killed_exporters_are_swept(tmp_path: Path) -> None:
     """What a killed exporter left goes; what a living one writes stays."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         dead = f".tmp-m-{_dead_pid()}"
-        others = [f".tmp-m-{child.pid}", f".tmp-m-{10**20}", f".tmp-m-{child.pid}x", ".tmp-n-1"]
+        others = [f".tmp-m-{pid}" for pid in (child.pid, os.getppid(), 10**20, f"{child.pid}x")]
+        others += [".tmp-n-1", f".old-m-{child.pid}", f".old-n-{_dead_pid()}"]
         for name in (dead, *others):
             (tmp_path / name).mkdir()
 
@@ -250,6 +252,16 @@ def test_leftovers_of_killed_exporters_are_swept(tmp_path: Path) -> None:
         assert _names(tmp_path) == sorted([*others, "m"])
         child.communicate(b"\n")
     assert child.returncode == 0  # nothing was done to whoever writes there
+
+
+def test_file_with_the_name_of_a_leftover(tmp_path: Path) -> None:
+    """It is no exporter's: it stays, and costs no export."""
+    name = f".tmp-m-{_dead_pid()}"
+    (tmp_path / name).write_bytes(b"somebody's")
+
+    _bundle(tmp_path / "m", b"new")
+
+    assert _names(tmp_path) == [name, "m"]
 
 
 def test_leftover_of_an_earlier_process_of_this_number(tmp_path: Path) -> None:

@@ -199,6 +199,40 @@ def test_unproven_until_the_next_canary(context: GuardContext) -> None:
     assert not other.is_proven(checked.canary)
 
 
+@pytest.mark.parametrize(("fault", "told"), [("drift", "cosine"), ("failnth", "Error executing")])
+def test_canary_by_itself_fails(
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+) -> None:
+    """The provider is left, and what waited for that canary stays unproven."""
+    monkeypatch.setenv("FAULTY_N", str(LOADING + 3))
+    guard = Guard("image", faulty(fault), context)
+    guard.run(pixels(1))
+    checked = guard.run(pixels(1))
+    guard.prove()
+    assert guard.provider == "cpu"
+    assert not guard.is_proven(checked.canary)
+    assert told in context.quarantine.active()[f"faulty-{fault}"].reason
+
+
+def test_every_golden_row_is_a_canary_in_turn(
+    context: GuardContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what a provider computes wrong for some pictures only is found."""
+    ridden: list[int] = []
+    feeds = Golden.feeds
+
+    def noted(self: Golden, tower: Any, rows: Any) -> Feeds:
+        ridden.extend(rows)
+        return feeds(self, tower, rows)
+
+    guard = Guard("image", faulty("none"), replace(context, canary_every=1))
+    monkeypatch.setattr(Golden, "feeds", noted)
+    for _ in range(10):
+        guard.run(pixels(1))
+    count = context.golden.rows("image")
+    assert ridden == [row % count for row in range(10)]
+
+
 @pytest.mark.parametrize(
     ("text", "canary"),
     [
@@ -339,8 +373,9 @@ def test_every_row_of_a_strange_batch_must_agree(
     assert "outside the golden" in context.quarantine.active()["faulty-row"].reason
 
 
+@pytest.mark.parametrize("times", [1e4, 1e-4])
 @pytest.mark.parametrize("row", [0, 2, 3])
-def test_one_strange_length_is_seen(context: GuardContext, row: int) -> None:
+def test_one_strange_length_is_seen(context: GuardContext, row: int, times: float) -> None:
     """A single row whose raw length no honest input has makes the CPU look at the batch."""
 
     class Longer:
@@ -355,7 +390,7 @@ def test_one_strange_length_is_seen(context: GuardContext, row: int) -> None:
             (features,) = self._session.run(names, feeds, *options)
             self._runs += 1
             if self._runs > LOADING:
-                features[row] = 1e4 * features[row, ::-1]
+                features[row] = times * features[row, ::-1]
             return [features]
 
     provider = replace(faulty("none"), around=Longer)
