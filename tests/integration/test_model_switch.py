@@ -49,6 +49,8 @@ pytestmark = pytest.mark.usefixtures("server_binary")
 class Searching:
     """Threads that ask one question after another, as people do, and what they were told."""
 
+    PAUSE_S = 0.05  # of each thread, so that the commands beside them get a processor too
+
     settings: Settings
     answers: Counter[str] = field(default_factory=Counter)  # by the fingerprint of the space
     failures: list[str] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Searching:
     def ask(self, stop: threading.Event) -> None:
         """Ask until told to stop."""
         with open_broker(self.settings) as connection:
-            while not stop.is_set():
+            while not stop.wait(self.PAUSE_S):
                 try:
                     answer = call(connection, "search", {"collection": "images", "text": "red"})
                 except WarmclipError as exc:
