@@ -1,4 +1,5 @@
-"""`make kills`: `warmclip index`, `forget` and the conversion of a store, killed at random moments.
+"""`make kills`: `index`, `forget`, `collections optimize` and the conversion of a store, killed at
+random moments.
 
 Each time a command is killed with SIGKILL somewhere between its start and its end, then run again
 to its end. What the store holds must be what a store holds in which nothing was ever killed:
@@ -60,7 +61,7 @@ def main() -> int:
     failures = 0
     with tempfile.TemporaryDirectory(prefix="warmclip-killing-") as name:
         folder = Path(name).resolve()
-        for make in (_index, _forget, _convert):
+        for make in (_index, _forget, _optimize, _convert):
             failures += _try(make(folder), options.kills, moments, folder / "home")
     return 1 if failures else 0
 
@@ -196,6 +197,20 @@ def _forget(folder: Path) -> Scenario:
     )
 
 
+def _optimize(folder: Path) -> Scenario:
+    """A collection that was changed since it was compacted."""
+    home = folder / "written"
+    _fill(home, _points(lambda number: number % 2 == 0))
+    _expect(_run(["collections", "optimize", "images"], home))
+    _fill(home, _points(lambda number: number % 3 == 0))
+    return Scenario(
+        name="optimize",
+        home=home,
+        arguments=["collections", "optimize", "images"],
+        expected=_contents(home),
+    )
+
+
 def _convert(folder: Path) -> Scenario:
     """A store as qdrant-client's local mode kept it."""
     from qdrant_client import QdrantClient, models
@@ -250,7 +265,7 @@ def _points(wanted: Callable[[int], bool]) -> list[Point]:
 
 
 def _fill(home: Path, points: Sequence[Point]) -> None:
-    home.mkdir(mode=0o700)
+    home.mkdir(mode=0o700, exist_ok=True)
     with open_store(Settings(home=home, bundle=_BUNDLE)) as store:
         store.ensure_collection("images", _SPACE)
         store.upsert("images", points)

@@ -212,7 +212,8 @@ def cases(scale: Scale) -> tuple[Case, ...]:
         ),
         Case(
             name="library",
-            title=f"A library of {scale.library:,} points of 512 numbers, opened and searched",
+            title=f"A library of {scale.library:,} points of 512 numbers, opened and searched "
+            "(warmclip's is filled and compacted, as `index` does)",
             unit="",
             more_is_better=False,
             contenders=(STORE, LOCAL, SQLITE),

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rq.job import JobStatus
 
 from faults.conftest import Rig
-from running import PATIENCE_S, eventually, run, start_worker, wait_for_worker
+from running import PATIENCE_S, eventually, run, start_python, start_worker, wait_for_worker
+from warmclip.process_table import is_running
 from warmclip.settings import Settings
 from warmclip.store.embedded_lock import lock_store
 from warmclip.store.embedded_wire import address_of
@@ -94,3 +96,68 @@ def test_commands_beside_a_worker(rig: Rig) -> None:
         assert found(rig) == 5
         worker.process.kill()  # it would wait for the job, which is tried again
         assert found(rig) == 5
+
+
+_COMPACTS = """
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from warmclip.errors import StoreError
+from warmclip.store.qdrant import QdrantStore
+
+store = QdrantStore.embedded(Path(sys.argv[1]))
+found = []
+
+def kill(*_):
+    if not found:
+        told = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "embedded_compactor"],
+                              capture_output=True, text=True)
+        found.append(int(told.stdout))
+        print(found[0], flush=True)
+        os.kill(found[0] if sys.argv[2] == "child" else os.getpid(), signal.SIGKILL)
+
+try:
+    store.optimize_collection("images", progress=kill)
+except StoreError as exc:
+    print(exc, flush=True)
+print(store.count_points("images"), flush=True)
+"""
+
+
+@pytest.mark.parametrize("killed", ["child", "owner"])
+def test_compaction_is_killed(rig: Rig, killed: str) -> None:
+    """All pictures are found afterwards; the one process does not outlive the other, says what
+    happened, and the next compaction ends well.
+    """
+    pictures = rig.pictures(20)
+    assert answer(rig, "index", *pictures)["indexed"] == 20
+    store = Settings.from_env(rig.environment()).embedded_store
+    with start_python(_COMPACTS, store, killed) as owner:
+        said = owner.communicate(timeout=PATIENCE_S)[0].splitlines()
+    if killed == "child":
+        assert "killed by SIGKILL" in said[1]
+        assert "nothing is lost" in said[1]
+        assert said[2] == "20"
+    if sys.platform == "linux":  # elsewhere it ends its work, to which nobody looks
+        eventually(lambda: not is_running(int(said[0])))
+    assert found(rig) == 20
+    optimized = answer(rig, "collections", "optimize", "images")
+    assert (optimized["optimized"], optimized["points"]) == (True, 20)
+    assert found(rig) == 20
+    assert not list((store / "shards").glob(".*"))
+
+
+def test_search_beside_a_compaction(rig: Rig) -> None:
+    """It is answered, whether it comes before the compaction's end or after."""
+    pictures = rig.pictures(20)
+    assert answer(rig, "index", *pictures)["indexed"] == 20
+    store = Settings.from_env(rig.environment()).embedded_store
+    command = [sys.executable, "-m", "warmclip.cli", "collections", "optimize", "images"]
+    with subprocess.Popen(command, env=os.environ | rig.environment()) as compaction:
+        eventually(lambda: list((store / "shards").glob(".copy-*")) or compaction.poll() == 0)
+        assert found(rig) == 20
+        assert compaction.wait(PATIENCE_S) == 0
+    assert found(rig) == 20

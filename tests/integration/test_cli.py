@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from running import eventually, run
 from warmclip.settings import Settings
 from warmclip.store.open import share_store
+from warmclip.store.qdrant import COMPACTED_FROM
 from warmclip_export import drawing
 
 
@@ -64,12 +66,45 @@ def test_damaged_collection_is_rebuilt(gallery: Path) -> None:
     assert answer("collections", "rebuild", "images")["lost"] == 0
 
 
-def test_index_of_few_pictures_is_not_needed(gallery: Path) -> None:
-    """It says so, and what is stored stays found."""
+def test_collection_is_compacted(gallery: Path) -> None:
+    """It says what was done, also for people, and what is stored stays found."""
     answer("index", gallery)
     optimized = answer("collections", "optimize", "images")
-    assert optimized["collection"] == "images"
+    assert (optimized["collection"], optimized["points"]) == ("images", 12)
+    assert (optimized["optimized"], optimized["has_graph"]) == (True, False)
     assert answer("index", gallery)["unchanged"] == 12
+    again = run("collections", "optimize", "images")
+    assert "there was nothing to do: 12 pictures" in again.stdout
+    graph = run("collections", "optimize", "images", "--approximate")
+    assert "may miss pictures" in graph.stdout
+    exact = run("collections", "optimize", "images")
+    assert "its graph is gone" in exact.stdout
+    assert "Searches are exact" in exact.stdout
+    assert len(answer("search", "a star")["queries"][0]["hits"]) == 10
+
+
+def test_index_compacts_when_much_is_new(gallery: Path) -> None:
+    """It says so beside its answer, and everything is found."""
+    answer("index", gallery)
+    with share_store(Settings.from_env(os.environ)) as store:
+        (there, *_) = store.scroll("images", with_vectors=True)
+        store.upsert(
+            "images",
+            [
+                replace(there, id=str(uuid.UUID(int=number)), payload=payload)
+                for number in range(COMPACTED_FROM)
+                for payload in [replace(there.payload, path=f"/photos/{number}.jpg")]
+            ],
+        )
+        assert store.wants_compaction("images")
+    done = run("index", gallery)
+    assert done.returncode == 0
+    assert "12 unchanged" in done.stdout
+    assert "compacted in" in done.stderr
+    told = answer("collections", "info", "images")
+    assert told["points"] == told["engine"]["indexed_vectors"] == COMPACTED_FROM + 12
+    assert run("index", gallery).stderr == ""
+    assert len(answer("search", "a star")["queries"][0]["hits"]) == 10
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])

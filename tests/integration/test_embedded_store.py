@@ -567,9 +567,15 @@ def test_optimized(tmp_path: Path) -> None:
         store.ensure_collection("images", SPACE)
         points = [point(number) for number in range(3000)]
         store.upsert("images", points)
-        assert not store.optimize_collection("images")
+        first = store.optimize_collection("images")
+        assert first is not None
         store.delete_unchanged("images", points[500:])
-        assert store.optimize_collection("images")
+        second = store.optimize_collection("images")
+        assert second is not None
+        assert second.size_bytes < first.size_bytes
+        third = store.optimize_collection("images")
+        assert third is not None
+        assert not third.done
         check_whole(store, range(500))
         store.upsert("images", points[500:600])
         check_whole(store, range(600))

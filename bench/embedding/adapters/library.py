@@ -104,7 +104,7 @@ class EmbeddedStore(_WithoutCommand):
         self._store: QdrantStore | None = None
 
     def fill(self, count: int) -> None:
-        """See ``Library``; with the payload of a picture, and the indexes of all stores."""
+        """See ``Library``; with the payload of a picture, and compacted as `index` ends."""
         self._fill(self._home, count, "bench", _SPACE, _DIM)
 
     def prepare_command(self, count: int) -> None:
@@ -157,6 +157,8 @@ class EmbeddedStore(_WithoutCommand):
                     for number, row in zip(numbers, rows, strict=True)
                 ]
                 store.upsert(name, points)
+            if store.wants_compaction(name):
+                store.optimize_collection(name)
 
     def _open(self, home: Path) -> "QdrantStore":
         from warmclip.settings import Settings

@@ -2,13 +2,15 @@
 
 The engine holds Python's interpreter lock during every call. So calls are small: pages and batches
 of at most a few hundred points. Its ``optimize`` is never called here, since it would stop every
-thread for seconds; exact search needs no index up to some hundred thousand pictures.
+thread for seconds: a process of its own does that to a copy of the collection.
 """
 
 import contextlib
 import logging
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,9 @@ from warmclip.inference.arrays import Vector
 from warmclip.progress import Progress
 from warmclip.store.embedded_catalog import Catalog
 from warmclip.store.embedded_conversion import convert_local_store, remove_former_files
+from warmclip.store.embedded_copy import CollectionCopy
 from warmclip.store.embedded_filters import to_filter
+from warmclip.store.embedded_layout import has_graph
 from warmclip.store.embedded_listener import listen
 from warmclip.store.embedded_lock import check_lock, lock_store
 from warmclip.store.embedded_questions import answer
@@ -31,7 +35,7 @@ from warmclip.store.embedded_shard import Shard, copy_readable, read_noted
 from warmclip.store.embedded_thread import StoreThread
 from warmclip.store.engine import Record
 from warmclip.store.filters import Condition
-from warmclip.store.protocol import Salvage
+from warmclip.store.protocol import Optimized, Salvage
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,7 @@ class EmbeddedEngine:
         self._lock = lock
         self._is_closed = False
         self._open: dict[str, Shard] = {}
+        self._copies: dict[str, CollectionCopy] = {}  # that are being compacted
         self._thread = StoreThread(self._flush_all, _IDLE_S)
         self._listener = listen(folder, partial(answer, self))
 
@@ -130,9 +135,61 @@ class EmbeddedEngine:
             "size_bytes": self._call(lambda: self._catalog.size_bytes(collection)),
         }
 
-    def optimize(self, collection: str) -> bool:
+    def count_uncompacted(self, collection: str) -> int:
         """See ``Engine``."""
-        return self._call(lambda: self._shard(collection).optimize())
+
+        def count() -> int:
+            told = self._shard(collection).read(lambda it: it.info())
+            return max(told.points_count - told.indexed_vectors_count, 0)
+
+        return self._call(count)
+
+    def has_graph(self, collection: str) -> bool:
+        """See ``Engine``."""
+        return has_graph(self._catalog.path(collection))
+
+    def optimize(
+        self, collection: str, *, with_graph: bool, progress: Progress | None = None
+    ) -> Optimized:
+        """See ``Engine``. Meanwhile others are served, but for while the files are copied."""
+        copy = CollectionCopy(self._catalog.name_copy(collection))
+        started = time.monotonic()
+        had_graph, before = self.has_graph(collection), self.describe(collection)
+        try:
+            self._call(lambda: self._begin_copy(collection, copy))
+            done = copy.compact(with_graph=with_graph, progress=progress or _tell_nobody)
+            if done:
+                self._call(lambda: self._adopt_copy(collection, copy))
+        finally:
+            self._call(lambda: self._drop_copy(collection, copy))
+        after = self.describe(collection)
+        return Optimized(
+            done=done,
+            points=after["points"],
+            segments=after["segments"],
+            seconds=time.monotonic() - started,
+            size_bytes=after["size_bytes"],
+            former_size_bytes=before["size_bytes"],
+            had_graph=had_graph,
+            has_graph=self.has_graph(collection),
+        )
+
+    def _begin_copy(self, collection: str, copy: CollectionCopy) -> None:
+        if collection in self._copies:
+            raise StoreError(f"{collection!r} is being compacted already, by this process")
+        self._copies[collection] = copy
+        copy.make(self._shard(collection))
+
+    def _adopt_copy(self, collection: str, copy: CollectionCopy) -> None:
+        copy.check(self._open.get(collection))
+        copy.finish()
+        self._open.pop(collection).close()
+        self._catalog.replace(collection, copy.path)
+
+    def _drop_copy(self, collection: str, copy: CollectionCopy) -> None:
+        if self._copies.get(collection) is copy:
+            del self._copies[collection]
+        shutil.rmtree(copy.path, ignore_errors=True)
 
     def rebuild_collection(self, collection: str, dim: int) -> Salvage:
         """See ``Engine``."""
@@ -292,11 +349,14 @@ class EmbeddedEngine:
     def _write(self, collection: str, write: Callable[[Shard], None]) -> None:
         def run() -> None:
             try:
-                write(self._shard(collection))
+                shard = self._shard(collection)
+                write(shard)
             except StoreError:
                 # What the engine has in memory may be half of it: its files and log are read anew.
                 self._abandon(collection)
                 raise
+            if collection in self._copies:
+                self._copies[collection].note(shard, write)
 
         self._call(run)
 
@@ -342,6 +402,10 @@ class EmbeddedEngine:
             f"collections rebuild {name}` keeps what can be read; index its folders afterwards",
             collection=collection,
         )
+
+
+def _tell_nobody(done: int, total: int, stage: str) -> None:
+    """Progress that nobody wants to see."""
 
 
 def _failure(folder: Path, exc: OSError) -> StoreError:

@@ -21,8 +21,11 @@ from warmclip.fsutil import replace_file
 
 FORMAT = 2  # 1 was qdrant-client's local mode
 
-UNFINISHED = (".new-", ".gone-", ".indexes-")
-"""What the names of folders begin with that are made, deleted, or set aside while one is opened."""
+UNFINISHED = (".new-", ".gone-", ".indexes-", ".copy-")
+"""What the names of folders begin with that are made, deleted, set aside while one is opened, or
+compacted."""
+
+_FORMER = ".former-"  # of a collection whose copy is about to take its place
 
 _ENGINE = "qdrant-edge-py"
 
@@ -52,6 +55,9 @@ class Catalog:
         else:
             self.write()
         self._shards.mkdir(mode=0o700, exist_ok=True)
+        for leftover in list(self._shards.iterdir()):
+            if leftover.name.startswith(_FORMER):
+                self._settle(leftover)
         for leftover in list(self._shards.iterdir()):
             if leftover.name.startswith(UNFINISHED):
                 shutil.rmtree(leftover)
@@ -89,6 +95,31 @@ class Catalog:
     def adopt(self, collection: str) -> None:
         """Let a collection be there, whose files were made where ``begin`` says."""
         (self._shards / f".new-{collection}").rename(self.path(collection))
+
+    def name_copy(self, collection: str) -> Path:
+        """Where a copy of a collection is made, which nobody else writes to even after a kill."""
+        return self._shards / f".copy-{collection}.{time.time_ns()}"
+
+    def replace(self, collection: str, copy: Path) -> None:
+        """Let the files of a copy be the collection's. A kill leaves the ones or the others."""
+        former = self._shards / f"{_FORMER}{collection}"
+        self.path(collection).rename(former)
+        try:
+            copy.rename(self.path(collection))
+        finally:
+            self._settle(former)
+
+    def _settle(self, former: Path) -> None:
+        """Remove the former files of a collection, or let them be its files if it has none."""
+        collection = former.name.removeprefix(_FORMER)
+        if not self.path(collection).exists():
+            former.rename(self.path(collection))
+            return
+        # By a rename: half of them must never be taken for the collection's.
+        gone = self._shards / f".gone-{collection}"
+        shutil.rmtree(gone, ignore_errors=True)
+        former.rename(gone)
+        shutil.rmtree(gone)
 
     def remove(self, collection: str) -> None:
         """Delete a collection's files."""

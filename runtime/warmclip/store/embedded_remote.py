@@ -13,6 +13,7 @@ from warmclip.errors import StoreError, StoreHeld, StoreUnreachable
 from warmclip.fsutil import private_folder
 from warmclip.inference.arrays import Vector
 from warmclip.process_table import is_running
+from warmclip.progress import Progress
 from warmclip.store.embedded_lock import read_owner
 from warmclip.store.embedded_questions import (
     PROTOCOL,
@@ -32,7 +33,7 @@ from warmclip.store.embedded_wire import (
 )
 from warmclip.store.engine import Record
 from warmclip.store.filters import Condition
-from warmclip.store.protocol import Salvage
+from warmclip.store.protocol import Optimized, Salvage
 
 if TYPE_CHECKING:
     from warmclip.store.embedded import EmbeddedEngine
@@ -143,9 +144,21 @@ class RemoteEngine:
         """Refused: it would stop the owner for long."""
         raise self._refusal()
 
-    def optimize(self, collection: str) -> bool:  # noqa: ARG002 - the protocol's
-        """Refused: it would stop the owner for long."""
-        raise self._refusal()
+    def optimize(
+        self, collection: str, *, with_graph: bool, progress: Progress | None = None
+    ) -> Optimized:
+        """Refused where there is an owner: a worker has other things to do."""
+        if self._own is None:
+            raise self._refusal()
+        return self._own.optimize(collection, with_graph=with_graph, progress=progress)
+
+    def count_uncompacted(self, collection: str) -> int:
+        """See ``Engine``."""
+        return 0 if self._own is None else self._own.count_uncompacted(collection)
+
+    def has_graph(self, collection: str) -> bool:
+        """See ``Engine``."""
+        return self._own is not None and self._own.has_graph(collection)
 
     def delete_collection(self, collection: str) -> None:
         """See ``Engine``."""
@@ -237,6 +250,6 @@ class RemoteEngine:
     def _refusal(self) -> StoreHeld:
         owner = read_owner(self._folder)
         return StoreHeld(
-            f"process {owner or '?'} owns the embedded store {self._folder}, and would stand still "
-            "meanwhile: stop it, then run the same command again"
+            f"process {owner or '?'} owns the embedded store {self._folder}, and has other work to "
+            "do: stop it, then run the same command again"
         )

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -25,6 +25,7 @@ import qdrant_edge as edge
 from warmclip.child_locks import keep_from_children, leave_to_children
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.fsutil import replace_file
+from warmclip.store.embedded_layout import find_torn, is_cold, make_config, make_index, note_files
 from warmclip.store.filters import INDEXED
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,9 @@ FLUSH_EVERY = 4096
 """Points that are written between two flushes: replaying as many takes a fifth of a second."""
 
 _NOTED = "points.json"
+_INDEXES = "payload_index"
 _COPIED_AT_ONCE = 128  # points
 _LEAST_FREE_BYTES = 64 * 1024 * 1024  # the engine maps its files: a full disk kills the process
-_KINDS: Mapping[str, edge.PayloadSchemaType | edge.IntegerIndexParams] = {
-    "keyword": edge.PayloadSchemaType.Keyword,
-    # Dates are looked for by ranges; a map of each number would be read whenever it is opened.
-    "integer": edge.IntegerIndexParams(lookup=False, range=True),
-}
 
 
 class Shard:
@@ -66,10 +63,8 @@ class Shard:
             StoreError: the disk is full, or the folder cannot be used.
         """
         check_space(path.parent)
-        vectors = edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine)
-        config = edge.EdgeConfig(vectors=vectors)
         try:
-            made = _called(lambda: edge.EdgeShard.create(os.fspath(path), config))
+            made = _called(lambda: edge.EdgeShard.create(os.fspath(path), make_config(dim)))
         except _EngineError as exc:
             raise _not_written(path, exc) from exc
         shard = cls(path, made)
@@ -77,29 +72,39 @@ class Shard:
         return shard
 
     @classmethod
-    def load(cls, path: Path, *, partial: bool = False) -> "Shard":
+    def load(
+        cls, path: Path, *, partial: bool = False, config: edge.EdgeConfig | None = None
+    ) -> "Shard":
         """Open a collection.
 
         Args:
             path: of its files.
             partial: open it even if points are missing.
+            config: how ``optimize`` is to keep it from now on; None: as before.
 
         Raises:
             StoreDamaged: it cannot be opened, or has fewer points than were noted.
         """
+        # Looked for now: once it is open, a file is as long as ever.
+        torn = [] if partial else find_torn(path)
+        for file in torn:
+            if _INDEXES not in file:
+                raise StoreDamaged(f"{path / file} is not whole", collection=path.name)
         # What a killed ``optimize`` had written: as much again as the collection.
         shutil.rmtree(path / "temp_segments", ignore_errors=True)
         try:
-            opened = _called(lambda: edge.EdgeShard.load(os.fspath(path)))
+            opened = _opened(path, config, torn)
         except _EngineError as exc:
             if exc.is_of_the_system:
                 raise StoreError(f"the embedded store cannot open {path}: {exc}") from exc
-            healed = _load_without_indexes(path)
+            healed = _load_without_indexes(path, config)
             if healed is None:
                 reason = f"{path} cannot be opened: {exc}"
                 raise StoreDamaged(reason, collection=path.name) from exc
             log.warning("the payload indexes in %s were damaged, and are made anew", path)
             opened = healed
+            if torn:
+                note_files(path)
         shard = cls(path, opened)
         shard.prepare()
         if not partial:
@@ -110,7 +115,18 @@ class Shard:
         """Make the payload indexes that are missing."""
         there = self.read(lambda shard: shard.info()).payload_schema
         for field in INDEXED.keys() - there.keys():
-            self.update(edge.UpdateOperation.create_field_index(field, _KINDS[INDEXED[field]]))
+            self.update(make_index(field, INDEXED[field]))
+
+    def renew_indexes(self) -> None:
+        """Make those payload indexes anew that a former version made in another way.
+
+        Raises:
+            StoreError: it failed. Those that are missing are made by ``prepare``.
+        """
+        for field, index in self.read(lambda shard: shard.info()).payload_schema.items():
+            if field in INDEXED and not is_cold(index.params):
+                self.update(edge.UpdateOperation.delete_field_index(field))
+                self.update(make_index(field, INDEXED[field]))
 
     def update(self, operation: edge.UpdateOperation, *, points: int = 0) -> None:
         """Carry out an operation that deletes nothing; when it returns, a kill loses nothing of it.
@@ -168,7 +184,7 @@ class Shard:
         replace_file(self._noted, json.dumps({"points": self.count()}))
 
     def optimize(self) -> bool:
-        """Build the index, if it pays; returns whether anything was done.
+        """Compact what can be; returns whether anything was done. Nothing else runs meanwhile.
 
         Raises:
             StoreError: it failed; the shard must be closed then.
@@ -260,32 +276,44 @@ def copy_readable(path: Path, target: Shard) -> int:
     return copied
 
 
-def check_space(folder: Path) -> None:
+def check_space(folder: Path, *, needed_bytes: int = 0) -> None:
     """Refuse to write when the disk is nearly full.
 
+    Args:
+        folder: on the disk.
+        needed_bytes: what is to be written, if it is much.
+
     Raises:
-        StoreError: less than 64 MB are free.
+        StoreError: less than that and 64 MB are free.
     """
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
-    if free < _LEAST_FREE_BYTES:
+    needed = needed_bytes + _LEAST_FREE_BYTES
+    if free < needed:
+        state = "has too little room" if needed_bytes else "is full"
         raise StoreError(
-            f"the disk of the embedded store {folder} is full: {free >> 20} MB of free space are "
-            f"left, and writing needs {_LEAST_FREE_BYTES >> 20} MB. What was stored before is "
+            f"the disk of the embedded store {folder} {state}: {free >> 20} MB of free space are "
+            f"left, and writing needs {needed >> 20} MB. What was stored before is "
             "whole. Make room, then run the same command again"
         )
 
 
-def _load_without_indexes(path: Path) -> edge.EdgeShard | None:
+def _opened(path: Path, config: edge.EdgeConfig | None, torn: list[str]) -> edge.EdgeShard:
+    if torn:
+        raise _EngineError(f"{torn[0]} is not whole")
+    return _called(lambda: edge.EdgeShard.load(os.fspath(path), config))
+
+
+def _load_without_indexes(path: Path, config: edge.EdgeConfig | None) -> edge.EdgeShard | None:
     """Open a collection whose payload indexes are damaged: they are made of the payloads."""
-    indexes = list(path.glob("segments/*/payload_index"))
+    indexes = list(path.glob(f"segments/*/{_INDEXES}"))
     aside = path.with_name(f".indexes-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     for number, index in enumerate(indexes):
         index.rename(aside / str(number))
     with contextlib.suppress(_EngineError):
-        opened = _called(lambda: edge.EdgeShard.load(os.fspath(path)))
+        opened = _called(lambda: edge.EdgeShard.load(os.fspath(path), config))
         shutil.rmtree(aside)
         return opened
     for number, index in enumerate(indexes):  # the damage is elsewhere

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from warmclip.inference.arrays import Vector
+from warmclip.progress import Progress
 from warmclip.store.filters import Condition
-from warmclip.store.protocol import Salvage
+from warmclip.store.protocol import Optimized, Salvage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,18 @@ class Engine(Protocol):
         """
         ...
 
-    def optimize(self, collection: str) -> bool:
-        """Build the index of a collection, if it pays; returns whether anything was done."""
+    def optimize(
+        self, collection: str, *, with_graph: bool, progress: Progress | None = None
+    ) -> Optimized | None:
+        """See ``VectorStore.optimize_collection``."""
+        ...
+
+    def count_uncompacted(self, collection: str) -> int:
+        """How many points came since ``optimize``; 0 where it is not ours to do."""
+        ...
+
+    def has_graph(self, collection: str) -> bool:
+        """Whether an embedded collection has a graph, by which searches are approximate."""
         ...
 
     def delete_collection(self, collection: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
 from warmclip.inference.arrays import Vector
+from warmclip.progress import Progress
 from warmclip.store.filter import EVERYTHING, Filter
 
 
@@ -62,6 +63,20 @@ class Salvage:
     kept: int  # points that are in the new collection
     lost: int | None  # points that are not; None: nobody knows how many there were
     set_aside: str  # the folder that has the damaged files now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimized:
+    """What became of a collection that was optimized."""
+
+    done: bool  # False: there was nothing to do
+    points: int
+    segments: int
+    seconds: float
+    size_bytes: int  # on the disk
+    former_size_bytes: int
+    had_graph: bool
+    has_graph: bool  # searches may miss pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,15 +231,35 @@ class VectorStore(Protocol):
         """
         ...
 
-    def optimize_collection(self, name: str) -> bool:
-        """Build an embedded collection's index, and give back the room of deleted points.
+    def optimize_collection(
+        self, name: str, *, with_graph: bool = False, progress: Progress | None = None
+    ) -> Optimized | None:
+        """Compact an embedded collection: it opens faster, and deleted points leave no room.
 
-        It stops every thread of this process meanwhile, 10 s for 20,000 points and 36 s for
-        50,000: call it in a process that does nothing else. Searches are not exact any more
-        afterwards, as on a server, and take 2 instead of 8 ms at 50,000 points.
+        A copy of it is compacted in a process of its own, and takes its place when it is whole:
+        the disk needs room for the collection twice more. Searches, and writing, go on meanwhile.
+
+        Args:
+            name: of the collection.
+            with_graph: also build a graph of neighbours (HNSW), by which searches of very many
+                pictures are faster, and may miss some. Without it a graph that is there goes:
+                searches are exact.
+            progress: told about every second that it works; it does not know how far it is.
 
         Returns:
-            Whether anything was done: a server does it by itself, and few points need no index.
+            What was done; None: a server does it by itself.
+
+        Raises:
+            NotStored: the name leads to no collection.
+            StoreError: it failed, or too much was written meanwhile; the collection is as it was.
+            StoreHeld: another process owns the embedded store.
+        """
+        ...
+
+    def wants_compaction(self, name: str) -> bool:
+        """Whether so many points of an embedded collection came since that optimizing it pays.
+
+        Never of one that has a graph, which takes long, or of which another process is the owner.
 
         Raises:
             NotStored: the name leads to no collection.

@@ -141,8 +141,15 @@ class ServerEngine:
             "snapshot of it, or index its pictures under another name"
         )
 
-    def optimize(self, collection: str) -> bool:  # noqa: ARG002 - the protocol's
+    def optimize(self, collection: str, *, with_graph: bool, progress: object = None) -> None:
         """See ``Engine``: a server does it by itself."""
+
+    def count_uncompacted(self, collection: str) -> int:  # noqa: ARG002 - the protocol's
+        """See ``Engine``."""
+        return 0
+
+    def has_graph(self, collection: str) -> bool:  # noqa: ARG002 - the protocol's
+        """See ``Engine``: it is not embedded."""
         return False
 
     def delete_collection(self, collection: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from warmclip.cli.compaction import compact_if_it_pays
 from warmclip.cli.console import Terminal, fold_reasons
 from warmclip.cli.options import (
     WORKERS_CHOICE,
@@ -102,18 +103,22 @@ def index(
                 exclude=exclude or (),
             )
         else:
-            with (
-                open_indexer(settings, terminal, insist=bundle is not None) as indexer,
-                terminal.progress("images") as progress,
-            ):
-                report = indexer.index(
-                    paths,
-                    prune=prune,
-                    yes=yes,
-                    retry_unreadable=retry_unreadable,
-                    exclude=exclude or (),
-                    progress=progress,
-                )
+            from warmclip.store.open import share_store
+
+            with share_store(settings) as store:
+                indexer = load_indexer(settings, terminal, store, insist=bundle is not None)
+                with terminal.progress("images") as progress:
+                    report = indexer.index(
+                        paths,
+                        prune=prune,
+                        yes=yes,
+                        retry_unreadable=retry_unreadable,
+                        exclude=exclude or (),
+                        progress=progress,
+                    )
+                show_index_report(terminal, report)
+                compact_if_it_pays(terminal, store, settings.collection)
+            raise typer.Exit(report.exit_code)
         if report is not None:
             show_index_report(terminal, report)
             raise typer.Exit(report.exit_code)
@@ -158,8 +163,15 @@ def open_indexer(
     from warmclip.store.open import share_store
 
     with share_store(settings) as store:
-        chosen = settings if insist else choose_model(settings, store, terminal)
-        yield make_indexer(chosen, store, terminal)
+        yield load_indexer(settings, terminal, store, insist=insist)
+
+
+def load_indexer(
+    settings: Settings, terminal: Terminal, store: "VectorStore", *, insist: bool
+) -> "Indexer":
+    """Open an encoder over a store that is open; see ``open_indexer``."""
+    chosen = settings if insist else choose_model(settings, store, terminal)
+    return make_indexer(chosen, store, terminal)
 
 
 def choose_model(settings: Settings, store: "VectorStore", terminal: Terminal) -> Settings:

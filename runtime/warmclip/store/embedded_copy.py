@@ -1,0 +1,166 @@
+"""A copy of one collection, which is compacted while the collection itself goes on to be used.
+
+What is written meanwhile is kept in memory, and carried out in the copy before it takes the
+collection's place: the files that others read are never touched. So a kill at any moment leaves
+the collection as it was, or compacted.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import PIPE
+
+from warmclip.children import ChildProcess, describe_exit
+from warmclip.errors import StoreDamaged, StoreError
+from warmclip.progress import Progress
+from warmclip.store.embedded_shard import Shard, check_space
+
+_BLOCK_BYTES = 256 * 1024
+_ZEROS = bytes(_BLOCK_BYTES)
+_MOST_WRITES = 512  # meanwhile, of at most 64 points with their vectors: some 100 MB
+_REASON_CHARS = 300
+
+
+@dataclass(slots=True)
+class CollectionCopy:
+    """A copy that is being compacted. But for ``compact``, used by the store's thread alone."""
+
+    path: Path  # of its files
+    source: Shard | None = None  # the collection, once the copy is made
+    points: int = 0  # in it
+    writes: list[Callable[[Shard], None]] = field(default_factory=list)  # since then
+
+    def make(self, source: Shard) -> None:
+        """Copy a collection's files.
+
+        Raises:
+            StoreError: there is no room for the copy and what is made of it, or it failed.
+            OSError: it failed.
+        """
+        source.flush()
+        check_space(source.path, needed_bytes=2 * _size_bytes(source.path))
+        _copy_files(source.path, self.path)
+        self.points = source.count()
+        self.source = source
+
+    def note(self, source: Shard, write: Callable[[Shard], None]) -> None:
+        """Keep what was written into the collection."""
+        if source is self.source and not self.is_outdated:
+            self.writes.append(write)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether more was written than is kept."""
+        return len(self.writes) >= _MOST_WRITES
+
+    def check(self, source: Shard | None) -> None:
+        """See that it can still take the place of a collection, as that is open now.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        if source is None or source is not self.source or self.is_outdated:
+            raise _written_meanwhile()
+
+    def compact(self, *, with_graph: bool, progress: Progress) -> bool:
+        """Compact it in a process of its own; returns whether there was anything to do.
+
+        Raises:
+            StoreError: it failed.
+        """
+        request = {"path": os.fspath(self.path), "with_graph": with_graph}
+        # -P: no module of the working directory shadows one of ours.
+        command = [sys.executable, "-P", "-m", "warmclip.store.embedded_compactor"]
+        stage = "building a graph" if with_graph else "compacting"
+        answer = {}
+
+        def on_tick() -> None:
+            progress(0, 0, stage)
+            if self.is_outdated:
+                raise _written_meanwhile()
+
+        # The child leaves when its stdin ends, should this process die.
+        with ChildProcess([*command, json.dumps(request)], stdin=PIPE) as child:
+            for message in child.messages(lambda: float("inf"), on_tick=on_tick):
+                answer = message
+            code = child.end()
+        if "done" in answer and code == 0:
+            return bool(answer["done"])
+        told = answer.get("error") or f"its process {describe_exit(code)}{_end(child.stderr_text)}"
+        raise StoreError(
+            f"the collection could not be compacted: {told}. It is as it was, and nothing is lost"
+        )
+
+    def finish(self) -> None:
+        """Carry out in it what was written meanwhile.
+
+        Raises:
+            StoreError: it is not equal to the collection, or the disk is full; nothing was
+                changed there.
+        """
+        assert self.source is not None  # noqa: S101 - `check` has seen it
+        check_space(self.path)
+        try:
+            made = Shard.load(self.path)
+        except StoreDamaged as exc:
+            raise _unequal(str(exc)) from exc
+        try:
+            _check_equal(made, self.points)
+            for write in self.writes:
+                write(made)
+            _check_equal(made, self.source.count())
+        except BaseException:
+            made.abandon()
+            raise
+        made.close()
+
+
+def _check_equal(made: Shard, points: int) -> None:
+    if made.count() != points:
+        raise _unequal(f"it has {made.count()} of {points} pictures")
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for folder, _, files in os.walk(source):
+        made = target / Path(folder).relative_to(source)
+        made.mkdir(mode=0o700)
+        for name in files:
+            _copy_file(Path(folder, name), made / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy a file without what was never written of it: the engine makes files of 32 MB."""
+    with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as written:
+        block = bytearray(_BLOCK_BYTES)
+        while count := read.readinto(block):
+            if count == _BLOCK_BYTES and block == _ZEROS:
+                written.seek(count, os.SEEK_CUR)
+            else:
+                written.write(memoryview(block)[:count])
+        written.truncate(written.tell())
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(it.stat().st_blocks * 512 for it in path.rglob("*") if it.is_file())
+
+
+def _end(stderr: str) -> str:
+    lines = stderr.strip().splitlines()
+    return f": {lines[-1].strip()[:_REASON_CHARS]}" if lines else ""
+
+
+def _written_meanwhile() -> StoreError:
+    return StoreError(
+        "the collection was not compacted: too much was written to it meanwhile. Nothing is lost: "
+        "run the same command again when nothing is indexed"
+    )
+
+
+def _unequal(reason: str) -> StoreError:
+    return StoreError(
+        f"the collection was not compacted: its copy is not equal to it: {reason}. The collection "
+        "is as it was, and nothing is lost"
+    )
