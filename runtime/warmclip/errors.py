@@ -29,7 +29,8 @@ WarmclipError
 ├── JobFailed                  a worker could not do what it was asked for
 ├── HorseDied                  the process that ran a job died, or was killed as it hung
 ├── QueueUnreachable           no answer from Redis, or from a worker
-└── Overloaded                 more is asked for at once than is answered in time
+├── Overloaded                 more is asked for at once than is answered in time
+└── OutputUnwritable           a command's answer could not be written
 
 A message says what, which value, where, and what to do. ``exit_code`` is what a command
 ends with: 2 for bad usage or configuration, 3 for a service that is unreachable.
@@ -223,3 +224,7 @@ def missing_package(exc: ModuleNotFoundError) -> str:
     if exc.name is None or exc.name.partition(".")[0] == "warmclip":
         raise exc
     return exc.name
+
+
+class OutputUnwritable(WarmclipError):
+    """A command's answer could not be written to its standard output."""

@@ -225,6 +225,23 @@ def test_streams_that_are_closed(gallery: Path, closed: str) -> None:
     assert answer("search", "a star", "-n", "1")["queries"][0]["hits"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="macOS has no /dev/full")
+@pytest.mark.parametrize("options", [(), ("--json",), ("--paths",)])
+def test_answer_that_has_no_room(gallery: Path, options: tuple[str, ...]) -> None:
+    """One sentence says so, as Python ends as well; and an error is told beside it."""
+    answer("index", gallery)
+    command = [sys.executable, "-m", "warmclip", "search", *options]
+    for words, told in (("red", "No space left on device"), ("", "say what to look for")):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                [*command, *words.split()], stdout=full, stderr=subprocess.PIPE, check=False
+            )
+        assert done.returncode == 2
+        (line,) = done.stderr.decode().splitlines()
+        assert line.startswith("error: ")
+        assert told in line
+
+
 def test_paths_that_no_file_can_have(gallery: Path) -> None:
     """Others may have stored such ones: they are shown as not there, and kept from `xargs -0`."""
     answer("index", gallery)

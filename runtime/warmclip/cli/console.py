@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from warmclip.errors import SettingsError, WarmclipError
+from warmclip.errors import OutputUnwritable, SettingsError, WarmclipError
 from warmclip.logs import log_json_lines, log_text, printable
 from warmclip.progress import Progress
 
@@ -47,16 +47,19 @@ class Terminal:
 
     def print(self, answer: RenderableType) -> None:
         """Write a part of the answer for people, on stdout."""
-        self._answers.print(answer)
+        with _written():
+            self._answers.print(answer)
 
     def draw(self, drawing: RenderableType) -> None:
         """Write a drawing, which has a width, on stdout."""
         width = None if self._answers.is_terminal else _PAGE_WIDTH
-        self._answers.print(drawing, soft_wrap=False, width=width)
+        with _written():
+            self._answers.print(drawing, soft_wrap=False, width=width)
 
     def json(self, value: Mapping[str, Any]) -> None:
         """Write one JSON object on stdout, in ASCII, which keeps names that are not UTF-8."""
-        self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
+        with _written():
+            self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
 
     def write_paths(self, paths: Iterable[str], *, nul: bool = False) -> None:
         """Write paths on stdout for other programs, byte by byte as they are stored.
@@ -67,12 +70,13 @@ class Terminal:
         """
         end = b"\0" if nul else b"\n"
         left_out = 0
-        for path in paths:
-            try:
-                sys.stdout.buffer.write(encode_path(path) + end)
-            except ValueError:
-                left_out += 1
-        sys.stdout.buffer.flush()
+        with _written():
+            for path in paths:
+                try:
+                    sys.stdout.buffer.write(encode_path(path) + end)
+                except ValueError:
+                    left_out += 1
+            sys.stdout.buffer.flush()
         if left_out:
             self.note(f"left out, as no file can have such a path: {left_out}")
 
@@ -97,7 +101,8 @@ class Terminal:
     def error(self, exc: WarmclipError) -> None:
         """Write an error as one paragraph on stderr; with --json also as an object on stdout."""
         if self.as_json:
-            self.json({"error": {"type": type(exc).__name__, "message": str(exc)}})
+            with suppress(OutputUnwritable):
+                self.json({"error": {"type": type(exc).__name__, "message": str(exc)}})
         if self._log_json:
             log.error("%s", exc, extra={"action": "failed", "error": type(exc).__name__})
             return
@@ -166,6 +171,27 @@ class Terminal:
             cells = (row[column] for column in (first[1], *columns))
             table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
         self.print(table)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Tell that stdout cannot be written, and let go of what is still to be.
+
+    Raises:
+        OutputUnwritable: a file system is full, say. A reader that has gone is no fault.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        # Python would try to write the rest once more as it ends, and fail with other words.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        raise OutputUnwritable(
+            f"the answer could not be written to stdout: {exc.strerror}"
+        ) from exc
 
 
 def fold_reasons(reasons: Mapping[str, str]) -> dict[str, str]:

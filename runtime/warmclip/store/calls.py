@@ -91,7 +91,7 @@ class ServerCalls:
                 wait, what = status == _TOO_MANY_REQUESTS or status >= 500, f"answers {status}"
             case ResponseHandlingException(source=source):
                 wait, what = not isinstance(source, _FOREIGN), _words(source)
-            case json.JSONDecodeError() | UnicodeDecodeError():
+            case json.JSONDecodeError() | UnicodeDecodeError() | RecursionError():
                 wait, what = True, "sends an answer that is no JSON"
         budget = current_budget()
         if wait and budget is not None:
