@@ -77,9 +77,11 @@ def test_collection_is_compacted(gallery: Path) -> None:
     assert "there was nothing to do: 12 pictures" in again.stdout
     graph = run("collections", "optimize", "images", "--approximate")
     assert "may miss pictures" in graph.stdout
+    assert answer("collections", "info", "images")["engine"]["graph"]
     exact = run("collections", "optimize", "images")
     assert "its graph is gone" in exact.stdout
     assert "Searches are exact" in exact.stdout
+    assert not answer("collections", "info", "images")["engine"]["graph"]
     assert len(answer("search", "a star")["queries"][0]["hits"]) == 10
 
 

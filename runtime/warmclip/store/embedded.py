@@ -132,6 +132,7 @@ class EmbeddedEngine:
             "points": told.points_count,
             "segments": told.segments_count,
             "indexed_vectors": told.indexed_vectors_count,
+            "graph": self.has_graph(collection),
             "size_bytes": self._call(lambda: self._catalog.size_bytes(collection)),
         }
 
