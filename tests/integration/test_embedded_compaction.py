@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from standins.points import DIM, SPACE, point, vector
 from warmclip.cli.compaction import compact_if_it_pays
 from warmclip.cli.console import Terminal
 from warmclip.errors import NotStored, StoreDamaged, StoreError
-from warmclip.store import qdrant
+from warmclip.store import embedded_copy, qdrant
 from warmclip.store.embedded_layout import is_cold
 from warmclip.store.filter import Filter
 from warmclip.store.filters import INDEXED
@@ -143,6 +144,29 @@ def test_written_meanwhile(tmp_path: Path) -> None:
             plain.upsert("images", [make(number, 1) for number in range(250, 350)])
             plain.delete_points("images", [make(number).id for number in range(100)])
             assert told(store) == told(plain)
+
+
+def test_written_while_the_files_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until they are, while a search is answered; then it is in the collection."""
+    copied = embedded_copy._copy_files
+    threads = ThreadPoolExecutor()
+    writing = []
+
+    def copy_files(source: Path, target: Path) -> None:
+        writing.append(threads.submit(store.upsert, "images", [make(100)]))
+        assert not wait(writing, timeout=0.2).done
+        assert len(store.search("images", SPACE, vector(1), 200)) == 100
+        copied(source, target)
+
+    monkeypatch.setattr(embedded_copy, "_copy_files", copy_files)
+    with threads, open_store(tmp_path / "qdrant", range(100)) as store:
+        optimized = store.optimize_collection("images")
+        writing[0].result()
+        assert optimized is not None
+        assert optimized.done
+        assert store.count_points("images") == 101
 
 
 def test_very_much_is_written_meanwhile(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ Offset: TypeAlias = int | str | None
 
 _PAGE = 256  # points in one answer
 _IDLE_S = 1.0  # without a call, before what was written is flushed
+_AGAIN_S = 0.05  # until what is to be written to a collection that is copied is tried again
 _LINGERS_S = 0.5  # in a process that was to end, before the store is closed
 
 
@@ -152,15 +153,18 @@ class EmbeddedEngine:
     def optimize(
         self, collection: str, *, with_graph: bool, progress: Progress | None = None
     ) -> Optimized:
-        """See ``Engine``. Meanwhile others are served, but for while the files are copied."""
+        """See ``Engine``. Who writes while the files are copied waits for that."""
         copy = CollectionCopy(self._catalog.name_copy(collection))
         started = time.monotonic()
         had_graph, before = self.has_graph(collection), self.describe(collection)
         try:
             self._call(lambda: self._begin_copy(collection, copy))
+            copy.make()
             done = copy.compact(with_graph=with_graph, progress=progress or _tell_nobody)
             if done:
                 self._call(lambda: self._adopt_copy(collection, copy))
+        except OSError as exc:
+            raise _failure(self._folder, exc) from exc
         finally:
             self._call(lambda: self._drop_copy(collection, copy))
         after = self.describe(collection)
@@ -179,7 +183,7 @@ class EmbeddedEngine:
         if collection in self._copies:
             raise StoreError(f"{collection!r} is being compacted already, by this process")
         self._copies[collection] = copy
-        copy.make(self._shard(collection))
+        copy.begin(self._shard(collection))
 
     def _adopt_copy(self, collection: str, copy: CollectionCopy) -> None:
         copy.check(self._open.get(collection))
@@ -349,6 +353,9 @@ class EmbeddedEngine:
 
     def _write(self, collection: str, write: Callable[[Shard], None]) -> None:
         def run() -> None:
+            copy = self._copies.get(collection)
+            if copy is not None and not copy.is_made:
+                raise _BeingCopied
             try:
                 shard = self._shard(collection)
                 write(shard)
@@ -356,10 +363,14 @@ class EmbeddedEngine:
                 # What the engine has in memory may be half of it: its files and log are read anew.
                 self._abandon(collection)
                 raise
-            if collection in self._copies:
-                self._copies[collection].note(shard, write)
+            if copy is not None:
+                copy.note(shard, write)
 
-        self._call(run)
+        while True:
+            try:
+                return self._call(run)
+            except _BeingCopied:
+                time.sleep(_AGAIN_S)
 
     def _shard(self, collection: str) -> Shard:
         """The open collection. On the store's thread.
@@ -403,6 +414,10 @@ class EmbeddedEngine:
             f"collections rebuild {name}` keeps what can be read; index its folders afterwards",
             collection=collection,
         )
+
+
+class _BeingCopied(Exception):
+    """A collection's files are being copied, and must not change."""
 
 
 def _tell_nobody(done: int, total: int, stage: str) -> None:

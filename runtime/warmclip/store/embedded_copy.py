@@ -26,25 +26,37 @@ _REASON_CHARS = 300
 
 @dataclass(slots=True)
 class CollectionCopy:
-    """A copy that is being compacted. But for ``compact``, used by the store's thread alone."""
+    """A copy that is being compacted.
+
+    But for ``make`` and ``compact``, which take long, it is used by the store's thread alone.
+    """
 
     path: Path  # of its files
-    source: Shard | None = None  # the collection, once the copy is made
+    source: Shard | None = None  # the collection
+    is_made: bool = False  # until then nothing may be written to the collection
     points: int = 0  # in it
     writes: list[Callable[[Shard], None]] = field(default_factory=list)  # since then
 
-    def make(self, source: Shard) -> None:
-        """Copy a collection's files.
+    def begin(self, source: Shard) -> None:
+        """Prepare a collection to be copied.
 
         Raises:
             StoreError: there is no room for the copy and what is made of it, or it failed.
-            OSError: it failed.
         """
         source.flush()
         check_space(source.path, needed_bytes=2 * _size_bytes(source.path))
-        _copy_files(source.path, self.path)
         self.points = source.count()
         self.source = source
+
+    def make(self) -> None:
+        """Copy the collection's files.
+
+        Raises:
+            OSError: it failed.
+        """
+        assert self.source is not None  # noqa: S101 - it was begun
+        _copy_files(self.source.path, self.path)
+        self.is_made = True
 
     def note(self, source: Shard, write: Callable[[Shard], None]) -> None:
         """Keep what was written into the collection."""
@@ -101,7 +113,7 @@ class CollectionCopy:
             StoreError: it is not equal to the collection, or the disk is full; nothing was
                 changed there.
         """
-        assert self.source is not None  # noqa: S101 - `check` has seen it
+        assert self.source is not None  # noqa: S101 - as above
         check_space(self.path)
         try:
             made = Shard.load(self.path)
