@@ -42,6 +42,12 @@ def test_what_is_no_job(connection: Redis, id_: Any) -> None:
         fetch(connection, id_)
 
 
+def test_outcome_that_is_not_there_yet(connection: Redis) -> None:
+    """It is looked for, and not waited for."""
+    put_job(connection, "one")
+    assert fetch(connection, "one").latest_result() is None
+
+
 def test_several_jobs(connection: Redis) -> None:
     """Each in its place, and nothing in that of what is none."""
     for id_ in ("one", "two"):

@@ -267,6 +267,37 @@ def test_file_that_cannot_be_opened(error: OSError | ValueError, told: str) -> N
     assert told in str(reading.not_opened(error))
 
 
+def test_name_that_no_file_can_have() -> None:
+    """It is told as a file that is not there, not as a bug."""
+    for name in ("/a\0b.png", "/a\ud800.png"):
+        with pytest.raises(ImageUnavailable, match="no file has such a name"):
+            reading.read_image_file(name, Limits())
+
+
+def test_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reason is told."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"png")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("warmclip.inference.reading.os.read", fail)
+    with pytest.raises(ImageUnavailable, match="cannot be read: Input/output error"):
+        reading.read_image_file(path, Limits())
+
+
+def test_file_that_grew_by_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read counts, not what its size was before."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"png")
+    before = SimpleNamespace(st_mode=path.stat().st_mode, st_size=2)
+    monkeypatch.setattr("warmclip.inference.reading.os.fstat", lambda _: before)
+    assert reading.read_image_file(path, Limits(image_bytes=3)) == b"png"
+    with pytest.raises(ImageUnreadable, match="has 3 bytes, more than the limit of 2"):
+        reading.read_image_file(path, Limits(image_bytes=2))
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
