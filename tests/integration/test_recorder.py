@@ -821,6 +821,41 @@ def test_how_long_a_job_may_be_in_between(
         assert worker.queue.job_ids == [job.id] * queued
 
 
+def test_jobs_in_between_of_two_queues(
+    worker: Worker, connection: Redis, clock: list[float]
+) -> None:
+    """Each has its own three seconds, and all are put back, also one that is listed twice."""
+    queues = [Queue(it, connection=connection, serializer=JSONSerializer) for it in ("a", "b")]
+    recovery_of_both = OrphanRecovery(queues, worker.recorder, lambda _: None)
+    jobs: list[list[str]] = []
+    for queue in queues:
+        jobs.append([queue.enqueue(FUNCTION, args=(["a"],)).id for _ in range(2)])
+        for _ in jobs[-1]:
+            Dequeuer(connection, [queue]).take()
+        connection.rpush(queue.intermediate_queue.key, jobs[-1][0])
+    for seconds, share in ((0.0, 0), (2.0, 0), (2.0, 2)):
+        clock[0] += seconds
+        recovery_of_both.run_if_due()
+        for queue, ids in zip(queues, jobs, strict=True):
+            assert sorted(queue.job_ids) == sorted(ids[:share])
+    assert [queue.intermediate_queue.get_job_ids() for queue in queues] == [[], []]
+
+
+def test_started_as_it_is_put_back(
+    worker: Worker, connection: Redis, clock: list[float], meanwhile: Any
+) -> None:
+    """Whoever has taken it begins just then: it is left to them."""
+    job = enqueue(connection)
+    taken = worker.take()
+    worker.recovery.run_if_due()
+    clock[0] += 4.0
+    another = Worker(connection, "another")
+    meanwhile(lambda: another.recorder.start(taken, another.queue))
+    worker.recovery.run_if_due()
+    assert worker.queue.job_ids == []
+    assert job.get_status() == JobStatus.STARTED
+
+
 def test_when_registries_are_cleaned(worker: Worker, connection: Redis, clock: list[float]) -> None:
     """At first, then every ten minutes: what has expired in them is gone, what has not stays."""
     registries = [worker.queue.finished_job_registry.key, worker.queue.failed_job_registry.key]
@@ -856,7 +891,7 @@ def test_what_is_no_entry(worker: Worker, connection: Redis) -> None:
     registry, intermediate = worker.queue.started_job_registry.key, worker.queue.intermediate_queue
     strange: list[Any] = [b"a:b:c", b"\xff\xfe:x", b"no-colon", b"gone:execution"]
     connection.zadd(registry, dict.fromkeys(strange[:3], 4102444800) | {strange[3]: 1})
-    for entry in (b"a:b", b"\xff\xfe", b"a:b"):
+    for entry in (b"a:b", b"\xff\xfe", b"c:d"):
         connection.rpush(intermediate.key, entry)
     worker.recovery.run_if_due()
     assert connection.zrange(registry, 0, -1) == [ours]
