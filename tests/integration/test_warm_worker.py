@@ -1,16 +1,21 @@
 """What a worker decides: Redis is real, and what its horse says is scripted."""
 
+import base64
+import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
+from rq import Callback
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -22,13 +27,16 @@ from warmclip.errors import ProviderUnavailable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.work import poisoned_files, worker
-from warmclip.work.counters import CounterBuffer
+from warmclip.work.counters import CounterBuffer, read_counters
 from warmclip.work.crash_policy import CrashPolicy
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.follower import ModelFollower
-from warmclip.work.horse.warm_horse import WarmHorse
+from warmclip.work.horse.report import JobReport
+from warmclip.work.horse.warm_horse import Order, WarmHorse
+from warmclip.work.liveness import AT
 from warmclip.work.patience import Patience
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
+from warmclip.work.rq_worker import HEARTBEAT_EVERY_S
 from warmclip.work.worker import WarmWorker
 
 pytestmark = pytest.mark.usefixtures("server_binary", "signals")
@@ -448,3 +456,153 @@ def test_thread_that_hears_commands(
     else:
         with pytest.raises(ValueError, match="a bug"):
             hired._pubsub_exception_handler(error)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "options", "ran"),
+    [
+        (0, {"burst": True}, 0),
+        (2, {"burst": True}, 2),
+        (3, {"burst": True, "max_jobs": 5}, 3),
+        (3, {"max_jobs": 1}, 1),
+        (3, {"max_jobs": 2}, 2),
+    ],
+)
+def test_end_as_it_should_be(
+    connection: Redis, hire: Hire, jobs: int, options: dict[str, Any], ran: int
+) -> None:
+    """After so many jobs, or when there is none left in a burst."""
+    for _ in range(jobs):
+        enqueue(connection)
+    horse = ScriptedHorse(*[ends()] * jobs)
+    hired = hire(horse)
+    hired.start()
+    assert hired.run(**options)
+    assert runs(horse) == ran
+    assert not connection.exists(hired.key) or connection.hget(hired.key, "death")
+
+
+@pytest.mark.parametrize("is_left_alone", [True, False])
+def test_supervisor_that_is_gone(connection: Redis, hire: Hire, is_left_alone: bool) -> None:
+    """Its worker leaves before it takes another job; while it is there, the worker works."""
+    job = enqueue(connection)
+    hired = hire(ScriptedHorse(ends()))
+    hired._supervisor = os.getppid() + is_left_alone
+    hired.start()
+    assert hired.run(burst=True)
+    assert job.get_status() == (JobStatus.QUEUED if is_left_alone else JobStatus.FINISHED)
+    assert hired.was_asked_to_stop is is_left_alone
+
+
+def test_heartbeats(connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds all of a worker's record is written, in case that Redis has lost it."""
+    clock = [1000.0]
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=None))
+    hired = hire(ScriptedHorse())
+    hired.start()
+    written = []
+    for seconds in (0.0, HEARTBEAT_EVERY_S - 0.5, 0.5, HEARTBEAT_EVERY_S - 0.5, 1.0):
+        clock[0] += seconds
+        connection.delete(hired.key, "rq:workers")
+        hired._tick()
+        written.append(connection.hget(hired.key, "state") is not None)
+        assert bool(connection.sismember("rq:workers", hired.key)) is written[-1]
+    assert written == [True, False, True, False, True]
+    hired.request_stop(signal.SIGTERM, None)  # so that whoever watches learns it now
+    hired._tick()
+    assert connection.hget(hired.key, "shutdown_requested_date")
+
+
+def test_how_far_a_job_is(connection: Redis, hire: Hire) -> None:
+    """It is told with the heartbeat, with the job that it is of."""
+    job = enqueue(connection)
+    told: list[Any] = []
+
+    def look() -> None:
+        hired._heartbeat_at = float("-inf")
+        told.append(json.loads(connection.hget(hired.key, AT) or b"null"))
+
+    horse = ScriptedHorse(BEGAN, look, {"at": [3, 9, "indexing"]}, look, look, ends())
+    hired = hire(horse)
+    hired.start()
+    hired.run(burst=True)
+    assert told[0] is None
+    assert told[-1] == [job.id, 3, 9, "indexing"]
+
+
+CALLED = {"ready": True, "provider": "cpu", "model": "m", "models": [], "callbacks": ["my.failed"]}
+
+
+@pytest.mark.parametrize(("callback", "is_called"), [("my.failed", True), ("my.other", False)])
+def test_failure_callback_of_a_job_whose_horse_died(
+    connection: Redis, hire: Hire, callback: str, is_called: bool
+) -> None:
+    """The next horse calls it, if it may, with the reason and the time that it was given."""
+    job = enqueue(connection, OWN, on_failure=Callback(callback, timeout=77))
+    first = ScriptedHorse(BEGAN, None, before=[CALLED], code=SEGV)
+    second = ScriptedHorse(ends(), before=[CALLED])
+    hired = hire(first, second)
+    hired.start()
+    hired.run(burst=True)
+    assert job.get_status() == JobStatus.FAILED
+    told = [order for order in second.orders if "died" in order]
+    assert len(told) == is_called
+    if is_called:
+        assert (told[0]["job"], told[0]["execution"]) == (job.id, f"died-{job.id}")
+        assert "SIGSEGV" in told[0]["died"]
+        assert base64.b64decode(told[0]["record"]["failure_callback_name"]) == callback.encode()
+
+
+def test_callback_that_kills_its_horse(connection: Redis, hire: Hire) -> None:
+    """It is not called again, and a fresh horse runs the next job."""
+    enqueue(connection, OWN, on_failure=Callback("my.failed"))
+    later = enqueue(connection)
+    horses = [
+        ScriptedHorse(BEGAN, None, before=[CALLED], code=SEGV),
+        ScriptedHorse(None, before=[CALLED], code=SEGV),
+        ScriptedHorse(ends(), before=[CALLED]),
+    ]
+    hired = hire(*horses)
+    hired.start()
+    hired.run(burst=True)
+    assert later.get_status() == JobStatus.FINISHED
+    assert [len(horse.orders) for horse in horses] == [1, 1, 1]
+
+
+def test_counts_of_a_worker(connection: Redis, hire: Hire) -> None:
+    """Its horses, how they died, what became of jobs, and what their reports say of the store."""
+    enqueue(connection)
+    enqueue(connection, OWN)
+    report = JobReport(
+        execution="e", outcome="success", text="1", store_retries=3, points={"images": 42}
+    )
+    *parts, last = report.messages()
+    horses = [ScriptedHorse(*parts, last, BEGAN, None, code=SEGV), ScriptedHorse()]
+    horses[1].pid = 4712
+    hired = hire(*horses)
+    hired.start()
+    hired.run(burst=True)
+    assert read_counters(connection) == {
+        "horses": 2, "runs:success": 1, "runs:failure": 1, "deaths:signal": 1,
+        "store_retries": 3, "points:images": 42,
+    }  # fmt: skip
+
+
+def test_time_of_a_job_that_is_told_to_its_horse(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the job was given, or RQ's default, or without end."""
+    seen: list[float | None] = []
+    run_job = WarmHorse.run_job
+
+    def note(self: WarmHorse, order: Order, **options: Any) -> Any:
+        seen.append(order.timeout_s)
+        return run_job(self, order, **options)
+
+    monkeypatch.setattr(WarmHorse, "run_job", note)
+    hired = hire(ScriptedHorse(*[ends()] * 3))
+    for timeout in (77, None, -1):
+        enqueue(connection, job_timeout=timeout)
+    hired.start()
+    hired.run(burst=True)
+    assert seen == [77.0, 180.0, None]

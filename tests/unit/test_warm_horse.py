@@ -85,6 +85,7 @@ HANGS, OVERRUNS = "hung", "overran"
         ([BEGAN, *[1.0] * 4, DONE], True, 2.0, "success"),
         # A callback has a time of its own.
         ([BEGAN, {"extends": 300}, *[1.0] * 200, DONE], False, 180.0, "success"),
+        ([BEGAN, {"extends": 10}, *[1.0] * 14, DONE], False, 180.0, "success"),
         ([BEGAN, {"extends": 10}, *[1.0] * 16, DONE], False, 180.0, OVERRUNS),
         # While the worker was stopped for an hour, it heard nothing: that proves nothing.
         ([BEGAN, 3600.0, DONE], True, None, "success"),
