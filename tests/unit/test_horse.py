@@ -377,6 +377,9 @@ def test_progress_is_told_four_times_a_second(
     assert [message["at"] for message in said(pipe[0])] == [
         [done, 10, "indexing"] for done in (1, 3, 5, 7, 9, 10)
     ]
+    reporter.progress(999, 1000, "indexing")
+    reporter.progress(int("1000"), int("1000"), "indexing")  # as they are counted
+    assert [message["at"][0] for message in said(pipe[0])] == [1000]
 
 
 @pytest.mark.filterwarnings(  # how its thread ends here
