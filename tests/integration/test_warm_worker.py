@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from standins.redis_server import redis_server
-from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, decodes, ends
+from standins.scripted_horse import BEGAN, DECODES, LOADS, Clock, Said, ScriptedHorse, decodes, ends
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
@@ -31,6 +32,7 @@ from warmclip.work.counters import CounterBuffer, read_counters
 from warmclip.work.crash_policy import CrashPolicy
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.follower import ModelFollower
+from warmclip.work.horse import warm_horse
 from warmclip.work.horse.report import JobReport
 from warmclip.work.horse.warm_horse import Order, WarmHorse
 from warmclip.work.liveness import AT
@@ -600,9 +602,78 @@ def test_time_of_a_job_that_is_told_to_its_horse(
         return run_job(self, order, **options)
 
     monkeypatch.setattr(WarmHorse, "run_job", note)
-    hired = hire(ScriptedHorse(*[ends()] * 3))
-    for timeout in (77, None, -1):
+    hired = hire(ScriptedHorse(*[ends()] * 4))
+    for timeout in (77, 1, None, -1):
         enqueue(connection, job_timeout=timeout)
     hired.start()
     hired.run(burst=True)
-    assert seen == [77.0, 180.0, None]
+    assert seen == [77.0, 1.0, 180.0, None]
+
+
+def test_heartbeats_after_a_sleep(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is sent at once, and nothing is concluded from those of others for ten seconds."""
+    rested: list[float] = []
+    hired = hire(ScriptedHorse())
+    hired.start()
+    hired._tick()
+    connection.delete(hired.key)
+    monkeypatch.setattr(hired, "_clock", SimpleNamespace(has_jumped=lambda: True))
+    monkeypatch.setattr(hired._recovery, "rest", rested.append)
+    hired._tick()
+    assert connection.hget(hired.key, "state")
+    assert rested == [10.0]
+
+
+def test_heartbeat_where_others_have_written(connection: Redis, hire: Hire) -> None:
+    """What stands in the place of RQ's sets costs no heartbeat."""
+    hired = hire(ScriptedHorse())
+    hired.start()
+    for key in ("rq:workers", "rq:workers:default"):
+        connection.delete(key)
+        connection.set(key, "x")
+    connection.delete(hired.key)
+    hired._tick()
+    assert connection.hget(hired.key, "state")
+
+
+def test_job_whose_time_is_over_when_its_horse_dies(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not run again, though it may be: its application does not wait any more."""
+    job = enqueue(connection)
+    clock = Clock()
+    clock.now = time.monotonic()
+    monkeypatch.setattr(worker, "time", clock)
+
+    def wait() -> None:
+        clock.now += 3600
+
+    horses = [ScriptedHorse(BEGAN, wait, None, code=SEGV), ScriptedHorse(ends())]
+    hired = hire(*horses)
+    hired.start()
+    hired.run(burst=True)
+    assert ([len(horse.orders) for horse in horses], job.get_status()) == ([1, 0], JobStatus.FAILED)
+
+
+def test_callback_that_takes_its_time(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the user's own code: as long as its time is not over, it does not hang."""
+    clock = Clock()
+    monkeypatch.setattr(warm_horse, "time", clock)
+    enqueue(connection, OWN, on_failure=Callback("my.failed", timeout=77))
+    second = ScriptedHorse(BEGAN, *[1.0] * 60, ends(), before=[CALLED], clock=clock)
+    hired = hire(ScriptedHorse(BEGAN, None, before=[CALLED], code=SEGV), second)
+    hired.start()
+    hired.run(burst=True)
+    assert len(second.orders) == 1
+    assert "the failure callback of job" not in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"no json", b"[1]", b"{}", b'{"command": 7}', None, 5], ids=str)
+def test_command_that_is_none(hire: Hire, data: object) -> None:
+    """Whoever can write to Redis may send it: the worker hears the next one."""
+    hired = hire()
+    hired.handle_payload({"data": data})
