@@ -1,18 +1,29 @@
 """Write the weights that ``random:0`` stands for as a checkpoint, for open_clip to load.
 
-Usage: python -m bench.checkpoint FILE.safetensors
+Usage: python -m bench.checkpoint FILE.safetensors [--model MODEL] [--tokenizer FOLDER]
 """
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from safetensors.torch import save_file
 
 from warmclip_export.catalog import resolve_model
 from warmclip_export.reference import Reference
 
-target = Path(sys.argv[1])
-partial = target.with_suffix(".partial")
-model = Reference.build(resolve_model("ViT-B-32", "random:0"), None).model
-save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial)
-partial.replace(target)
+
+def main(
+    target: Annotated[Path, typer.Argument(help="The file to write.")],
+    model: Annotated[str, typer.Option(help="A name of open_clip.")] = "ViT-B-32",
+    tokenizer: Annotated[str, typer.Option(help="As `warmclip-export` takes it.")] = "",
+) -> None:
+    """Write the weights that an export with ``--pretrained random:0`` has."""
+    drawn = Reference.build(resolve_model(model, "random:0", tokenizer=tokenizer), None).model
+    partial = target.with_suffix(".partial")
+    save_file({name: it.contiguous() for name, it in drawn.state_dict().items()}, partial)
+    partial.replace(target)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -49,11 +49,17 @@ def main(
     case: Annotated[
         list[str] | None, typer.Option(help="One of the cases, more by more; all without it.")
     ] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="One of them, more by more; all without it.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Little work: to try it.")] = False,
     provider: Annotated[str, typer.Option(help="Where warmclip computes.")] = "cpu",
     bundle: Annotated[Path, typer.Option(help="warmclip's model.")] = _MODELS / "ViT-B-32-random-0",
     checkpoint: Annotated[Path, typer.Option(help="The same weights, for open_clip.")] = _MODELS
     / "ViT-B-32-random-0.safetensors",
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The folder of its tokenizer, where Hugging Face has that.")
+    ] = None,
     stock: Annotated[
         Path, typer.Option(help="The same towers, as torch.onnx.export writes them.")
     ] = _MODELS / "ViT-B-32-random-0-stock",
@@ -70,12 +76,17 @@ def main(
     signal.signal(signal.SIGTERM, _leave)  # else the contenders would stay behind
     with open_terminal(verbose=True) as terminal:
         scale = table_of_cases.QUICK if quick else table_of_cases.FULL
-        results = Results(_choose(case, scale))
+        results = Results(_among(_choose(case, scale), contender))
         for needed in (bundle / MANIFEST, checkpoint):
             if not needed.exists():
                 raise BundleError(f"{needed} is missing; `make bench` makes it")
         model = replace(
-            Fixtures.of_model(Path(), bundle.resolve(), checkpoint.resolve()),
+            Fixtures.of_model(
+                Path(),
+                bundle.resolve(),
+                checkpoint.resolve(),
+                str(tokenizer.resolve()) if tokenizer else "",
+            ),
             stock=stock.resolve(),
             fastembed=fastembed.resolve(),
             provider=provider,
@@ -112,6 +123,21 @@ def _choose(names: list[str] | None, scale: table_of_cases.Scale) -> list[table_
         if name not in known:
             raise SettingsError(f"--case={name}: use one of {', '.join(known)}")
     return [case for name, case in known.items() if not names or name in names]
+
+
+def _among(cases: list[table_of_cases.Case], names: list[str] | None) -> list[table_of_cases.Case]:
+    """The cases with these contenders alone; without those that have none of them."""
+    known = {name for case in cases for name in case.contenders}
+    for name in names or ():
+        if name not in known:
+            raise SettingsError(f"--contender={name}: use one of {', '.join(sorted(known))}")
+    if not names:
+        return cases
+    left = [
+        replace(case, contenders=tuple(it for it in case.contenders if it in names))
+        for case in cases
+    ]
+    return [case for case in left if case.contenders]
 
 
 def _run(runner: Runner, results: Results, report: Report, rounds: int, progress: Progress) -> None:

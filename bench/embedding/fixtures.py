@@ -35,6 +35,7 @@ class Fixtures:
     folder: Path  # which goes when the run is over
     bundle: Path  # warmclip's
     checkpoint: Path  # the same weights, open_clip's
+    tokenizer: str  # the folder of a tokenizer of Hugging Face, for open_clip; may be empty
     stock: Path  # the same towers as torch.onnx.export writes them: image.onnx, text.onnx
     fastembed: Path  # and in fastembed's layout: image/, text/
     architecture: dict[str, Any]  # open_clip's configuration of the model
@@ -47,13 +48,14 @@ class Fixtures:
     library: int  # points in the library that is searched without a model
 
     @classmethod
-    def of_model(cls, folder: Path, bundle: Path, checkpoint: Path) -> Self:
+    def of_model(cls, folder: Path, bundle: Path, checkpoint: Path, tokenizer: str = "") -> Self:
         """A model alone, which is to be exported; there is nothing to work on."""
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         return cls(
             folder=folder,
             bundle=bundle,
             checkpoint=checkpoint,
+            tokenizer=tokenizer,
             stock=Path(),
             fastembed=Path(),
             architecture=manifest["architecture"],

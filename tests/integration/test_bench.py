@@ -138,6 +138,37 @@ def test_contender_that_does_other_work(tmp_path: Path) -> None:
     assert by_name["open_clip, torch"]["failure"] is None
 
 
+def test_model_whose_text_tower_is_of_hugging_face(tmp_path: Path) -> None:
+    """A folder takes the place of the hub, for its weights as a file and for open_clip."""
+    from tiny_models import write_text_model, written
+    from tiny_tokenizers import write_tokenizer
+
+    files = tmp_path / "text"
+    config = write_text_model("xlm-roberta", files)
+    write_tokenizer("xlm-roberta", files)
+    write_text_model("xlm-roberta", files)  # which the tokenizer's class may write as well
+    config["text_cfg"] |= {"hf_model_name": "xlm-r", "hf_tokenizer_name": "xlm-r"}
+    options = [f"--model={written(tmp_path, 'tiny', config)}", f"--tokenizer={files}"]
+    weights = tmp_path / "tiny.safetensors"
+    export = ["warmclip_export", "model", *options, "--pretrained=random:0", f"--out={tmp_path}"]
+    for command in (export, ["bench.checkpoint", str(weights), *options]):
+        subprocess.run([sys.executable, "-m", *command], cwd=REPOSITORY, check=True, timeout=300)
+
+    done = compare(
+        *("--rounds=1", "--case=image-tower", "--case=text-tower", "--case=library"),
+        *("--contender=warmclip", "--contender=open_clip, torch", f"--tokenizer={files}"),
+        *(f"--bundle={tmp_path / 'tiny-random-0'}", f"--checkpoint={weights}", f"--out={tmp_path}"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    cases = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert [case["name"] for case in cases] == ["image-tower", "text-tower"]
+    for case in cases:
+        assert [each["name"] for each in case["contenders"]] == ["warmclip", "open_clip, torch"]
+        assert [each["failure"] for each in case["contenders"]] == [None, None]
+        assert case["contenders"][0]["worst_cosine"] > 0.999
+
+
 def test_comparison_that_is_cut_short(tmp_path: Path) -> None:
     """Ctrl+C loses no round that was over, and leaves neither a contender nor a folder behind."""
     options = ("--rounds=1000", "--case=preprocessing", *model(), f"--out={tmp_path / 'out'}")
@@ -159,11 +190,12 @@ def test_comparison_that_is_cut_short(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--case=images", *model()), "use one of image-tower, text-tower"),
+        (("--contender=fastembeds", *model()), "use one of SQLite and numpy"),
         (("--case=query", *model(Path("/nowhere"))), "`make bench` makes it"),
     ],
 )
 def test_comparison_of_what_is_not_there(options: tuple[str, ...], words: str) -> None:
-    """A case or a model that is not there is named before anything runs."""
+    """A case, a contender or a model that is not there is named before anything runs."""
     done = compare(*options)
     assert done.returncode == 2
     assert words in done.stderr

@@ -19,6 +19,10 @@ _MODEL = "bench-model"
 def register(fixtures: Fixtures) -> str:
     """Let open_clip know the model by a name, which is returned."""
     config = fixtures.architecture | {"quick_gelu": fixtures.activation == "quick_gelu"}
+    config.pop("hf_text_cfg", None)  # which a bundle says beside it
+    if fixtures.tokenizer:
+        named = config["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}
+        config["text_cfg"] = config["text_cfg"] | dict.fromkeys(named, fixtures.tokenizer)
     path = fixtures.folder / f"{_MODEL}.json"
     if not path.exists():
         path.write_text(json.dumps(config), encoding="utf-8")
