@@ -31,6 +31,11 @@ class SmallDisk:
         """Give back what was filled."""
         self._ballast.unlink(missing_ok=True)
 
+    def forbid_writing(self, *, forbidden: bool = True) -> None:
+        """Make the whole disk one that is only read, for root as well, or undo that."""
+        how = f"remount,{'ro' if forbidden else 'rw'}"
+        subprocess.run(["mount", "-o", how, str(self.folder)], check=True)
+
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk]:

@@ -5,7 +5,7 @@ WarmclipError
 ├── BundleError                a model folder is missing, incomplete, altered or too new
 │   └── ModelUnknown           a job names a model that is not here
 ├── ProviderUnavailable        the asked-for execution provider is not there, or not right
-│   └── NoRoom                 the disk has no room for what it compiles
+│   └── CacheUnusable          what it compiles cannot be kept
 ├── ForkedSessionError         a session was used in a forked child
 ├── BadVectors                 a model's output failed the check before it could be stored
 ├── ImageUnreadable            one image could not be embedded, with the reason
@@ -62,8 +62,11 @@ class ProviderUnavailable(WarmclipError):
     """The asked-for execution provider is not in this onnxruntime, or computes wrong vectors."""
 
 
-class NoRoom(ProviderUnavailable):
-    """The disk has no room for what the provider compiles: nothing is known of the provider."""
+class CacheUnusable(ProviderUnavailable):
+    """What the provider compiles cannot be kept, for want of room or of a folder that is ours.
+
+    Nothing is known of the provider itself.
+    """
 
 
 class ForkedSessionError(WarmclipError):

@@ -1,14 +1,15 @@
 """The trial, with providers that go wrong for real in processes of their own."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from processes import read_commands
 from small_disk import small_disk
 from standins.faulty import environment
-from warmclip.errors import NoRoom, ProviderUnavailable
+from warmclip.errors import CacheUnusable, ProviderUnavailable
 from warmclip.fsutil import file_lock, private_folder
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import has_arm_bfloat16
@@ -274,7 +275,7 @@ def test_disk_without_room_for_compiled_models(
     assert {file.name.partition("@")[0] for file in trials_folder(machine.home).iterdir()} == {
         *(".lock", "cpu")
     }
-    with pytest.raises(NoRoom, match="MB of free space are needed"):
+    with pytest.raises(CacheUnusable, match="MB of free space are needed"):
         OnnxSession(
             bundle.graph("image", "fp32"),
             COMPILER,
@@ -389,6 +390,138 @@ def test_processes_that_load_together_compile_once(machine: Machine, tmp_path: P
     said = [process.communicate(timeout=240)[0] for process in both]
     assert said == ["faulty-compiler\n"] * 2
     assert sorted(told.read_text().split()) == ["cached"] * 3 + ["compiled"] * 3
+
+
+@pytest.fixture
+def compiler(machine: Machine, tmp_path: Path) -> Callable[..., tuple[Any, list[str]]]:
+    """Decides where a provider compiles: the verdict, and what it has done for each model."""
+    told = tmp_path / "told"
+
+    def decide(**variables: str) -> tuple[Any, list[str]]:
+        told.write_text("")
+        variables |= {"FAULTY_COMPILED": str(told)}
+        answer = machine.decide("compiler", variables=variables)
+        return answer["verdict"], told.read_text().split()
+
+    return decide
+
+
+def open_encoder(machine: Machine, bundle: Path, **variables: str) -> tuple[str, str]:
+    """What an Encoder's texts were computed on, and what it said of that."""
+    done = subprocess.run(
+        [sys.executable, "-c", _OPEN, str(bundle), str(machine.home)],
+        env=environment("compiler", **variables),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def test_bundle_that_moved_after_it_was_compiled(
+    machine: Machine, tmp_path: Path, compiler: Callable[..., tuple[Any, list[str]]]
+) -> None:
+    """No trial is run again; it is compiled for the new path, of which CoreML makes a key."""
+    machine.bundle = Path(shutil.copytree(machine.bundle, tmp_path / "before"))
+    assert compiler()[1] == ["compiled"] * 6
+    machine.bundle = machine.bundle.rename(tmp_path / "after")
+    verdict, did = compiler()
+    assert (verdict["chosen"]["text"], did) == ("faulty-compiler", [])
+    told = str(tmp_path / "told")
+    for expected in ("compiled", "cached"):
+        assert open_encoder(machine, machine.bundle, FAULTY_COMPILED=told)[0] == "faulty-compiler"
+        assert set(Path(told).read_text().split()) == {expected}
+        Path(told).unlink()
+
+
+def test_system_that_was_upgraded(compiler: Callable[..., tuple[Any, list[str]]]) -> None:
+    """What another build of it has tried and compiled counts for nothing; its own is kept."""
+    for build, expected in (
+        ("25B78", ["compiled"] * 6),
+        ("25B78", []),
+        ("25C56", ["compiled"] * 6),
+        ("25C56", []),
+    ):
+        verdict, did = compiler(FAULTY_OS=build)
+        assert (verdict["chosen"]["image"], did) == ("faulty-compiler", expected)
+
+
+def test_home_with_a_space_keeps_what_is_compiled(
+    machine: Machine, tmp_path: Path, compiler: Callable[..., tuple[Any, list[str]]]
+) -> None:
+    """Not inside it, as CoreML reads a path as a URL; another process finds it all the same."""
+    machine.home = tmp_path / "my home"
+    elsewhere = ModelCache(machine.home).folder
+    before = set(elsewhere.iterdir()) if elsewhere.exists() else set()
+    try:
+        for expected in ("compiled", "cached"):
+            verdict, did = compiler()
+            assert (verdict["chosen"]["text"], did) == ("faulty-compiler", [expected] * 6)
+            forget_trials(machine.home)
+        assert not (machine.home / "compiled").exists()
+    finally:
+        for path in set(elsewhere.iterdir()) - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Callable[[], None]]:
+    """A folder that cannot be written into, also by root, until what is yielded is called."""
+    with small_disk(folder, 250) as disk:
+        disk.forbid_writing()
+        yield lambda: disk.forbid_writing(forbidden=False)
+
+
+@contextmanager
+def somebody_elses(folder: Path) -> Iterator[Callable[[], None]]:
+    """A folder as ``sudo`` leaves it, until it is given back."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
+    yield lambda: os.chown(folder, 0, 0)
+
+
+UNUSABLE = {
+    "read only": (read_only, "cannot be written into"),
+    "somebody else's": (somebody_elses, "belongs to the user with the number 12345"),
+}
+
+
+@pytest.mark.parametrize("state", UNUSABLE)
+def test_folder_of_compiled_models_that_cannot_be_used(
+    machine: Machine, compiler: Callable[..., tuple[Any, list[str]]], state: str
+) -> None:
+    """The CPU computes, the reason names the folder, and once it is mended the provider is tried:
+    nothing was learned of it.
+    """
+    make, said = UNUSABLE[state]
+    folder = machine.home / "compiled"
+    machine.home.mkdir(mode=0o700)
+    with make(folder) as mend:
+        verdict, did = compiler()
+        assert verdict["chosen"] == {"image": "cpu", "text": "cpu"}
+        assert f"{folder} {said}" in verdict["why"]["image"]
+        assert did == []
+        mend()
+        verdict, did = compiler()
+        assert (verdict["chosen"]["image"], did) == ("faulty-compiler", ["compiled"] * 6)
+
+
+@pytest.mark.parametrize("state", UNUSABLE)
+def test_folder_of_compiled_models_that_can_no_longer_be_used(
+    machine: Machine, compiler: Callable[..., tuple[Any, list[str]]], state: str
+) -> None:
+    """A process that finds it so goes on with the CPU, without a quarantine for those after it."""
+    make, said = UNUSABLE[state]
+    assert compiler()[0]["chosen"]["text"] == "faulty-compiler"
+    shutil.rmtree(machine.home / "compiled")
+    with make(machine.home / "compiled") as mend:
+        provider, log = open_encoder(machine, machine.bundle)
+        assert (provider, said in log) == ("cpu", True), log
+        mend()
+        assert open_encoder(machine, machine.bundle)[0] == "faulty-compiler"
 
 
 @pytest.mark.skipif(

@@ -10,6 +10,7 @@ FAULTY_N=n         run number n of a session (from 1) is the first that goes wro
                    ``faulty-nth`` and ``faulty-drift``; 20 unless told
 FAULTY_SECONDS=s   how long ``faulty-slow`` takes for a run; 0.5 unless told
 FAULTY_BEGUN=path  a file that ``faulty-slow`` makes when it begins to take its time
+FAULTY_OS=build    the build of the operating system that a process finds
 
 ``faulty-compiler`` stands for CoreML: static batches, one run at a time, and a compiled model of
 each batch in a folder that its option names. ``faulty-slowcompiler`` then computes slowly.
@@ -22,6 +23,7 @@ FAULTY_COMPILED=path     a file with a line for each model: "compiled" or "cache
 
 import ctypes
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -260,6 +262,8 @@ class CompilerOptions(dict[str, str]):
 def enter() -> None:
     """Add the faulty providers to the table, the one of FAULTY_AUTO before all others."""
     os.register_at_fork(after_in_child=_note_fork)
+    if build := os.environ.get("FAULTY_OS"):  # in a rehearsal of macOS, sysctl tells it
+        platform.release = lambda: build
     entries = {provider.name: provider for provider in map(faulty, _FAULTS)}
     first = os.environ.get("FAULTY_AUTO")
     if first is not None and first not in entries:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmclip.errors import NoRoom
+from warmclip.errors import CacheUnusable
 from warmclip.inference.machine import os_build
 from warmclip.inference.ort.loading import onnxruntime_build
 from warmclip.inference.ort.model_cache import ModelCache
@@ -53,7 +53,7 @@ class CompiledModels:
             size: of the batch whose model is wanted: if that is there, nothing is asked.
 
         Raises:
-            NoRoom: they do not.
+            CacheUnusable: they do not.
         """
         try:
             missing = [it for it in self._sizes if not self.cache.has(self.identity(it))]
@@ -64,7 +64,7 @@ class CompiledModels:
             return
         if not missing or free >= needed or (size is not None and size not in missing):
             return
-        raise NoRoom(
+        raise CacheUnusable(
             f"{needed / 1e6:.0f} MB of free space are needed for what it compiles, in "
             f"{self.cache.folder}; there are {free / 1e6:.0f}"
         )

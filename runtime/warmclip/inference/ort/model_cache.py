@@ -65,7 +65,7 @@ class ModelCache:
             patience_s: how long another process may be at the entry; None: as long as it lives.
 
         Raises:
-            SettingsError: the folder cannot be made, or is not ours alone.
+            SettingsError: the folder cannot be made or written into, or is not ours alone.
             TimeoutError: another process is at it for too long.
         """
         self._require_ours()
@@ -110,6 +110,11 @@ class ModelCache:
         if self.folder.parent == self._home:
             private_folder(self._home, private=False)
         private_folder(self.folder, private=False)
+        if not os.access(self.folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise SettingsError(
+                f"{self.folder} cannot be written into; let this user write there, or name "
+                "another folder with WARMCLIP_HOME"
+            )
 
     def _build(self, entry: Path, load: Callable[[Path], T], *, is_immutable: bool) -> T:
         self._sweep(spare=entry)

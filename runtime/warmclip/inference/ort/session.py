@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from warmclip.activity import Activity, Stage, Unwatched
-from warmclip.errors import BadVectors, BundleError, ProviderUnavailable, SettingsError
+from warmclip.errors import (
+    BadVectors,
+    BundleError,
+    CacheUnusable,
+    ProviderUnavailable,
+    SettingsError,
+)
 from warmclip.inference.arrays import Features, Inputs
 from warmclip.inference.machine import return_freed_memory, usable_cores
 from warmclip.inference.ort import prepacked, text_lengths
@@ -132,7 +138,7 @@ class OnnxSession:
 
         Raises:
             BundleError, ProviderUnavailable: one of them cannot be loaded.
-            NoRoom: the disk has no room for what is compiled.
+            CacheUnusable: what is compiled cannot be kept.
         """
         for size in self.provider.buckets:
             self._session(size)
@@ -204,11 +210,14 @@ class OnnxSession:
                 cache=self._cache,
             )
             compiled.require_space(size)
-            return self._cache.load(
-                compiled.identity(size),
-                lambda folder: self._load_plain(size, {option: str(folder)}),
-                foreign_errors(),
-            )
+            try:
+                return self._cache.load(
+                    compiled.identity(size),
+                    lambda folder: self._load_plain(size, {option: str(folder)}),
+                    foreign_errors(),
+                )
+            except SettingsError as exc:
+                raise CacheUnusable(str(exc)) from exc
         if self.provider.execution_provider != prepacked.EXECUTION_PROVIDER or not self._digest:
             return None
         failures: tuple[type[Exception], ...] = (*foreign_errors(), BadVectors, SettingsError)

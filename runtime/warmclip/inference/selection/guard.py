@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmclip.activity import Activity, Unwatched
-from warmclip.errors import BadVectors, NoRoom, ProviderUnavailable, SettingsError
+from warmclip.errors import BadVectors, CacheUnusable, ProviderUnavailable, SettingsError
 from warmclip.inference.arrays import Features, Vectors, unit_rows
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.model_cache import ModelCache, sweep_temporaries
@@ -116,7 +116,7 @@ class Guard:
             self._batches += 1
         try:
             vectors = self._compute(session, feeds, carries_canary=carries)
-        except NoRoom as exc:
+        except CacheUnusable as exc:
             self._leave(str(exc))
             return self.run(feeds)
         except _CanaryFailed as exc:
@@ -147,7 +147,7 @@ class Guard:
         row = self._canary_row()
         try:
             self._inspect(session.run(self._context.golden.feeds(self._tower, row)), row)
-        except NoRoom as exc:
+        except CacheUnusable as exc:
             self._leave(str(exc))
         except (_CanaryFailed, ProviderUnavailable) as exc:
             self._distrust(str(exc))
@@ -179,7 +179,7 @@ class Guard:
             session = self._open_session(self._provider)
             rows = np.arange(self._context.golden.rows(self._tower))
             self._inspect(session.run(self._context.golden.feeds(self._tower, rows)), rows)
-        except NoRoom as exc:
+        except CacheUnusable as exc:
             self._leave(str(exc))
             return self._open_reference()
         except (_CanaryFailed, ProviderUnavailable) as exc:
@@ -253,7 +253,7 @@ class Guard:
         return np.array([self._good_canaries % self._context.golden.rows(self._tower)])
 
     def _leave(self, reason: str) -> None:
-        """Leave the provider in this process; the next one looks again whether there is room.
+        """Leave the provider in this process; the next one looks again for a place to keep models.
 
         Raises:
             ProviderUnavailable: it was insisted on.

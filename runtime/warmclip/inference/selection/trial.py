@@ -24,7 +24,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from warmclip.children import TRIAL_PREFIX
-from warmclip.errors import BadVectors, NoRoom, WarmclipError
+from warmclip.errors import BadVectors, CacheUnusable, WarmclipError
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import peak_rss_mb
 from warmclip.inference.ort.model_cache import ModelCache
@@ -80,12 +80,12 @@ def try_provider(
     """Load, compare, place and time, in this process.
 
     Raises:
-        NoRoom: the disk has no room for what the provider compiles, which is no result.
+        CacheUnusable: what the provider compiles cannot be kept, which is no result.
     """
     found: dict[str, Any] = {}
     try:
         _measure(bundle, provider, tower, home, threads, stage, found)
-    except NoRoom:
+    except CacheUnusable:
         raise
     except WarmclipError as exc:
         found["reason"] = str(exc)
@@ -219,8 +219,8 @@ def main() -> None:
             threads=request["threads"],
             stage=stage,
         )
-    except NoRoom as exc:
-        answer.write(json.dumps({"no_room": str(exc)}) + "\n")
+    except CacheUnusable as exc:
+        answer.write(json.dumps({"cache_unusable": str(exc)}) + "\n")
         answer.flush()
         os._exit(0)
     except WarmclipError as exc:

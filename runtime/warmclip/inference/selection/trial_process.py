@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import PIPE
 
 from warmclip.children import TRIAL_PREFIX, ChildProcess, describe_exit, own_temporary_folder
-from warmclip.errors import NoRoom
+from warmclip.errors import CacheUnusable
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.providers import Provider
 from warmclip.inference.selection.trial import Trial
@@ -43,7 +43,7 @@ def run_trial(
         waiting: called about every second.
 
     Raises:
-        NoRoom: the disk has no room for what the provider compiles.
+        CacheUnusable: what the provider compiles cannot be kept.
     """
     request = {
         "bundle": str(bundle.folder.absolute()),
@@ -68,8 +68,8 @@ def run_trial(
             ):
                 stage = message.get("stage", stage)
                 answer = message.get("trial", answer)
-                if "no_room" in message:
-                    raise NoRoom(message["no_room"])
+                if "cache_unusable" in message:
+                    raise CacheUnusable(message["cache_unusable"])
         except TimeoutError:
             timed_out = True
         code = child.end()

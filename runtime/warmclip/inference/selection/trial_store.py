@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from warmclip.errors import NoRoom
+from warmclip.errors import CacheUnusable
 from warmclip.fsutil import replace_file
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.machine import chip, os_build
@@ -92,7 +92,7 @@ class TrialStore:
                 deadline_s=deadline_s,
                 waiting=waiting,
             )
-        except NoRoom as exc:  # also where others have filled the disk meanwhile
+        except CacheUnusable as exc:  # also where others have filled the disk meanwhile
             log.warning("%s is not tried on %ss: %s", provider.name, tower, exc)
             return Trial(provider=provider.name, tower=tower, passed=False, reason=str(exc))
         if not trial.passed:
