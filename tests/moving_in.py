@@ -250,7 +250,8 @@ def main(minutes: float, folder: Path) -> int:
         late = not _come_true(app.are_tasks_final, _DRAIN_S)
         counts = app.client.get("/tasks").json()
         with redis.connect() as connection:
-            faults = find_faults(app, connection, store.engine, Encoder.open(_BUNDLE))
+            cpu = Encoder.open(_BUNDLE, provider="cpu")
+            faults = find_faults(app, connection, store.engine, cpu)
     faults += ["tasks were not done in time"] * late
     report = _report(seen) | {"tasks": counts, "faults found": faults}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")

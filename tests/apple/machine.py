@@ -34,6 +34,7 @@ a = torch.ones(64, 64, device=sys.argv[1])
 assert (a @ a).sum().item() == 64**3
 """
 _PROBE_S = 300
+MOST_CHARS = 200  # of a reason
 _PACKAGES = ("onnxruntime", "torch", "open_clip_torch", "rq")
 
 
@@ -79,11 +80,12 @@ def gpu_fault() -> str | None:
 def raised(stderr: str) -> str:
     """What a program that failed says of it: its exception's first line, else the last of all.
 
-    torch writes a page below that line where it lacks a backend.
+    torch writes a page below that line where it lacks a backend, and all that it has into it.
     """
     _, _, traceback = stderr.partition("Traceback (most recent call last):\n")
     told = [line for line in traceback.splitlines() if line and not line.startswith(" ")]
-    return (told[:1] or stderr.strip().splitlines()[-1:] or [""])[0]
+    line = (told[:1] or stderr.strip().splitlines()[-1:] or [""])[0]
+    return line if len(line) <= MOST_CHARS else f"{line[: MOST_CHARS - 1]}…"
 
 
 def describe() -> str:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from apple.machine import describe, why_not
+from apple.machine import MOST_CHARS, describe, why_not
 
 MEASURED = "measured"
 """The name of the properties that a test records for its row: ``record_property``."""
 
-_MOST_CHARS = 200  # of a reason; figures are shown whole
 _TIER = "tests/apple/"
 
 
@@ -47,7 +46,7 @@ def markdown(rows: Iterable[Row], machine: str) -> str:
     lines = [machine, "", "| what | measured | outcome |", "|---|---|---|"]
     for row in rows:
         why = _cell(row.why)
-        why = why if len(why) <= _MOST_CHARS else f"{why[: _MOST_CHARS - 1]}…"
+        why = why if len(why) <= MOST_CHARS else f"{why[: MOST_CHARS - 1]}…"  # figures are whole
         outcome = f"{row.outcome}: {why}" if why else row.outcome
         lines.append(f"| {_cell(row.what)} | {_cell(row.measured)} | {outcome} |")
     return "\n".join(lines)

@@ -45,7 +45,8 @@ def test_application(tmp_path: Path, demo_bundle: Path) -> None:
         album = {"indexed": 40, "unreadable": 1}
         eventually(lambda: app.client.get("/albums/first").json() == album, LONG_S)
         eventually(app.are_tasks_final, LONG_S)
-        assert find_faults(app, redis.admin, store.engine, Encoder.open(demo_bundle)) == []
+        cpu = Encoder.open(demo_bundle, provider="cpu")
+        assert find_faults(app, redis.admin, store.engine, cpu) == []
         (best, *_) = answered(partial(app.client.post, "/search/image", files=files)).json()
         assert best["score"] == pytest.approx(1, abs=1e-4)
         words: dict[str, str | int] = {"q": "a red star", "limit": 41}

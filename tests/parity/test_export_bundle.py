@@ -101,7 +101,7 @@ def test_bundle_for_pictures_that_were_cut_off(
     stream = BytesIO()
     Image.effect_noise((200, 200), 80).convert("RGB").save(stream, "JPEG")
     cut = stream.getvalue()[: len(stream.getvalue()) // 2]
-    encoder = Encoder.open(bundle.folder, home=tmp_path / "home")
+    encoder = Encoder.open(bundle.folder, provider="cpu", home=tmp_path / "home")
     vectors = encoder.encode_images([cut])
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with Image.open(BytesIO(cut)) as opened:
@@ -461,7 +461,8 @@ def test_text_tower_that_sees_both_ways_keeps_its_length(tmp_path: Path) -> None
         for value in onnx.load(bundle.graph("text", "fp32")).graph.input
     ]
     assert shapes == [["batch", 77], ["batch", 1, 77]]
-    assert Encoder.open(bundle.folder).encode_texts(["a", "a red star"]).shape == (2, 32)
+    cpu = Encoder.open(bundle.folder, provider="cpu")
+    assert cpu.encode_texts(["a", "a red star"]).shape == (2, 32)
 
 
 def test_wrong_graph_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,7 +495,7 @@ def test_weights_that_one_file_cannot_hold(tmp_path: Path, monkeypatch: pytest.M
         assert record.weights is not None
         assert record.size_bytes < record.weights.size_bytes / 10
     assert json.loads(bundle.certificate().read_text())["coreml"]["whole"]
-    vector = Encoder.open(bundle.folder, home=tmp_path).encode_texts(["a cat"])
+    vector = Encoder.open(bundle.folder, provider="cpu", home=tmp_path).encode_texts(["a cat"])
     np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-5)
     weights = bundle.folder / "text.fp32.onnx.weights"
     content = bytearray(weights.read_bytes())

@@ -94,6 +94,7 @@ def test_missing_piece_fails_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None
             "NotImplementedError: Could not run it on MPS.",
         ),
         ("objc: one\n-[MTLDevice] assertion failed\n", "-[MTLDevice] assertion failed"),
+        ("x" * 201, "x" * 199 + "…"),
         ("", ""),
     ],
 )
