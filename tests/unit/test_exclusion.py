@@ -190,10 +190,14 @@ BAD: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("told", BAD)
 def test_file_that_cannot_be_used(photos: Path, told: str) -> None:
-    """Its folder is not searched, the reason is told, and nothing counts as excluded there."""
+    """Its folder is not searched, the reason is told, and nothing counts as excluded there; its
+    neighbours are searched.
+    """
     BAD[told](photos / "trip" / IGNORE_FILE)
+    (photos / "zoo").mkdir()
+    (photos / "zoo" / "z.png").write_bytes(b"picture")
     found = find_images([photos])
-    assert found_in(photos, found) == {"a.png", "b.png", "raw/c.png", "raw/keep/d.png"}
+    assert found_in(photos, found) == {"a.png", "b.png", "raw/c.png", "raw/keep/d.png", "zoo/z.png"}
     reason = found.problems[str(photos / "trip")]
     assert told in reason
     assert str(photos / "trip" / IGNORE_FILE) in reason

@@ -379,7 +379,8 @@ def test_progress_is_told_four_times_a_second(
     ]
     reporter.progress(999, 1000, "indexing")
     reporter.progress(int("1000"), int("1000"), "indexing")  # as they are counted
-    assert [message["at"][0] for message in said(pipe[0])] == [1000]
+    reporter.send(done="e")
+    assert [message.get("at") for message in said(pipe[0])] == [[1000, 1000, "indexing"], None]
 
 
 @pytest.mark.filterwarnings(  # how its thread ends here
