@@ -110,9 +110,13 @@ def test_collection_of_somebody_else() -> None:
     assert engine.done == []
 
 
-def test_points_as_others_wrote_them() -> None:
-    """What is made ready is also completed: each folder of points in one request."""
+def test_points_as_others_wrote_them(caplog: pytest.LogCaptureFixture) -> None:
+    """What is made ready is also completed: each folder of points in one request; it is told."""
+    caplog.set_level("INFO")
     engine = _Lists(A)
+    names_of(engine).create("images", OURS)
+    assert caplog.messages == []  # nothing was to be done
+    engine.done.clear()
     whole = dict.fromkeys((field.name for field in fields(Payload)), "")
     engine.records = [
         Record(id=id_, payload=whole | {"path": path})
@@ -121,6 +125,7 @@ def test_points_as_others_wrote_them() -> None:
     engine.records.append(Record(id="4", payload={"path": "/a/z.jpg"}))  # somebody else's
     names_of(engine).create("images", OURS)
     assert engine.done[2:] == [("write", "/a", "/", "1", "3"), ("write", "/b", "/", "2")]
+    assert caplog.messages == [f"3 points of {A} can now be found by folder"]
 
 
 def test_own_name_of_a_collection() -> None:
