@@ -677,3 +677,24 @@ def test_command_that_is_none(hire: Hire, data: object) -> None:
     """Whoever can write to Redis may send it: the worker hears the next one."""
     hired = hire()
     hired.handle_payload({"data": data})
+
+
+def test_state_of_a_worker(connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is busy while a job runs, and idle as it looks for the next one."""
+    enqueue(connection)
+    states: list[bytes | None] = []
+
+    def note() -> None:
+        states.append(connection.hget(hired.key, "state"))
+
+    hired = hire(ScriptedHorse(BEGAN, note, ends()))
+    take = hired._dequeuer.take
+
+    def note_and_take() -> Any:
+        note()
+        return take()
+
+    monkeypatch.setattr(hired._dequeuer, "take", note_and_take)
+    hired.start()
+    hired.run(burst=True)
+    assert states == [b"idle", b"busy", b"idle"]
