@@ -682,7 +682,7 @@ def test_command_that_is_none(hire: Hire, data: object) -> None:
 def test_state_of_a_worker(connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is busy while a job runs, and idle as it looks for the next one."""
     enqueue(connection)
-    states: list[bytes | None] = []
+    states: list[Any] = []
 
     def note() -> None:
         states.append(connection.hget(hired.key, "state"))
