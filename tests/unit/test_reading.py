@@ -64,8 +64,11 @@ def test_many_reads_that_do_not_end(stalled: int, monkeypatch: pytest.MonkeyPatc
         for read in (lambda: os.read(stalled, 1), goes_on.wait):
             with pytest.raises(ImageUnavailable, match="did not arrive"):
                 reader.read(read, seconds=SOON_S)
-        with pytest.raises(ImageUnavailable, match="2 reads of other files have not ended"):
-            reader.read(lambda: b"never begun")
+        for most in (2, 1):  # more may be left behind, if several were begun at once
+            monkeypatch.setattr(reading, "MOST_STUCK", most)
+            with pytest.raises(ImageUnavailable, match="2 reads of other files have not ended"):
+                reader.read(lambda: b"never begun")
+        monkeypatch.setattr(reading, "MOST_STUCK", 2)
         goes_on.set()
         while all(it.is_alive() for it in reading._stuck):
             time.sleep(0.01)
