@@ -168,7 +168,7 @@ def test_a_job_that_needs_three_models(tmp_path: Path, models: dict[str, ModelBu
     environment = environment_of(
         tmp_path / "home",
         models["plain"].folder,
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
         WARMCLIP_JOBS="greedy:embed",
     )
     with running_worker(Settings.from_env(environment), environment) as worker:
