@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,7 +108,11 @@ def test_file_that_grows(inside: Path) -> None:
         ("a.svg", "application/octet-stream"),  # which may have scripts
         ("a.html", "application/octet-stream"),
         ("a", "application/octet-stream"),
-        (os.fsdecode(b"caf\xe9.png"), "image/png"),
+        pytest.param(
+            os.fsdecode(b"caf\xe9.png"),
+            "image/png",
+            marks=pytest.mark.skipif(sys.platform == "darwin", reason="APFS takes no such name"),
+        ),
     ],
     ids=ascii,
 )
