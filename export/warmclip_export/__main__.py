@@ -151,7 +151,12 @@ def model(
             load_truncated=load_truncated,
         )
         from warmclip_export.exporter import count_steps, export_model
+        from warmclip_export.memory import estimate_memory, find_memory, memory_warning
+        from warmclip_export.registry import known_bytes
 
+        weights = known_bytes(recipe.architecture, recipe.text_model)
+        if warning := memory_warning(estimate_memory(weights), find_memory()):
+            terminal.note(warning)
         target = (out or export_folder(os.environ)) / (name or recipe.name)
         with _steps(count_steps(int8=int8), hidden=as_json) as step:
             exported = export_model(recipe, target, force=force, step=step, int8=int8)
@@ -251,7 +256,11 @@ def parity(
 @app.command()
 def models(
     part: Annotated[
-        str, typer.Argument(help="Part of their names, such as siglip2; adds their sizes.")
+        str,
+        typer.Argument(
+            help="Part of their names, such as siglip2; adds their sizes, the memory of an export, "
+            "and where to read licences."
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -267,7 +276,7 @@ def models(
             terminal.json({"models": [entry.as_json() for entry in entries]})
             return
         for entry in entries:
-            typer.echo(str(entry))
+            typer.echo(entry.describe(cards=bool(part)))
         taken = sum(not entry.reason for entry in entries)
         typer.echo(f"{taken} of {len(entries)} can be exported")
 

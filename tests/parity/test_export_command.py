@@ -47,6 +47,22 @@ def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:
     assert "--force" in again.stderr
 
 
+def test_machine_with_too_little_memory_is_told_and_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it begins, a person reads what an export takes and what there is; none is refused."""
+    monkeypatch.setattr("warmclip_export.memory.find_memory", lambda: 300_000_000)
+    model = written(tmp_path, "tiny", TINY_VIT)
+
+    made = CliRunner().invoke(
+        app, ["model", "--model", model, "--pretrained", "random:2", "--out", str(tmp_path)]
+    )
+
+    assert made.exit_code == 0
+    assert "GB of memory, and at most 0.3 GB are to be had here" in made.stderr
+    assert made.stderr.index("of memory") < made.stderr.index("fetch the weights")
+
+
 def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle removes what was written so far."""
 

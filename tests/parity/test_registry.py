@@ -1,6 +1,7 @@
 """The list of open_clip's models, and names of Hugging Face, on the open_clip that is installed."""
 
 import json
+import re
 from pathlib import Path
 
 import open_clip
@@ -37,6 +38,22 @@ def test_part_of_a_name_adds_sizes() -> None:
     assert 1.6e9 < model["weights_bytes"]["image"] < 1.8e9
     assert 2.7e9 < model["weights_bytes"]["text"] < 2.9e9
     assert model["taken"]
+    assert model["repositories"] == {"webli": "timm/ViT-SO400M-16-SigLIP2-256"}
+    assert model["export_memory_bytes"] > 3 * sum(model["weights_bytes"].values())
+
+
+def test_person_reads_what_an_export_takes_and_where_licences_stand() -> None:
+    """The memory is an estimate; open_clip's data name no licence, so the cards are named."""
+    one = CliRunner().invoke(app, ["models", "mobileclip2-s2"]).stdout
+    (many,) = list_entries("RN50-quickgelu")
+    whole = CliRunner().invoke(app, ["models"]).stdout
+
+    assert re.search(r"an export takes about \d\.\d GB of memory", one)
+    assert "open_clip names none; see the card of timm/MobileCLIP2-S2-OpenCLIP" in one
+    assert len(many.tags) > 2
+    assert f"and {len(many.tags) - 2} more (--json)" in many.describe(cards=True)
+    assert "memory" not in whole
+    assert "licence" not in whole
 
 
 def test_text_towers_of_hugging_face_are_written_down(tmp_path: Path) -> None:
