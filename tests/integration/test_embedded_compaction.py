@@ -21,7 +21,7 @@ from small_disk import small_disk
 from standins.points import DIM, SPACE, point, vector
 from warmclip.cli.compaction import compact_if_it_pays
 from warmclip.cli.console import Terminal
-from warmclip.errors import NotStored, StoreDamaged, StoreError
+from warmclip.errors import NotStored, StoreDamaged, StoreError, StoreUnreachable
 from warmclip.store import embedded_copy, qdrant
 from warmclip.store.embedded_layout import is_cold
 from warmclip.store.filter import Filter
@@ -167,6 +167,33 @@ def test_written_while_the_files_are_copied(
         assert optimized is not None
         assert optimized.done
         assert store.count_points("images") == 101
+
+
+def test_writes_keep_their_order_while_the_files_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody waits for any more is not carried out after what came later: a picture that was
+    forgotten meanwhile stays forgotten.
+    """
+    copied = embedded_copy._copy_files
+    folder, threads = tmp_path / "qdrant", ThreadPoolExecutor()
+    forgetting = []
+
+    def copy_files(source: Path, target: Path) -> None:
+        with QdrantStore.remote(folder, patience_s=0.2) as impatient:
+            for number in range(100, 105):
+                with pytest.raises(StoreUnreachable):
+                    impatient.upsert("images", [make(number)])
+        doomed = [make(number).id for number in range(100, 105)]
+        forgetting.append(threads.submit(store.delete_points, COLLECTION, doomed))
+        assert not wait(forgetting, timeout=0.2).done
+        copied(source, target)
+
+    monkeypatch.setattr(embedded_copy, "_copy_files", copy_files)
+    with threads, open_store(folder, range(100)) as store:
+        store.optimize_collection("images")
+        forgetting[0].result()
+        assert store.count_points("images") == 100
 
 
 def test_very_much_is_written_meanwhile(tmp_path: Path) -> None:
@@ -324,7 +351,7 @@ def _too_much(store: QdrantStore) -> None:
     ("meanwhile", "said"),
     [
         (lambda _: None, "compacted in"),
-        (_interrupt, "not compacted; all is stored"),
+        (_interrupt, "stopped; all is stored"),
         (_too_much, "all is stored, but"),
     ],
     ids=["well", "Ctrl+C", "failure"],
@@ -428,6 +455,70 @@ def test_torn_index_of_a_compacted_collection(tmp_path: Path) -> None:
         os.truncate(file, 0)
     with QdrantStore.embedded(folder) as store:
         assert told(store) == before
+
+
+def test_compacted_by_a_version_that_notes_nothing(tmp_path: Path) -> None:
+    """Its new segment is not taken for a torn one, and neither are notes that are none."""
+    folder = tmp_path / "qdrant"
+    with open_store(folder, range(300)) as store:
+        store.optimize_collection("images")
+    path = folder / "shards" / COLLECTION
+    former = edge.EdgeShard.load(os.fspath(path))
+    points = [edge.Point(make(it).id, vector(it).tolist(), {}) for it in range(300)]
+    former.update(edge.UpdateOperation.upsert_points(points))
+    assert former.optimize()
+    former.close()
+    (noted,) = path.glob("files.json")
+    for content in (noted.read_text(), '{"a": null}', "[" * 100_000, "[[1]]", ""):
+        noted.write_text(content)
+        with QdrantStore.embedded(folder) as store:
+            assert store.count_points("images") == 300
+
+
+def test_collection_that_lies_on_another_disk(tmp_path: Path) -> None:
+    """It would come back from there: that is refused, and `index` does not try."""
+    folder = tmp_path / "qdrant"
+    open_store(folder, range(300)).close()
+    path = folder / "shards" / COLLECTION
+    path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    (folder / "shards" / ".gone-link").symlink_to(tmp_path / "elsewhere")
+    with QdrantStore.embedded(folder) as store:
+        with pytest.raises(StoreError, match="is a symbolic link"):
+            store.optimize_collection("images")
+        assert not store.wants_compaction("images")
+        assert store.count_points("images") == 300
+    assert path.is_symlink()
+    assert not (folder / "shards" / ".gone-link").is_symlink()
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_former_files_beside_a_collection(
+    tmp_path: Path, is_copy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They go if the collection is their copy. One that was begun anew since, by a version that
+    knows of no copies, is none: they are set aside.
+    """
+    folder = tmp_path / "qdrant"
+    with open_store(folder, range(300)) as store:
+        store.optimize_collection("images")
+    path = folder / "shards" / COLLECTION
+    former = path.with_name(f".former-{COLLECTION}")
+    if is_copy:
+        shutil.copytree(path, former)
+    else:
+        path.rename(former)
+        open_store(tmp_path / "new", range(5)).close()
+        (tmp_path / "new" / "shards" / COLLECTION).rename(path)
+    with QdrantStore.embedded(folder) as store:
+        assert store.count_points("images") == (300 if is_copy else 5)
+    assert not former.exists()
+    if not is_copy:
+        (aside,) = (folder / "damaged").iterdir()
+        assert str(aside) in caplog.text
+        shutil.rmtree(path)
+        aside.rename(path)
+        with QdrantStore.embedded(folder) as store:
+            assert store.count_points("images") == 300
 
 
 def test_disk_without_room_for_the_copy(tmp_path: Path) -> None:

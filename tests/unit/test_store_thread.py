@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from warmclip.errors import StoreError
-from warmclip.store.embedded_thread import StoreThread
+from warmclip.store.embedded_thread import Postponed, StoreThread
 
 PATIENCE_S = 60.0
 
@@ -124,3 +124,42 @@ def test_process_that_ends_without_closing_the_store() -> None:
         [sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=PATIENCE_S, check=True
     )
     assert child.stdout == b"done\n"
+
+
+def test_calls_that_are_postponed(thread: StoreThread) -> None:
+    """They keep their order, others pass by, and who waits is told when the store is closed."""
+    may_go, ran = threading.Event(), list[int]()
+    tried = [threading.Event() for _ in range(3)]
+    refused: list[str] = []
+
+    def late(number: int) -> None:
+        tried[number].set()
+        if not may_go.is_set():
+            raise Postponed
+        ran.append(number)
+
+    def ask(number: int) -> None:
+        try:
+            thread.run(lambda: late(number))
+        except StoreError as exc:
+            refused.append(str(exc))
+
+    def begin(number: int) -> threading.Thread:
+        asking = threading.Thread(target=ask, args=(number,))
+        asking.start()
+        assert tried[number].wait(PATIENCE_S)
+        return asking
+
+    asking = [begin(0), begin(1)]
+    assert thread.run(lambda: "at once") == "at once"
+    assert ran == []
+    may_go.set()
+    thread.retry_postponed()
+    for it in asking:
+        it.join(PATIENCE_S)
+    assert ran == [0, 1]
+    may_go.clear()
+    last = begin(2)
+    thread.stop(lambda: None)
+    last.join(PATIENCE_S)
+    assert refused == ["the embedded store is closed"]

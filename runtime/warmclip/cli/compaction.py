@@ -32,9 +32,7 @@ def compact_if_it_pays(terminal: Terminal, store: "VectorStore", name: str) -> N
     except StoreError as exc:
         terminal.note(f"all is stored, but {exc}. `warmclip collections optimize {name}` does it")
     except KeyboardInterrupt:
-        terminal.note(
-            f"not compacted; all is stored. `warmclip collections optimize {name}` does it"
-        )
+        terminal.note(f"stopped; all is stored. `warmclip collections optimize {name}` compacts it")
 
 
 def describe_optimized(done: "Optimized") -> str:

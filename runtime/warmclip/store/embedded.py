@@ -32,7 +32,7 @@ from warmclip.store.embedded_listener import listen
 from warmclip.store.embedded_lock import check_lock, lock_store
 from warmclip.store.embedded_questions import answer
 from warmclip.store.embedded_shard import Shard, copy_readable, read_noted
-from warmclip.store.embedded_thread import StoreThread
+from warmclip.store.embedded_thread import Postponed, StoreThread
 from warmclip.store.engine import Record
 from warmclip.store.filters import Condition
 from warmclip.store.protocol import Optimized, Salvage
@@ -45,7 +45,6 @@ Offset: TypeAlias = int | str | None
 
 _PAGE = 256  # points in one answer
 _IDLE_S = 1.0  # without a call, before what was written is flushed
-_AGAIN_S = 0.05  # until what is to be written to a collection that is copied is tried again
 _LINGERS_S = 0.5  # in a process that was to end, before the store is closed
 
 
@@ -141,6 +140,8 @@ class EmbeddedEngine:
         """See ``Engine``."""
 
         def count() -> int:
+            if self._catalog.is_link(collection):  # see `optimize`
+                return 0
             told = self._shard(collection).read(lambda it: it.info())
             return max(told.points_count - told.indexed_vectors_count, 0)
 
@@ -160,13 +161,17 @@ class EmbeddedEngine:
         try:
             self._call(lambda: self._begin_copy(collection, copy))
             copy.make()
+            self._thread.retry_postponed()
             done = copy.compact(with_graph=with_graph, progress=progress or _tell_nobody)
             if done:
+                self._call(copy.open)
+                copy.catch_up(self._call)
                 self._call(lambda: self._adopt_copy(collection, copy))
         except OSError as exc:
             raise _failure(self._folder, exc) from exc
         finally:
             self._call(lambda: self._drop_copy(collection, copy))
+            self._thread.retry_postponed()
         after = self.describe(collection)
         return Optimized(
             done=done,
@@ -182,6 +187,11 @@ class EmbeddedEngine:
     def _begin_copy(self, collection: str, copy: CollectionCopy) -> None:
         if collection in self._copies:
             raise StoreError(f"{collection!r} is being compacted already, by this process")
+        if self._catalog.is_link(collection):
+            raise StoreError(
+                f"{self._catalog.path(collection)} is a symbolic link: what is compacted would be "
+                "on this disk again. Move the whole home folder instead (WARMCLIP_HOME)"
+            )
         self._copies[collection] = copy
         copy.begin(self._shard(collection))
 
@@ -194,6 +204,7 @@ class EmbeddedEngine:
     def _drop_copy(self, collection: str, copy: CollectionCopy) -> None:
         if self._copies.get(collection) is copy:
             del self._copies[collection]
+        copy.close()
         shutil.rmtree(copy.path, ignore_errors=True)
 
     def rebuild_collection(self, collection: str, dim: int) -> Salvage:
@@ -355,7 +366,7 @@ class EmbeddedEngine:
         def run() -> None:
             copy = self._copies.get(collection)
             if copy is not None and not copy.is_made:
-                raise _BeingCopied
+                raise Postponed
             try:
                 shard = self._shard(collection)
                 write(shard)
@@ -366,11 +377,7 @@ class EmbeddedEngine:
             if copy is not None:
                 copy.note(shard, write)
 
-        while True:
-            try:
-                return self._call(run)
-            except _BeingCopied:
-                time.sleep(_AGAIN_S)
+        self._call(run)
 
     def _shard(self, collection: str) -> Shard:
         """The open collection. On the store's thread.
@@ -414,10 +421,6 @@ class EmbeddedEngine:
             f"collections rebuild {name}` keeps what can be read; index its folders afterwards",
             collection=collection,
         )
-
-
-class _BeingCopied(Exception):
-    """A collection's files are being copied, and must not change."""
 
 
 def _tell_nobody(done: int, total: int, stage: str) -> None:

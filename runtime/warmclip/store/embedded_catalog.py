@@ -10,6 +10,8 @@ are one rename. Work that was not finished has a name of ``UNFINISHED``, and is 
 """
 
 import json
+import logging
+import os
 import shutil
 import time
 from importlib.metadata import version
@@ -18,6 +20,9 @@ from typing import Any
 
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.fsutil import replace_file
+from warmclip.store.embedded_layout import is_compacted
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # 1 was qdrant-client's local mode
 
@@ -60,7 +65,7 @@ class Catalog:
                 self._settle(leftover)
         for leftover in list(self._shards.iterdir()):
             if leftover.name.startswith(UNFINISHED):
-                shutil.rmtree(leftover)
+                _remove(leftover)
 
     def list_collections(self) -> list[str]:
         """The collections' own names, sorted."""
@@ -80,6 +85,10 @@ class Catalog:
     def path(self, collection: str) -> Path:
         """The folder of a collection."""
         return self._shards / collection
+
+    def is_link(self, collection: str) -> bool:
+        """Whether a collection's files were moved elsewhere, and its folder is a link to them."""
+        return self.path(collection).is_symlink()
 
     def size_bytes(self, collection: str) -> int:
         """The room that a collection's files take on the disk."""
@@ -106,34 +115,41 @@ class Catalog:
         self.path(collection).rename(former)
         try:
             copy.rename(self.path(collection))
+            _write_out(self._shards)  # before the former files go
         finally:
             self._settle(former)
 
     def _settle(self, former: Path) -> None:
         """Remove the former files of a collection, or let them be its files if it has none."""
         collection = former.name.removeprefix(_FORMER)
-        if not self.path(collection).exists():
-            former.rename(self.path(collection))
-            return
-        # By a rename: half of them must never be taken for the collection's.
-        gone = self._shards / f".gone-{collection}"
-        shutil.rmtree(gone, ignore_errors=True)
-        former.rename(gone)
-        shutil.rmtree(gone)
+        path = self.path(collection)
+        if not path.exists():
+            former.rename(path)
+        elif is_compacted(path):
+            self._delete(former, collection)
+        else:  # not the copy: a version that knows of none has begun the collection anew
+            place = self._set_aside(former, collection)
+            log.warning("%s was begun anew after a crash; its former pictures: %s", path, place)
 
     def remove(self, collection: str) -> None:
         """Delete a collection's files."""
+        self._delete(self.path(collection), collection)
+
+    def _delete(self, path: Path, collection: str) -> None:
+        # By a rename: half of them must never be taken for the collection's.
         gone = self._shards / f".gone-{collection}"
-        shutil.rmtree(gone, ignore_errors=True)
-        self.path(collection).rename(gone)
-        shutil.rmtree(gone)
+        _remove(gone)
+        path.rename(gone)
+        _remove(gone)
 
     def set_aside(self, collection: str) -> Path:
         """Move a damaged collection's files out of the way; returns where they are now."""
+        return self._set_aside(self.path(collection), collection)
+
+    def _set_aside(self, path: Path, collection: str) -> Path:
         place = self.folder / "damaged"
         place.mkdir(mode=0o700, exist_ok=True)
-        target = place / f"{collection}.{time.time_ns()}"
-        return self.path(collection).rename(target)
+        return path.rename(place / f"{collection}.{time.time_ns()}")
 
     def newer_engine(self) -> str:
         """What to add to an error if a newer engine than this one wrote the store."""
@@ -175,6 +191,24 @@ class Catalog:
 def is_of_former_format(folder: Path) -> bool:
     """Whether a folder has a store of qdrant-client's local mode, and none of ours."""
     return not (folder / "store.json").exists() and (folder / "meta.json").exists()
+
+
+def _remove(path: Path) -> None:
+    """Delete what is of no use any more; what stays is tried again at the next opening."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        # A compactor whose owner was killed may still write there.
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_out(folder: Path) -> None:
+    """Have the disk know what was renamed in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _numbers(release: str) -> list[int]:

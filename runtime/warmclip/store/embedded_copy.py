@@ -20,6 +20,7 @@ from warmclip.store.embedded_shard import Shard, check_space
 
 _BLOCK_BYTES = 256 * 1024
 _ZEROS = bytes(_BLOCK_BYTES)
+_WRITES_AT_ONCE = 8  # a tenth of a second, for which others wait
 _MOST_WRITES = 512  # meanwhile, of at most 64 points with their vectors: some 100 MB
 _REASON_CHARS = 300
 
@@ -36,6 +37,7 @@ class CollectionCopy:
     is_made: bool = False  # until then nothing may be written to the collection
     points: int = 0  # in it
     writes: list[Callable[[Shard], None]] = field(default_factory=list)  # since then
+    made: Shard | None = None  # the copy, once it is compacted and open
 
     def begin(self, source: Shard) -> None:
         """Prepare a collection to be copied.
@@ -74,8 +76,13 @@ class CollectionCopy:
         Raises:
             StoreError: it cannot.
         """
-        if source is None or source is not self.source or self.is_outdated:
+        if self.is_outdated:
             raise _written_meanwhile()
+        if source is None or source is not self.source:
+            raise StoreError(
+                "the collection was not compacted: it was deleted or made anew meanwhile, or "
+                "something could not be written to it"
+            )
 
     def compact(self, *, with_graph: bool, progress: Progress) -> bool:
         """Compact it in a process of its own; returns whether there was anything to do.
@@ -106,28 +113,56 @@ class CollectionCopy:
             f"the collection could not be compacted: {told}. It is as it was, and nothing is lost"
         )
 
+    def open(self) -> None:
+        """Open it, as it was compacted.
+
+        Raises:
+            StoreError: it is not equal to the collection as that was copied, or the disk is full.
+        """
+        check_space(self.path)
+        try:
+            self.made = Shard.load(self.path)
+        except StoreDamaged as exc:
+            raise _unequal(str(exc)) from exc
+        _check_equal(self.made, self.points)
+
+    def catch_up(self, call: Callable[[Callable[[], None]], None]) -> None:
+        """Carry out in it most of what was written meanwhile, in pieces that others wait for.
+
+        Args:
+            call: has the store's thread do something.
+        """
+        for _ in range(_MOST_WRITES // _WRITES_AT_ONCE):
+            if len(self.writes) <= _WRITES_AT_ONCE:
+                return
+            call(self._write_some)
+
     def finish(self) -> None:
-        """Carry out in it what was written meanwhile.
+        """Carry out in it what is left, and close it.
 
         Raises:
             StoreError: it is not equal to the collection, or the disk is full; nothing was
                 changed there.
         """
-        assert self.source is not None  # noqa: S101 - as above
-        check_space(self.path)
-        try:
-            made = Shard.load(self.path)
-        except StoreDamaged as exc:
-            raise _unequal(str(exc)) from exc
-        try:
-            _check_equal(made, self.points)
-            for write in self.writes:
-                write(made)
-            _check_equal(made, self.source.count())
-        except BaseException:
-            made.abandon()
-            raise
+        assert self.source is not None  # noqa: S101 - `check` has seen it
+        assert self.made is not None  # noqa: S101 - it was opened
+        while self.writes:
+            self._write_some()
+        _check_equal(self.made, self.source.count())
+        made, self.made = self.made, None
         made.close()
+
+    def close(self) -> None:
+        """Let go of its files, whatever became of it."""
+        if self.made is not None:
+            self.made.abandon()
+            self.made = None
+
+    def _write_some(self) -> None:
+        assert self.made is not None  # noqa: S101 - it was opened
+        for write in self.writes[:_WRITES_AT_ONCE]:
+            write(self.made)
+        del self.writes[:_WRITES_AT_ONCE]
 
 
 def _check_equal(made: Shard, points: int) -> None:
@@ -145,7 +180,7 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _copy_file(source: Path, target: Path) -> None:
     """Copy a file without what was never written of it: the engine makes files of 32 MB."""
-    with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as written:
+    with source.open("rb", buffering=0) as read, target.open("wb") as written:
         block = bytearray(_BLOCK_BYTES)
         while count := read.readinto(block):
             if count == _BLOCK_BYTES and block == _ZEROS:

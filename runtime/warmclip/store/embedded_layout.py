@@ -81,12 +81,31 @@ def note_files(path: Path) -> None:
 
 
 def find_torn(path: Path) -> list[str]:
-    """Those of the noted files that are shorter now, or gone."""
+    """Those of the noted files that are shorter now, or gone while their segment is there.
+
+    A segment that is gone as a whole became another one, by a version that notes nothing; or the
+    points in it are missed where they are counted.
+    """
     try:
-        noted = dict(json.loads((path / _FILES).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        noted = json.loads((path / _FILES).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return []
-    return [name for name, size in noted.items() if _size(path / name) < size]
+    if not isinstance(noted, dict):
+        return []
+    return [
+        name
+        for name, size in noted.items()
+        if isinstance(size, int) and _segment(path, name).is_dir() and _size(path / name) < size
+    ]
+
+
+def is_compacted(path: Path) -> bool:
+    """Whether a collection's files were compacted once."""
+    return (path / _FILES).is_file()
+
+
+def _segment(path: Path, name: str) -> Path:
+    return path.joinpath(*Path(name).parts[:2])
 
 
 def _size(file: Path) -> int:

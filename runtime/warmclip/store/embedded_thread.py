@@ -17,6 +17,10 @@ T = TypeVar("T")
 _LOOKS_S = 1.0  # how often a waiting caller looks whether the thread still runs
 
 
+class Postponed(Exception):
+    """Raised by a call that has to wait: with later calls it is tried again, before them."""
+
+
 class _Call(Generic[T]):
     """A call, and what became of it."""
 
@@ -29,11 +33,19 @@ class _Call(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Carry it out; False: it was postponed."""
         try:
             self._result = self._function()
+        except Postponed:
+            return False
         except BaseException as exc:  # carried over to the caller, whatever it is
             self._error = exc
+        self._pending.release()
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
         self._pending.release()
 
     def wait(self, timeout_s: float) -> bool:
@@ -46,7 +58,10 @@ class _Call(Generic[T]):
 
 
 class StoreThread:
-    """Runs calls one after another, and what is to be done when none came for a while."""
+    """Runs calls one after another, and what is to be done when none came for a while.
+
+    A call that raises ``Postponed`` keeps its place among those that do.
+    """
 
     def __init__(self, when_idle: Callable[[], None], idle_s: float) -> None:
         """Start the thread.
@@ -83,6 +98,10 @@ class StoreThread:
                 raise StoreError("the embedded store is closed")
         return call.result()
 
+    def retry_postponed(self) -> None:
+        """Try those again that were postponed: what they waited for is over."""
+        self.run(lambda: None)
+
     def stop(self, finish: Callable[[], None]) -> None:
         """Let the thread end with a last call, and wait for it; twice is no error."""
         if self._thread.is_alive():  # which it is not in a forked child
@@ -94,6 +113,7 @@ class StoreThread:
 
     def _run(self) -> None:
         timeout: float | None = None
+        postponed: list[_Call[object]] = []
         while True:
             try:
                 call = self._calls.get(timeout=timeout)
@@ -102,7 +122,9 @@ class StoreThread:
                 timeout = None
                 continue
             if call is None:
+                for it in postponed:
+                    it.fail(StoreError("the embedded store is closed"))
                 return
-            call.run()
+            postponed = [it for it in (*postponed, call) if not it.run()]
             del call  # its result may be large
             timeout = self._idle_s

@@ -32,7 +32,7 @@ _GRAPH_FROM = 500_000  # pictures: an exact search of so many takes some 40 ms
 _WHEN_A_GRAPH_PAYS = (
     "of so many pictures `--approximate` makes searches faster, if some may be missed"
 )
-_WHEN_STOPPED = "stopped; the collection is as it was"
+_WHEN_STOPPED = "stopped; nothing is lost"
 
 app = typer.Typer(
     name="collections",
@@ -202,8 +202,9 @@ def optimize(
 ) -> None:
     """Compact a collection of the embedded store: it opens faster, and gives back unused room.
 
-    Searches are exact, as before. `index` does it by itself once 20,000 pictures are new. It
-    needs room on the disk for the collection twice more; other commands are served meanwhile.
+    Searches are exact, as before. `index` does it by itself once 20,000 pictures, and a tenth of
+    all, are new. It needs room on the disk for the collection twice more; other commands are
+    served meanwhile.
     """
     with open_terminal(as_json, verbose, when_stopped=_WHEN_STOPPED) as terminal:
         from warmclip.store.open import open_store
