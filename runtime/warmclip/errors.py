@@ -206,6 +206,10 @@ class Overloaded(WarmclipError):
     may_pass = True
 
 
+class OutputUnwritable(WarmclipError):
+    """A command's answer could not be written to its standard output."""
+
+
 def revive(kind: str, message: str) -> WarmclipError:
     """An error that another process told of, by the name of its class."""
     found = globals().get(kind)
@@ -227,7 +231,3 @@ def missing_package(exc: ModuleNotFoundError) -> str:
     if exc.name is None or exc.name.partition(".")[0] == "warmclip":
         raise exc
     return exc.name
-
-
-class OutputUnwritable(WarmclipError):
-    """A command's answer could not be written to its standard output."""

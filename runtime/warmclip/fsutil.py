@@ -113,6 +113,15 @@ def replace_file(file: Path, content: str) -> None:
     partial.replace(file)
 
 
+def write_out(path: Path) -> None:
+    """Have the system write a file to its disk; of a folder, the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def socket_path(folder: Path, name: str) -> Path:
     """Where the server of a folder listens: inside it, if the address is short enough.
 

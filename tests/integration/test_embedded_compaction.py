@@ -196,7 +196,7 @@ def test_writes_keep_their_order_while_the_files_are_copied(
         assert store.count_points("images") == 100
 
 
-def test_very_much_is_written_meanwhile(tmp_path: Path) -> None:
+def test_very_much_is_written_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compaction is given up, and what was written is there."""
     with open_store(tmp_path / "qdrant", range(100)) as store:
 
@@ -208,6 +208,15 @@ def test_very_much_is_written_meanwhile(tmp_path: Path) -> None:
             store.optimize_collection("images", progress=write)
         assert store.count_points("images") == 600
         assert store.optimize_collection("images") is not None
+
+        def write_late(*_: object, **__: object) -> bool:
+            write()
+            return True
+
+        # After the last look at how much there is; then it is carried out by pieces.
+        monkeypatch.setattr(embedded_copy.CollectionCopy, "compact", write_late)
+        with pytest.raises(StoreError, match="too much was written"):
+            store.optimize_collection("images")
         assert store.count_points("images") == 600
 
 
@@ -352,7 +361,7 @@ def _too_much(store: QdrantStore) -> None:
     [
         (lambda _: None, "compacted in"),
         (_interrupt, "stopped; all is stored"),
-        (_too_much, "all is stored, but"),
+        (_too_much, "All pictures are stored; `warmclip collections optimize images`"),
     ],
     ids=["well", "Ctrl+C", "failure"],
 )
@@ -445,8 +454,10 @@ def test_torn_file_of_a_compacted_collection(tmp_path: Path, file: str) -> None:
         assert store.count_points("images") == 300
 
 
-def test_torn_index_of_a_compacted_collection(tmp_path: Path) -> None:
-    """It is made anew from the payloads."""
+def test_torn_index_of_a_compacted_collection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is made anew from the payloads, once."""
     folder = tmp_path / "qdrant"
     with open_store(folder, range(300)) as store:
         store.optimize_collection("images")
@@ -455,6 +466,11 @@ def test_torn_index_of_a_compacted_collection(tmp_path: Path) -> None:
         os.truncate(file, 0)
     with QdrantStore.embedded(folder) as store:
         assert told(store) == before
+    assert "were damaged" in caplog.text
+    caplog.clear()
+    with QdrantStore.embedded(folder) as store:
+        assert told(store) == before
+    assert not caplog.text
 
 
 def test_compacted_by_a_version_that_notes_nothing(tmp_path: Path) -> None:

@@ -153,8 +153,7 @@ def test_calls_that_are_postponed(thread: StoreThread) -> None:
     asking = [begin(0), begin(1)]
     assert thread.run(lambda: "at once") == "at once"
     assert ran == []
-    may_go.set()
-    thread.retry_postponed()
+    thread.run(may_go.set)  # they are tried again once it has run
     for it in asking:
         it.join(PATIENCE_S)
     assert ran == [0, 1]

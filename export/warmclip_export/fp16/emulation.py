@@ -184,7 +184,7 @@ def run_rows(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     # An output that tells how far a value goes is made right after it. In the default order all of
-    # them come last, and each value is kept for its own: 9 GB for an image tower of 143 MB.
+    # them come last, and each value is kept for its own: 6 GB for an image tower of 143 MB.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if folder is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, str(folder.absolute()))

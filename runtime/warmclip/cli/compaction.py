@@ -30,7 +30,9 @@ def compact_if_it_pays(terminal: Terminal, store: "VectorStore", name: str) -> N
         if done is not None:
             _remark(terminal, f"compacted in {done.seconds:.1f} s")
     except StoreError as exc:
-        terminal.note(f"all is stored, but {exc}. `warmclip collections optimize {name}` does it")
+        terminal.note(
+            f"{exc}. All pictures are stored; `warmclip collections optimize {name}` compacts them"
+        )
     except KeyboardInterrupt:
         terminal.note(f"stopped; all is stored. `warmclip collections optimize {name}` compacts it")
 

@@ -190,7 +190,8 @@ def _written() -> Iterator[None]:
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
         raise OutputUnwritable(
-            f"the answer could not be written to stdout: {exc.strerror}"
+            f"the answer could not be written to standard output: {exc.strerror}; make room, or "
+            "write it elsewhere"
         ) from exc
 
 

@@ -160,18 +160,18 @@ class EmbeddedEngine:
         had_graph, before = self.has_graph(collection), self.describe(collection)
         try:
             self._call(lambda: self._begin_copy(collection, copy))
-            copy.make()
-            self._thread.retry_postponed()
+            self._copy_files(collection, copy)
             done = copy.compact(with_graph=with_graph, progress=progress or _tell_nobody)
             if done:
                 self._call(copy.open)
                 copy.catch_up(self._call)
-                self._call(lambda: self._adopt_copy(collection, copy))
+                former = self._call(lambda: self._adopt_copy(collection, copy))
+                shutil.rmtree(former, ignore_errors=True)
         except OSError as exc:
             raise _failure(self._folder, exc) from exc
         finally:
             self._call(lambda: self._drop_copy(collection, copy))
-            self._thread.retry_postponed()
+            shutil.rmtree(copy.path, ignore_errors=True)
         after = self.describe(collection)
         return Optimized(
             done=done,
@@ -195,17 +195,25 @@ class EmbeddedEngine:
         self._copies[collection] = copy
         copy.begin(self._shard(collection))
 
-    def _adopt_copy(self, collection: str, copy: CollectionCopy) -> None:
+    def _copy_files(self, collection: str, copy: CollectionCopy) -> None:
+        try:
+            copy.copy_files()
+        except OSError:
+            # A collection that was deleted meanwhile is no failure of the disk.
+            self._call(lambda: copy.check(self._open.get(collection)))
+            raise
+        self._call(copy.end_copying)
+
+    def _adopt_copy(self, collection: str, copy: CollectionCopy) -> Path:
         copy.check(self._open.get(collection))
         copy.finish()
         self._open.pop(collection).close()
-        self._catalog.replace(collection, copy.path)
+        return self._catalog.replace(collection, copy.path)
 
     def _drop_copy(self, collection: str, copy: CollectionCopy) -> None:
         if self._copies.get(collection) is copy:
             del self._copies[collection]
         copy.close()
-        shutil.rmtree(copy.path, ignore_errors=True)
 
     def rebuild_collection(self, collection: str, dim: int) -> Salvage:
         """See ``Engine``."""
@@ -365,7 +373,7 @@ class EmbeddedEngine:
     def _write(self, collection: str, write: Callable[[Shard], None]) -> None:
         def run() -> None:
             copy = self._copies.get(collection)
-            if copy is not None and not copy.is_made:
+            if copy is not None and not copy.is_copied:
                 raise Postponed
             try:
                 shard = self._shard(collection)

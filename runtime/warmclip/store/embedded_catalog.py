@@ -3,15 +3,16 @@
     <folder>/.owner                the lock
     <folder>/store.json            format, version of the engine, aliases; replaced as a whole
     <folder>/shards/<collection>/  the engine's files of one collection
-    <folder>/damaged/              collections that were set aside by a rebuild
+    <folder>/shards/.former-<..>/  while a compacted copy takes a collection's place: two renames
+    <folder>/damaged/              collections that were set aside
 
 A collection is there as soon as its folder has its name, and gone as soon as it has lost it: both
-are one rename. Work that was not finished has a name of ``UNFINISHED``, and is removed.
+are one rename. A killed compaction is completed or undone when the store is opened next. Other
+work that was not finished has a name of ``UNFINISHED``, and is removed.
 """
 
 import json
 import logging
-import os
 import shutil
 import time
 from importlib.metadata import version
@@ -19,16 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from warmclip.errors import StoreDamaged, StoreError
-from warmclip.fsutil import replace_file
+from warmclip.fsutil import replace_file, write_out
 from warmclip.store.embedded_layout import is_compacted
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # 1 was qdrant-client's local mode
 
-UNFINISHED = (".new-", ".gone-", ".indexes-", ".copy-")
-"""What the names of folders begin with that are made, deleted, set aside while one is opened, or
-compacted."""
+UNFINISHED = (
+    ".new-",  # a collection that is being made
+    ".gone-",  # one that is being deleted
+    ".indexes-",  # damaged payload indexes, while new ones are made
+    ".copy-",  # of a collection, which is being compacted
+)
+"""What the names of folders begin with that nobody needs after a crash."""
 
 _FORMER = ".former-"  # of a collection whose copy is about to take its place
 
@@ -109,15 +114,21 @@ class Catalog:
         """Where a copy of a collection is made, which nobody else writes to even after a kill."""
         return self._shards / f".copy-{collection}.{time.time_ns()}"
 
-    def replace(self, collection: str, copy: Path) -> None:
-        """Let the files of a copy be the collection's. A kill leaves the ones or the others."""
+    def replace(self, collection: str, copy: Path) -> Path:
+        """Let the files of a copy be the collection's. A kill leaves the ones or the others.
+
+        Returns:
+            Where the former files are, to be deleted.
+        """
         former = self._shards / f"{_FORMER}{collection}"
         self.path(collection).rename(former)
         try:
             copy.rename(self.path(collection))
-            _write_out(self._shards)  # before the former files go
-        finally:
-            self._settle(former)
+        except OSError:
+            former.rename(self.path(collection))
+            raise
+        write_out(self._shards)  # before the former files go
+        return self._let_go(former, collection)
 
     def _settle(self, former: Path) -> None:
         """Remove the former files of a collection, or let them be its files if it has none."""
@@ -126,21 +137,18 @@ class Catalog:
         if not path.exists():
             former.rename(path)
         elif is_compacted(path):
-            self._delete(former, collection)
+            _remove(self._let_go(former, collection))
         else:  # not the copy: a version that knows of none has begun the collection anew
             place = self._set_aside(former, collection)
             log.warning("%s was begun anew after a crash; its former pictures: %s", path, place)
 
     def remove(self, collection: str) -> None:
         """Delete a collection's files."""
-        self._delete(self.path(collection), collection)
+        _remove(self._let_go(self.path(collection), collection))
 
-    def _delete(self, path: Path, collection: str) -> None:
+    def _let_go(self, path: Path, collection: str) -> Path:
         # By a rename: half of them must never be taken for the collection's.
-        gone = self._shards / f".gone-{collection}"
-        _remove(gone)
-        path.rename(gone)
-        _remove(gone)
+        return path.rename(self._shards / f".gone-{collection}.{time.time_ns()}")
 
     def set_aside(self, collection: str) -> Path:
         """Move a damaged collection's files out of the way; returns where they are now."""
@@ -200,15 +208,6 @@ def _remove(path: Path) -> None:
     else:
         # A compactor whose owner was killed may still write there.
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_out(folder: Path) -> None:
-    """Have the disk know what was renamed in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _numbers(release: str) -> list[int]:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from warmclip.errors import StoreError
+from warmclip.fsutil import write_out
 from warmclip.store.embedded_layout import make_config, note_files, read_dim
 from warmclip.store.embedded_shard import Shard
 
@@ -36,17 +37,9 @@ def compact(path: Path, *, with_graph: bool) -> bool:
         raise
     shard.close()
     note_files(path)
-    for file in path.rglob("*"):  # the engine leaves what it has built to the system
-        _write_out(file)
+    for file in (path, *path.rglob("*")):  # the engine leaves what it has built to the system
+        write_out(file)
     return done
-
-
-def _write_out(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _leave_with_parent() -> None:

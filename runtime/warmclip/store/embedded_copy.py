@@ -29,15 +29,17 @@ _REASON_CHARS = 300
 class CollectionCopy:
     """A copy that is being compacted.
 
-    But for ``make`` and ``compact``, which take long, it is used by the store's thread alone.
+    ``copy_files``, ``compact`` and ``catch_up`` take long, and are for the thread that waits for
+    them. All else is for the store's thread.
     """
 
     path: Path  # of its files
     source: Shard | None = None  # the collection
-    is_made: bool = False  # until then nothing may be written to the collection
+    is_copied: bool = False  # until then nothing may be written to the collection
     points: int = 0  # in it
     writes: list[Callable[[Shard], None]] = field(default_factory=list)  # since then
-    made: Shard | None = None  # the copy, once it is compacted and open
+    is_outdated: bool = False  # more was written than is kept
+    shard: Shard | None = None  # the copy, once it is compacted and open
 
     def begin(self, source: Shard) -> None:
         """Prepare a collection to be copied.
@@ -50,7 +52,7 @@ class CollectionCopy:
         self.points = source.count()
         self.source = source
 
-    def make(self) -> None:
+    def copy_files(self) -> None:
         """Copy the collection's files.
 
         Raises:
@@ -58,17 +60,19 @@ class CollectionCopy:
         """
         assert self.source is not None  # noqa: S101 - it was begun
         _copy_files(self.source.path, self.path)
-        self.is_made = True
+
+    def end_copying(self) -> None:
+        """Let the collection be written to again."""
+        self.is_copied = True
 
     def note(self, source: Shard, write: Callable[[Shard], None]) -> None:
         """Keep what was written into the collection."""
-        if source is self.source and not self.is_outdated:
+        if source is not self.source:
+            return
+        if len(self.writes) < _MOST_WRITES:
             self.writes.append(write)
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether more was written than is kept."""
-        return len(self.writes) >= _MOST_WRITES
+        else:
+            self.is_outdated = True
 
     def check(self, source: Shard | None) -> None:
         """See that it can still take the place of a collection, as that is open now.
@@ -121,10 +125,10 @@ class CollectionCopy:
         """
         check_space(self.path)
         try:
-            self.made = Shard.load(self.path)
+            self.shard = Shard.load(self.path)
         except StoreDamaged as exc:
             raise _unequal(str(exc)) from exc
-        _check_equal(self.made, self.points)
+        _check_equal(self.shard, self.points)
 
     def catch_up(self, call: Callable[[Callable[[], None]], None]) -> None:
         """Carry out in it most of what was written meanwhile, in pieces that others wait for.
@@ -145,23 +149,23 @@ class CollectionCopy:
                 changed there.
         """
         assert self.source is not None  # noqa: S101 - `check` has seen it
-        assert self.made is not None  # noqa: S101 - it was opened
+        assert self.shard is not None  # noqa: S101 - it was opened
         while self.writes:
             self._write_some()
-        _check_equal(self.made, self.source.count())
-        made, self.made = self.made, None
-        made.close()
+        _check_equal(self.shard, self.source.count())
+        shard, self.shard = self.shard, None
+        shard.close()
 
     def close(self) -> None:
         """Let go of its files, whatever became of it."""
-        if self.made is not None:
-            self.made.abandon()
-            self.made = None
+        if self.shard is not None:
+            self.shard.abandon()
+            self.shard = None
 
     def _write_some(self) -> None:
-        assert self.made is not None  # noqa: S101 - it was opened
+        assert self.shard is not None  # noqa: S101 - it was opened
         for write in self.writes[:_WRITES_AT_ONCE]:
-            write(self.made)
+            write(self.shard)
         del self.writes[:_WRITES_AT_ONCE]
 
 
@@ -202,7 +206,7 @@ def _end(stderr: str) -> str:
 def _written_meanwhile() -> StoreError:
     return StoreError(
         "the collection was not compacted: too much was written to it meanwhile. Nothing is lost: "
-        "run the same command again when nothing is indexed"
+        "compact it when nothing is indexed"
     )
 
 

@@ -158,7 +158,7 @@ class RemoteEngine:
 
     def has_graph(self, collection: str) -> bool:
         """See ``Engine``."""
-        return self._own is not None and self._own.has_graph(collection)
+        return bool(self.describe(collection)["graph"])
 
     def delete_collection(self, collection: str) -> None:
         """See ``Engine``."""
@@ -244,7 +244,7 @@ class RemoteEngine:
         return StoreUnreachable(
             f"process {owner} owns the embedded store {self._folder}, and has not answered for "
             f"{self._patience_s:g} s: it was stopped, is converting a store of the former "
-            "format, or builds an index. Ask again when it goes on or has ended"
+            "format, or copies a large collection. Ask again when it goes on or has ended"
         )
 
     def _refusal(self) -> StoreHeld:

@@ -25,7 +25,14 @@ import qdrant_edge as edge
 from warmclip.child_locks import keep_from_children, leave_to_children
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.fsutil import replace_file
-from warmclip.store.embedded_layout import find_torn, is_cold, make_config, make_index, note_files
+from warmclip.store.embedded_layout import (
+    find_torn,
+    is_cold,
+    is_compacted,
+    make_config,
+    make_index,
+    note_files,
+)
 from warmclip.store.filters import INDEXED
 
 log = logging.getLogger(__name__)
@@ -92,6 +99,7 @@ class Shard:
                 raise StoreDamaged(f"{path / file} is not whole", collection=path.name)
         # What a killed ``optimize`` had written: as much again as the collection.
         shutil.rmtree(path / "temp_segments", ignore_errors=True)
+        is_healed = False
         try:
             opened = _opened(path, config, torn)
         except _EngineError as exc:
@@ -102,11 +110,11 @@ class Shard:
                 reason = f"{path} cannot be opened: {exc}"
                 raise StoreDamaged(reason, collection=path.name) from exc
             log.warning("the payload indexes in %s were damaged, and are made anew", path)
-            opened = healed
-            if torn:
-                note_files(path)
+            opened, is_healed = healed, True
         shard = cls(path, opened)
         shard.prepare()
+        if is_healed and is_compacted(path):
+            note_files(path)
         if not partial:
             shard._check()
         return shard

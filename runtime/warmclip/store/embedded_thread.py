@@ -18,7 +18,7 @@ _LOOKS_S = 1.0  # how often a waiting caller looks whether the thread still runs
 
 
 class Postponed(Exception):
-    """Raised by a call that has to wait: with later calls it is tried again, before them."""
+    """Raised by a call that has to wait for another: it is tried again whenever one has run."""
 
 
 class _Call(Generic[T]):
@@ -98,10 +98,6 @@ class StoreThread:
                 raise StoreError("the embedded store is closed")
         return call.result()
 
-    def retry_postponed(self) -> None:
-        """Try those again that were postponed: what they waited for is over."""
-        self.run(lambda: None)
-
     def stop(self, finish: Callable[[], None]) -> None:
         """Let the thread end with a last call, and wait for it; twice is no error."""
         if self._thread.is_alive():  # which it is not in a forked child
@@ -125,6 +121,11 @@ class StoreThread:
                 for it in postponed:
                     it.fail(StoreError("the embedded store is closed"))
                 return
-            postponed = [it for it in (*postponed, call) if not it.run()]
+            waiting = [*postponed, call]
+            postponed = [it for it in waiting if not it.run()]
+            while 0 < len(postponed) < len(waiting):  # what ran may be what they waited for
+                waiting = postponed
+                postponed = [it for it in waiting if not it.run()]
+            del waiting
             del call  # its result may be large
             timeout = self._idle_s

@@ -237,7 +237,8 @@ class VectorStore(Protocol):
         """Compact an embedded collection: it opens faster, and deleted points leave no room.
 
         A copy of it is compacted in a process of its own, and takes its place when it is whole:
-        the disk needs room for the collection twice more. Searches, and writing, go on meanwhile.
+        the disk needs room for the collection twice more. Searches go on meanwhile; what is
+        written waits while the files are copied.
 
         Args:
             name: of the collection.

@@ -202,9 +202,9 @@ def optimize(
 ) -> None:
     """Compact a collection of the embedded store: it opens faster, and gives back unused room.
 
-    Searches are exact, as before. `index` does it by itself once 20,000 pictures, and a tenth of
-    all, are new. It needs room on the disk for the collection twice more; other commands are
-    served meanwhile.
+    Searches are exact; a graph that is there goes. `index` does it by itself once 20,000
+    pictures, and a tenth of all, are new. It needs room on the disk for the collection twice
+    more; other commands are served meanwhile.
     """
     with open_terminal(as_json, verbose, when_stopped=_WHEN_STOPPED) as terminal:
         from warmclip.store.open import open_store

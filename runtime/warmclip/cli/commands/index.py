@@ -102,6 +102,9 @@ def index(
                 retry_unreadable=retry_unreadable,
                 exclude=exclude or (),
             )
+            if report is not None:
+                show_index_report(terminal, report)
+                raise typer.Exit(report.exit_code)
         else:
             from warmclip.store.open import share_store
 
@@ -117,10 +120,8 @@ def index(
                         progress=progress,
                     )
                 show_index_report(terminal, report)
+                del indexer  # and its model, before a compaction takes memory
                 compact_if_it_pays(terminal, store, settings.collection)
-            raise typer.Exit(report.exit_code)
-        if report is not None:
-            show_index_report(terminal, report)
             raise typer.Exit(report.exit_code)
 
 
