@@ -1,11 +1,11 @@
 """The memory that an export takes, and how much of it there is."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from warmclip.inference.bundle import Tower
+from warmclip.inference.machine import memory_bytes
 
 # Within a fifth of the peaks of whole models in docs/reference/coverage.md, but for
 # MobileCLIP2-S2, which was measured when the emulation took more.
@@ -32,12 +32,7 @@ def find_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
         found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text(), re.MULTILINE)
     except OSError:
         found = None
-    if found:
-        return int(found[1]) * 1024
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
+    return int(found[1]) * 1024 if found else memory_bytes()
 
 
 def memory_warning(needed: int, there: int | None) -> str:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from warmclip.fsutil import write_out
 from warmclip.inference.bundle import MANIFEST, FileRecord
 from warmclip_export.errors import ExportRefused
 
@@ -95,7 +96,7 @@ def staged_bundle(target: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    _sync_folder(staging)
+    write_out(staging)
     old = _hidden(target, "old", os.getpid())
     replaced = target.exists()
     if replaced:
@@ -106,7 +107,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
         if replaced:
             old.rename(target)
         raise
-    _sync_folder(target.parent)
+    write_out(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -137,11 +138,3 @@ def _alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

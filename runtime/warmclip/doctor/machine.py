@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmclip.inference.machine import chip, macos_version, os_build, usable_cores
+from warmclip.inference.machine import (
+    chip,
+    macos_version,
+    memory_bytes,
+    os_build,
+    usable_cores,
+)
 from warmclip.sysctl import read_sysctl
 
 _OURS = (
@@ -71,7 +77,7 @@ def read_machine(environ: Mapping[str, str]) -> Machine:
         chip=chip(),
         cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=memory_bytes(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         packages=packages,
@@ -144,10 +150,3 @@ def _distribution() -> str:
 def _is_translated() -> bool:
     """Whether an Intel program runs here on Apple Silicon."""
     return read_sysctl("sysctl.proc_translated") == "1"
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None

@@ -73,6 +73,14 @@ def usable_cores() -> int:
     return max(1, cores if quota is None else min(cores, int(quota)))
 
 
+def memory_bytes() -> int | None:
+    """All the memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
 def _physical_cores() -> int:
     if not hasattr(os, "sched_getaffinity"):  # macOS, where a core has one thread
         # Of the fast ones: a thread on an efficiency core keeps all others waiting.

@@ -27,7 +27,7 @@ from warmclip.store.embedded_catalog import Catalog
 from warmclip.store.embedded_conversion import convert_local_store, remove_former_files
 from warmclip.store.embedded_copy import CollectionCopy
 from warmclip.store.embedded_filters import to_filter
-from warmclip.store.embedded_layout import has_graph
+from warmclip.store.embedded_layout import has_graph, size_bytes
 from warmclip.store.embedded_listener import listen
 from warmclip.store.embedded_lock import check_lock, lock_store
 from warmclip.store.embedded_questions import answer
@@ -132,8 +132,8 @@ class EmbeddedEngine:
             "points": told.points_count,
             "segments": told.segments_count,
             "indexed_vectors": told.indexed_vectors_count,
-            "graph": self.has_graph(collection),
-            "size_bytes": self._call(lambda: self._catalog.size_bytes(collection)),
+            "graph": has_graph(self._catalog.path(collection)),
+            "size_bytes": self._call(lambda: size_bytes(self._catalog.path(collection))),
         }
 
     def count_uncompacted(self, collection: str) -> int:
@@ -147,17 +147,13 @@ class EmbeddedEngine:
 
         return self._call(count)
 
-    def has_graph(self, collection: str) -> bool:
-        """See ``Engine``."""
-        return has_graph(self._catalog.path(collection))
-
     def optimize(
         self, collection: str, *, with_graph: bool, progress: Progress | None = None
     ) -> Optimized:
         """See ``Engine``. Who writes while the files are copied waits for that."""
         copy = CollectionCopy(self._catalog.name_copy(collection))
         started = time.monotonic()
-        had_graph, before = self.has_graph(collection), self.describe(collection)
+        before = self.describe(collection)
         try:
             self._call(lambda: self._begin_copy(collection, copy))
             self._copy_files(collection, copy)
@@ -180,8 +176,8 @@ class EmbeddedEngine:
             seconds=time.monotonic() - started,
             size_bytes=after["size_bytes"],
             former_size_bytes=before["size_bytes"],
-            had_graph=had_graph,
-            has_graph=self.has_graph(collection),
+            had_graph=before["graph"],
+            has_graph=after["graph"],
         )
 
     def _begin_copy(self, collection: str, copy: CollectionCopy) -> None:

@@ -95,11 +95,6 @@ class Catalog:
         """Whether a collection's files were moved elsewhere, and its folder is a link to them."""
         return self.path(collection).is_symlink()
 
-    def size_bytes(self, collection: str) -> int:
-        """The room that a collection's files take on the disk."""
-        files = self.path(collection).rglob("*")
-        return sum(it.stat().st_blocks * 512 for it in files if it.is_file())
-
     def begin(self, collection: str) -> Path:
         """Where the files of a collection are made that is not there yet."""
         path = self._shards / f".new-{collection}"

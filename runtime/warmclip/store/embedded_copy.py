@@ -16,6 +16,7 @@ from subprocess import PIPE
 from warmclip.children import ChildProcess, describe_exit
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.progress import Progress
+from warmclip.store.embedded_layout import size_bytes
 from warmclip.store.embedded_shard import Shard, check_space
 
 _BLOCK_BYTES = 256 * 1024
@@ -48,7 +49,7 @@ class CollectionCopy:
             StoreError: there is no room for the copy and what is made of it, or it failed.
         """
         source.flush()
-        check_space(source.path, needed_bytes=2 * _size_bytes(source.path))
+        check_space(source.path, needed_bytes=2 * size_bytes(source.path))
         self.points = source.count()
         self.source = source
 
@@ -192,10 +193,6 @@ def _copy_file(source: Path, target: Path) -> None:
             else:
                 written.write(memoryview(block)[:count])
         written.truncate(written.tell())
-
-
-def _size_bytes(path: Path) -> int:
-    return sum(it.stat().st_blocks * 512 for it in path.rglob("*") if it.is_file())
 
 
 def _end(stderr: str) -> str:

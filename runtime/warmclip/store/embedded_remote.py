@@ -156,10 +156,6 @@ class RemoteEngine:
         """See ``Engine``."""
         return 0 if self._own is None else self._own.count_uncompacted(collection)
 
-    def has_graph(self, collection: str) -> bool:
-        """See ``Engine``."""
-        return bool(self.describe(collection)["graph"])
-
     def delete_collection(self, collection: str) -> None:
         """See ``Engine``."""
         self._ask("delete_collection", collection=collection)

@@ -80,10 +80,6 @@ class Engine(Protocol):
         """How many points came since ``optimize``; 0 where it is not ours to do."""
         ...
 
-    def has_graph(self, collection: str) -> bool:
-        """Whether an embedded collection has a graph, by which searches are approximate."""
-        ...
-
     def delete_collection(self, collection: str) -> None:
         """Delete a collection; one that is not there is no error."""
         ...

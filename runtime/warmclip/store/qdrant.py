@@ -207,7 +207,7 @@ class QdrantStore:
         """See ``VectorStore.wants_compaction``."""
         collection = self._aliases.require(name)
         added = self._engine.count_uncompacted(collection)
-        if added < COMPACTED_FROM or self._engine.has_graph(collection):
+        if added < COMPACTED_FROM or self._engine.describe(collection)["graph"]:
             return False
         return added >= _PART_ADDED * self._engine.count(collection)
 

@@ -148,10 +148,6 @@ class ServerEngine:
         """See ``Engine``."""
         return 0
 
-    def has_graph(self, collection: str) -> bool:  # noqa: ARG002 - the protocol's
-        """See ``Engine``: it is not embedded."""
-        return False
-
     def delete_collection(self, collection: str) -> None:
         """See ``Engine``."""
         self._calls(lambda: self._client.delete_collection(collection))
