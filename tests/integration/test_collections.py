@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 
 from running import environment_of, run, running_worker
+from standins.dying_store import end_at_step
 from standins.points import OTHER, SPACE, point
 from standins.redis_server import free_port
 from warmclip.errors import NotStored, SettingsError
@@ -88,29 +87,6 @@ def test_deleted(store: QdrantStore) -> None:
     assert list(store.scroll("images")) == []
 
 
-_DELETE = """
-import os
-import signal
-import sys
-from pathlib import Path
-from warmclip.store.qdrant import QdrantStore
-
-left = int(sys.argv[2])
-
-def die(event, arguments):
-    global left
-    if event in ("os.rename", "shutil.rmtree"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-store = QdrantStore.embedded(Path(sys.argv[1]))
-sys.addaudithook(die)
-store.delete_name("images")
-store.close()
-"""
-
-
 def test_killed_while_deleting(tmp_path: Path) -> None:
     """Wherever it dies, the collection is whole or gone, and the same command completes it."""
     steps = 0
@@ -118,12 +94,10 @@ def test_killed_while_deleting(tmp_path: Path) -> None:
         folder = tmp_path / f"{step}"
         with QdrantStore.embedded(folder) as store:
             fill(store)
-        done = subprocess.run(
-            [sys.executable, "-c", _DELETE, str(folder), str(step)], env=os.environ, check=False
-        )
-        if done.returncode == 0:
+        code = end_at_step(folder, step, 'store.delete_name("images"); store.close()')
+        if code == 0:
             break
-        assert done.returncode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         steps += 1
         with QdrantStore.embedded(folder) as store:
             if store.list_names():

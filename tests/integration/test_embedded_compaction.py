@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 
-from running import start_python
 from small_disk import small_disk
+from standins.dying_store import end_at_step
 from standins.points import DIM, SPACE, point, vector
 from warmclip.cli.compaction import compact_if_it_pays
 from warmclip.cli.console import Terminal
@@ -391,44 +391,21 @@ def test_at_the_end_of_an_index(
     assert not list((tmp_path / "qdrant" / "shards").glob(".*"))
 
 
-_KILLED_AT = """
-import os
-import signal
-import sys
-from pathlib import Path
-from warmclip.store.qdrant import QdrantStore
-
-left = int(sys.argv[2])
-
-def die(event, arguments):
-    global left
-    if event in ("os.rename", "shutil.rmtree"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-store = QdrantStore.embedded(Path(sys.argv[1]))
-store.count_points("images")
-sys.addaudithook(die)
-store.optimize_collection("images")
-"""
-
-
 def test_killed_at_every_step(tmp_path: Path) -> None:
     """Wherever the owner dies: the next one finds all that was stored, and nothing left behind."""
     whole = tmp_path / "whole"
     with open_store(whole, range(300)) as store:
         before = told(store)
+    use = 'store.optimize_collection("images")'
     for step in range(1, 100):
         folder = tmp_path / "qdrant"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(whole, folder)
-        with start_python(_KILLED_AT, folder, step) as child:
-            child.communicate()
+        code = end_at_step(folder, step, use)
         with QdrantStore.embedded(folder) as store:
             assert told(store) == before
         assert not list((folder / "shards").glob(".*"))
-        if child.returncode != -signal.SIGKILL:
+        if code != -signal.SIGKILL:
             break
     assert 5 < step < 100
 
