@@ -126,7 +126,8 @@ def test_process_that_ends_without_closing_the_store() -> None:
     assert child.stdout == b"done\n"
 
 
-def test_calls_that_are_postponed(thread: StoreThread) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_calls_that_are_postponed(thread: StoreThread, count: int) -> None:
     """They keep their order, others pass by, and who waits is told when the store is closed."""
     may_go, ran = threading.Event(), list[int]()
     tried = [threading.Event() for _ in range(3)]
@@ -150,15 +151,15 @@ def test_calls_that_are_postponed(thread: StoreThread) -> None:
         assert tried[number].wait(PATIENCE_S)
         return asking
 
-    asking = [begin(0), begin(1)]
+    asking = [begin(number) for number in range(count)]
     assert thread.run(lambda: "at once") == "at once"
     assert ran == []
     thread.run(may_go.set)  # they are tried again once it has run
     for it in asking:
         it.join(PATIENCE_S)
-    assert ran == [0, 1]
+    assert ran == list(range(count))
     may_go.clear()
-    last = begin(2)
+    last = begin(count)
     thread.stop(lambda: None)
     last.join(PATIENCE_S)
     assert refused == ["the embedded store is closed"]
