@@ -114,6 +114,18 @@ def test_forked_child(thread: StoreThread) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.parametrize("numbers", [-1, 1])
+def test_number_of_a_forked_child(
+    thread: StoreThread, monkeypatch: pytest.MonkeyPatch, numbers: int
+) -> None:
+    """It is below its parent's once the system's numbers have begun anew."""
+    ours = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: ours + numbers)
+    with pytest.raises(StoreError, match="forked child"):
+        thread.run(lambda: None)
+    monkeypatch.undo()
+
+
 def test_process_that_ends_without_closing_the_store() -> None:
     """It ends: the thread does not keep it."""
     program = (
