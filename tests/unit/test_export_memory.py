@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from warmclip.inference.bundle import Tower
 from warmclip_export.memory import estimate_memory, find_memory, memory_warning
 
 
@@ -35,6 +36,14 @@ def test_export_that_may_not_fit_is_warned_of() -> None:
 
     assert "about 8.8 GB" in said
     assert "4.1 GB" in said
+
+
+@pytest.mark.parametrize(("image", "text", "gigabytes"), [(0.35, 0.25, 5.5), (0.0, 1.5, 10.0)])
+def test_memory_is_about_what_was_measured(image: float, text: float, gigabytes: float) -> None:
+    """EVA02-B-16 and ViT-B-16-SigLIP2-256, as docs/reference/coverage.md has them."""
+    weights: dict[Tower, int] = {"image": int(image * 1e9), "text": int(text * 1e9)}
+
+    assert estimate_memory(weights) == pytest.approx(gigabytes * 1e9, rel=0.01)
 
 
 def test_unknown_weights_take_an_unknown_amount() -> None:

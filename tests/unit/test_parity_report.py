@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from warmclip.inference.arrays import Vectors, unit_rows
+from warmclip.inference.bundle import Precision
 from warmclip.inference.providers import CPU, PROVIDERS, Provider
 from warmclip_export.errors import ExportRefused
 from warmclip_export.parity import plots, report
@@ -81,6 +82,26 @@ def test_bounds_are_strictest_between_cpu_and_cpu() -> None:
     assert (
         find_bounds(int8, "int8", "cpu") == find_bounds(int8, "int8", "mps") == cpu_bounds("int8")
     )
+
+
+@pytest.mark.parametrize("provider", [CPU, PROVIDERS["cpu-int8"]])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_no_bound_lets_everything_pass(
+    provider: Provider, precision: Precision, device: str
+) -> None:
+    """What every target must hold, whoever computes, for its vectors to be of any use."""
+    bounds = find_bounds(provider, precision, device)
+
+    assert 0 < bounds.difference <= 0.04
+    assert 0.995 <= bounds.cosine < 1
+    assert 0 <= bounds.runs <= 0.01
+    assert 0 < bounds.batches <= 0.01
+    assert 0 < bounds.tie <= 0.005
+    assert bounds.tie <= bounds.score <= 0.05
+    assert 0.95 <= min(bounds.top1, bounds.top10) <= max(bounds.top1, bounds.top10) <= 1
+    assert 0.98 <= bounds.rank_correlation < 1
+    assert bounds.times_nearer >= 1
 
 
 def test_same_vectors_find_the_same() -> None:
