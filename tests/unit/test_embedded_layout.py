@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+import qdrant_edge as edge
 
 from warmclip.errors import StoreDamaged
 from warmclip.store.embedded_layout import (
     find_torn,
     has_graph,
+    is_cold,
     is_compacted,
     note_files,
     read_dim,
@@ -61,6 +63,7 @@ def test_what_is_noted(tmp_path: Path) -> None:
         {
             _VECTORS: "1234",
             "segments/a/ids": "12",
+            "segments/a/ids.mappings": "1",
             "segments/a/payload_index/path/values.bin": "123",
             "segments/a/segment.json": "{}",
             "segments/b/vector_storage/chunk_0.mmap": "1234",
@@ -73,6 +76,7 @@ def test_what_is_noted(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "files.json").read_text()) == {
         _VECTORS: 4,
         "segments/a/ids": 2,
+        "segments/a/ids.mappings": 1,
         "segments/a/payload_index/path/values.bin": 3,
     }
 
@@ -119,6 +123,20 @@ def test_length_of_vectors(tmp_path: Path) -> None:
         with pytest.raises(StoreDamaged, match=str(tmp_path)) as raised:
             read_dim(tmp_path)
         assert raised.value.collection == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (edge.KeywordIndexParams(memory=edge.Memory.Cold), True),
+        (edge.IntegerIndexParams(memory=edge.Memory.Cold), True),
+        (edge.KeywordIndexParams(), False),
+        (None, False),  # as the engine tells of one that was made by its kind alone
+    ],
+)
+def test_mapped_index(params: "edge.PayloadSchemaParams | None", expected: bool) -> None:
+    """One that a former version made is in memory."""
+    assert is_cold(params) is expected
 
 
 def test_size(tmp_path: Path) -> None:

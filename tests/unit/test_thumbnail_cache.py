@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmclip.indexing.thumbnail_cache import FOLDER, ThumbnailCache
+from warmclip.indexing.thumbnail_cache import FOLDER, ThumbnailCache, is_version, version_of
 
 JPEG = b"\xff\xd8" + bytes(1000) + b"\xff\xd9"
 
@@ -44,9 +44,26 @@ def test_too_many(tmp_path: Path) -> None:
         cache.put(version(number), JPEG)
         os.utime(tmp_path / FOLDER / version(number), (number, number))
     assert cache.get(version(2)) == JPEG  # it is used now
-    cache.put(version(64), JPEG)
-    kept = {number for number in range(1, 65) if cache.get(version(number))}
-    assert kept == {2, *range(15, 31), 64}
+    cache.put(version(128), JPEG)
+    kept = {number for number in range(1, 129) if cache.get(version(number))}
+    assert kept == {2, *range(15, 31), 128}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (version_of("0123456789abcdef" * 4, 1600, 2), True),
+        (version_of("0123456789abcdef" * 4, 64, 100), True),
+        (version_of("0123456789ABCDEF" * 4, 64, 2), False),
+        (version_of("short", 64, 2), False),
+        (version(1) + "\n", False),
+        (f"../{version(1)}", False),
+        ("", False),
+    ],
+)
+def test_what_names_a_drawing(text: str, expected: bool) -> None:
+    """The digest, the side and the way of drawing, and nothing that leads elsewhere."""
+    assert is_version(text) is expected
 
 
 def test_digest_that_is_a_path(tmp_path: Path) -> None:
