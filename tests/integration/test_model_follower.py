@@ -189,6 +189,7 @@ def test_turn(connection: Redis) -> None:
         assert 55 <= connection.ttl(key) <= 60
         connection.expire(key, 5)
     theirs.keep()
+    assert not theirs.take()  # asking for it does not prolong it: whoever has it may be dead
     assert connection.ttl(key) <= 5
     ours.keep()
     assert connection.ttl(key) > 5

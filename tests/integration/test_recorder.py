@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ from warmclip.work.horse.report import JobReport, Outcome
 from warmclip.work.liveness import worker_fields
 from warmclip.work.recorder import JobRecorder, Running
 from warmclip.work.recovery import OrphanRecovery
-from warmclip.work.rq_worker import RqWorker
+from warmclip.work.rq_worker import LIFE_S, RqWorker
 
 pytestmark = pytest.mark.usefixtures("server_binary")
 
@@ -162,6 +163,8 @@ def test_start(worker: Worker, connection: Redis) -> None:
     assert job.started_at is not None
     assert [it.id for it in job.get_executions()] == [running.execution.id]
     assert worker.rq.get_current_job_id() == job.id
+    # While the job's heartbeats come, RQ lists it as its worker's.
+    assert connection.ttl(worker.rq.executions_key) > LIFE_S
 
 
 @pytest.mark.parametrize("how", ["deleted", "cancelled"])
@@ -374,6 +377,18 @@ def test_gone_while_it_ran(worker: Worker, connection: Redis, how: str, outcome:
         assert job.get_status() == JobStatus.CANCELED
 
 
+def test_heartbeat_after_a_long_stop(worker: Worker, connection: Redis) -> None:
+    """A job whose execution Redis let expire meanwhile goes on, and has its record."""
+    job = enqueue(connection)
+    running = worker.start()
+    connection.delete(running.execution.key)
+    with connection.pipeline() as pipeline:
+        worker.recorder.keep_alive(running, pipeline)
+        worker.recorder.was_kept(running, pipeline.execute())
+    assert [it.id for it in job.get_executions()] == [running.execution.id]
+    assert job.get_status() == JobStatus.STARTED
+
+
 def test_deleted_job_with_a_heartbeat(worker: Worker, connection: Redis) -> None:
     """A heartbeat that comes late leaves nothing of it either."""
     job = enqueue(connection)
@@ -469,6 +484,56 @@ def test_how_often_a_job_runs(
     assert is_nowhere(worker, job)
 
 
+def test_asking_again_after_more_runs_than_that_allows(worker: Worker, connection: Redis) -> None:
+    """A job that ran again three times, and now returns a Retry of at most two, has failed."""
+    job = enqueue(connection)
+    connection.hset(job.key, "number_of_retries", 3)
+    worker.finish(worker.start(), "retry", '{"max": 2, "intervals": [0], "at_front": false}')
+    assert job.get_status() == JobStatus.FAILED
+    assert is_nowhere(worker, job)
+
+
+@pytest.mark.parametrize("at_front", [False, True])
+def test_where_a_job_that_asks_again_is_queued(
+    worker: Worker, connection: Redis, at_front: bool
+) -> None:
+    """Last, or first if it has asked for that."""
+    job, later = enqueue(connection), enqueue(connection)
+    text = json.dumps({"max": 1, "intervals": [0], "at_front": at_front})
+    worker.finish(worker.start(), "retry", text)
+    order = [job.id, later.id]
+    assert worker.queue.job_ids == (order if at_front else order[::-1])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text", "action", "error"),
+    [
+        ("success", "1", "job_done", None),
+        ("failure", "ValueError: no such folder", "job_failed", "ValueError"),
+    ],
+)
+def test_log_of_an_outcome(
+    worker: Worker,
+    connection: Redis,
+    caplog: pytest.LogCaptureFixture,
+    outcome: Outcome,
+    text: str,
+    action: str,
+    error: str | None,
+) -> None:
+    """It has the job, how long that took, and the kind of its error."""
+    caplog.set_level("INFO")
+    enqueue(connection)
+    running = worker.start()
+    worker.finish(running, outcome, text)
+    (record,) = (it for it in caplog.records if getattr(it, "action", None) == action)
+    fields = vars(record)
+    assert fields["job"] == running.job.id
+    assert 0 <= fields["seconds"] < 60
+    assert fields.get("error") == error
+    assert (error or "is done") in record.getMessage()
+
+
 def test_repeat_without_a_result(worker: Worker, connection: Redis) -> None:
     """A job that leaves nothing is deleted after its last repeat, not before."""
     job = enqueue(connection, result_ttl=0, repeat=Repeat(times=1))
@@ -509,12 +574,17 @@ def test_record_that_changes_for_ever(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After so many attempts the outcome is written all the same, and that is said."""
-    monkeypatch.setattr("warmclip.work.recorder._PAUSE_S", 0.0)
+    """After fifty attempts, between which it rests for a moment, the outcome is written all the
+    same, and that is said.
+    """
+    rests: list[float] = []
+    monkeypatch.setattr(time, "sleep", rests.append)
     job = enqueue(connection)
     running = worker.start()
     meanwhile(lambda: connection.hset(job.key, "description", "changed"), times=1000)
     worker.finish(running)
+    assert len(rests) == 50
+    assert 0 < max(rests) <= 0.2
     assert job.get_status() == JobStatus.FINISHED
     assert len(results(job)) == 1
     assert "changes all the time" in caplog.text

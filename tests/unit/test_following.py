@@ -87,6 +87,10 @@ def test_choice_of_models() -> None:
     assert choice.with_model(OLD).wanted == (OLD, NEW)
     assert choice.without(NEW) == ModelChoice(wanted=(OLD,), refused=(NEW,))
     assert choice.without(NEW).without(NEW).refused == (NEW,)
+    assert choice.without(OLD).wanted == (NEW,)
+    refused = choice.without(OLD).without(NEW)
+    assert refused.with_model(OLD).refused == (NEW,)  # one is tried again, the other is not
+    assert refused.with_model(str(bytes(OLD, "ascii"), "ascii")).refused == (NEW,)  # as it is read
 
 
 SWITCH = ModelSwitch(collection="images", former=OLD, now=NEW)
@@ -249,6 +253,7 @@ def test_difference(state: WorkerState, in_use: str | None, told: str | None) ->
         # How many have the former model, each time that somebody looks.
         ([0], [], 0),
         ([2, 1, 0], [(0, 2), (1, 2)], 0),
+        ([3, 1, 0], [(0, 3), (2, 3)], 0),
         ([1, 2, 0], [(0, 1), (0, 2)], 0),  # one more has started
         # Patience is since the last of them followed.
         ([2, 2, 2, 2, 2, 2, 2], [(0, 2)] * 5, 2),
