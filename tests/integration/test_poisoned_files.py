@@ -98,9 +98,11 @@ def test_key_of_another_kind(connection: Redis) -> None:
     connection.delete(KEY)
     connection.acl_setuser("reader", enabled=True, nopass=True, commands=["+@read"], keys=["*"])
     port = connection.connection_pool.connection_kwargs["port"]
-    with Redis(port=port, username="reader", password="") as reader:
-        with pytest.raises(NoPermissionError):
-            PoisonedFiles(reader).add(file_at("/a.png"))
+    with (
+        Redis(port=port, username="reader", password="") as reader,
+        pytest.raises(NoPermissionError),
+    ):
+        PoisonedFiles(reader).add(file_at("/a.png"))
 
 
 @pytest.mark.parametrize(

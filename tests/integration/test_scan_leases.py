@@ -89,8 +89,9 @@ def test_scanner_that_beats(connection: Redis, clock: Clock) -> None:
     """It lives however long, as long as its count grows; itself it never takes for dead."""
     first, second = ScanLeases(connection, lost_after_s=5.0), ScanLeases(connection)
     for _ in range(10):
-        first.beat()
         second.beat()
+        first.beat()
+        assert first.living() == {first.token, second.token}
         clock.now += 10
     assert first.acquire("s")
     assert not second.acquire("s")

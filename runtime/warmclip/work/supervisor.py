@@ -23,6 +23,18 @@ _GOOD_RUN_S = 60.0  # a worker that lasted so long is started again at once
 _BAD_CONFIGURATION = WarmclipError.exit_code
 
 
+def next_start(failures: int, lasted_s: float) -> tuple[int, float]:
+    """How often in a row a worker has failed now, and in how many seconds another one starts.
+
+    Args:
+        failures: before this one.
+        lasted_s: how long it ran.
+    """
+    if lasted_s >= _GOOD_RUN_S:
+        return 1, 0.0
+    return failures + 1, min(_LONGEST_PAUSE_S, 0.5 * 2**failures)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Slot:
     """A slot for one worker: one that leaves unasked is replaced."""
@@ -81,10 +93,9 @@ class Supervisor:
             if code == _BAD_CONFIGURATION:  # the others have it too
                 self._signals.append(signal.SIGTERM)
             return max(code, 0)
-        lasted = time.monotonic() - slot.started >= _GOOD_RUN_S
-        slot.failures = 1 if lasted else slot.failures + 1
-        pause = 0.0 if lasted else min(_LONGEST_PAUSE_S, 0.25 * 2**slot.failures)
-        slot.again_at = time.monotonic() + pause
+        now = time.monotonic()
+        slot.failures, pause = next_start(slot.failures, now - slot.started)
+        slot.again_at = now + pause
         log.warning(
             "worker %d ended with %d; another one starts in %.1f s",
             slot.process.pid,
