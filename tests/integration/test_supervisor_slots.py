@@ -147,12 +147,12 @@ def test_asked_to_stop(run: Run, tmp_path: Path, number: int) -> None:
     assert code == 7
 
 
-def test_asked_to_stop_during_a_pause(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_asked_to_stop_during_a_pause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that would start again does not."""
-    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE_S", 600.0)
-    monkeypatch.setattr(supervisor, "next_start", lambda *_: (1, 600.0))
-    thread = when(tmp_path / "there")(signal.SIGTERM)
-    assert run(a="touch there; exit 3") == (0, {"a": 1})
-    thread.join()
+
+    def stop(_failures: int, _lasted_s: float) -> tuple[int, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1, 600.0
+
+    monkeypatch.setattr(supervisor, "next_start", stop)
+    assert run(a="exit 3") == (0, {"a": 1})
