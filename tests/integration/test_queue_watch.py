@@ -1,6 +1,7 @@
 """A worker waits for all of its queues at once, and loses nothing by it."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,6 +53,24 @@ def waiting(watch: QueueWatch, redis: Redis, watched: int = len(KEYS)) -> Iterat
     yield
     thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("longest_s", [0.4, 1.5])
+def test_no_job_comes(redis: Redis, longest_s: float) -> None:
+    """The wait ends when its time has passed, and not before."""
+    watch = QueueWatch(redis, KEYS)
+    ended: list[float] = []
+
+    def wait() -> None:
+        began = time.monotonic()
+        watch.wait(longest_s)
+        ended.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ended
+    assert ended[0] >= longest_s
 
 
 def _blocked(redis: Redis) -> int:

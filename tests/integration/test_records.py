@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq.executions import ExecutionRegistry
 from rq.job import JobStatus
 from rq.results import Result
@@ -15,6 +16,7 @@ from simulating import register
 from warmclip.work.liveness import STARTING
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 from warmclip.work.queues import all_queues, fetch_jobs, forget_jobs, open_queue, read_states
+from warmclip.work.replies import passing_wrong_types, read_members, warn_once
 from warmclip.work.status import failed_ids, read_status
 from warmclip.work.worker_watch import describe_absence, describe_start, require_worker
 from warmclip.work.workers import expired_workers, listening, read_workers, unregister
@@ -24,6 +26,36 @@ pytestmark = [pytest.mark.usefixtures("server_binary"), pytest.mark.quick]
 CANARY = "warmclip.work.jobs.canary"
 START = datetime(2026, 11, 30, tzinfo=UTC)
 MODELS = ["a" * 64, "b" * 64]
+
+
+def test_members_of_a_set(connection: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """In order; what is no name of RQ's is passed by, and three of such are shown, cut short."""
+    warn_once.cache_clear()
+    connection.sadd("s", "p:b", "p:a", "p:\x1b[2J", b"p:\xff", "a", "z" * 99, "zz")
+    for _ in range(2):
+        assert read_members(connection, "s", "p:") == ["a", "b"]
+    (record,) = caplog.records
+    shown = record.getMessage().partition("passed by: ")[2].split(", ")
+    assert shown == ["'a'", repr("p:\x1b[2J"), repr("p:\N{REPLACEMENT CHARACTER}")]
+    connection.srem("s", "a", "p:\x1b[2J")
+    read_members(connection, "s", "p:")
+    assert caplog.records[-1].getMessage().endswith(f", '{'z' * 50}'")
+    caplog.clear()
+    connection.delete("s")
+    assert read_members(connection, "s", "p:") == []
+    assert caplog.records == []
+
+
+def test_transaction_with_a_key_of_another_kind(connection: Redis) -> None:
+    """RQ's own transactions pass it by; any other refusal is an error."""
+    connection.set("s", "x")
+    with passing_wrong_types(), connection.pipeline() as pipeline:
+        pipeline.sadd("s", "a")
+        pipeline.set("t", "y")
+        pipeline.execute()
+    assert connection.get("t") == b"y"
+    with pytest.raises(ResponseError, match="unknown command"), passing_wrong_types():
+        connection.execute_command("NOSUCHCOMMAND")
 
 
 def fail(connection: Redis, number: int, queue: str = "default") -> None:
