@@ -1,5 +1,7 @@
 """How jobs are taken out of queues, in a real Redis to which others write."""
 
+import time
+
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -79,6 +81,13 @@ def test_key_that_is_no_queue(
         assert caplog.text.count("is no queue") == number
         connection.delete(high.key)
         assert take(dequeuer) is None
+
+
+def test_wait(connection: Redis, queues: list[Queue]) -> None:
+    """Without a job, a worker looks about every half second, not all the time."""
+    began = time.monotonic()
+    Dequeuer(connection, queues).wait()
+    assert time.monotonic() - began >= 0.5
 
 
 def test_refusal(connection: Redis, queues: list[Queue]) -> None:

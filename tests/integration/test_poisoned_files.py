@@ -60,6 +60,10 @@ def test_known_ones_are_read_again_when_there_are_more(connection: Redis) -> Non
     assert known == (file_at("/a.png"),)
     assert ours.known() is known
     theirs.remove(["/a.png"])
+    assert ours.known() == ()  # it has another chance at once
+    theirs.add(file_at("/a.png"))
+    assert ours.known() == known
+    theirs.remove(["/a.png"])
     ours.add(file_at("/b.png"))
     assert ours.known() == (file_at("/b.png"),)  # as many, but others
 
@@ -70,6 +74,8 @@ def test_most_that_are_set_aside(connection: Redis, monkeypatch: pytest.MonkeyPa
     files = PoisonedFiles(connection)
     assert [files.add(file_at(f"/{n}.png", n)) for n in range(3)] == [True, True, False]
     assert [file.path for file in files.all()] == ["/0.png", "/1.png"]
+    connection.hset(KEY, "of somebody else", "x")
+    assert not files.add(file_at("/3.png"))
 
 
 def test_most_that_were_sent(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from simulating import register
 from warmclip.work.liveness import STARTING
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 from warmclip.work.queues import all_queues, fetch_jobs, forget_jobs, open_queue, read_states
-from warmclip.work.replies import passing_wrong_types, read_members, warn_once
+from warmclip.work.replies import passing_wrong_types, read_members, reply_of, warn_once
 from warmclip.work.status import failed_ids, read_status
 from warmclip.work.worker_watch import describe_absence, describe_start, require_worker
 from warmclip.work.workers import expired_workers, listening, read_workers, unregister
@@ -55,7 +55,7 @@ def test_transaction_with_a_key_of_another_kind(connection: Redis) -> None:
         pipeline.execute()
     assert connection.get("t") == b"y"
     with pytest.raises(ResponseError, match="unknown command"), passing_wrong_types():
-        connection.execute_command("NOSUCHCOMMAND")
+        reply_of(connection, "NOSUCHCOMMAND")
 
 
 def fail(connection: Redis, number: int, queue: str = "default") -> None:

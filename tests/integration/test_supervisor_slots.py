@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,13 +111,27 @@ def test_one_that_fails_again_and_again(run: Run, monkeypatch: pytest.MonkeyPatc
     """It is started as often, each time after a longer pause."""
     asked: list[int] = []
 
-    def next_start_at_once(failures: int, _lasted_s: float) -> tuple[int, float]:
+    def next_start_at_once(failures: int, lasted_s: float) -> tuple[int, float]:
         asked.append(failures)
+        assert 0 <= lasted_s < 30
         return failures + 1, 0.0
 
     monkeypatch.setattr(supervisor, "next_start", next_start_at_once)
     assert run(a=once("exit 3", once("exit 4", once("exit 5")))) == (0, {"a": 4})
     assert asked == [0, 1, 2]
+
+
+def test_pause_before_a_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes before another one starts."""
+    ended: list[float] = []
+
+    def next_start(failures: int, _lasted_s: float) -> tuple[int, float]:
+        ended.append(time.monotonic())
+        return failures + 1, 0.6
+
+    monkeypatch.setattr(supervisor, "next_start", next_start)
+    assert run(a=once("exit 3")) == (0, {"a": 2})
+    assert time.monotonic() - ended[0] >= 0.6
 
 
 def test_configuration_that_none_can_work_with(run: Run, tmp_path: Path) -> None:
@@ -133,14 +148,15 @@ def test_asked_to_stop(run: Run, tmp_path: Path, number: int) -> None:
     name = signal.Signals(number).name.removeprefix("SIG")
     there = tmp_path / "b-there"
     said = tmp_path / "said"
-    quiet = "touch a-there; exec sleep 60"
+    # One ends at once, with a code that would replace it at another time.
+    quick = f"trap 'exit 7' {name}; touch a-there; while :; do sleep 0.02; done"
     # One that takes its time would hear of a second one.
     counts = (
         f"trap 'echo {name} >>{said}' {name}; touch b-there; n=0; "
-        f"while [ $n -lt 60 ]; do [ -e {said} ] && n=$((n + 10)); sleep 0.05; done; exit 7"
+        f"while [ $n -lt 60 ]; do [ -e {said} ] && n=$((n + 10)); sleep 0.05; done; kill -9 $$"
     )
     thread = when(there)(number)
-    code, starts = run(a=quiet, b="while ! [ -e a-there ]; do sleep 0.02; done; " + counts)
+    code, starts = run(a=quick, b="while ! [ -e a-there ]; do sleep 0.02; done; " + counts)
     thread.join()
     assert starts == {"a": 1, "b": 1}
     assert said.read_text().split() == [name]
