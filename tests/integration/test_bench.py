@@ -56,8 +56,9 @@ def test_folders_queries_and_starts(tmp_path: Path) -> None:
         for name in ("warmclip", "open_clip, torch"):
             assert by_name[name]["failure"] is None
             assert by_name[name]["worst_cosine"] is None or by_name[name]["worst_cosine"] > 0.999
-            for column in by_name[name]["columns"].values():
-                assert len(column["figures"]) == 2
+            for title, column in by_name[name]["columns"].items():
+                is_told = "PSS" not in title or sys.platform != "darwin"  # Linux alone tells it
+                assert len(column["figures"]) == (2 if is_told else 0)
                 assert all(figure > 0 for figure in column["figures"])
         ours, theirs = by_name["warmclip"], by_name["open_clip, torch"]
         first = next(iter(ours["columns"]))

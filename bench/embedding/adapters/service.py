@@ -36,14 +36,16 @@ class Service:
     """
 
     def __init__(self, fixtures: Fixtures, *, together: bool = True) -> None:
-        self._home = fixtures.folder / f"service-{uuid.uuid4().hex}"
+        name = uuid.uuid4().hex[:8]
+        self._home = fixtures.folder / f"service-{name}"
         self._home.mkdir(mode=0o700)
         bundle = ModelBundle.open(fixtures.bundle)
         settings = Settings(home=self._home, bundle=fixtures.bundle, collection=COLLECTION)
         store = QdrantStore.embedded(settings.embedded_store)
         self.fill(store, bundle.manifest.fingerprint, fixtures)
         store.close()
-        redis = self._home / "redis.sock"
+        # Not in the home: in a Mac's temporary folder its path would be too long for a socket.
+        redis = fixtures.folder / f"{name}.sock"
         settings = replace(settings, redis_url=f"unix://{redis}")
         environment = os.environ | {
             "REDIS_URL": f"unix://{redis}",
