@@ -198,7 +198,7 @@ from warmclip.settings import Settings
 from warmclip.work import jobs
 from warmclip.work.horse.context import open_context
 
-with open_context(Settings(home=Path(sys.argv[2]), bundle=Path(sys.argv[1]))):
+with open_context(Settings(home=Path(sys.argv[2]), bundle=Path(sys.argv[1]), provider="cpu")):
     assert jobs.embed_texts(["a"])["vectors"]
     if os.fork() == 0:
         try:
