@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from cpu_targets import find_cpu_targets
 from tiny_models import TINY_VIT, written
 from warmclip import Encoder, Indexer, Settings
 from warmclip.errors import BundleError
@@ -25,7 +26,6 @@ from warmclip_export.exporter import export_model
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.bounds import cpu_bounds
 from warmclip_export.parity.gate import BATCHES
-from warmclip_export.parity.targets import find_targets
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
@@ -85,7 +85,7 @@ def test_suite_measures_it(bundle: ModelBundle, tmp_path: Path) -> None:
     """int8 is a target of its own, served, with its own bounds and compatibility."""
     recipe = resolve_model(MODEL, WEIGHTS)
     part = corpus.build_corpus(tmp_path, 64).every(6)
-    targets = find_targets(bundle, "cpu")
+    targets = find_cpu_targets(bundle)
 
     result = suite.check_bundle(bundle, recipe, part, targets, "cpu", step=_silent)
 

@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from cpu_targets import find_cpu_targets
 from tiny_models import TINY_VIT, rewritten, written
 from warmclip.inference import resizing
 from warmclip.inference.bundle import ModelBundle, Tower
@@ -25,7 +26,6 @@ from warmclip_export.catalog import ModelRecipe, resolve_model
 from warmclip_export.parity import corpus, suite
 from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.result import Result
-from warmclip_export.parity.targets import find_targets
 from warmclip_export.reference import Reference
 
 FAILED_ENDS = {
@@ -47,7 +47,7 @@ class Patient:
 
     def measure(self, bundle: ModelBundle) -> Result:
         """Run the suite on a smaller corpus."""
-        targets = find_targets(bundle, "cpu")
+        targets = find_cpu_targets(bundle)
         return suite.check_bundle(
             bundle, self.recipe, self.samples, targets, "cpu", step=lambda _what: None
         )

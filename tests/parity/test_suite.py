@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from cpu_targets import find_cpu_targets
 from tiny_models import rewritten
 from warmclip.inference.bundle import ModelBundle
-from warmclip.inference.providers import PROVIDERS, Provider
+from warmclip.inference.providers import CPU, PROVIDERS, Provider
+from warmclip.inference.selection.quarantine import Quarantine
+from warmclip.settings import Settings
 from warmclip_export.__main__ import app
 from warmclip_export.catalog import resolve_model
 from warmclip_export.errors import ExportRefused
@@ -24,7 +28,6 @@ from warmclip_export.parity.corpus import Corpus
 from warmclip_export.parity.input_stages import check_reference
 from warmclip_export.parity.reference_outputs import compute_outputs
 from warmclip_export.parity.result import Record, Result
-from warmclip_export.parity.targets import find_targets
 from warmclip_export.reference import Reference
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -32,6 +35,7 @@ MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.saf
 SOURCES = ["--model", MODEL, "--pretrained", WEIGHTS]
 # Fewer examples, as for the other suites of this tier, make a smaller corpus.
 NTH = 1 if int(os.environ.get("PARITY_EXAMPLES", "1000")) >= 1000 else 6
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 MODES = {
     "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV",
     "I", "F", "I;16", "I;16L", "I;16B",
@@ -46,7 +50,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def _measure(bundle: ModelBundle, part: Corpus) -> Result:
     recipe = resolve_model(MODEL, WEIGHTS)
-    targets = find_targets(bundle, "cpu")
+    targets = find_cpu_targets(bundle)
     return suite.check_bundle(bundle, recipe, part, targets, "cpu", step=lambda _what: None)
 
 
@@ -141,17 +145,20 @@ def test_every_row_is_in_the_report(result: Result) -> None:
     assert rows["text fp16 on cpu"] == len(result.texts)
 
 
+def _with_nan(bundle: ModelBundle, folder: Path, graph: str) -> ModelBundle:
+    model = onnx.load(bundle.folder / graph)
+    weight = next(it for it in model.graph.initializer if it.data_type in _FLOATS and it.dims)
+    spoilt = np.full_like(numpy_helper.to_array(weight), np.nan)
+    weight.CopyFrom(numpy_helper.from_array(spoilt, weight.name))
+    return rewritten(bundle, folder, files={graph: model.SerializeToString()})
+
+
 def test_graph_that_yields_no_numbers_is_reported_with_all_other_stages(
     samples: Corpus, tmp_path: Path
 ) -> None:
     """NaN in one tower of one precision: its stages fail with the reason, the rest is measured."""
     bundle = ModelBundle.open(DEMO / "bundle")
-    model = onnx.load(bundle.graph("text", "fp16"))
-    half = onnx.TensorProto.FLOAT16
-    weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == half)
-    spoilt = np.full_like(numpy_helper.to_array(weight), np.nan)
-    weight.CopyFrom(numpy_helper.from_array(spoilt, weight.name))
-    wrong = rewritten(bundle, tmp_path / "m", files={"text.fp16.onnx": model.SerializeToString()})
+    wrong = _with_nan(bundle, tmp_path / "m", "text.fp16.onnx")
 
     result = _measure(wrong, samples.every(20))
 
@@ -164,6 +171,30 @@ def test_graph_that_yields_no_numbers_is_reported_with_all_other_stages(
     }
     assert all("unusable rows" in finding.note for finding in result.failed)
     assert "text fp32 on cpu, 20 runs" in {it.stage for it in result.record.findings}
+
+
+def test_quarantine_is_neither_heeded_nor_filled(
+    samples: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What workers pass over is measured; a wrong bundle takes no provider from them."""
+    for name in ("static", "other"):
+        static = replace(CPU, name=name, is_reference=False, buckets=(1, 8, 32))
+        monkeypatch.setitem(PROVIDERS, name, static)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    quarantine = Quarantine(Settings.from_env({}).home)
+    quarantine.add("static", "it crashed")
+    before = quarantine.active()
+    bundle = ModelBundle.open(DEMO / "bundle")
+    wrong = _with_nan(bundle, tmp_path / "m", "text.fp32.onnx")
+
+    result = _measure(wrong, samples.every(40))
+
+    for name in ("static", "other"):
+        (end,) = {
+            it.note for it in result.failed if it.stage == f"texts end to end, fp32 on {name}"
+        }
+        assert f"{name!r} was asked for by name and failed" in end
+    assert quarantine.active() == before
 
 
 def test_graph_that_cannot_be_loaded_is_reported(samples: Corpus, tmp_path: Path) -> None:
@@ -219,7 +250,7 @@ def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:
 
     with pytest.raises(ExportRefused, match="not the weights"):
         suite.check_bundle(
-            bundle, recipe, samples, find_targets(bundle, "cpu"), "cpu", step=lambda _what: None
+            bundle, recipe, samples, find_cpu_targets(bundle), "cpu", step=lambda _what: None
         )
 
 

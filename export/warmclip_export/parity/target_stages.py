@@ -1,8 +1,10 @@
 """The stages of one target: towers, batches, runs, the encoder, scores, searches."""
 
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias, get_args
 
 import numpy as np
@@ -119,17 +121,14 @@ class TargetStages:
             return
         self._notes.clear()
         self._ends = {tower: _missing(self._expected, tower) for tower in _TOWERS}
-        try:
-            name = self._target.provider.name
-            encoder = Encoder.open(self._bundle.folder, provider=name, batch_size=BATCH)
-            self._encode_pictures(encoder)
-            self._ends["text"] = encoder.encode_texts(self._corpus.texts)
-            used = set(encoder.providers.values())
-            if used != {name}:
-                raise ProviderUnavailable(f"asked for {name}, the encoder used {', '.join(used)}")
-        except WarmclipError as exc:
-            self._ends = {tower: _missing(self._expected, tower) for tower in _TOWERS}
-            self._notes = dict.fromkeys(_TOWERS, str(exc))
+        # In a home of its own: a bundle that is wrong would put the provider into the quarantine
+        # that workers heed, and one that is there already is to be measured all the same.
+        with tempfile.TemporaryDirectory(prefix="warmclip-parity-") as home:
+            try:
+                self._encode(Path(home))
+            except WarmclipError as exc:
+                self._ends = {tower: _missing(self._expected, tower) for tower in _TOWERS}
+                self._notes = dict.fromkeys(_TOWERS, str(exc))
         for tower in _TOWERS:
             self._compare(f"{tower}s end to end, {self._target}", tower, self._ends[tower])
 
@@ -247,6 +246,15 @@ class TargetStages:
             session = self._load(tower)
             runs += [self._embed(session, tower, rows, _REPEATED) for _ in range(RUNS // 2)]
         return runs
+
+    def _encode(self, home: Path) -> None:
+        name = self._target.provider.name
+        encoder = Encoder.open(self._bundle.folder, provider=name, batch_size=BATCH, home=home)
+        self._encode_pictures(encoder)
+        self._ends["text"] = encoder.encode_texts(self._corpus.texts)
+        used = set(encoder.providers.values())
+        if used != {name}:
+            raise ProviderUnavailable(f"asked for {name}, the encoder used {', '.join(used)}")
 
     def _encode_pictures(self, encoder: Encoder) -> None:
         refused = []
