@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from warmclip.errors import StoreError
 from warmclip.store import embedded_compactor, embedded_copy
 from warmclip.store.embedded_compactor import compact
 from warmclip.store.embedded_copy import CollectionCopy
-from warmclip.store.embedded_layout import find_torn, has_graph, size_bytes
+from warmclip.store.embedded_layout import find_torn, has_graph, is_compacted, size_bytes
 from warmclip.store.embedded_shard import Shard
 
 MB = 1 << 20
@@ -221,9 +223,9 @@ def test_compaction(source: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compaction_in_a_process_of_its_own(source: Shard) -> None:
     """What it says is what is told, and its reason if it fails; one that died says how it died."""
     copy = begun(source)
-    told: list[str] = []
-    assert copy.compact(with_graph=False, progress=lambda *it: told.append(it[2]))
-    assert set(told) <= {"compacting"}
+    told: list[tuple[int, int, str]] = []
+    assert copy.compact(with_graph=False, progress=lambda *it: told.append(it))
+    assert set(told) == {(0, 0, "compacting")}  # nobody knows how much there is to do
     assert not copy.compact(with_graph=False, progress=lambda *_: None)
     copy.open()
     copy.finish()
@@ -232,6 +234,19 @@ def test_compaction_in_a_process_of_its_own(source: Shard) -> None:
         StoreError, match=r"could not be compacted: .* cannot be read: .* nothing is lost"
     ):
         copy.compact(with_graph=True, progress=lambda *_: None)
+
+
+def test_compactor_whose_owner_is_gone(source: Shard) -> None:
+    """It does nothing, if that was so before it began."""
+    copy = begun(source)
+    request = json.dumps({"path": os.fspath(copy.path), "with_graph": False})
+    command = [sys.executable, "-P", "-m", "warmclip.store.embedded_compactor", request]
+    ended, other = os.pipe()
+    os.close(other)
+    child = subprocess.run(command, stdin=ended, stdout=subprocess.PIPE, timeout=60, check=False)
+    os.close(ended)
+    assert (child.returncode, child.stdout) == (1, b"")
+    assert not is_compacted(copy.path)
 
 
 @pytest.mark.parametrize(
