@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmclip.errors import BundleError
-from warmclip.inference.bundle import ModelBundle
+from warmclip.errors import BadVectors, BundleError
+from warmclip.inference.arrays import Features, Inputs
+from warmclip.inference.bundle import ModelBundle, Precision
 from warmclip.inference.model_card import ModelCard
-from warmclip.inference.selection.golden import Golden
+from warmclip.inference.providers import CPU, PROVIDERS
+from warmclip.inference.selection.golden import TOLERANCES, Comparison, Golden, tolerance
 
 Arrays = dict[str, Any]
 
@@ -97,3 +99,67 @@ def test_certificate_that_is_too_deep(bundle: Path) -> None:
     problem = ModelCard.read(bundle).problem
     assert problem is not None
     assert "certificate cannot be read" in problem
+
+
+@pytest.mark.parametrize(
+    ("cosine", "norm", "fault"),
+    [
+        (1.0, 0.0, None),
+        (0.999, 0.03, None),
+        (0.9989, 0.0, "cosine 0.998900 to the golden vectors, 0.999 is needed"),
+        (1.0, 0.031, "raw lengths 3.10% off the golden ones, 3.0% are allowed"),
+        (float("nan"), 0.0, "cosine"),
+        (1.0, float("nan"), "raw lengths"),
+    ],
+)
+def test_how_far_off_is_too_far(cosine: float, norm: float, fault: str | None) -> None:
+    """What is no number is."""
+    found = Comparison(cosine=cosine, max_abs=0.5, norm=norm).fault(TOLERANCES["fp16"])
+    assert (found is None) == (fault is None)
+    assert (fault or "") in (found or "")
+
+
+def test_what_a_precision_may_be_off() -> None:
+    """An error of one percent in each value is noticed in fp32; a coarse one in any other."""
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    cosines = [TOLERANCES[it].cosine for it in precisions]
+    norms = [TOLERANCES[it].norm for it in precisions]
+    assert 1 > cosines[0] > 0.99995 > cosines[1] > cosines[2] > 0.99
+    assert 0 < norms[0] < 0.01 < norms[1] < norms[2] < 0.1
+    assert tolerance(CPU) == TOLERANCES["fp32"]
+    assert tolerance(PROVIDERS["cpu-bf16"]) == TOLERANCES["fp16"]  # of a graph in fp32
+    assert tolerance(PROVIDERS["cpu-int8"]) == TOLERANCES["int8"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "is_new", "fails"),
+    [(None, True, False), (0, True, True), (-1, True, True), (0, False, True), (-1, False, False)],
+)
+def test_new_model_computes_every_golden_row(
+    demo_bundle: Path, wrong: int | None, is_new: bool, fails: bool
+) -> None:
+    """One that was compiled before computes the first alone."""
+    golden = Golden(ModelBundle.open(demo_bundle))
+    asked: list[int] = []
+
+    def run(feeds: Inputs) -> Features:
+        asked.append(len(feeds["pixel_values"]))
+        arrays = golden._arrays
+        features: Features = arrays["image_vectors"] * arrays["image_norms"][:, None]
+        if wrong is not None:
+            features[wrong] = np.roll(features[wrong], 1)
+        return features[: asked[0]]
+
+    if fails:
+        with pytest.raises(BadVectors, match="wrong image vectors: cosine"):
+            golden.check("image", "fp32", run, is_new)
+    else:
+        golden.check("image", "fp32", run, is_new)
+    assert asked == [golden.rows("image") if is_new else 1]
+
+
+def test_lengths_of_honest_features(demo_bundle: Path) -> None:
+    """Four times beyond the golden ones, either way."""
+    golden = Golden(ModelBundle.open(demo_bundle))
+    norms = golden._arrays["text_norms"]
+    assert golden.norm_range("text") == pytest.approx((norms.min() / 4, norms.max() * 4))
