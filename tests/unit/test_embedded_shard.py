@@ -120,8 +120,10 @@ def test_vectors_are_missing(tmp_path: Path) -> None:
 
 
 def compacted(shard: Shard) -> Path:
-    """Its files, compacted and closed."""
+    """Its files, compacted and closed; how many points it has was not known before."""
     shard.update(points(*range(100)), points=100)
+    shard.flush()
+    (shard.path / "points.json").unlink()
     assert shard.optimize()
     assert read_noted(shard.path) == 100
     shard.close()

@@ -1,0 +1,102 @@
+"""Messages between the owner of an embedded store and those who ask it."""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from warmclip.store.embedded_wire import address_of, receive_message, send_message, to_message
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Two ends of a stream."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def soon() -> float:
+    """A moment that a test does not reach."""
+    return time.monotonic() + 60
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], {"a": [1, 2.5, "\u00e9\ud800"]}, ["x" * 3_000_000]], ids=range(4)
+)
+def test_message(pair: Pair, content: object) -> None:
+    """What is sent is received, however many pieces it comes in; two of them one by one."""
+    ours, theirs = pair
+    message = to_message(content, most=1 << 22)
+
+    def send_both() -> None:
+        for _ in range(2):
+            send_message(ours, message, ends_at=soon())
+
+    sending = threading.Thread(target=send_both)
+    sending.start()
+    for _ in range(2):
+        assert receive_message(theirs, most=len(message) - 4, ends_at=soon()) == content
+    sending.join()
+
+
+def test_message_that_is_too_long(pair: Pair) -> None:
+    """It is neither made nor taken."""
+    ours, theirs = pair
+    assert to_message("abc", most=5) == struct.pack(">I", 5) + b'"abc"'
+    with pytest.raises(ValueError, match="a message of 5 bytes, where 4 are the most"):
+        to_message("abc", most=4)
+    ours.sendall(struct.pack(">I", 6))
+    with pytest.raises(ValueError, match="a message of 6 bytes, where 5 are the most"):
+        receive_message(theirs, most=5, ends_at=soon())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff"], ids=range(4))
+def test_message_that_is_no_json(pair: Pair, body: bytes) -> None:
+    """It is one kind of error, whatever it is."""
+    ours, theirs = pair
+    ours.sendall(struct.pack(">I", len(body)) + body)
+    with pytest.raises(ValueError):  # noqa: PT011 - what JSON says of it is Python's
+        receive_message(theirs, most=1 << 20, ends_at=soon())
+
+
+@pytest.mark.parametrize("begun", [b"", b"\0\0", struct.pack(">I", 5) + b"tr"])
+def test_other_side_that_is_gone(pair: Pair, begun: bytes) -> None:
+    """A half of a message is none."""
+    ours, theirs = pair
+    ours.sendall(begun)
+    ours.close()
+    with pytest.raises(ConnectionResetError):
+        receive_message(theirs, most=100, ends_at=soon())
+
+
+@pytest.mark.parametrize("begun", [b"", b"\0\0", struct.pack(">I", 5) + b"tr"])
+def test_other_side_that_is_silent(pair: Pair, begun: bytes) -> None:
+    """It is waited for until a moment, and not from every piece on anew."""
+    ours, theirs = pair
+    ours.sendall(begun)
+    with pytest.raises(TimeoutError):
+        receive_message(theirs, most=100, ends_at=time.monotonic() + 0.05)
+    with pytest.raises(TimeoutError):
+        receive_message(theirs, most=100, ends_at=time.monotonic() - 1)
+
+
+def test_other_side_that_takes_nothing(pair: Pair) -> None:
+    """Sending ends as well."""
+    ours, _ = pair
+    with pytest.raises(TimeoutError):
+        send_message(ours, bytes(1 << 24), ends_at=time.monotonic() + 0.05)
+
+
+def test_address(tmp_path: Path) -> None:
+    """Every spelling of a store's folder leads to it."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to("store")
+    assert address_of(tmp_path / "link") == address_of(tmp_path / "store")
+    assert address_of(tmp_path / "store") != address_of(tmp_path)
