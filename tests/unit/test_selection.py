@@ -1,6 +1,7 @@
 """Which provider computes a tower, by trials that are values; and what a trial finds."""
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from warmclip.inference.selection.golden import Golden
 from warmclip.inference.selection.provider_selection import TOWERS, _EligibleProviders, _obstacle
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.inference.selection.trial import BATCHES, Trial, _compare, _misplaced, try_provider
+from warmclip.inference.selection.trial_process import run_trial
 from warmclip.inference.selection.trial_store import TrialStore, forget_trials, trials_folder
 
 COREML = PROVIDERS["coreml-fp16"]
@@ -197,6 +199,27 @@ def test_cpu_is_tried(bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.M
         *(f"timing batches of {batch}" for batch in BATCHES),
     ]
     assert Trial.from_dict(found.to_dict()) == found
+
+
+def test_trial_in_a_process_of_its_own(bundle: ModelBundle, tmp_path: Path) -> None:
+    """It answers as if it were ours, and says what it cannot read."""
+    home = private_folder(tmp_path / "home", private=False)
+
+    def run(tried: ModelBundle) -> Trial:
+        return run_trial(
+            tried, CPU, "text", home=home, threads=1, deadline_s=120, waiting=lambda: None
+        )
+
+    found = run(bundle)
+    assert found.passed, found.reason
+    assert set(found.images_per_s) == set(BATCHES)
+    broken = Path(shutil.copytree(bundle.folder, tmp_path / "broken"))
+    opened = ModelBundle.open(broken)
+    (broken / "manifest.json").write_text("{}")
+    found = run(opened)
+    assert (found.passed, found.died) == (False, True)
+    assert "exit code 2" in found.reason
+    assert str(broken) in found.reason
 
 
 class Clock:
