@@ -46,8 +46,8 @@ def shard(tmp_path: Path) -> Iterator[Shard]:
     [
         (16384, 0, ""),
         (16383, 0, r"is full: 63 MB .* needs 64 MB"),
-        (16384 + 256, 1, ""),
-        (16384 + 255, 1, r"has too little room: 64 MB .* needs 65 MB"),
+        (33024, 65, ""),
+        (33023, 65, r"has too little room: 128 MB .* needs 129 MB"),
     ],
 )
 def test_disk_that_is_nearly_full(

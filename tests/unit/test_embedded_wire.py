@@ -1,5 +1,6 @@
 """Messages between the owner of an embedded store and those who ask it."""
 
+import json
 import socket
 import struct
 import threading
@@ -7,9 +8,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from warmclip.store.embedded_wire import address_of, receive_message, send_message, to_message
+from warmclip.store.embedded_wire import (
+    MOST_ANSWER_BYTES,
+    MOST_QUESTION_BYTES,
+    address_of,
+    receive_message,
+    send_message,
+    to_message,
+)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -55,6 +64,15 @@ def test_message_that_is_too_long(pair: Pair) -> None:
     ours.sendall(struct.pack(">I", 6))
     with pytest.raises(ValueError, match="a message of 6 bytes, where 5 are the most"):
         receive_message(theirs, most=5, ends_at=soon())
+
+
+def test_what_a_message_may_hold() -> None:
+    """64 points that are written, a page of 256 that is read, of 1,024 numbers each; not all memory
+    that there is.
+    """
+    row_bytes = len(json.dumps(np.random.default_rng(0).standard_normal(1024).tolist()))
+    assert 64 * row_bytes < MOST_QUESTION_BYTES < 8 << 20
+    assert 256 * row_bytes < MOST_ANSWER_BYTES < 128 << 20
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff"], ids=range(4))

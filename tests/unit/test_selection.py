@@ -240,6 +240,7 @@ class Clock:
         ([9.0, 2.0], 4, 4),  # slow: three, after one that warms and does not count
         ([9.0, 0.1, 0.1, 8.0], 80, 4),  # the median
         ([9.0, 0.25, 0.125], 64, 4),
+        ([9.0, 3.0], 8 / 3, 4),
         ([9.0, 2**-4], 128, 8),  # as many as fit
         ([9.0, 2**-10], 8192, 22),  # and no more than twenty-one
     ],
