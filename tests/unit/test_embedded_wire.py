@@ -112,6 +112,16 @@ def test_other_side_that_takes_nothing(pair: Pair) -> None:
         send_message(ours, bytes(1 << 24), ends_at=time.monotonic() + 0.05)
 
 
+def test_last_moment(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At it there is no more time: nothing is sent."""
+    ours, theirs = pair
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    with pytest.raises(TimeoutError):
+        send_message(ours, b"a", ends_at=5.0)
+    ours.close()
+    assert theirs.recv(1) == b""
+
+
 def test_address(tmp_path: Path) -> None:
     """Every spelling of a store's folder leads to it."""
     (tmp_path / "store").mkdir()
