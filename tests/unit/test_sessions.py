@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from warmclip.indexing.ignored import MOST_KINDS
 from warmclip.work.producer import report_of
-from warmclip.work.sessions.progress import StepPlan, plan_step
+from warmclip.work.sessions.progress import StepPlan, _why_nothing, plan_step
 from warmclip.work.sessions.scanner import KnownFiles
 from warmclip.work.sessions.session import Samples, Session, State, add_sample, rate_at
 
@@ -192,6 +192,30 @@ def test_states(state: State, is_over: bool) -> None:
     assert found.is_over is is_over
     assert found.waiting_for_worker is (state == "running")
     assert not session(state).waiting_for_worker
+
+
+@pytest.mark.parametrize(
+    ("images", "skipped", "ends", "told"),
+    [
+        (3, 3, ["away", "away"], "nothing was stored: away"),
+        (1, 1, ["away"], "nothing was stored: away"),
+        (3, 3, ["away", "broken"], None),
+        (3, 2, ["away", "away"], None),
+        (300, 299, ["away", "away"], None),
+        (300, 300, ["away", "away"], "nothing was stored: away"),
+        (0, 0, [], None),
+        (None, 3, ["away", "away"], None),
+        (3, 3, [], None),
+    ],
+)
+def test_session_that_stored_nothing(
+    images: int | None, skipped: int, ends: list[str], told: str | None
+) -> None:
+    """It tells why, if every picture failed, the first and the last for one reason."""
+    found = session(images=images, skipped=skipped)
+    entries = [json.dumps(["/a.png", reason]).encode() for reason in ends]
+    for damaged in ([], [None, b"x"]):
+        assert _why_nothing(found, [*entries, *damaged]) == told
 
 
 def test_samples_are_few() -> None:
