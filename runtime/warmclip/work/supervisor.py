@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 0.1
 _LONGEST_PAUSE_S = 30.0
+_MOST_DOUBLINGS = 10  # beyond the longest pause; after a day of failures 2**n is no float any more
 _GOOD_RUN_S = 60.0  # a worker that lasted so long is started again at once
 _BAD_CONFIGURATION = WarmclipError.exit_code
 
@@ -32,7 +33,7 @@ def next_start(failures: int, lasted_s: float) -> tuple[int, float]:
     """
     if lasted_s >= _GOOD_RUN_S:
         return 1, 0.0
-    return failures + 1, min(_LONGEST_PAUSE_S, 0.5 * 2**failures)
+    return failures + 1, min(_LONGEST_PAUSE_S, 0.5 * 2 ** min(failures, _MOST_DOUBLINGS))
 
 
 @dataclass(slots=True, kw_only=True)
