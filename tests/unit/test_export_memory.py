@@ -38,12 +38,26 @@ def test_export_that_may_not_fit_is_warned_of() -> None:
     assert "4.1 GB" in said
 
 
-@pytest.mark.parametrize(("image", "text", "gigabytes"), [(0.35, 0.25, 5.5), (0.0, 1.5, 10.0)])
-def test_memory_is_about_what_was_measured(image: float, text: float, gigabytes: float) -> None:
-    """EVA02-B-16 and ViT-B-16-SigLIP2-256, as docs/reference/coverage.md has them."""
+@pytest.mark.parametrize(
+    ("model", "image", "text", "peak"),
+    [
+        ("MobileCLIP2-S2", 0.14, 0.26, 4.0),
+        ("EVA02-B-16", 0.345, 0.254, 4.9),
+        ("convnext_base_w", 0.353, 0.364, 6.8),
+        ("xlm-roberta-base-ViT-B-32", 0.352, 1.112, 10.4),
+        ("ViT-B-16-SigLIP2-256", 0.372, 1.129, 10.6),
+    ],
+)
+def test_memory_is_about_what_was_measured(
+    model: str, image: float, text: float, peak: float
+) -> None:
+    """An export that is not warned of fits: of what was measured, none took more.
+
+    The figures are those of docs/reference/coverage.md, in GB.
+    """
     weights: dict[Tower, int] = {"image": int(image * 1e9), "text": int(text * 1e9)}
 
-    assert estimate_memory(weights) == pytest.approx(gigabytes * 1e9, rel=0.01)
+    assert peak <= estimate_memory(weights) / 1e9 <= peak * 1.34, model
 
 
 def test_unknown_weights_take_an_unknown_amount() -> None:
