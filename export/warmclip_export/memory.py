@@ -7,7 +7,7 @@ from pathlib import Path
 from warmclip.inference.bundle import Tower
 from warmclip.inference.machine import memory_bytes
 
-# No peak of a whole model in docs/reference/coverage.md is above it, and none a third below.
+# Of the whole models in docs/reference/coverage.md none took more, and it is at most a third above.
 _FIXED_BYTES = 3.3e9  # torch, open_clip and onnxruntime, and pictures as they become vectors
 _TIMES = 5.0  # open_clip's model, and a tower as it is traced, written, loaded and emulated
 

@@ -61,19 +61,16 @@ def once(first: str, then: str = "exit 0") -> str:
     return f"if mkdir ran-{abs(hash(first))} 2>/dev/null; then {first}; else {then}; fi"
 
 
-def when(there: Path) -> Callable[[int], threading.Thread]:
+def send_when(there: Path, number: int) -> threading.Thread:
     """Send this process a signal as soon as a file is there."""
 
-    def send(number: int) -> threading.Thread:
-        def wait() -> None:
-            eventually(there.exists)
-            os.kill(os.getpid(), number)
+    def send() -> None:
+        eventually(there.exists)
+        os.kill(os.getpid(), number)
 
-        thread = threading.Thread(target=wait)
-        thread.start()
-        return thread
-
-    return send
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
 
 
 @pytest.mark.parametrize(
@@ -109,7 +106,7 @@ def test_one_that_ends_unasked(run: Run, how: str) -> None:
 
 
 def test_one_that_fails_again_and_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is started as often, each time after a longer pause."""
+    """It is started as often, and its failures are counted."""
     asked: list[int] = []
 
     def next_start_at_once(failures: int, lasted_s: float) -> tuple[int, float]:
@@ -154,9 +151,10 @@ def test_asked_to_stop(run: Run, tmp_path: Path, number: int) -> None:
     # One that takes its time would hear of a second one.
     counts = (
         f"trap 'echo {name} >>{said}' {name}; touch b-there; n=0; "
-        f"while [ $n -lt 60 ]; do [ -e {said} ] && n=$((n + 10)); sleep 0.05; done; kill -9 $$"
+        f"while [ $n -lt 600 ]; do n=$((n + 1)); [ -e {said} ] && n=$((n + 99)); sleep 0.05; done; "
+        "kill -9 $$"
     )
-    thread = when(there)(number)
+    thread = send_when(there, number)
     code, starts = run(a=quick, b="while ! [ -e a-there ]; do sleep 0.02; done; " + counts)
     thread.join()
     assert starts == {"a": 1, "b": 1}

@@ -211,6 +211,9 @@ def test_compaction(source: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     assert nearest(made) == nearest(source)
     made.abandon()
     done.append(compact(copy.path, with_graph=True))
+    made = Shard.load(copy.path)
+    assert nearest(made) == nearest(source)
+    made.abandon()
     assert done == [True, False, True]
     assert has_graph(copy.path)
     assert out >= {copy.path, *copy.path.rglob("*")}
@@ -221,7 +224,7 @@ def test_compaction(source: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compaction_in_a_process_of_its_own(source: Shard) -> None:
-    """What it says is what is told, and its reason if it fails; one that died says how it died."""
+    """What it says is what is told, and its reason if it fails."""
     copy = begun(source)
     told: list[tuple[int, int, str]] = []
     assert copy.compact(with_graph=False, progress=lambda *it: told.append(it))
@@ -243,9 +246,9 @@ def test_compactor_whose_owner_is_gone(source: Shard) -> None:
     command = [sys.executable, "-P", "-m", "warmclip.store.embedded_compactor", request]
     ended, other = os.pipe()
     os.close(other)
-    child = subprocess.run(command, stdin=ended, stdout=subprocess.PIPE, timeout=60, check=False)
+    child = subprocess.run(command, stdin=ended, capture_output=True, timeout=60, check=False)
     os.close(ended)
-    assert (child.returncode, child.stdout) == (1, b"")
+    assert (child.returncode, child.stdout, child.stderr) == (1, b"", b"")
     assert not is_compacted(copy.path)
 
 

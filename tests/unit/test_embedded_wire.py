@@ -96,13 +96,34 @@ def test_other_side_that_is_gone(pair: Pair, begun: bytes) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"\0\0", struct.pack(">I", 5) + b"tr"])
 def test_other_side_that_is_silent(pair: Pair, begun: bytes) -> None:
-    """It is waited for until a moment, and not from every piece on anew."""
+    """It is waited for until a moment, which may have passed."""
     ours, theirs = pair
     ours.sendall(begun)
-    with pytest.raises(TimeoutError):
-        receive_message(theirs, most=100, ends_at=time.monotonic() + 0.05)
-    with pytest.raises(TimeoutError):
-        receive_message(theirs, most=100, ends_at=time.monotonic() - 1)
+    for left_s in (0.05, -1):
+        with pytest.raises(TimeoutError):
+            receive_message(theirs, most=100, ends_at=time.monotonic() + left_s)
+
+
+def test_other_side_that_drips(pair: Pair) -> None:
+    """The moment stays the same, however many pieces come before it."""
+    ours, theirs = pair
+    ours.sendall(struct.pack(">I", 1000))
+    is_over = threading.Event()
+
+    def drip() -> None:
+        for _ in range(999):
+            if is_over.wait(0.02):
+                return
+            ours.sendall(b"1")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        with pytest.raises(TimeoutError):
+            receive_message(theirs, most=1000, ends_at=time.monotonic() + 0.2)
+    finally:
+        is_over.set()
+        dripping.join()
 
 
 def test_other_side_that_takes_nothing(pair: Pair) -> None:

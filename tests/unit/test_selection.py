@@ -65,15 +65,13 @@ def chosen(tower: Tower, found: Sequence[Trial], asked: str = "auto") -> tuple[s
         ([("coreml-fp16", 1), ("coreml-fp32", 2)], "coreml-fp32"),  # the CPU was not asked for
     ],
 )
-@pytest.mark.parametrize("tower", TOWERS)
-def test_fastest(tower: Tower, found: list[tuple[str, float]], expected: str) -> None:
+@pytest.mark.parametrize(("tower", "unit"), [("image", "images"), ("text", "texts")])
+def test_fastest(tower: Tower, unit: str, found: list[tuple[str, float]], expected: str) -> None:
     """At the batch that counts: pictures come in batches, searches one at a time."""
     made = [tried(name, rate, tower=tower, elsewhere=1e6 / rate) for name, rate in found]
     name, why = chosen(tower, made)
     assert name == expected
-    assert f"{dict(found)[expected]:.0f} {tower.replace('image', 'images')}" in why.replace(
-        "texts", "text"
-    )
+    assert f"{dict(found)[expected]:.0f} {unit}" in why
     for other, rate in found:
         assert (f"{other} {rate}" in why) == (other != expected)
 

@@ -114,16 +114,16 @@ def test_forked_child(thread: StoreThread) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("numbers", [-1, 1])
+@pytest.mark.parametrize("offset", [-1, 1])
 def test_number_of_a_forked_child(
-    thread: StoreThread, monkeypatch: pytest.MonkeyPatch, numbers: int
+    thread: StoreThread, monkeypatch: pytest.MonkeyPatch, offset: int
 ) -> None:
-    """It is below its parent's once the system's numbers have begun anew."""
+    """Any other number is another process: below its parent's, where they have begun anew."""
     ours = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: ours + numbers)
-    with pytest.raises(StoreError, match="forked child"):
-        thread.run(lambda: None)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ours + offset)
+        with pytest.raises(StoreError, match="forked child"):
+            thread.run(lambda: None)
 
 
 def test_process_that_ends_without_closing_the_store() -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _CHECK_EVERY_S = 0.1
 _LONGEST_PAUSE_S = 30.0
-_MOST_DOUBLINGS = 10  # beyond the longest pause; after a day of failures 2**n is no float any more
+_MOST_DOUBLINGS = 10  # beyond the longest pause; after 1,024 failures, 8.5 hours, 2**n is no float
 _GOOD_RUN_S = 60.0  # a worker that lasted so long is started again at once
 _BAD_CONFIGURATION = WarmclipError.exit_code
 
