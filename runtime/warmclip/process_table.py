@@ -21,7 +21,12 @@ class Process:
 
 
 def read_process(pid: int) -> Process | None:
-    """What ``ps`` tells of a process; None if there is none, or ``ps`` does not answer."""
+    """What the system tells of a process; None if there is none, or ``ps`` does not answer.
+
+    On Linux /proc is read, as few images of containers have ``ps``.
+    """
+    if (_PROC / "self" / "stat").exists():
+        return _read_proc(pid)
     tool = shutil.which("ps", path=os.defpath) or "ps"  # a service may have a bare PATH
     try:
         done = subprocess.run(  # noqa: S603 - the system's own tool, and a number
@@ -36,6 +41,18 @@ def read_process(pid: int) -> Process | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return parse_process(done.stdout)
+
+
+def _read_proc(pid: int) -> Process | None:
+    folder = _PROC / str(pid)
+    try:
+        stat = (folder / "stat").read_text("utf-8", "replace")
+        arguments = (folder / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    state, parent = stat.rpartition(") ")[2].split()[:2]
+    command = b" ".join(arguments).decode("utf-8", "replace").strip()
+    return Process(parent=int(parent), state=state, command=command)
 
 
 def parse_process(line: str) -> Process | None:

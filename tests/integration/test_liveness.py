@@ -11,12 +11,13 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from running import eventually
-from warmclip.process_table import is_running
+from warmclip.process_table import Process, is_running
 from warmclip.work.keys import WORKER_PREFIX, WORKERS
 from warmclip.work.liveness import (
     describe_stage,
     end_leftover_horses,
     is_gone,
+    is_leftover,
     this_machine,
     worker_fields,
 )
@@ -25,12 +26,15 @@ pytestmark = [pytest.mark.usefixtures("server_binary"), pytest.mark.quick]
 
 KEY = f"{WORKER_PREFIX}w"
 ME = os.getpid()
-HORSE = "warmclip.work.horse"
+HORSE = "-m warmclip.work.horse 3 4"
 
 # Leads a group of its own, as a horse does.
 _SLEEP = "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(600)"
 # What its own command does not have to say, it reads.
-_PARENT = 'read python; read word; "$python" -c "$SLEEP" "$word" & [ "$0" = leaves ] || wait'
+_PARENT = (
+    'read python; read word; read worker; "$python" -c "$SLEEP" "$word" "--worker=${worker:-$$}" &'
+    ' [ "$0" = leaves ] || wait'
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +46,12 @@ def ended() -> int:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[str, str], int]]:
-    """Start a process with a word in its command, by a parent with another word in its own."""
+def start() -> Iterator[Callable[[str, str, str], int]]:
+    """Start a process that names a worker, or else its parent, with a word in each command."""
     parents: list[subprocess.Popen[str]] = []
     started: list[int] = []
 
-    def begin(word: str, parent: str) -> int:
+    def begin(word: str, parent: str, worker: str) -> int:
         process = subprocess.Popen(
             ["/bin/sh", "-c", _PARENT, parent],
             env={**os.environ, "SLEEP": _SLEEP},
@@ -58,7 +62,7 @@ def start() -> Iterator[Callable[[str, str], int]]:
         parents.append(process)
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(f"{sys.executable}\n{word}\n")
+        process.stdin.write(f"{sys.executable}\n{word}\n{worker}\n")
         process.stdin.flush()
         started.append(int(process.stdout.readline()))
         if parent == "leaves":
@@ -141,26 +145,28 @@ def test_fields_of_a_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "parent", "worker", "is_ended"),
+    ("word", "parent", "starter", "worker", "is_ended"),
     [
-        (HORSE, "leaves", "ended", True),
-        (HORSE, "stays", "ended", True),  # whoever has adopted it
-        (HORSE, "warmclip.cli worker", "ended", False),  # of a worker that took the number over
-        ("another program", "leaves", "ended", False),
-        (HORSE, "leaves", "me", False),
+        (HORSE, "leaves", "parent", "ended", True),
+        # In a container the first process adopts it, and that is the supervisor.
+        (HORSE, "warmclip.cli worker --workers 2", "ended", "ended", True),
+        (HORSE, "warmclip.cli worker", "parent", "ended", False),  # its number was used again
+        ("another program", "leaves", "parent", "ended", False),
+        (HORSE, "leaves", "parent", "me", False),
     ],
 )
 def test_horse_that_is_left(
     connection: Redis,
-    start: Callable[[str, str], int],
+    start: Callable[[str, str, str], int],
     ended: int,
     word: str,
     parent: str,
+    starter: str,
     worker: str,
     is_ended: bool,
 ) -> None:
     """It is killed if its worker is gone, and it is a horse and nobody's."""
-    horse = start(word, parent)
+    horse = start(word, parent, str(ended) if starter == "ended" else "")
     record(connection, ended if worker == "ended" else ME, horse)
     connection.sadd(WORKERS, f"{WORKER_PREFIX}none")
     assert end_leftover_horses(connection) is is_ended
@@ -169,6 +175,24 @@ def test_horse_that_is_left(
         assert end_leftover_horses(connection) is False
     else:
         assert is_running(horse)
+
+
+@pytest.mark.parametrize(
+    ("parent", "command", "is_left"),
+    [
+        (1, f"python -P {HORSE} --worker=7", True),
+        (1, f"python -P {HORSE} --worker=17", True),
+        (7, f"python -P {HORSE} --worker=7", False),
+        (1, f"python -P {HORSE} --worker=1", False),  # a container with one worker
+        (1, f"python -P {HORSE}", False),
+        (1, "warmclip worker --worker=7", False),
+        (1, "", False),
+    ],
+)
+def test_what_is_left(parent: int, command: str, is_left: bool) -> None:
+    """A horse whose parent is not the worker that started it, whoever the parent is."""
+    assert is_leftover(Process(parent=parent, state="S", command=command)) is is_left
+    assert not is_leftover(None)
 
 
 def test_no_workers(connection: Redis, tmp_path: Path) -> None:

@@ -34,8 +34,11 @@ def test_process_that_nobody_reaps(has_proc: bool, monkeypatch: pytest.MonkeyPat
     process.wait()
 
 
-def test_parent_and_command() -> None:
+@pytest.mark.parametrize("has_proc", [True, False], ids=["proc", "ps"])
+def test_parent_and_command(has_proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent is this process; a long command is told whole."""
+    if not has_proc:
+        monkeypatch.setattr("warmclip.process_table._PROC", Path("/no/such/folder"))
     argument = "x" * 500
     process = subprocess.Popen([sys.executable, "-c", "input()", argument], stdin=subprocess.PIPE)
     found = read_process(process.pid)
@@ -67,7 +70,13 @@ def test_line(line: str, process: Process | None) -> None:
 
 
 def test_no_ps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tool nothing is known."""
+    """Without the tool /proc tells as much, as in most images; without both nothing is known."""
     monkeypatch.setattr("os.defpath", "/no/such/folder")
     monkeypatch.setenv("PATH", "/no/such/folder")
+    if Path("/proc/self/stat").exists():
+        found = read_process(os.getpid())
+        assert found is not None
+        assert (found.parent, found.state) == (os.getppid(), "R")
+        assert "pytest" in found.command
+    monkeypatch.setattr("warmclip.process_table._PROC", Path("/no/such/folder"))
     assert read_process(os.getpid()) is None

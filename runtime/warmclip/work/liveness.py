@@ -7,6 +7,7 @@ horse, so that whoever runs on the same machine sees at once that both are gone.
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import uuid
@@ -17,7 +18,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from warmclip.process_table import is_running, read_process
+from warmclip.process_table import Process, is_running, read_process
 from warmclip.sysctl import read_sysctl
 from warmclip.work.keys import WORKERS
 from warmclip.work.patience import is_wrong_type
@@ -41,8 +42,7 @@ TROUBLE = "trouble"
 """The field that says why it has not loaded a model that it should; empty: all is well."""
 
 _MACHINE = "machine"
-_PACKAGE = "warmclip"
-_HORSE_MODULE = "warmclip.work.horse"
+_HORSE = re.compile(r"-m warmclip\.work\.horse .*--worker=(\d+)")
 
 
 def describe_stage(progress: tuple[int, int, str]) -> str:
@@ -105,7 +105,7 @@ def end_leftover_horses(connection: Redis) -> bool:
         key = text_of(name)
         if is_gone(connection, key) and not is_gone(connection, key, with_horse=True):
             horse = int(text_of(connection.hget(key, HORSE) or "0"))
-            if _is_leftover(horse):
+            if is_leftover(read_process(horse)):
                 log.warning("the horse %d has outlived its worker, and is killed", horse)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(horse, signal.SIGKILL)
@@ -113,13 +113,14 @@ def end_leftover_horses(connection: Redis) -> bool:
     return found
 
 
-def _is_leftover(pid: int) -> bool:
-    """Whether a process is a horse, and no child of a worker: numbers are used again."""
-    horse = read_process(pid)
-    if horse is None or _HORSE_MODULE not in horse.command:
-        return False
-    parent = read_process(horse.parent)
-    return parent is None or _PACKAGE not in parent.command
+def is_leftover(process: Process | None) -> bool:
+    """Whether a process is a horse, and no child of the worker that its command names.
+
+    Process numbers are used again, and whoever has adopted it may be one of ours: in a container
+    the supervisor is the first process.
+    """
+    horse = _HORSE.search(process.command) if process is not None else None
+    return process is not None and horse is not None and int(horse[1]) != process.parent
 
 
 def _is_pid(text: str) -> bool:

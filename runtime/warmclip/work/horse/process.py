@@ -12,7 +12,7 @@ from warmclip.work.horse.models import ModelChoice
 
 _LEAVING_S = 30.0
 _EXITING_S = 1.0  # between a pipe's end and its process's
-_MODULE = "warmclip.work.horse"
+_COMMAND = (sys.executable, "-P", "-m", "warmclip.work.horse")
 
 LOST_ITS_PIPE = 70  # EX_SOFTWARE
 """The exit code of a horse that cannot tell its worker anything, as a job closed its pipe."""
@@ -52,7 +52,8 @@ class HorseProcess:
         inherited = [from_us, to_us, *([] if store_owner is None else [store_owner])]
         try:
             self._process = ChildProcess(
-                [sys.executable, "-P", "-m", _MODULE, str(from_us), str(to_us)],
+                # Its worker is for whoever finds it left over (``liveness.is_leftover``).
+                [*_COMMAND, str(from_us), str(to_us), f"--worker={os.getpid()}"],
                 stdout=sys.stderr.fileno(),  # a job that prints shall not mix with answers
                 stderr=None,
                 messages_from=messages_from,
