@@ -15,7 +15,6 @@ from warmclip.errors import JobRefused, SettingsError
 from warmclip.settings import Limits, Root, Settings
 from warmclip.work import job_arguments, jobs
 from warmclip.work.allowlist import FUNCTIONS, AllowedJob, find_functions
-from warmclip.work.job_result import FailureReason
 from warmclip.work.producer import job_id
 
 
@@ -392,25 +391,3 @@ def test_job_ids_follow_from_the_work() -> None:
     assert id_ != job_id("my_photos", paths)
     assert id_ != job_id("my.photos", paths[:2])
     AllowedJob(id_, connection=Redis())  # RQ checks its characters
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Traceback ...\nwarmclip.errors.JobRefused: 3 texts: too many\n",
-         "JobRefused: 3 texts: too many"),
-        ('Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\n    ^^^\n'
-         "ValueError: two\nlines: of it\n  and an indented one\n",
-         "ValueError: two lines: of it   and an indented one"),
-        ('ValueError: first\n\nThe above ...\n\nTraceback (most recent call last):\n'
-         '  File "a.py", line 1, in f\n    g()\nKeyError: second\n', "KeyError: second"),
-        ("warmclip.errors.HorseDied: the horse died", "HorseDied: the horse died"),
-        ("Moved to FailedJobRegistry, due to AbandonedJobError, at 2026", "its worker died"),
-        ("MemoryError", "MemoryError"),
-        ("", "no reason was recorded"),
-        (None, "no reason was recorded"),
-    ],
-)  # fmt: skip
-def test_reason_of_a_failure(text: str | None, expected: str) -> None:
-    """The end of a traceback says what and why, in one line or several."""
-    assert str(FailureReason.of(text)) == expected

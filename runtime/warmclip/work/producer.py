@@ -248,7 +248,7 @@ def report_of(collection: str, paths: Sequence[str], job: AllowedJob | None) -> 
             return report
         reason = "its result in Redis is no report of these pictures"
     elif job is not None:
-        reason = f"it was {job.get_status(refresh=False)}, and left no result"
+        reason = f"it was {job.get_status(refresh=False).value}, and left no result"
     else:
         reason = "it is gone from Redis"
     skipped = dict.fromkeys(paths, f"its job failed: {reason}")
