@@ -103,10 +103,12 @@ def test_same_work_is_not_queued_twice(connection: Redis, settings: Settings) ->
     assert queue.count == 1
 
 
-def fail(connection: Redis, name: str, *, queue: str = "default") -> str:
+def fail(
+    connection: Redis, name: str, *, queue: str = "default", function: str = "index_images"
+) -> str:
     """A job that failed for good, as RQ records it; returns its id."""
     job = open_queue(connection, queue).enqueue(
-        "warmclip.work.jobs.index_images", args=([f"/{name}.png"], "images"), job_id=name
+        f"warmclip.work.jobs.{function}", args=([f"/{name}.png"], "images"), job_id=name
     )
     connection.lrem(open_queue(connection, queue).key, 1, job.id)
     job.set_status(JobStatus.FAILED)
@@ -127,6 +129,13 @@ def test_failed_jobs_are_queued_again(connection: Redis) -> None:
     assert (connection.hget("rq:job:a", "status"), connection.ttl("rq:job:a")) == (b"queued", -1)
     assert connection.zcard("rq:failed:default") == 2
     assert SimulatedWorker(connection).run_all() == 1
+
+
+@pytest.mark.parametrize("function", ["forget_images", "search_many"])
+def test_failed_job_that_indexes_nothing(connection: Redis, function: str) -> None:
+    """It is queued again as well, and its list is none of pictures to index."""
+    fail(connection, "a", function=function)
+    assert requeue_failed(connection) == (["a"], 0)
 
 
 def test_failed_job_that_two_queue_again(
