@@ -155,7 +155,7 @@ def test_jobs_of_a_folder(connection: Redis, settings: Settings, tmp_path: Path)
         (tmp_path / "pictures" / name).write_bytes(b"x")
     few = replace(settings, limits=replace(settings.limits, job_items=2), collection="mine")
     missing = str(tmp_path / "missing")
-    paths = [tmp_path / "pictures", missing]
+    paths: list[str | Path] = [tmp_path / "pictures", missing]
     run = submit_index(connection, few, paths, exclude=["d.*"], retry_unreadable=True)
     whole = [str(tmp_path / "pictures" / name) for name in ("a.png", "b.png", "c.png")]
     assert (run.collection, run.images, list(run.problems)) == ("mine", 3, [missing])
