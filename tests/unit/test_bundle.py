@@ -267,4 +267,6 @@ def test_probability_of_hits() -> None:
         for terms in ((text,), (like,), (text, text), (Term(text="a cat", weight=-1.0),))
     ]
     assert told == [0.5, None, None, None]
+    for silent in (None, Logits(scale=100.0)):  # a model without a sigmoid
+        assert with_probability(hits, Query(terms=(text,)), silent) == hits
     assert Hit.from_dict(replace(hits[0], probability=0.5).to_dict()).probability == 0.5

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warmclip.errors import BundleError, ProviderUnavailable
+from warmclip.errors import BundleError, CacheUnusable, ProviderUnavailable
 from warmclip.fsutil import private_folder
 from warmclip.inference.arrays import Features
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.placement import Placement
 from warmclip.inference.providers import CPU, PROVIDERS, Provider
 from warmclip.inference.selection import trial as trials
+from warmclip.inference.selection import trial_store
 from warmclip.inference.selection.golden import Golden
 from warmclip.inference.selection.provider_selection import TOWERS, _EligibleProviders, _obstacle
 from warmclip.inference.selection.quarantine import Quarantine
@@ -298,9 +299,78 @@ def test_trials_that_are_forgotten(
 
 
 @pytest.mark.parametrize("torn", ["", "[]", "{}", '{"images_per_s": {"x": 1}}'])
-def test_trial_that_is_torn(bundle: ModelBundle, tmp_path: Path, torn: str) -> None:
-    """It is as if it had not been run."""
+def test_trial_that_is_torn(
+    bundle: ModelBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: str
+) -> None:
+    """It is as if it had not been run, and that is told."""
     store = TrialStore(bundle, tmp_path, 1)
     private_folder(trials_folder(tmp_path), private=False)
     store._file(COREML, "image").write_text(torn)
     assert store.find_trial(COREML, "image") is None
+    assert "cannot be read, trying the provider again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("provider", "found", "is_kept", "said"),
+    [
+        (COREML, tried(COREML.name, 5), True, ""),
+        (COREML, tried(COREML.name, **DIED), True, "is not used on images: gave no answer"),
+        (CPU, tried("cpu", 5), True, ""),
+        # The CPU is never tried for good: what it failed by is this machine's load, or the bundle.
+        (CPU, tried("cpu", **DIED), False, "cpu is not used on images: gave no answer"),
+    ],
+)
+def test_trial_that_is_kept(
+    bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    provider: Provider,
+    found: Trial,
+    is_kept: bool,
+    said: str,
+) -> None:
+    """All but a reference that failed; why something is not used is told once, as a warning."""
+    monkeypatch.setattr(trial_store, "run_trial", lambda *_, **__: found)
+    private_folder(trials_folder(tmp_path), private=False)
+    store = TrialStore(bundle, tmp_path, 1)
+    assert store.run_trial(provider, "image", 60, lambda: None) == found
+    assert store.find_trial(provider, "image") == (found if is_kept else None)
+    assert len(caplog.messages) == bool(said)
+    assert said in caplog.text
+
+
+def test_trial_that_cannot_be_kept(
+    bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It counts this time: a folder that cannot be written into is told, and ends nothing."""
+    found = tried(COREML.name, 5)
+    monkeypatch.setattr(trial_store, "run_trial", lambda *_, **__: found)
+    trials_folder(tmp_path).write_text("a file in the place of the folder")
+    assert TrialStore(bundle, tmp_path, 1).run_trial(COREML, "image", 60, lambda: None) == found
+    assert "the trial of coreml-fp16 is not kept" in caplog.text
+
+
+def test_trial_without_room_for_what_is_compiled(
+    bundle: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It failed, but it is not dead and not kept: with more room it is tried again."""
+
+    def no_room(*_: object, **__: object) -> Trial:
+        raise CacheUnusable("the disk is full")
+
+    monkeypatch.setattr(trial_store, "run_trial", no_room)
+    private_folder(trials_folder(tmp_path), private=False)
+    store = TrialStore(bundle, tmp_path, 1)
+    found = store.run_trial(COREML, "text", 60, lambda: None)
+    assert found == Trial(
+        provider="coreml-fp16", tower="text", passed=False, reason="the disk is full"
+    )
+    assert store.find_trial(COREML, "text") is None
+    assert "coreml-fp16 is not tried on texts: the disk is full" in caplog.text
