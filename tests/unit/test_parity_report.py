@@ -17,7 +17,7 @@ from warmclip_export.parity import plots, report
 from warmclip_export.parity.bounds import cpu_bounds, find_bounds
 from warmclip_export.parity.comparison import BothTowers, Comparison, mean_distance, select_queries
 from warmclip_export.parity.compatibility import Compatibility
-from warmclip_export.parity.finding import AT_LEAST, Finding, Measure
+from warmclip_export.parity.finding import ANY_COSINE, AT_LEAST, Finding, Measure
 from warmclip_export.parity.result import Record, Result, Spread, WrongCrop
 from warmclip_export.parity.retrieval import open_searches
 
@@ -57,6 +57,29 @@ def test_which_way_a_threshold_lies() -> None:
     assert not _found("top-10 overlap", 0.49, 0.5).passed
     assert "at least" in str(_found("top-10 overlap", 0.4, 0.5))
     assert "at most" in str(_found("largest difference", 0.4, 0.5))
+
+
+def test_figure_as_it_is_told() -> None:
+    """With its threshold, unless that refuses nothing, and with its note, if it has one."""
+    assert str(_found("lowest cosine", 0.4, 0.99)) == "s: lowest cosine 0.4, allowed at least 0.99"
+    assert str(_found("lowest cosine", 0.4, ANY_COSINE)) == "s: lowest cosine 0.4"
+    told = str(_found("largest difference", 1e-6, 1e-5, "of few"))
+    assert told == "s: largest difference 1e-06, allowed at most 1e-05 (of few)"
+    assert _found("lowest cosine", -1.0, ANY_COSINE).passed
+
+
+@pytest.mark.parametrize("note", ["", "why"])
+def test_figure_in_a_certificate(note: str) -> None:
+    """It stands there with what it was compared with."""
+    assert _found("lowest cosine", 0.4, 0.99, note).as_json() == {
+        "stage": "s",
+        "measure": "lowest cosine",
+        "figure": 0.4,
+        "threshold": 0.99,
+        "passed": False,
+        **({"note": note} if note else {}),
+    }
+    assert _found("largest difference", -math.inf, 1.0).as_json()["figure"] is None
 
 
 def test_certificate_keeps_its_fields() -> None:

@@ -1,7 +1,10 @@
 """Which provider computes a tower, by trials that are values; and what a trial finds."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -219,6 +222,45 @@ def test_trial_in_a_process_of_its_own(bundle: ModelBundle, tmp_path: Path) -> N
     assert (found.passed, found.died) == (False, True)
     assert "exit code 2" in found.reason
     assert str(broken) in found.reason
+
+
+_FULL_DISK = """
+from warmclip.errors import CacheUnusable
+from warmclip.inference.selection import trial
+
+def full(*_, **__):
+    print("what a library says")
+    raise CacheUnusable("the disk is full")
+
+trial.try_provider = full
+trial.main()
+"""
+
+
+def test_trial_whose_process_finds_no_room(bundle: ModelBundle, tmp_path: Path) -> None:
+    """It ends well, and its answer is that alone: no provider is blamed for a full disk."""
+    request = {
+        "bundle": str(bundle.folder),
+        "provider": "cpu",
+        "tower": "text",
+        "home": str(tmp_path),
+        "threads": 1,
+        "alarm_s": 120,
+    }
+    stdin, ours = os.pipe()  # somebody waits for the answer
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _FULL_DISK, json.dumps(request)],
+            stdin=stdin,
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+    finally:
+        os.close(stdin)
+        os.close(ours)
+    assert (done.returncode, done.stdout) == (0, b'{"cache_unusable": "the disk is full"}\n')
+    assert b"what a library says" in done.stderr
 
 
 class Clock:
