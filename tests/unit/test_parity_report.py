@@ -53,7 +53,9 @@ def test_which_way_a_threshold_lies() -> None:
     """Differences are allowed at most, agreements at least; both include the threshold."""
     assert _found("largest difference", 0.5, 0.5).passed
     assert not _found("largest difference", 0.51, 0.5).passed
+    assert _found("largest difference", 0.4, 0.5).passed
     assert _found("top-10 overlap", 0.5, 0.5).passed
+    assert _found("top-10 overlap", 0.6, 0.5).passed
     assert not _found("top-10 overlap", 0.49, 0.5).passed
     assert "at least" in str(_found("top-10 overlap", 0.4, 0.5))
     assert "at most" in str(_found("largest difference", 0.4, 0.5))
@@ -62,7 +64,7 @@ def test_which_way_a_threshold_lies() -> None:
 def test_figure_as_it_is_told() -> None:
     """With its threshold, unless that refuses nothing, and with its note, if it has one."""
     assert str(_found("lowest cosine", 0.4, 0.99)) == "s: lowest cosine 0.4, allowed at least 0.99"
-    assert str(_found("lowest cosine", 0.4, ANY_COSINE)) == "s: lowest cosine 0.4"
+    assert str(_found("lowest cosine", 0.4, float("-1"))) == "s: lowest cosine 0.4"
     told = str(_found("largest difference", 1e-6, 1e-5, "of few"))
     assert told == "s: largest difference 1e-06, allowed at most 1e-05 (of few)"
     assert _found("lowest cosine", -1.0, ANY_COSINE).passed

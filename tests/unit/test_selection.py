@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ from warmclip.fsutil import private_folder
 from warmclip.inference.arrays import Features
 from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.ort.placement import Placement
-from warmclip.inference.providers import CPU, PROVIDERS, Provider
+from warmclip.inference.providers import CPU, PROVIDERS, Candidates, Provider
+from warmclip.inference.selection import provider_selection, trial_store
 from warmclip.inference.selection import trial as trials
-from warmclip.inference.selection import trial_store
 from warmclip.inference.selection.golden import Golden
-from warmclip.inference.selection.provider_selection import TOWERS, _EligibleProviders, _obstacle
+from warmclip.inference.selection.provider_selection import (
+    TOWERS,
+    _EligibleProviders,
+    _obstacle,
+    read_selection,
+    select_providers,
+)
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.inference.selection.trial import BATCHES, Trial, _compare, _misplaced, try_provider
 from warmclip.inference.selection.trial_process import run_trial
@@ -62,6 +68,7 @@ def chosen(tower: Tower, found: Sequence[Trial], asked: str = "auto") -> tuple[s
         ([("cpu", 100), ("coreml-fp16", 200)], "coreml-fp16"),
         ([("coreml-fp16", 200), ("cpu", 100)], "coreml-fp16"),
         ([("cpu", 100), ("coreml-fp16", 111)], "coreml-fp16"),
+        ([("cpu", 1000), ("coreml-fp16", 1100)], "coreml-fp16"),
         ([("cpu", 100), ("coreml-fp16", 109)], "cpu"),  # not worth canaries, memory and trust
         ([("cpu", 100), ("coreml-fp16", 50)], "cpu"),
         ([("cpu", 100), ("coreml-fp16", 200), ("coreml-fp32", 300)], "coreml-fp32"),
@@ -416,3 +423,95 @@ def test_trial_without_room_for_what_is_compiled(
     )
     assert store.find_trial(COREML, "text") is None
     assert "coreml-fp16 is not tried on texts: the disk is full" in caplog.text
+
+
+class Scripted:
+    """Trials that find what a test has written down, on a machine that has these providers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, here: Sequence[Provider]) -> None:
+        self.rates = {"cpu": 10.0, "coreml-fp16": 20.0}
+        self.ran: list[tuple[str, str]] = []
+        self.removed: list[tuple[str, str]] = []
+        found = Candidates(here=tuple(here), absent={"cuda": "not in this onnxruntime"})
+        monkeypatch.setattr(provider_selection, "candidates", lambda _: found)
+        monkeypatch.setattr(trial_store, "run_trial", self._run)
+        monkeypatch.setattr(TrialStore, "remove_compiled", self._remove)
+
+    def _run(
+        self,
+        bundle: ModelBundle,  # noqa: ARG002 - as run_trial has it
+        provider: Provider,
+        tower: Tower,
+        *,
+        deadline_s: float,
+        waiting: Callable[[], None],
+        **_: object,
+    ) -> Trial:
+        assert deadline_s == 60
+        waiting()
+        self.ran.append((provider.name, tower))
+        rate = self.rates[provider.name] if tower == "image" else 5.0
+        return tried(provider.name, rate, tower=tower)
+
+    def _remove(self, provider: Provider, tower: Tower) -> None:
+        self.removed.append((provider.name, tower))
+
+
+def test_what_was_tried_is_not_tried_again(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each provider is tried once on each tower, with how far it is; what lost leaves no model."""
+    scripted = Scripted(monkeypatch, [CPU, COREML])
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)  # others may read it
+    told: list[tuple[int, int, str]] = []
+    assert read_selection(bundle, "auto", home=home) is None
+    found = select_providers(
+        bundle, "auto", home=home, deadline_s=60, progress=lambda *it: told.append(it)
+    )
+    assert found.chosen == {"image": "coreml-fp16", "text": "cpu"}
+    assert found.passed_over == {"cuda": "not in this onnxruntime"}
+    pairs = [(name, tower) for name in ("cpu", "coreml-fp16") for tower in TOWERS]
+    assert scripted.ran == pairs
+    assert set(scripted.removed) == {("cpu", "image"), ("coreml-fp16", "text")}
+    assert told == [
+        (done, 4, f"trying {name} on {tower}s") for done, (name, tower) in enumerate(pairs)
+    ]
+    scripted.removed.clear()
+    assert select_providers(bundle, "auto", home=home, deadline_s=60) == found
+    assert read_selection(bundle, "auto", home=home) == found
+    assert (scripted.ran, scripted.removed) == (pairs, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [("coreml-fp16", "asked for by name"), ("coreml", "there is no other provider here: no trial")],
+)
+def test_nothing_to_choose(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, why: str
+) -> None:
+    """One provider is tried only where somebody wants to know; nothing is written otherwise."""
+    scripted = Scripted(monkeypatch, [COREML])
+    home = tmp_path / "home"
+    found = select_providers(bundle, asked, home=home)
+    assert found == read_selection(bundle, asked, home=home)
+    assert found.chosen == dict.fromkeys(TOWERS, "coreml-fp16")
+    assert set(found.why.values()) == {why}
+    assert (found.trials, scripted.ran, home.exists()) == ((), [], False)
+    found = select_providers(bundle, asked, home=home, deadline_s=60, try_all=True)
+    assert [it.tower for it in found.trials] == list(TOWERS)
+
+
+def test_nothing_that_may_be_tried(
+    bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for is in quarantine: that is the error; beside the CPU it is passed over."""
+    quarantine = Quarantine(private_folder(tmp_path / "home", private=False))
+    quarantine.add("coreml-fp16", "it was wrong")
+    Scripted(monkeypatch, [COREML])
+    with pytest.raises(ProviderUnavailable, match=r"coreml-fp16' is in quarantine until .* wrong"):
+        select_providers(bundle, "coreml", home=tmp_path / "home")
+    Scripted(monkeypatch, [CPU, COREML])
+    found = select_providers(bundle, "auto", home=tmp_path / "home")
+    assert found.chosen == dict.fromkeys(TOWERS, "cpu")
+    assert "is in quarantine" in found.passed_over["coreml-fp16"]
