@@ -89,10 +89,10 @@ def record(redis: Redis, pid: object, horse: object, machine: str | None = None)
     ("pid", "horse", "machine", "gone", "gone_with_horse"),
     [
         ("ended", "ended", None, True, True),
-        ("ended", ME, None, True, False),
+        ("ended", "ours", None, True, False),
         ("ended", "", None, True, True),
         ("ended", "x", None, True, True),
-        (ME, "ended", None, False, False),
+        ("ours", "ended", None, False, False),
         ("ended", "ended", "elsewhere", False, False),
         ("ended", "ended", "", False, False),
         ("", "ended", None, False, False),
@@ -105,15 +105,15 @@ def record(redis: Redis, pid: object, horse: object, machine: str | None = None)
 def test_who_is_gone(
     connection: Redis,
     ended: int,
-    pid: object,
-    horse: object,
+    pid: str,
+    horse: str,
     machine: str | None,
     gone: bool,
     gone_with_horse: bool,
 ) -> None:
     """A process of this machine that ended; what is said of another one is not known."""
-    numbers = [ended if it == "ended" else it for it in (pid, horse)]
-    record(connection, numbers[0], numbers[1], machine)
+    numbers: dict[str, object] = {"ended": ended, "ours": ME}
+    record(connection, numbers.get(pid, pid), numbers.get(horse, horse), machine)
     assert is_gone(connection, KEY) is gone
     assert is_gone(connection, KEY, with_horse=True) is gone_with_horse
 
