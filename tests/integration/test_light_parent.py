@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 from running import Running, eventually, running_worker
 from standins import user_jobs
 from user_worker import run, user_environment
+from warmclip.process_table import read_process
 from warmclip.settings import Settings
 from warmclip.work.call import call
+from warmclip.work.liveness import is_leftover
 from warmclip.work.producer import submit_index, watch
 
 # What a model and a store bring along, what a fork breaks on macOS, and the user's own module.
@@ -124,6 +127,14 @@ def test_exec(worker: Running) -> None:
         assert module.encode() in arguments
         flags = int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[6])
         assert not flags & _FORKED_WITHOUT_EXEC
+
+
+def test_horse_names_its_worker(worker: Running) -> None:
+    """So whoever finds it knows whether its worker is gone, whatever process has adopted it."""
+    horse = read_process(worker.horse)
+    assert horse is not None
+    assert not is_leftover(horse)
+    assert is_leftover(replace(horse, parent=1))
 
 
 @needs_proc
