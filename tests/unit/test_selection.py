@@ -236,7 +236,7 @@ from warmclip.errors import CacheUnusable
 from warmclip.inference.selection import trial
 
 def full(*_, **__):
-    print("what a library says")
+    print("what a library says", flush=True)
     raise CacheUnusable("the disk is full")
 
 trial.try_provider = full
