@@ -39,10 +39,17 @@ def started(session: str, cwd: Path, **variables: str) -> "subprocess.Popen[byte
     return process
 
 
-def run_pytest(*arguments: str, start: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
-    """Run it in a process of its own, with the modules of the tests at hand."""
+def run_pytest(
+    folder: Path, *arguments: str, start: tuple[str, ...] = ()
+) -> "subprocess.CompletedProcess[str]":
+    """Run it in a process of its own, with the modules of the tests at hand.
+
+    Its temporary folder lies below this one. In pytest's common place it would remove what
+    earlier sessions left, gigabytes of it, when it ends.
+    """
+    options = "-p", "no:cacheprovider", f"--basetemp={folder / 'base'}"
     return subprocess.run(
-        [*start, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        [*start, sys.executable, "-m", "pytest", *options, *arguments],
         env=os.environ | {"PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
@@ -79,8 +86,7 @@ def test_session_that_leaves_a_process(tmp_path: Path, at_once: int) -> None:
     """It fails, names the process and its test, and ends it: by itself, and as `make test` is."""
     (tmp_path / "conftest.py").write_text(CHECKED)
     (tmp_path / "test_it.py").write_text(LEAVES_ONE)
-    folders = f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}"
-    done = run_pytest(str(tmp_path), *folders, f"--numprocesses={at_once}")
+    done = run_pytest(tmp_path, str(tmp_path), f"--rootdir={tmp_path}", f"--numprocesses={at_once}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     pid = int((tmp_path / "pid").read_text())
@@ -95,8 +101,9 @@ def test_interrupt_of_a_child(tmp_path: Path) -> None:
         assert child.wait(60) in (-signal.SIGINT, 1)
 
 
-def test_suite_started_where_interrupts_are_ignored() -> None:
+def test_suite_started_where_interrupts_are_ignored(tmp_path: Path) -> None:
     """So it does where the shell, nohup or a CI runner ignores SIGINT."""
     ignoring = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
-    done = run_pytest(f"{__file__}::{test_interrupt_of_a_child.__name__}", start=ignoring)
+    test = f"{__file__}::{test_interrupt_of_a_child.__name__}"
+    done = run_pytest(tmp_path, test, start=ignoring)
     assert done.returncode == 0, done.stdout
