@@ -9,20 +9,12 @@ from typer.testing import CliRunner
 from tiny_models import TINY_VIT, written
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export.__main__ import app
-from warmclip_export.parity import corpus
 
 
 @pytest.fixture(autouse=True)
 def fp32_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """One precision is enough here, and twice as quick."""
     monkeypatch.setattr("warmclip_export.exporter.PRECISIONS", ("fp32",))
-
-
-@pytest.fixture(autouse=True)
-def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole corpus is for the suite's own tests."""
-    whole = corpus.build_corpus
-    monkeypatch.setattr(corpus, "build_corpus", lambda *arguments: whole(*arguments).every(20))
 
 
 def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:
@@ -33,7 +25,8 @@ def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:
     export = ["model", "--model", model, "--pretrained", "random:2", "--out", out]
 
     made = run(app, [*export, "--json"])
-    checked = run(app, ["parity", f"{out}/tiny-random-2", "--model", model, "--json"])
+    parity = ["parity", f"{out}/tiny-random-2", "--model", model, "--every", "20"]
+    checked = run(app, [*parity, "--json"])
     again = run(app, export)
 
     assert (made.exit_code, checked.exit_code, again.exit_code) == (0, 0, 2)

@@ -33,6 +33,7 @@ from warmclip_export.reference import Reference
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 MODEL, WEIGHTS = str(DEMO / "warmclip-demo.json"), str(DEMO / "warmclip-demo.safetensors")
 SOURCES = ["--model", MODEL, "--pretrained", WEIGHTS]
+PART = ["--every", "20"]  # what is about the command needs no more
 # Fewer examples, as for the other suites of this tier, make a smaller corpus.
 NTH = 1 if int(os.environ.get("PARITY_EXAMPLES", "1000")) >= 1000 else 6
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -254,31 +255,25 @@ def test_other_weights_are_not_the_bundle_s(samples: Corpus) -> None:
         )
 
 
-@pytest.fixture
-def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands below are about commands."""
-    whole = corpus.build_corpus
-    monkeypatch.setattr(corpus, "build_corpus", lambda *arguments: whole(*arguments).every(20))
-
-
-@pytest.mark.usefixtures("small_corpus")
 def test_command_passes_and_writes_its_report(tmp_path: Path) -> None:
     """Exit code 0, all figures and compatibilities on stdout, a page and JSON in the folder."""
+    report = tmp_path / "report"
     ran = CliRunner().invoke(
-        app, ["parity", str(DEMO / "bundle"), *SOURCES, "--report", str(tmp_path / "report")]
+        app, ["parity", str(DEMO / "bundle"), *SOURCES, *PART, "--report", str(report)]
     )
 
     assert ran.exit_code == 0, ran.output
+    assert "11 pictures, 18 texts: one in 20 of the corpus" in ran.stdout
     assert "passed  tokens: texts that differ 0" in ran.stdout
     assert "GELU (open_clip.create_model('warmclip-demo'" in ran.stdout
     assert "not measured: coreml" in ran.stdout or "fp32 on coreml" in ran.stdout
-    assert str(tmp_path / "report" / "parity.html") in ran.stdout
-    written = json.loads((tmp_path / "report" / "parity.json").read_text("utf-8"))
+    assert str(report / "parity.html") in ran.stdout
+    written = json.loads((report / "parity.json").read_text("utf-8"))
     assert written["passed"] is True
-    assert "may share a collection" in (tmp_path / "report" / "parity.html").read_text("utf-8")
+    assert written["samples"] == {"image": 11, "text": 18, "every": 20}
+    assert "may share a collection" in (report / "parity.html").read_text("utf-8")
 
 
-@pytest.mark.usefixtures("small_corpus")
 def test_command_ends_with_1_where_a_stage_fails(tmp_path: Path) -> None:
     """A bundle with another mean: JSON says which stage was first, and the page is written."""
     bundle = ModelBundle.open(DEMO / "bundle")
@@ -287,7 +282,10 @@ def test_command_ends_with_1_where_a_stage_fails(tmp_path: Path) -> None:
 
     ran = CliRunner().invoke(
         app,
-        ["parity", str(tmp_path / "m"), *SOURCES, "--json", "--report", str(tmp_path / "r.html")],
+        [
+            *("parity", str(tmp_path / "m"), *SOURCES, *PART),
+            *("--json", "--report", str(tmp_path / "r.html")),
+        ],
     )
 
     report = json.loads(ran.stdout)

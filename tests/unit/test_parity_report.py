@@ -255,6 +255,7 @@ def _result(tmp_path: Path, *, differences: list[float]) -> Result:
         pictures=("one", "two", HOSTILE),
         crops=crops,
         texts=("a cat", HOSTILE),
+        nth=5,
         seconds=12.3,
         measured_at="2026-11-25T12:00:00+00:00",
     )  # fmt: skip

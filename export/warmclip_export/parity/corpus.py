@@ -5,7 +5,7 @@ Modes that no file format holds stay in memory. The corpus is the same every tim
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -75,14 +75,21 @@ class CorpusPicture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Pictures and texts to compare on."""
+    """Pictures and texts to compare on.
+
+    Attributes:
+        nth: 1 if it is the whole corpus, 5 if it has every fifth picture and text of it.
+    """
 
     pictures: tuple[CorpusPicture, ...]
     texts: tuple[str, ...]
+    nth: int = 1
 
     def every(self, nth: int) -> "Corpus":
-        """A part of it, from all kinds: for tests that are about something else."""
-        return Corpus(pictures=self.pictures[::nth], texts=self.texts[::nth])
+        """A part of it, from all kinds: for a model that computes slowly."""
+        return replace(
+            self, pictures=self.pictures[::nth], texts=self.texts[::nth], nth=self.nth * nth
+        )
 
 
 def build_corpus(folder: Path, size_px: int) -> Corpus:

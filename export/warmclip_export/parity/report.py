@@ -134,7 +134,7 @@ def _facts(result: Result) -> dict[str, str]:
     return {
         "reference": f"open_clip {result.versions['open_clip_torch']} on {reference['device']}, "
         f"{reference['dtype']}",
-        "compared": f"{len(result.pictures)} pictures, {len(result.texts)} texts",
+        "compared": result.compared,
         "machine": f"{reference['system']} {reference['machine']}",
         "measured": f"{when} UTC, in {result.seconds:.0f} s",
         "weights": f"{reference['model']}, {reference['pretrained']}",

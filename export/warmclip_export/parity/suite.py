@@ -116,6 +116,7 @@ def check_bundle(
         pictures=tuple(entry.name for entry in corpus.pictures),
         crops=expected.crops,
         texts=corpus.texts,
+        nth=corpus.nth,
         seconds=time.monotonic() - started,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
