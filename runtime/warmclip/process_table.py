@@ -13,7 +13,7 @@ _ENDED = ("Z", "X")  # a zombie, and one that is just being reaped
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A line of ``ps``."""
+    """What is known of one process."""
 
     parent: int
     state: str  # a letter: "R" runs, "S" sleeps, "T" is stopped, "Z" has ended
@@ -23,9 +23,9 @@ class Process:
 def read_process(pid: int) -> Process | None:
     """What the system tells of a process; None if there is none, or ``ps`` does not answer.
 
-    On Linux /proc is read, as few images of containers have ``ps``.
+    On Linux /proc is read, as an image of a container may have no ``ps``.
     """
-    if (_PROC / "self" / "stat").exists():
+    if _has_proc():
         return _read_proc(pid)
     tool = shutil.which("ps", path=os.defpath) or "ps"  # a service may have a bare PATH
     try:
@@ -44,15 +44,31 @@ def read_process(pid: int) -> Process | None:
 
 
 def _read_proc(pid: int) -> Process | None:
-    folder = _PROC / str(pid)
-    try:
-        stat = (folder / "stat").read_text("utf-8", "replace")
-        arguments = (folder / "cmdline").read_bytes().split(b"\0")
-    except OSError:
+    stat = _read_stat(pid)
+    if not stat:
         return None
-    state, parent = stat.rpartition(") ")[2].split()[:2]
+    try:
+        arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:  # gone just now
+        return None
     command = b" ".join(arguments).decode("utf-8", "replace").strip()
-    return Process(parent=int(parent), state=state, command=command)
+    return Process(parent=int(stat[1]), state=stat[0], command=command)
+
+
+def _has_proc() -> bool:
+    return (_PROC / "self" / "stat").exists()
+
+
+def _read_stat(pid: int) -> list[str]:
+    """What /proc/PID/stat says after the command's name: state, parent, ...; [] if there is none.
+
+    The name is in brackets, and may itself have spaces and brackets.
+    """
+    try:
+        text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
+    except OSError:
+        return []
+    return text.rpartition(") ")[2].split()
 
 
 def parse_process(line: str) -> Process | None:
@@ -75,11 +91,10 @@ def is_running(pid: int) -> bool:
         return False
     except PermissionError:
         return True  # somebody else's
-    try:
-        state = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(") ")[2][:1]
-    except OSError:  # no Linux, or gone just now
-        if (_PROC / "self" / "stat").exists():
-            return False
+    if not _has_proc():
         process = read_process(pid)
         return process is None or process.state not in _ENDED
-    return state not in _ENDED
+    # Never the command too: to read it takes the process's memory lock, and one that hangs may
+    # hold that for good.
+    stat = _read_stat(pid)
+    return bool(stat) and stat[0] not in _ENDED

@@ -70,7 +70,7 @@ def test_line(line: str, process: Process | None) -> None:
 
 
 def test_no_ps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tool /proc tells as much, as in most images; without both nothing is known."""
+    """Without the tool, /proc tells as much; without both, nothing is known."""
     monkeypatch.setattr("os.defpath", "/no/such/folder")
     monkeypatch.setenv("PATH", "/no/such/folder")
     if Path("/proc/self/stat").exists():

@@ -119,8 +119,10 @@ def is_leftover(process: Process | None) -> bool:
     Process numbers are used again, and whoever has adopted it may be one of ours: in a container
     the supervisor is the first process.
     """
-    horse = _HORSE.search(process.command) if process is not None else None
-    return process is not None and horse is not None and int(horse[1]) != process.parent
+    if process is None:
+        return False
+    horse = _HORSE.search(process.command)
+    return horse is not None and int(horse[1]) != process.parent
 
 
 def _is_pid(text: str) -> bool:
