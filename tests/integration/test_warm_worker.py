@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -644,7 +643,6 @@ def test_job_whose_time_is_over_when_its_horse_dies(
     """It is not run again, though it may be: its application does not wait any more."""
     job = enqueue(connection)
     clock = Clock()
-    clock.now = time.monotonic()
     monkeypatch.setattr(worker, "time", clock)
 
     def wait() -> None:

@@ -1,6 +1,7 @@
 """A horse that says what a test has written down: no process is started."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -41,7 +42,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = time.monotonic()  # by which an order says when it began
         self.slept: list[float] = []
 
     def monotonic(self) -> float:
