@@ -1,5 +1,6 @@
 """What several files of this tier share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,3 +40,12 @@ def connection(redis_port: int) -> Iterator[Redis]:
     with Redis(port=redis_port, retry=Patience(20.0)) as redis:
         redis.flushall()
         yield redis
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """A worker and a supervisor handle signals of their own; afterwards they are pytest's again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,20 +16,11 @@ from warmclip.errors import WarmclipError
 from warmclip.work import supervisor
 from warmclip.work.supervisor import Supervisor, next_start
 
-pytestmark = pytest.mark.quick
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("signals")]
 
 Run = Callable[..., tuple[int, dict[str, int]]]
 
 BAD = WarmclipError.exit_code
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Those of pytest are as before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

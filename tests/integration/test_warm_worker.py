@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,15 +46,6 @@ OURS = "warmclip.work.jobs.embed_texts"
 OWN = "my_jobs.resize"
 Hire: TypeAlias = Callable[..., WarmWorker]
 SEGV, KILL = -signal.SIGSEGV, -signal.SIGKILL
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """A worker handles signals of its own; afterwards they are pytest's again."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
