@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import qdrant_edge as edge
 
+from standins.disk import free_blocks
 from standins.points import DIM, vector
 from warmclip.errors import StoreError
 from warmclip.store import embedded_compactor, embedded_copy
@@ -173,22 +174,15 @@ def test_files_are_copied(tmp_path: Path, content: bytes, least_saved: int) -> N
     assert copied.stat().st_blocks * 512 <= len(content) - least_saved + 8192
 
 
-def disk_with(free_bytes: int) -> Callable[[Path], os.statvfs_result]:
-    """What the system says of a disk that has so much room."""
-    return lambda _path: os.statvfs_result(
-        (1, 1, free_bytes, free_bytes, free_bytes, 0, 0, 0, 0, 0)
-    )
-
-
 def test_room_for_the_copy(source: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files once more, and what is made of them; and 64 MB, as the engine always needs."""
     source.flush()
     needed = 2 * size_bytes(source.path) + 64 * MB
     copy = CollectionCopy(source.path.with_name("copy"))
-    monkeypatch.setattr(os, "statvfs", disk_with(needed - 1))
+    monkeypatch.setattr(os, "statvfs", free_blocks(needed - 1, block_bytes=1))
     with pytest.raises(StoreError, match=rf"too little room.* needs {needed >> 20} MB"):
         copy.begin(source)
-    monkeypatch.setattr(os, "statvfs", disk_with(needed))
+    monkeypatch.setattr(os, "statvfs", free_blocks(needed, block_bytes=1))
     copy.begin(source)
     assert copy.points == 100
 

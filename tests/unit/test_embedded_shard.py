@@ -1,13 +1,13 @@
 """One collection of the embedded engine: what it refuses, and what it says is missing."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import qdrant_edge as edge
 
+from standins.disk import free_blocks
 from standins.points import DIM, vector
 from warmclip.errors import StoreDamaged, StoreError
 from warmclip.store import embedded_shard
@@ -54,8 +54,7 @@ def test_disk_that_is_nearly_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, needed_mb: int, refused: str
 ) -> None:
     """64 MB stay free, of what this user may fill."""
-    disk = SimpleNamespace(f_bavail=blocks, f_bfree=10**9, f_frsize=4096, f_bsize=10**9)
-    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
+    monkeypatch.setattr(os, "statvfs", free_blocks(blocks))
     if refused:
         with pytest.raises(StoreError, match=refused):
             check_space(tmp_path, needed_bytes=needed_mb * MB)
@@ -272,14 +271,9 @@ def test_what_can_be_read(tmp_path: Path) -> None:
     Shard.load(target.path).abandon()
 
 
-def a_disk(blocks: int) -> Callable[[Path], SimpleNamespace]:
-    """What the system says of a disk with so many free blocks of 4 KB."""
-    return lambda _path: SimpleNamespace(f_bavail=blocks, f_frsize=4096)
-
-
 def test_full_disk(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written: the engine's mapped files would kill the process."""
-    monkeypatch.setattr(os, "statvfs", a_disk(100))
+    monkeypatch.setattr(os, "statvfs", free_blocks(100))
     for write in (
         lambda: shard.update(points(11)),
         lambda: shard.delete(edge.UpdateOperation.delete_points([1])),
