@@ -28,6 +28,7 @@ from warmclip.inference.text import Tokenizer
 from warmclip_export import graph, onnx_file, quantize, samples, tokenizer
 from warmclip_export.catalog import ModelRecipe
 from warmclip_export.coreml import report
+from warmclip_export.coreml.basic_passes import check_room
 from warmclip_export.errors import ExportRefused, ParityFailed
 from warmclip_export.fp16 import value_range
 from warmclip_export.parity.finding import Finding
@@ -81,6 +82,8 @@ def export_model(
     check_target(target, force=force)
     if int8:
         _check_int8(recipe)
+    # Now, since the lint comes after minutes or hours.
+    check_room(max(tower_bytes(recipe.architecture, recipe.text_model).values()))
     step("fetch the weights")
     checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")

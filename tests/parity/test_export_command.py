@@ -1,11 +1,13 @@
 """The command warmclip-export from beginning to end, as a person runs it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from standins.disk import free_blocks
 from tiny_models import TINY_VIT, written
 from warmclip.inference.bundle import ModelBundle
 from warmclip_export.__main__ import app
@@ -38,6 +40,24 @@ def test_bundle_is_exported_checked_and_not_overwritten(tmp_path: Path) -> None:
     assert bundle.manifest.name == "tiny-random-2"
     assert all(stage["passed"] for stage in json.loads(checked.stdout)["stages"])
     assert "--force" in again.stderr
+
+
+def test_temporary_folder_without_room(
+    tmp_path: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export says so before it computes anything, and lint instead of onnxruntime's error."""
+    model = written(tmp_path, "tiny", TINY_VIT)
+    monkeypatch.setattr(os, "statvfs", free_blocks(1))
+
+    export = ["model", "--model", model, "--pretrained", "random:2", "--out", str(tmp_path / "m")]
+    made = CliRunner().invoke(app, export)
+    linted = CliRunner().invoke(app, ["lint", str(demo_bundle)])
+
+    for ran in (made, linted):
+        assert ran.exit_code == 2
+        assert "name another folder with TMPDIR" in ran.stderr
+    assert "fetch the weights" not in made.stderr
+    assert not list((tmp_path / "m").glob("*"))
 
 
 def test_machine_with_too_little_memory_is_told_and_tries(

@@ -9,6 +9,7 @@ its own Casts disguised from the passes, and the types are put back after.
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -135,9 +136,28 @@ def list_operations(shown: Float32Graph, batch: int) -> list[Operation]:
         batch: what a symbolic first axis of an input is pinned to.
 
     Raises:
-        ExportRefused: onnxruntime cannot load the graph.
+        ExportRefused: onnxruntime cannot load the graph, or the temporary folder is full.
     """
+    check_room(len(shown.content) + shown.apart_bytes)
     return list(_operations(_level_1(shown, batch), shown.casts, shown.given))
+
+
+def check_room(weight_bytes: int) -> None:
+    """Look whether the temporary folder can hold a graph's weights, which onnxruntime writes there.
+
+    Args:
+        weight_bytes: of a graph, or of a whole model before it is exported, in float32.
+
+    Raises:
+        ExportRefused: it has no room for them.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < weight_bytes:
+        raise ExportRefused(
+            f"{folder} has {free / 1e9:.2f} GB free; the lint of a graph writes up to "
+            f"{weight_bytes / 1e9:.2f} GB there: make room, or name another folder with TMPDIR"
+        )
 
 
 def _given_types(model: onnx.ModelProto) -> dict[str, int]:
