@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 from redis import Redis
 from redis.client import Pipeline
 from rq.exceptions import NoSuchJobError
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
+from rq.queue import Queue
 from rq.results import Result
 from rq.utils import now, utcformat
 
@@ -156,6 +157,18 @@ def keys_of(connection: Redis) -> set[str]:
         *("rq:queues", "rq:warmclip:sessions", "rq:warmclip:totals"),
         *("rq:warmclip:sessions:open", "rq:warmclip:sessions:scanners"),
     }
+
+
+def failed_job(
+    queue: Queue, function: str, job_id: str, *, args: Sequence[Any] = (), ttl_s: int = 3600
+) -> Job:
+    """A job that failed for good, as RQ records it."""
+    job = queue.enqueue(function, args=args, job_id=job_id)
+    queue.connection.lrem(queue.key, 0, job.id)
+    job.set_status(JobStatus.FAILED)
+    queue.failed_job_registry.add(job, ttl=ttl_s)  # which saves the whole record
+    queue.connection.expire(job.key, ttl_s)
+    return job
 
 
 def register(connection: Redis, name: str, *queues: str, **fields: str) -> None:

@@ -8,7 +8,7 @@ from redis import Redis
 from rq.job import JobStatus
 from rq.results import Result
 
-from simulating import SimulatedWorker, before_next_write
+from simulating import SimulatedWorker, before_next_write, failed_job
 from warmclip.errors import QueueUnreachable
 from warmclip.indexing.report import IndexReport
 from warmclip.inference.reading import digest_name
@@ -105,16 +105,14 @@ def test_same_work_is_not_queued_twice(connection: Redis, settings: Settings) ->
 
 def fail(
     connection: Redis, name: str, *, queue: str = "default", function: str = "index_images"
-) -> str:
-    """A job that failed for good, as RQ records it; returns its id."""
-    job = open_queue(connection, queue).enqueue(
-        f"warmclip.work.jobs.{function}", args=([f"/{name}.png"], "images"), job_id=name
+) -> None:
+    """A job on one picture that failed."""
+    failed_job(
+        open_queue(connection, queue),
+        f"warmclip.work.jobs.{function}",
+        name,
+        args=([f"/{name}.png"], "images"),
     )
-    connection.lrem(open_queue(connection, queue).key, 1, job.id)
-    job.set_status(JobStatus.FAILED)
-    open_queue(connection, queue).failed_job_registry.add(job, ttl=3600)
-    connection.expire(job.key, 3600)
-    return name
 
 
 def test_failed_jobs_are_queued_again(connection: Redis) -> None:

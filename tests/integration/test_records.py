@@ -8,11 +8,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 from rq.executions import ExecutionRegistry
-from rq.job import JobStatus
 from rq.results import Result
 from rq.utils import utcformat
 
-from simulating import register
+from simulating import failed_job, register
 from warmclip.work.liveness import STARTING
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 from warmclip.work.queues import all_queues, fetch_jobs, forget_jobs, open_queue, read_states
@@ -60,11 +59,9 @@ def test_transaction_with_a_key_of_another_kind(connection: Redis) -> None:
 
 def fail(connection: Redis, number: int, queue: str = "default") -> None:
     """A job that failed at this second, in RQ's registry for as long as it was told."""
-    its = open_queue(connection, queue)
-    job = its.enqueue(CANARY, job_id=f"{queue}-{number}")
-    connection.lrem(its.key, 0, job.id)
-    job.set_status(JobStatus.FAILED)
-    its.failed_job_registry.add(job, ttl=10_000 + number)  # which saves the whole record
+    job = failed_job(
+        open_queue(connection, queue), CANARY, f"{queue}-{number}", ttl_s=10_000 + number
+    )
     connection.hset(job.key, "ended_at", utcformat(START + timedelta(seconds=number)))
     Result.create(job, Result.Type.FAILED, 60, exc_string=f"ValueError: {number}")
 

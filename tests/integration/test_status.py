@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
-from rq.job import JobStatus
 from rq.results import Result
 
-from simulating import SimulatedWorker, register
+from simulating import SimulatedWorker, failed_job, register
 from standins.redis_server import RedisServer, redis_server
 from warmclip.errors import JobFailed, QueueUnreachable
 from warmclip.settings import Settings
@@ -88,9 +87,7 @@ def test_key_of_another_kind(key: str, connection: Redis) -> None:
 def test_failures_of_somebody_else(connection: Redis) -> None:
     """Their results and ids may be anything."""
     queue = open_queue(connection)
-    job = queue.enqueue("warmclip.work.jobs.canary")
-    job.set_status(JobStatus.FAILED)
-    queue.failed_job_registry.add(job, ttl=3600)
+    job = failed_job(queue, "warmclip.work.jobs.canary", "failed")
     for member in (b"\xff", b"gone", b"a b"):
         connection.zadd(queue.failed_job_registry.key, {member: 5e9})
     connection.set(f"rq:results:{job.id}", "x")
