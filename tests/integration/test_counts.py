@@ -4,6 +4,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from standins.redis_server import restricted
 from warmclip.work.counters import CounterBuffer, forget_points, increment, read_counters
 from warmclip.work.replies import warn_once
 
@@ -81,8 +82,5 @@ def test_count_that_cannot_be_added_to(connection: Redis, caplog: pytest.LogCapt
     connection.set(KEY, "no hash")
     increment(connection, "odd")
     assert read_counters(connection) == {}
-    connection.acl_setuser("reader", enabled=True, nopass=True, commands=["+@read"], keys=["*"])
-    port = connection.connection_pool.connection_kwargs["port"]
-    reader = Redis(port=port, username="reader", password="x")  # noqa: S106 - of the test
-    with reader, pytest.raises(ResponseError):
+    with restricted(connection, "@write") as reader, pytest.raises(ResponseError):
         increment(reader, "odd")

@@ -7,6 +7,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 from rq.queue import Queue
 
+from standins.redis_server import restricted
 from warmclip.work.dequeue import Dequeuer
 from warmclip.work.queues import open_queue
 
@@ -92,11 +93,7 @@ def test_wait(connection: Redis, queues: list[Queue]) -> None:
 
 def test_refusal(connection: Redis, queues: list[Queue]) -> None:
     """What Redis refuses otherwise is the caller's, and no reason to pass a queue by."""
-    connection.acl_setuser(
-        "reader", enabled=True, nopass=True, commands=["+@all", "-lmove"], keys=["*"]
-    )
-    port = connection.connection_pool.connection_kwargs["port"]
-    with Redis(port=port, username="reader", password="") as reader:
+    with restricted(connection, "lmove") as reader:
         theirs = [open_queue(reader, queue.name) for queue in queues]
         with pytest.raises(ResponseError, match="lmove"):
             Dequeuer(reader, theirs).take()

@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from standins.redis_server import restricted
 from warmclip.inference.reading import digest_name
 from warmclip.work import poisoned_files
 from warmclip.work.poisoned_files import KnownPoisonedFiles, PoisonedFile, PoisonedFiles
@@ -102,12 +103,7 @@ def test_key_of_another_kind(connection: Redis) -> None:
     files = PoisonedFiles(connection)
     assert (files.add(file_at("/a.png")), files.count(), files.known()) == (False, 0, ())
     connection.delete(KEY)
-    connection.acl_setuser("reader", enabled=True, nopass=True, commands=["+@read"], keys=["*"])
-    port = connection.connection_pool.connection_kwargs["port"]
-    with (
-        Redis(port=port, username="reader", password="") as reader,
-        pytest.raises(NoPermissionError),
-    ):
+    with restricted(connection, "@write") as reader, pytest.raises(NoPermissionError):
         PoisonedFiles(reader).add(file_at("/a.png"))
 
 

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from running import eventually
-from standins.redis_server import RedisServer, redis_server
+from standins.redis_server import RedisServer, redis_server, restricted
 from warmclip.work.patience import Patience
 from warmclip.work.queue_watch import QueueWatch
 
@@ -126,15 +126,8 @@ def test_lost_connections_end_the_wait_and_the_next_has_new_ones(redis: Redis) -
 
 def test_refused(redis: Redis) -> None:
     """It waits for its rights with patience, and says so when they do not come."""
-    redis.acl_setuser(
-        "careful", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-blmove"]
-    )
     with (
-        Redis(port=_port(redis), username="careful", password="", retry=Patience(0.2)) as careful,
+        restricted(redis, "blmove", retry=Patience(0.2)) as careful,
         pytest.raises(NoPermissionError, match="blmove"),
     ):
         QueueWatch(careful, KEYS).wait(_NEVER_S)
-
-
-def _port(redis: Redis) -> int:
-    return int(redis.connection_pool.connection_kwargs["port"])

@@ -9,6 +9,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from standins.redis_server import restricted
 from warmclip.work.allowlist import AllowedJob
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
@@ -62,9 +63,7 @@ def test_several_jobs(connection: Redis) -> None:
 def test_redis_that_refuses_to_be_read(connection: Redis) -> None:
     """That says nothing about the job: it is no reason to take it for gone."""
     put_job(connection, "one")
-    connection.acl_setuser("blind", enabled=True, nopass=True, keys=["*"], commands=["+ping"])
-    server = connection.connection_pool.connection_kwargs
-    with Redis(server["host"], server["port"], username="blind") as blind:
+    with restricted(connection, "@read") as blind:
         with pytest.raises(NoPermissionError):
             fetch(blind, "one")
         with pytest.raises(NoPermissionError):

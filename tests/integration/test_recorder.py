@@ -24,6 +24,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
+from standins.redis_server import restricted
 from warmclip.work import recovery
 from warmclip.work.allowlist import AllowedJob
 from warmclip.work.dequeue import Dequeuer
@@ -998,9 +999,7 @@ def test_execution_of_another_kind(worker: Worker, connection: Redis) -> None:
 
 def test_redis_that_refuses_to_be_looked_at(worker: Worker, connection: Redis) -> None:
     """That is the caller's: nothing is concluded from it."""
-    connection.acl_setuser("blind", enabled=True, nopass=True, keys=["*"], commands=["+ping"])
-    server = connection.connection_pool.connection_kwargs
-    with Redis(server["host"], server["port"], username="blind") as blind:
+    with restricted(connection, "@read") as blind:
         queue = Queue(connection=blind, serializer=JSONSerializer)
         blind_recovery = OrphanRecovery([queue], worker.recorder, lambda _: None)
         with pytest.raises(NoPermissionError):

@@ -5,6 +5,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from simulating import before_next_write
+from standins.redis_server import restricted
 from warmclip.work.replies import warn_once
 from warmclip.work.sessions import leases
 from warmclip.work.sessions.leases import ScanLeases
@@ -130,8 +131,5 @@ def test_key_of_somebody_else(
     assert "is not warmclip's, and is deleted" in caplog.text
     scanner.beat()
     assert scanner.living() == {scanner.token}
-    connection.acl_setuser("reader", enabled=True, nopass=True, commands=["+@read"], keys=["*"])
-    port = connection.connection_pool.connection_kwargs["port"]
-    reader = Redis(port=port, username="reader", password="x")  # noqa: S106 - of the test
-    with reader, pytest.raises(ResponseError):
+    with restricted(connection, "@write") as reader, pytest.raises(ResponseError):
         ScanLeases(reader).beat()

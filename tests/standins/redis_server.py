@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -65,6 +66,27 @@ def redis_server(
         admin.close()
         process.kill()
         process.wait()
+
+
+def restricted(admin: Redis, *commands: str, **options: Any) -> Redis:
+    """The connection of a user who may do anything but these commands.
+
+    Args:
+        admin: a connection to the server.
+        commands: such as "lmove", or "@write" for all of a kind.
+        options: of the connection.
+    """
+    forbidden = [f"-{command}" for command in commands]
+    admin.acl_setuser(
+        "restricted",
+        enabled=True,
+        nopass=True,
+        reset=True,  # what an earlier test forbade is allowed again
+        keys=["*"],
+        commands=["+@all", *forbidden],
+    )
+    server = admin.connection_pool.connection_kwargs
+    return Redis(server["host"], server["port"], username="restricted", password="", **options)
 
 
 class DurableRedis:
