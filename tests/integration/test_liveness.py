@@ -12,16 +12,9 @@ from redis.exceptions import NoPermissionError
 
 from running import eventually
 from standins.redis_server import restricted
-from warmclip.process_table import Process, is_running
+from warmclip.process_table import is_running
 from warmclip.work.keys import WORKER_PREFIX, WORKERS
-from warmclip.work.liveness import (
-    describe_stage,
-    end_leftover_horses,
-    is_gone,
-    is_leftover,
-    this_machine,
-    worker_fields,
-)
+from warmclip.work.liveness import end_leftover_horses, is_gone, worker_fields
 
 pytestmark = [pytest.mark.usefixtures("server_binary"), pytest.mark.quick]
 
@@ -128,18 +121,6 @@ def test_record_of_another_kind(connection: Redis) -> None:
         is_gone(theirs, KEY)
 
 
-def test_fields_of_a_worker() -> None:
-    """What a worker's record has of ours."""
-    fields = worker_fields(7, ["a", "b"], "no bundle")
-    assert fields == {
-        "machine": this_machine(),
-        "horse": 7,
-        "models": "a,b",
-        "trouble": "no bundle",
-    }
-    assert describe_stage((0, 4, "loading")) == "loading, 1 of 4"
-
-
 @pytest.mark.parametrize(
     ("word", "parent", "starter", "worker", "is_ended"),
     [
@@ -171,24 +152,6 @@ def test_horse_that_is_left(
         assert end_leftover_horses(connection) is False
     else:
         assert is_running(horse)
-
-
-@pytest.mark.parametrize(
-    ("parent", "command", "is_left"),
-    [
-        (1, f"python -P {HORSE} --worker=7", True),
-        (1, f"python -P {HORSE} --worker=17", True),
-        (7, f"python -P {HORSE} --worker=7", False),
-        (1, f"python -P {HORSE} --worker=1", False),  # a container with one worker
-        (1, f"python -P {HORSE}", False),
-        (1, "warmclip worker --worker=7", False),
-        (1, "", False),
-    ],
-)
-def test_what_is_left(parent: int, command: str, is_left: bool) -> None:
-    """A horse whose parent is not the worker that started it, whoever the parent is."""
-    assert is_leftover(Process(parent=parent, state="S", command=command)) is is_left
-    assert not is_leftover(None)
 
 
 def test_no_workers(connection: Redis, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Pictures that were set aside, in a real Redis, some of which somebody else has written."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from redis.exceptions import NoPermissionError
 from standins.redis_server import restricted
 from warmclip.inference.reading import digest_name
 from warmclip.work import poisoned_files
-from warmclip.work.poisoned_files import KnownPoisonedFiles, PoisonedFile, PoisonedFiles
+from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 
 pytestmark = [pytest.mark.usefixtures("server_binary"), pytest.mark.quick]
 
@@ -132,29 +131,3 @@ def test_record_of_somebody_else(connection: Redis, forged: dict[str, Any]) -> N
     connection.hset(KEY, "forged", json.dumps(record | forged))
     connection.hset(KEY, "short", json.dumps({"path": "/a.png"}))
     assert PoisonedFiles(connection).all() == good
-
-
-def test_who_is_refused(tmp_path: Path) -> None:
-    """A file as it was when it was set aside; one that was changed since gets another chance."""
-    path = tmp_path / "a.png"
-    path.write_bytes(b"abc")
-    os.utime(path, (5, 5))
-    known = KnownPoisonedFiles()
-    assert known.reason(str(path)) is None
-    missing = tmp_path / "missing.png"
-    known.replace([file_at(path).to_dict(), file_at(missing).to_dict(), sent(1).to_dict()])
-    link = tmp_path / "link.png"
-    link.symlink_to(path)
-    for name in (str(path), str(link), str(missing), sent(1).path):
-        assert "was set aside: it kills" in (known.reason(name) or "")
-    assert known.reason(sent(2).path) is None
-    assert known.reason(str(tmp_path / "other.png")) is None
-    os.utime(path, (6, 6))
-    assert known.reason(str(path)) is None
-    path.write_bytes(b"abcd")
-    os.utime(path, (5, 5))
-    assert known.reason(str(path)) is None
-    missing.write_bytes(b"")
-    assert known.reason(str(missing)) is None
-    known.replace([])
-    assert known.reason(sent(1).path) is None

@@ -14,7 +14,7 @@ import pytest
 from running import eventually
 from warmclip.errors import WarmclipError
 from warmclip.work import supervisor
-from warmclip.work.supervisor import Supervisor, next_start
+from warmclip.work.supervisor import Supervisor
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("signals")]
 
@@ -62,27 +62,6 @@ def send_when(there: Path, number: int) -> threading.Thread:
     thread = threading.Thread(target=send)
     thread.start()
     return thread
-
-
-@pytest.mark.parametrize(
-    ("failures", "lasted_s", "expected"),
-    [
-        (0, 1.0, (1, 0.5)),
-        (1, 1.0, (2, 1.0)),
-        (2, 59.9, (3, 2.0)),
-        (5, 1.0, (6, 16.0)),
-        (6, 1.0, (7, 30.0)),
-        (90, 1.0, (91, 30.0)),
-        (5_000, 1.0, (5_001, 30.0)),
-        (90, 60.0, (1, 0.0)),
-        (0, 61.0, (1, 0.0)),
-    ],
-)
-def test_when_another_one_starts(
-    failures: int, lasted_s: float, expected: tuple[int, float]
-) -> None:
-    """At once after a good run, else after pauses that double, up to half a minute."""
-    assert next_start(failures, lasted_s) == expected
 
 
 def test_all_have_finished(run: Run) -> None:
