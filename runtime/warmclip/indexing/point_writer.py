@@ -64,8 +64,7 @@ class PointWriter:
         self._begin()
         self._wait()
         proven = [it for it in self._unverified if self._is_proven(Canary.parse(it.payload.canary))]
-        if proven:
-            self._store.mark_verified(self._collection, proven)
+        self._store.mark_verified(self._collection, proven)
         self._unverified = []
 
     def _begin(self) -> None:
