@@ -22,13 +22,17 @@ _FORK = multiprocessing.get_context("fork")
 
 def serve(address: str, arguments: list[str]) -> None:
     """Run the tests once for every client that connects; the first run fills the bytecode cache."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Listener(address) as listener:
         receiver, sender = _FORK.Pipe(duplex=False)
         first = _FORK.Process(target=_first_run, args=(arguments, sender))
         first.start()
         sender.close()  # so that a first run that dies is noticed
-        modules = receiver.recv()
-        first.join()
+        try:
+            modules = receiver.recv()
+            first.join()
+        finally:
+            _end(first)
         for name in modules:
             with suppress(ImportError):  # a module that only another one may import
                 importlib.import_module(name)
@@ -36,8 +40,10 @@ def serve(address: str, arguments: list[str]) -> None:
             with listener.accept() as connection, tempfile.TemporaryFile() as output:
                 run = _FORK.Process(target=_run, args=(arguments, output.fileno()))
                 run.start()
-                wait([run.sentinel, connection])  # a client that is gone was timed out
-                _end(run)
+                try:
+                    wait([run.sentinel, connection])  # a client that is gone was timed out
+                finally:
+                    _end(run)
                 output.seek(0)
                 with suppress(BrokenPipeError):
                     connection.send((run.exitcode, output.read()))
@@ -60,7 +66,7 @@ def request(address: str) -> int:
 
 
 def _run(arguments: list[str], output: int) -> None:
-    os.setsid()
+    _begin()
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.dont_write_bytecode = True  # a mutant's must not be found by the next one
@@ -68,7 +74,14 @@ def _run(arguments: list[str], output: int) -> None:
     sys.exit(_pytest(arguments))
 
 
+def _begin() -> None:
+    """Have a group of its own, which can be ended, and end as any process does."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _first_run(arguments: list[str], sender: "Connection[list[str], None]") -> None:
+    _begin()
     sys.dont_write_bytecode = False
     _pytest(arguments)
     sender.send([name for name, module in sys.modules.items() if _is_of_a_library(module)])
@@ -96,4 +109,5 @@ if __name__ == "__main__":
         "serve": lambda: serve(address, rest),
         "request": lambda: request(address),
     }
-    sys.exit(commands[command]())
+    with suppress(KeyboardInterrupt):  # who serves is stopped so
+        sys.exit(commands[command]())

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -33,13 +34,20 @@ _DECLARATION = re.compile(r"@dataclass\(|.*[(,]\s*\*,|\s*\*,$")
 
 
 def main(cosmic_ray: Path, modules: list[str], sample: int | None) -> None:
-    """Break some modules; prints a line for each survivor, and one for each module."""
+    """Break some modules; prints each survivor, and a line for each module.
+
+    One that is stopped midway (Ctrl+C, SIGTERM) is reported with the mutants that were tried.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tests: dict[str, list[str]] = _read("mutants.toml")["modules"]
     left = _read("mutants_left.toml")
     for module in tests:
         if not modules or any(name in module for name in modules):
-            results = _break_module(cosmic_ray, module, tests[module], sample)
-            _report(module, results, left.get(module, {}), is_sample=sample is not None)
+            results, is_stopped = _break_module(cosmic_ray, module, tests[module], sample)
+            is_sample = sample is not None or is_stopped
+            _report(module, results, left.get(module, {}), is_sample=is_sample)
+            if is_stopped:
+                raise SystemExit("stopped: the other mutants were not tried")
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -49,8 +57,8 @@ def _read(name: str) -> dict[str, Any]:
 
 def _break_module(
     cosmic_ray: Path, module: str, tests: list[str], sample: int | None
-) -> list[dict[str, Any]]:
-    """What became of every mutant of one module, or of a sample of them."""
+) -> tuple[list[dict[str, Any]], bool]:
+    """What became of the mutants of one module, or of a sample, and whether that was stopped."""
     work = _WORK / module.replace("/", ".").removesuffix(".py")
     shutil.rmtree(work, ignore_errors=True)
     tree = work / "tree"
@@ -66,6 +74,7 @@ def _break_module(
         return done.stdout.decode()
 
     serve = [*forked_pytest, "serve", str(address), "-x", "-q", *tests]
+    is_stopped = False
     with _served(serve, address, tree):
         for _ in range(
             2
@@ -86,13 +95,16 @@ def _break_module(
         run("cosmic-ray", "init", config, session)
         run("cr-filter-operators", session, config)
         _draw(session, lines, sample)
-        run("cosmic-ray", "exec", config, session)
+        try:
+            run("cosmic-ray", "exec", config, session)
+        except KeyboardInterrupt:
+            is_stopped = True
     found = []
     for line in run("cosmic-ray", "dump", session).splitlines():
         item, result = json.loads(line)
         if result and result["worker_outcome"] != "skipped":
             found.append({"mutation": item["mutations"][0], **result})
-    return found
+    return found, is_stopped
 
 
 def _draw(session: Path, lines: list[str], sample: int | None) -> None:
@@ -124,7 +136,7 @@ def _served(command: list[str], address: Path, tree: Path) -> Iterator[None]:
             time.sleep(0.05)
         yield
     finally:
-        server.kill()
+        server.terminate()  # it ends the tests that it runs
         server.wait()
 
 
@@ -161,8 +173,11 @@ def _report(
             number = result["mutation"]["start_pos"][0]
             sys.stdout.write(f"{module}:{number} survived\n{result['diff']}\n")
     noticed = len(results) - counts.total()
+    late = [r["mutation"]["start_pos"][0] for r in results if r["output"] == "timeout"]
+    lines = ", ".join(map(str, sorted(late)))
+    of_which = f", of which {len(late)} ran out of time (lines {lines})" if late else ""
     sys.stdout.write(
-        f"{module}: {noticed} of {len(results)} mutants were noticed; equivalent are "
+        f"{module}: {noticed} of {len(results)} mutants were noticed{of_which}; equivalent are "
         f"{counts['equivalent']}, accepted {counts['accepted']}, unexplained {counts['unknown']}\n"
     )
     if not is_sample:
