@@ -85,6 +85,41 @@ def test_job_that_waits_for_a_model(connection: Redis, outcome: Outcome, loads: 
     assert not Turn(connection, "third").take()
 
 
+def test_job_that_waits_in_vain(connection: Redis) -> None:
+    """It is put back eight times in a row, and no more; of so many jobs that is remembered."""
+    follower = follower_of(ChoosingHorse(OLD), connection)
+
+    def put_back(job: str) -> None:
+        assert follower.may_wait(job)
+        follower.on_report(job, missed("", "requeue"))
+
+    for _ in range(2):
+        for _ in range(8):
+            put_back("job")
+        assert not follower.may_wait("job")
+        follower.on_report("job", missed("", "success"))
+    for _ in range(8):
+        put_back("job")
+    for number in range(99):
+        put_back(f"other-{number}")
+    assert not follower.may_wait("job")
+    put_back("the hundredth")
+    assert follower.may_wait("job")
+
+
+def test_next_model_waits_for_its_turn(connection: Redis) -> None:
+    """That a job could not wait for the one before gives the next one no precedence."""
+    horse = ChoosingHorse(OLD)
+    follower = follower_of(horse, connection)
+    follower.on_report("job", missed(NEW, "requeue"))
+    follower.follow(horse.ensure)
+    assert horse.loaded == [(NEW,)]
+    assert Turn(connection, "another").take()
+    follower.on_switches([BACK])
+    follower.follow(horse.ensure)
+    assert horse.loaded == [(NEW,)]
+
+
 def test_former_model_goes(connection: Redis) -> None:
     """The one that the missed model stands in for is not kept beside it; others are."""
     for instead, loaded in ((OLD, (NEW,)), ("", (NEW, OLD))):
@@ -128,7 +163,8 @@ def test_model_that_is_not_here(connection: Redis, caplog: pytest.LogCaptureFixt
     assert Turn(connection, "another").take()
     follower.on_switches([ModelSwitch(collection="scans", former=NEW, now=OLD)])
     assert follower.trouble == trouble  # of another collection
-    follower.on_switches([ModelSwitch(collection="images", former=OTHER, now=OLD)])
+    announce(connection, ModelSwitch(collection="images", former=OTHER, now=OLD))
+    follower.on_switches(read_switches(connection))
     assert follower.trouble == ""
 
 
