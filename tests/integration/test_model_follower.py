@@ -72,9 +72,11 @@ def test_one_after_the_other(connection: Redis) -> None:
         assert (horse.loaded, follower.trouble) == ([(NEW,)], "")
 
 
-@pytest.mark.parametrize(("outcome", "loads"), [("requeue", True), ("success", False)])
+@pytest.mark.parametrize(
+    ("outcome", "loads"), [("requeue", True), ("success", False), ("failure", False)]
+)
 def test_job_that_waits_for_a_model(connection: Redis, outcome: Outcome, loads: bool) -> None:
-    """One that was put back for it waits for no turn; one that the former model answered does."""
+    """One that was put back for it waits for no turn; one that has ended does."""
     Turn(connection, "another").take()
     horse = ChoosingHorse(OLD)
     follower = follower_of(horse, connection)
@@ -161,8 +163,9 @@ def test_model_that_is_not_here(connection: Redis, caplog: pytest.LogCaptureFixt
     ]
     assert horse.loaded == []
     assert Turn(connection, "another").take()
-    follower.on_switches([ModelSwitch(collection="scans", former=NEW, now=OLD)])
-    assert follower.trouble == trouble  # of another collection
+    for former in (NEW, "d" * 64):
+        follower.on_switches([ModelSwitch(collection="scans", former=former, now=OLD)])
+        assert follower.trouble == trouble  # of another collection
     announce(connection, ModelSwitch(collection="images", former=OTHER, now=OLD))
     follower.on_switches(read_switches(connection))
     assert follower.trouble == ""
