@@ -131,6 +131,7 @@ def test_ids_of_failed_jobs(connection: Redis) -> None:
     assert failed_ids(queue, 0) == ["c_3", "b-2", "a"]
     assert failed_ids(queue, 1) == []
     assert failed_ids(queue, 2) == ["c_3"]
+    assert failed_ids(queue, 4) == ["c_3", "b-2", "a"]
 
 
 def test_pictures_that_were_set_aside(connection: Redis) -> None:
