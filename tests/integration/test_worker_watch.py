@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from simulating import register
 from standins.redis_server import redis_server
+from standins.scripted_horse import Clock
 from warmclip.errors import QueueUnreachable
 from warmclip.work import worker_watch
 from warmclip.work.keys import WORKER_PREFIX, WORKERS, workers_key
 from warmclip.work.model_switch import Turn
-from warmclip.work.worker_watch import WorkerWatch, wait_for_start
+from warmclip.work.worker_watch import WorkerWatch, require_worker, wait_for_start
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("server_binary")]
 
@@ -37,11 +39,91 @@ def tell_stage(connection: Redis, done: int) -> None:
     connection.hset(f"{WORKER_PREFIX}mine", mapping=_RECORD | {"at": at})
 
 
-def test_start_without_end(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for it is told, and not held for ever."""
-    monkeypatch.setattr(worker_watch, "LONGEST_STAGE_S", 1.0)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of whoever waits."""
+    clock = Clock()
+    monkeypatch.setattr(worker_watch, "time", clock)
+    return clock
+
+
+def test_start_without_end(
+    connection: Redis,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever waits is told so, once and not at the very beginning, and not held for ever."""
+    monkeypatch.setattr(worker_watch, "LONGEST_STAGE_S", 90.0)
+    began = clock.now
     with pytest.raises(QueueUnreachable, match=r"starting: loading, 1 of 4, .*nothing new.*log"):
         wait_for_start(connection, "high")
+    assert 90 < clock.now - began < 92
+    (record,) = caplog.records
+    assert record.getMessage() == "waiting: a worker is starting: loading, 1 of 4"
+
+
+def test_start_that_takes_a_moment(
+    connection: Redis, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is said of it."""
+    clock.on_sleep = lambda: connection.hset(f"{WORKER_PREFIX}mine", "state", "idle")
+    wait_for_start(connection, "high")
+    assert caplog.records == []
+    assert len(clock.slept) == 1
+
+
+def test_longest_start(connection: Redis, clock: Clock) -> None:
+    """The error says how long nothing new was told."""
+    watch = WorkerWatch(connection, "high", 60.0)
+    for wait_s in (10.0, 1799.0):
+        clock.now += wait_s
+        watch.check()
+    clock.now += 3.0
+    with pytest.raises(QueueUnreachable, match=r"nothing new for 30 minutes"):
+        watch.check()
+
+
+def test_nobody_listens(connection: Redis, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once, and is an error after the time that was given; a worker ends that time."""
+    watch = WorkerWatch(connection, "low", 60.0)
+    watch.check()
+    assert caplog.records == []  # it looks every two seconds
+    for wait_s in (2.0, 30.0, 29.9):
+        clock.now += wait_s
+        watch.check()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "no worker is listening on the queue 'low': the workers that are there listen on high "
+        "(--queues); start one with `warmclip worker` (waiting 60 s)"
+    )
+    register(connection, "late", "low")
+    clock.now += 2.0
+    watch.check()
+    connection.delete(f"{WORKER_PREFIX}late")
+    for wait_s in (50.0, 59.9):
+        clock.now += wait_s
+        watch.check()
+    assert len(caplog.records) == 2
+    clock.now += 2.0
+    with pytest.raises(QueueUnreachable, match="The jobs stay queued"):
+        watch.check()
+
+
+def test_workers_whose_records_expired(connection: Redis, clock: Clock) -> None:
+    """They get the time to register again, once; with none that ever listened, nobody waits."""
+    with pytest.raises(QueueUnreachable, match=r"'low': .* listen on high"):
+        require_worker(connection, "low")
+    assert clock.slept == []
+    connection.delete(f"{WORKER_PREFIX}mine")
+    began = clock.now
+    with pytest.raises(QueueUnreachable, match="no worker is listening on the queue 'high'; run"):
+        require_worker(connection, "high")
+    assert clock.now - began == pytest.approx(8.0, abs=0.25)
+    assert connection.smembers(workers_key("high")) == set()
+    connection.sadd(workers_key("high"), f"{WORKER_PREFIX}mine")
+    clock.on_sleep = lambda: tell_stage(connection, 0)
+    assert require_worker(connection, "high") == 1
 
 
 def test_start_that_goes_on(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

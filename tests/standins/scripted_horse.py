@@ -39,11 +39,13 @@ class Clock:
 
     Attributes:
         slept: the pauses, in seconds.
+        on_sleep: what happens in each of them.
     """
 
     def __init__(self) -> None:
         self.now = time.monotonic()  # by which an order says when it began
         self.slept: list[float] = []
+        self.on_sleep: Callable[[], object] = lambda: None
 
     def monotonic(self) -> float:
         """The time."""
@@ -53,6 +55,7 @@ class Clock:
         """It passes at once."""
         self.slept.append(seconds)
         self.now += seconds
+        self.on_sleep()
 
 
 class ScriptedHorse:
