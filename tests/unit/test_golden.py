@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,15 @@ from warmclip.inference.providers import CPU, PROVIDERS
 from warmclip.inference.selection.golden import TOLERANCES, Comparison, Golden, tolerance
 
 Arrays = dict[str, Any]
+
+
+IMAGES = ("crops", "image_vectors", "image_norms")
+TEXTS = ("input_ids", "eot", "text_vectors", "text_norms")
+
+
+def cut(arrays: Arrays, names: Sequence[str], rows: int) -> Arrays:
+    """Arrays of which some have so many rows."""
+    return arrays | {name: arrays[name][:rows] for name in names}
 
 
 def packed(arrays: Arrays) -> bytes:
@@ -67,7 +76,8 @@ def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
         lambda it: packed(it | {"text_norms": np.array([object()])}),
         lambda it: packed(it | {"text_norms": it["text_norms"][:-1]}),
         lambda it: packed(it | {"crops": it["crops"][:, :8]}),
-        lambda it: packed({name: array[:0] for name, array in it.items()}),
+        lambda it: packed(cut(it, IMAGES, 0)),
+        lambda it: packed(cut(it, TEXTS, 0)),
         lambda _: packed_header((10**11, 128)),
         lambda _: packed_header((8,)),
     ],
@@ -77,7 +87,8 @@ def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
         "pickle",
         "short",
         "cut",
-        "no rows",
+        "no pictures",
+        "no texts",
         "beyond memory",
         "header only",
     ],
@@ -91,6 +102,14 @@ def test_file_that_holds_something_else(
         put(bundle, "golden", content_of(dict(golden)))
     with pytest.raises(BundleError, match=r"golden\.npz: .*export the model again"):
         Golden(ModelBundle.open(bundle)).norm_range("text")
+
+
+def test_one_row_of_each(bundle: Path) -> None:
+    """It is enough."""
+    with np.load(ModelBundle.open(bundle).golden()) as golden:
+        put(bundle, "golden", packed(cut(dict(golden), IMAGES + TEXTS, 1)))
+    golden = Golden(ModelBundle.open(bundle))
+    assert [golden.rows("image"), golden.rows("text")] == [1, 1]
 
 
 def test_certificate_that_is_too_deep(bundle: Path) -> None:

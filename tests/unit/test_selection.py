@@ -202,8 +202,13 @@ def test_nothing_to_choose(
     assert found.chosen == dict.fromkeys(TOWERS, "coreml-fp16")
     assert set(found.why.values()) == {why}
     assert (found.trials, scripted.ran, home.exists()) == ((), [], False)
-    found = select_providers(bundle, asked, home=home, deadline_s=60, try_all=True)
+    told: list[tuple[int, int]] = []
+    found = select_providers(
+        bundle, asked, home=home, deadline_s=60, try_all=True,
+        progress=lambda done, total, _: told.append((done, total)),
+    )  # fmt: skip
     assert [it.tower for it in found.trials] == list(TOWERS)
+    assert told == [(0, 2), (1, 2)]
 
 
 def test_nothing_that_may_be_tried(
