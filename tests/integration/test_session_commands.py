@@ -124,6 +124,8 @@ def test_session_that_is_gone(commands: SessionCommands) -> None:
     with pytest.raises(SessionOver, match="gone from Redis"):
         commands.retry("none", 2)
     assert list(commands.connection.keys()) == []
+    commands.connection.set(session_key("none"), "of somebody else")
+    assert commands.get("none") is None
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
