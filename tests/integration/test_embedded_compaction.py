@@ -326,22 +326,22 @@ def test_new_store(tmp_path: Path) -> None:
 
 def test_when_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With enough new points, unless they are few of all, or there is a graph."""
-    monkeypatch.setattr(qdrant, "COMPACTED_FROM", 100)
+    monkeypatch.setattr(qdrant, "COMPACTED_FROM", 20)
     folder = tmp_path / "qdrant"
-    with open_store(folder, range(99)) as store:
+    with open_store(folder, range(19)) as store:
         assert not store.wants_compaction("images")
-        store.upsert("images", [make(number) for number in range(99, 1500)])
+        store.upsert("images", [make(number) for number in range(19, 300)])
         assert store.wants_compaction("images")
         with QdrantStore.remote(folder) as other:
             assert not other.wants_compaction("images")
         store.optimize_collection("images")
         assert not store.wants_compaction("images")
-        store.upsert("images", [make(number) for number in range(1500, 1640)])
+        store.upsert("images", [make(number) for number in range(300, 328)])
         assert not store.wants_compaction("images")
-        store.upsert("images", [make(number) for number in range(1640, 1700)])
+        store.upsert("images", [make(number) for number in range(328, 340)])
         assert store.wants_compaction("images")
         store.optimize_collection("images", with_graph=True)
-        store.upsert("images", [make(number) for number in range(1700, 2000)])
+        store.upsert("images", [make(number) for number in range(340, 400)])
         assert not store.wants_compaction("images")
         with pytest.raises(NotStored):
             store.wants_compaction("another")
