@@ -134,6 +134,20 @@ def test_many_as_one_by_one(store: QdrantStore, monkeypatch: pytest.MonkeyPatch)
         assert {frozenset(hit.id for hit in it.hits) for it in found} == set(map(frozenset, wanted))
 
 
+def test_progress(store: QdrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told while vectors are read, and for each block of them that is compared."""
+    monkeypatch.setattr(duplicates, "_TOLD_EVERY", 2)
+    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+    store.upsert("images", [point(f"/{step}.png", at(10 * step)) for step in range(5)])
+    told: list[tuple[int, int, str]] = []
+    find_duplicates(store, "images", threshold=0.9, progress=lambda *it: told.append(it))
+    reading, comparing = [(2, 5), (4, 5)], [(0, 5), (3, 5)]
+    assert told == [
+        *((*it, "vectors") for it in reading),
+        *((*it, "comparing") for it in comparing),
+    ]
+
+
 def test_too_many(store: QdrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would not fit in memory is refused with the bound, not tried."""
     monkeypatch.setattr(duplicates, "MOST_BYTES", 4 * DIM * 10)

@@ -24,6 +24,7 @@ from warmclip.store.protocol import Hit, Point, VectorStore
 
 MOST_BYTES = 512 * 1024 * 1024  # of vectors in memory: 262,144 of 512 dimensions
 
+_TOLD_EVERY = 1000  # vectors that were read
 _BLOCK = 512  # vectors compared with the others at a time
 _COLUMNS = 8192
 _ROUNDING = 1e-6  # of a dot product: the same vector twice may be a little less than 1
@@ -136,7 +137,7 @@ class _Table:
         for count, point in enumerate(
             islice(store.scroll(collection, with_vectors=True), total), start=1
         ):
-            if progress is not None and count % 1000 == 0:
+            if progress is not None and count % _TOLD_EVERY == 0:
                 progress(count, total, "vectors")
             payload = point.payload
             if point.vector is None or not (scope is None or payload.path in scope):
