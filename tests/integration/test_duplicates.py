@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,25 @@ def test_largest_picture_is_first(store: QdrantStore) -> None:
     assert groups(store, 0.99) == [["/large.png", "/middle.png", "/small.png"]]
 
 
+def test_wide_picture_is_not_larger(store: QdrantStore) -> None:
+    """Width and height both count, and bytes only between pictures of as many pixels."""
+    sizes = {"/wide.png": (119, 5, 9), "/square.png": (25, 24, 1), "/heavy.png": (24, 25, 2)}
+    for names, first in (
+        (["/wide.png", "/square.png"], "/square.png"),
+        (["/square.png", "/heavy.png"], "/heavy.png"),
+    ):
+        points = []
+        for name in names:
+            made = point(name, at(len(name)))
+            width_px, height_px, size_bytes = sizes[name]
+            payload = replace(
+                made.payload, width_px=width_px, height_px=height_px, size_bytes=size_bytes
+            )
+            points.append(replace(made, payload=payload))
+        store.upsert("images", points)
+        assert groups(store, 0.9, tuple(names))[0][0] == first
+
+
 def test_exact_copies(store: QdrantStore) -> None:
     """They are one group at any threshold, even if two providers made slightly other vectors."""
     store.upsert(
@@ -94,12 +114,14 @@ def test_exact_copies(store: QdrantStore) -> None:
         [
             point("/a.png", at(0), sha256="5a" * 32),
             point("/b.png", at(1), sha256="5a" * 32),
-            point("/c.png", at(0.5)),
+            point("/c.png", at(0.5), sha256="ff" * 32),
         ],
     )
     (group,) = find_duplicates(store, "images", threshold=1).groups
     assert [hit.payload.path for hit in group.hits] == ["/a.png", "/b.png"]
     assert group.identical == 1
+    (group,) = find_duplicates(store, "images", threshold=0.9).groups
+    assert [group.is_identical(hit) for hit in group.hits] == [True, True, False]
 
 
 def test_only_below_paths(store: QdrantStore) -> None:
