@@ -1,11 +1,14 @@
-"""Reports of what was forgotten: several make one, and none is read that says something else."""
+"""What is forgotten in one call, and reports of it: several make one."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from warmclip.indexing.forgetting import ForgetReport, find_outermost
+from standins.points import OTHER, SPACE, point
+from warmclip.indexing.forgetting import ForgetReport, find_outermost, forget_pictures
+from warmclip.store.qdrant import QdrantStore
 
 
 def test_several_reports_are_one() -> None:
@@ -16,6 +19,7 @@ def test_several_reports_are_one() -> None:
         collection="c", pictures=7, kept=11, refused=9, complete=True
     )
     assert not (last + first).complete
+    assert ForgetReport(collection="c") + last == last
     assert ForgetReport.from_dict(first.to_dict()) == first
 
 
@@ -30,6 +34,18 @@ def test_answer_of_another_program(changed: dict[str, Any]) -> None:
         ForgetReport.from_dict(raw | changed)
     with pytest.raises(KeyError):
         ForgetReport.from_dict({"collection": "c"})
+
+
+def test_some_of_former_vectors_at_once(tmp_path: Path) -> None:
+    """A call deletes so many of all vectors together, those of the former model first."""
+    with QdrantStore.embedded(tmp_path / "qdrant") as store:
+        store.ensure_collection("images", SPACE)
+        store.upsert("images", [point(number) for number in range(9)])
+        staged = store.create_collection("images", OTHER)
+        store.upsert(staged, [point(number, OTHER) for number in range(9)])
+        reports = [forget_pictures(store, "images", ["/photos"], most=most) for most in (12, 12)]
+    assert [(it.kept, it.pictures) for it in reports] == [(9, 3), (0, 6)]
+    assert [it.complete for it in reports] == [False, True]
 
 
 def test_outermost_paths() -> None:
