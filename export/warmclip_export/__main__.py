@@ -200,7 +200,7 @@ def parity(
         typer.Option(
             metavar="N",
             min=1,
-            max=20,
+            max=20,  # 11 pictures; searches compare the ten nearest
             help="Measure every Nth picture and text only, where the model computes slowly.",
         ),
     ] = 1,
@@ -248,7 +248,7 @@ def parity(
             _steps(suite.count_steps(targets), hidden=as_json) as step,
         ):
             samples = corpus.build_corpus(Path(folder), opened.manifest.image.size_px)
-            part = samples.every(every)
+            part = samples.part(every)
             result = suite.check_bundle(opened, recipe, part, targets, device, step=step)
         lines = [f"{'passed' if it.passed else 'FAILED'}  {it}" for it in result.record.findings]
         lines += [str(compatibility) for compatibility in result.record.compatibilities]

@@ -34,7 +34,7 @@ from warmclip_export.fp16 import value_range
 from warmclip_export.parity.finding import Finding
 from warmclip_export.parity.gate import Gate
 from warmclip_export.reference import Reference, describe_reference
-from warmclip_export.registry import tower_bytes
+from warmclip_export.registry import known_bytes, tower_bytes
 from warmclip_export.versions import made_with
 from warmclip_export.weights import fetch_checkpoint
 from warmclip_export.writer import check_target, file_sha256, staged_bundle, write_file
@@ -83,7 +83,8 @@ def export_model(
     if int8:
         _check_int8(recipe)
     # Now, since the lint comes after minutes or hours.
-    check_room(max(tower_bytes(recipe.architecture, recipe.text_model).values()))
+    sizes = known_bytes(recipe.architecture, recipe.text_model)
+    check_room(max(sizes.values(), default=0))
     step("fetch the weights")
     checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")

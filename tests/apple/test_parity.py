@@ -47,7 +47,7 @@ def test_parity(
         targets,
         present=tuple(target for target in targets.present if target.provider.name not in refused),
     )
-    samples = corpus.build_corpus(tmp_path, bundle.manifest.image.size_px).every(EVERY[name])
+    samples = corpus.build_corpus(tmp_path, bundle.manifest.image.size_px).part(EVERY[name])
     recipe = resolve_model(*SOURCES[name])
 
     found = suite.check_bundle(bundle, recipe, samples, targets, device, step=lambda _what: None)

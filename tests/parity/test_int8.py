@@ -84,7 +84,7 @@ def test_certificate_has_its_figures(bundle: ModelBundle) -> None:
 def test_suite_measures_it(bundle: ModelBundle, tmp_path: Path) -> None:
     """int8 is a target of its own, served, with its own bounds and compatibility."""
     recipe = resolve_model(MODEL, WEIGHTS)
-    part = corpus.build_corpus(tmp_path, 64).every(6)
+    part = corpus.build_corpus(tmp_path, 64).part(6)
     targets = find_cpu_targets(bundle)
 
     result = suite.check_bundle(bundle, recipe, part, targets, "cpu", step=_silent)

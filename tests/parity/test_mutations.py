@@ -71,7 +71,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
         patch.setattr(exporter, "PRECISIONS", ("fp32",))
         exported = exporter.export_model(recipe, folder / "m", force=False, step=lambda _what: None)
     files = tmp_path_factory.mktemp("corpus")
-    samples = corpus.build_corpus(files, TINY_VIT["vision_cfg"]["image_size"]).every(9)
+    samples = corpus.build_corpus(files, TINY_VIT["vision_cfg"]["image_size"]).part(9)
     return Patient(recipe=recipe, bundle=exported.bundle, samples=samples)
 
 

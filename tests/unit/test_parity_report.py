@@ -255,7 +255,7 @@ def _result(tmp_path: Path, *, differences: list[float]) -> Result:
         pictures=("one", "two", HOSTILE),
         crops=crops,
         texts=("a cat", HOSTILE),
-        nth=5,
+        every=5,
         seconds=12.3,
         measured_at="2026-11-25T12:00:00+00:00",
     )  # fmt: skip
@@ -294,6 +294,7 @@ def test_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert all(address.startswith("data:image/") for address in page.loaded)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert not re.search(r"url\(|@import|https?://", html)
+    assert "3 pictures, 2 texts: one in 5 of the corpus" in html
     assert "viewport" in html
     assert "prefers-color-scheme: dark" in html
     assert "alert(&#34;x&#34;)" in html

@@ -146,7 +146,7 @@ def check_room(weight_bytes: int) -> None:
     """Look whether the temporary folder can hold a graph's weights, which onnxruntime writes there.
 
     Args:
-        weight_bytes: of a graph, or of a whole model before it is exported, in float32.
+        weight_bytes: of a graph, or of the larger tower before it is exported, in float32.
 
     Raises:
         ExportRefused: it has no room for them.

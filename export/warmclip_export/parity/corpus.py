@@ -78,17 +78,23 @@ class Corpus:
     """Pictures and texts to compare on.
 
     Attributes:
-        nth: 1 if it is the whole corpus, 5 if it has every fifth picture and text of it.
+        every: 1 if it is the whole corpus, 5 if it has every fifth picture and text of it.
     """
 
     pictures: tuple[CorpusPicture, ...]
     texts: tuple[str, ...]
-    nth: int = 1
+    every: int = 1
 
-    def every(self, nth: int) -> "Corpus":
-        """A part of it, from all kinds: for a model that computes slowly."""
+    def part(self, every: int) -> "Corpus":
+        """Every so many-th picture and text: for a model that computes slowly.
+
+        A part may lack whole modes and formats: every fifth has half of the modes.
+        """
         return replace(
-            self, pictures=self.pictures[::nth], texts=self.texts[::nth], nth=self.nth * nth
+            self,
+            pictures=self.pictures[::every],
+            texts=self.texts[::every],
+            every=self.every * every,
         )
 
 

@@ -102,7 +102,7 @@ class Result:
         pictures: their names.
         crops: open_clip's, in the same order, for the report.
         texts: as they are.
-        nth: which of the corpus they are: 1 all, 5 every fifth.
+        every: which of the corpus they are: 1 all, 5 every fifth.
         seconds: how long it took.
         measured_at: ISO 8601, UTC.
     """
@@ -118,7 +118,7 @@ class Result:
     pictures: tuple[str, ...]
     crops: npt.NDArray[np.uint8]
     texts: tuple[str, ...]
-    nth: int
+    every: int
     seconds: float
     measured_at: str
 
@@ -136,7 +136,7 @@ class Result:
     def compared(self) -> str:
         """How many pictures and texts, and whether the corpus has more."""
         counts = f"{len(self.pictures)} pictures, {len(self.texts)} texts"
-        return counts if self.nth == 1 else f"{counts}: one in {self.nth} of the corpus"
+        return counts if self.every == 1 else f"{counts}: one in {self.every} of the corpus"
 
     def names(self, tower: Tower) -> tuple[str, ...]:
         """What a tower's rows are called."""
@@ -154,7 +154,8 @@ class Result:
             "reference": dict(self.reference),
             "versions": dict(self.versions),
             "activation": self.activation,
-            "samples": {"image": len(self.pictures), "text": len(self.texts), "every": self.nth},
+            "samples": {"image": len(self.pictures), "text": len(self.texts)},
+            "every": self.every,
             "stages": [finding.as_json() for finding in self.record.findings],
             "rulings": [compatibility.as_json() for compatibility in self.record.compatibilities],
             "spreads": [spread.as_json(self.names(spread.tower)) for spread in self.record.spreads],

@@ -116,7 +116,7 @@ def check_bundle(
         pictures=tuple(entry.name for entry in corpus.pictures),
         crops=expected.crops,
         texts=corpus.texts,
-        nth=corpus.nth,
+        every=corpus.every,
         seconds=time.monotonic() - started,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
