@@ -1,5 +1,6 @@
 """A horse's pipes, as its worker has them; the horse is a small program, and no model is loaded."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from warmclip.work.horse.process import HorseProcess
 
 pytestmark = pytest.mark.quick
 
-FITS = 16 * 1024  # bytes, into an empty pipe, on every system
+FITS = process._FITS_BYTES  # into an empty pipe, on every system
 
 SETTINGS = Settings(home=Path("/home"), bundle=Path("/bundle"))
 
@@ -43,7 +44,8 @@ LEAVES_LATE = "os.close(answers); time.sleep(0.2)"
 
 @pytest.fixture
 def horse_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], HorseProcess]]:
-    """Starts a horse that runs a program."""
+    """Starts a horse that runs a program, and has as long to end as a busy machine needs."""
+    monkeypatch.setattr(process, "_EXITING_S", 60.0)
     with ExitStack() as stack:
 
         def start(program: str) -> HorseProcess:
@@ -64,6 +66,20 @@ def horse_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], HorseP
         yield start
 
 
+@pytest.fixture
+def small_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipes that hold no more than on a system that has the smallest."""
+    make = os.pipe
+
+    def make_small() -> tuple[int, int]:
+        ends = make()
+        if sys.platform == "linux":
+            fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, FITS)
+        return ends
+
+    monkeypatch.setattr(os, "pipe", make_small)
+
+
 def hear(horse: HorseProcess, count: int = 1) -> list[dict[str, Any]]:
     """Its next messages, which it owes us soon."""
     told: list[dict[str, Any]] = []
@@ -74,8 +90,8 @@ def hear(horse: HorseProcess, count: int = 1) -> list[dict[str, Any]]:
 
 
 def order_of(size: int) -> dict[str, str]:
-    """An order that is a line of so many bytes, without its end."""
-    return {"name": "x" * (size - len('{"name": ""}'))}
+    """An order that is a line of so many bytes, with its end."""
+    return {"name": "x" * (size - len('{"name": ""}\n'))}
 
 
 def test_start(horse_of: Callable[[str], HorseProcess], capfd: pytest.CaptureFixture[str]) -> None:
@@ -113,33 +129,23 @@ def test_horse_that_cannot_be_started(
     assert len(list(Path("/dev/fd").iterdir())) == before
 
 
-@pytest.mark.parametrize(("size", "is_beside"), [(99, False), (FITS, False), (FITS + 1, True)])
-def test_who_writes_an_order(
-    horse_of: Callable[[str], HorseProcess],
-    monkeypatch: pytest.MonkeyPatch,
-    size: int,
-    is_beside: bool,
-) -> None:
-    """What fits into the pipe is written at once; else a thread does it, and the horse has it."""
+@pytest.mark.parametrize("size", [99, FITS, FITS + 1, 1024 * 1024])
+def test_order(horse_of: Callable[[str], HorseProcess], size: int) -> None:
+    """The horse has all of it, whether it fits into the pipe or not."""
     horse = horse_of(ANSWERS)
     hear(horse)
-    started: list[str] = []
-    start = threading.Thread.start
-
-    def note_and_start(thread: threading.Thread) -> None:
-        started.append(thread.name)
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", note_and_start)
-    horse.run(**order_of(size))
-    assert started == (["warmclip-order"] if is_beside else [])
+    order = order_of(size)
+    horse.run(**order)
     (answer,) = hear(horse)
-    assert answer["size"] == size + 1
-    horse.leave()
+    assert answer == {"size": size, "order": order["name"]}
+    deadline = time.monotonic() + 60
+    while horse.is_alive and time.monotonic() < deadline:
+        horse.leave()  # nothing is done as long as the order is being written
     assert horse.end() == 0
 
 
-@pytest.mark.parametrize("size", [FITS, 1024 * 1024])
+@pytest.mark.usefixtures("small_pipes")
+@pytest.mark.parametrize("size", [FITS, FITS + 1, 1024 * 1024])
 def test_horse_that_reads_nothing(horse_of: Callable[[str], HorseProcess], size: int) -> None:
     """Who gives it an order, or has it leave while it has not read that, is not held up."""
     horse = horse_of(READS_NOTHING)
