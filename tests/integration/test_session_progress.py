@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from simulating import draw_session, jobs_of
+from simulating import SimulatedWorker, before_next_write, draw_session, jobs_of
 from warmclip.indexing.report import IndexReport
 from warmclip.work.counters import read_counters
 from warmclip.work.queues import fetch_jobs
@@ -72,6 +72,19 @@ def test_step_that_was_planned_on_another_record(connection: Redis) -> None:
     assert jobs_of(connection, session) == {}
     connection.delete(session_key(session.id))
     assert not progress.take_step(session, StepPlan(room=2))
+
+
+def test_worker_takes_a_job_meanwhile(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is tried again with the first half of the jobs: a quicker one is disturbed less."""
+    progress = SessionProgress(connection)
+    drawn = draw_session(connection, 6)
+    assert progress.take_step(drawn, StepPlan(room=6))
+    session = progress.get(drawn.id)
+    assert session is not None
+    with before_next_write(monkeypatch, SimulatedWorker(connection).take_one):
+        assert progress.take_step(session, StepPlan(take_back=(0, 1, 2, 3, 4, 5)))
+    left = [job_of(session.id, number) for number in (0, 3, 4, 5)]
+    assert sorted(jobs_of(connection, session)) == left
 
 
 def test_record_of_an_older_version(connection: Redis) -> None:

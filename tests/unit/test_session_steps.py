@@ -8,7 +8,7 @@ from warmclip.work.sessions.progress import StepPlan
 @pytest.mark.parametrize("half", [StepPlan(take_back=(1, 2)), StepPlan(relist=(1, 2))])
 @pytest.mark.parametrize("count", [3, 4])
 def test_step_that_is_disturbed(half: StepPlan, count: int) -> None:
-    """It is tried with half as many jobs, and with one in the end; what ended is recorded."""
+    """Its plan has half as many jobs, and one in the end; what ended and the room are left."""
     jobs = tuple(range(1, count + 1))
     whole = StepPlan(
         ended=(7, 8, 9),
