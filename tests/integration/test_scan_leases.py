@@ -1,36 +1,25 @@
-"""Which scanner searches a folder, and what it adds: on a real Redis, by a clock of its own."""
+"""Which scanner searches a folder: on a real Redis, by clocks of the test's own."""
 
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from simulating import before_next_write, draw_session
+from simulating import before_next_write
+from standins.clock import Clock
 from standins.redis_server import restricted
 from warmclip.work.replies import warn_once
 from warmclip.work.sessions import leases
 from warmclip.work.sessions.leases import ScanLeases
-from warmclip.work.sessions.store import SessionStore, session_key
 
 pytestmark = [pytest.mark.usefixtures("server_binary"), pytest.mark.quick]
 
 SCANNERS = "rq:warmclip:sessions:scanners"
 
 
-class Clock:
-    """A monotonic clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        """The time, s."""
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Of every scanner here."""
-    clock = Clock()
+    clock = Clock(1000.0)
     monkeypatch.setattr(leases, "time", clock)
     warn_once.cache_clear()
     return clock
@@ -134,16 +123,3 @@ def test_key_of_somebody_else(
     assert scanner.living() == {scanner.token}
     with restricted(connection, "@write") as reader, pytest.raises(ResponseError):
         ScanLeases(reader).beat()
-
-
-def test_folder_that_is_searched_again(connection: Redis) -> None:
-    """What each search has found is added to what was there, and each makes a later revision."""
-    sessions = [draw_session(connection, chunks, size=2) for chunks in (3, 0, 1, 2)]
-    assert len({it.id for it in sessions}) == 1
-    assert [(it.chunks, it.images) for it in sessions] == [(3, 6), (3, 6), (4, 8), (6, 12)]
-    revisions = [it.revision for it in sessions]
-    assert revisions == sorted(set(revisions))
-    store = SessionStore(connection)
-    assert list(store.chunk_paths(sessions[0].id, range(9))) == [0, 1, 2, 3, 4, 5]
-    pending = connection.zrange(session_key(sessions[0].id, "pending"), 0, -1)
-    assert pending == [b"0", b"1", b"2", b"3", b"4", b"5"]

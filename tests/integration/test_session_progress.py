@@ -1,4 +1,4 @@
-"""Steps of a session on a real Redis: what became of its chunks is added up; nothing runs."""
+"""Steps of a session on a real Redis: what is found, and what becomes of it, is added up."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from warmclip.work.counters import read_counters
 from warmclip.work.queues import fetch_jobs
 from warmclip.work.sessions.progress import ChunkOutcome, SessionProgress, StepPlan, job_of
 from warmclip.work.sessions.session import Session
-from warmclip.work.sessions.store import session_key
+from warmclip.work.sessions.store import SessionStore, session_key
 
 pytestmark = [pytest.mark.usefixtures("server_binary"), pytest.mark.quick]
 
@@ -101,3 +101,16 @@ def test_record_of_an_older_version(connection: Redis) -> None:
     connection.delete(session_key(session.id))
     progress.upgrade(session)
     assert progress.get(session.id) is None
+
+
+def test_folder_that_is_searched_again(connection: Redis) -> None:
+    """What each search has found is added to what was there, and each makes a later revision."""
+    sessions = [draw_session(connection, chunks, size=2) for chunks in (3, 0, 1, 2)]
+    assert len({it.id for it in sessions}) == 1
+    assert [(it.chunks, it.images) for it in sessions] == [(3, 6), (3, 6), (4, 8), (6, 12)]
+    revisions = [it.revision for it in sessions]
+    assert revisions == sorted(set(revisions))
+    store = SessionStore(connection)
+    assert list(store.chunk_paths(sessions[0].id, range(9))) == [0, 1, 2, 3, 4, 5]
+    pending = connection.zrange(session_key(sessions[0].id, "pending"), 0, -1)
+    assert pending == [b"0", b"1", b"2", b"3", b"4", b"5"]

@@ -21,8 +21,9 @@ from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
+from standins.clock import Clock
 from standins.redis_server import redis_server
-from standins.scripted_horse import BEGAN, DECODES, LOADS, Clock, Said, ScriptedHorse, decodes, ends
+from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, decodes, ends
 from warmclip.errors import ProviderUnavailable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings

@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from simulating import register
+from standins.clock import Clock
 from standins.redis_server import redis_server
-from standins.scripted_horse import Clock
 from warmclip.errors import QueueUnreachable
 from warmclip.work import worker_watch
 from warmclip.work.keys import WORKER_PREFIX, WORKERS, workers_key

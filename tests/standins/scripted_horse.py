@@ -1,10 +1,10 @@
 """A horse that says what a test has written down: no process is started."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from standins.clock import Clock
 from warmclip.work.horse.report import JobReport, Outcome
 
 Said: TypeAlias = dict[str, Any] | float | Callable[[], object] | None
@@ -32,30 +32,6 @@ def ends(outcome: Outcome = "success", *, of: str = "e", tainted: str = "") -> S
     """The last message of a job."""
     report = JobReport(execution=of, outcome=outcome, text="", tainted=tainted)
     return list(report.messages())[-1]
-
-
-class Clock:
-    """Time, as the script says it passes.
-
-    Attributes:
-        slept: the pauses, in seconds.
-        on_sleep: what happens in each of them.
-    """
-
-    def __init__(self) -> None:
-        self.now = time.monotonic()  # by which an order says when it began
-        self.slept: list[float] = []
-        self.on_sleep: Callable[[], object] = lambda: None
-
-    def monotonic(self) -> float:
-        """The time."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """It passes at once."""
-        self.slept.append(seconds)
-        self.now += seconds
-        self.on_sleep()
 
 
 class ScriptedHorse:

@@ -22,6 +22,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from standins.clock import Clock
 from warmclip.work.patience import Patience, is_wrong_type, refusal
 
 _IN_PIPELINE = "Command # 1 (SREM rq:workers w) of pipeline caused error: "
@@ -82,27 +83,10 @@ def test_wrong_type(text: str, expected: bool) -> None:
     assert is_wrong_type(ResponseError(text)) is expected
 
 
-class Clock:
-    """A clock that sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        """Seconds."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """No time is lost."""
-        self.slept.append(seconds)
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """In place of the system's."""
-    clock = Clock()
+    clock = Clock(1000.0)
     monkeypatch.setattr("warmclip.work.patience.time", clock)
     return clock
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from standins.scripted_horse import BEGAN, DECODES, LOADS, Clock, Said, ScriptedHorse, ends
+from standins.clock import Clock
+from standins.scripted_horse import BEGAN, DECODES, LOADS, Said, ScriptedHorse, ends
 from warmclip.errors import HorseDied, ProviderUnavailable, StoreUnreachable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.work.crash_policy import CrashPolicy, Death
