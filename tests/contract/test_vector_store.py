@@ -445,6 +445,11 @@ def test_new_space_staged(store: QdrantStore, name: str) -> None:
     assert ids(store.scroll(staged)) == [point(2).id]
     former = store.switch_alias(name, NEW.fingerprint)
     assert former is not None
+    found = store.list_generations(name)
+    assert [(it.fingerprint, it.points, it.in_use) for it in found] == [
+        (NEW.fingerprint, 1, True),
+        (OLD.fingerprint, 1, False),
+    ]
     assert [hit.id for hit in store.search(name, NEW, unit(2), limit=9)] == [point(2).id]
     assert ids(store.scroll(former)) == [point(1).id]
     assert store.switch_alias(name, NEW.fingerprint) is None
