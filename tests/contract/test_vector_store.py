@@ -250,9 +250,11 @@ def test_search_below_a_folder_by_date(store: QdrantStore, name: str) -> None:
     assert found(store, name, folder="/a", since=day_of, until=day_of) == ["/a/1.jpg"]
 
 
-def test_points_without_folders(store: QdrantStore, name: str) -> None:
+def test_points_without_folders(
+    store: QdrantStore, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """What was stored before points had them is found by folder like the others, once the
-    collection was made ready to be written to.
+    collection was made ready to be written to; until then a search by folder says so once.
     """
     store.ensure_collection(name, OLD)
     store.upsert(name, [point(number, path=path) for number, path in enumerate(PLACES)])
@@ -261,6 +263,12 @@ def test_points_without_folders(store: QdrantStore, name: str) -> None:
         folder_keys.FOLDERS_FIELD,
         {"must": [{"has_id": [point(0).id, point(6).id]}]},
     )
+    store.search(name, OLD, unit(1), 9)
+    assert "by folder" not in caplog.text
+    for _ in range(2):
+        store.search(name, OLD, unit(1), 9, Filter(folder="/a/b"))
+    assert caplog.text.count("are not found by folder") == 1
+    assert "2 pictures of " in caplog.text
     store.ensure_collection(name, OLD)
     assert found(store, name, folder="/a/b") == sorted([PLACES[0], PLACES[1]])
     assert found(store, name, folder=os.fsdecode(b"/caf\xe9")) == sorted(PLACES[6:8])
