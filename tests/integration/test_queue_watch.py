@@ -55,6 +55,18 @@ def waiting(watch: QueueWatch, redis: Redis, watched: int = len(KEYS)) -> Iterat
     assert not thread.is_alive()
 
 
+def test_watch_that_ends(redis: Redis) -> None:
+    """Redis waits for nobody any more, and the connections serve again."""
+    watch = QueueWatch(redis, KEYS)
+    for _ in range(3):
+        watch.wait(0.01)
+        assert _blocked(redis) == len(KEYS)
+        watch.close()
+        eventually(lambda: _blocked(redis) == 0, 20)
+    clients = redis.info("clients")["connected_clients"]
+    assert clients <= 1 + len(KEYS)
+
+
 @pytest.mark.parametrize("longest_s", [0.4, 1.5])
 def test_no_job_comes(redis: Redis, longest_s: float) -> None:
     """The wait ends when its time has passed, and not before."""
