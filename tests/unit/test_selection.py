@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from standins.trials import COREML, DIED, FAILED, tried
 from warmclip.errors import BundleError, ProviderUnavailable
 from warmclip.fsutil import private_folder
 from warmclip.inference.bundle import ModelBundle, Tower
-from warmclip.inference.providers import CPU, PROVIDERS, Candidates, Provider
+from warmclip.inference.providers import CPU, Candidates, Provider
 from warmclip.inference.selection import provider_selection, trial_store
 from warmclip.inference.selection.provider_selection import (
     TOWERS,
@@ -20,24 +20,8 @@ from warmclip.inference.selection.provider_selection import (
     select_providers,
 )
 from warmclip.inference.selection.quarantine import Quarantine
-from warmclip.inference.selection.trial import BATCHES, Trial
+from warmclip.inference.selection.trial import Trial
 from warmclip.inference.selection.trial_store import TrialStore
-
-COREML = PROVIDERS["coreml-fp16"]
-
-
-def tried(
-    provider: str, rate: float = 0.0, *, tower: Tower = "image", elsewhere: float = 0.0, **how: Any
-) -> Trial:
-    """A trial by what decides; ``elsewhere`` is the rate at all other sizes of a batch."""
-    deciding = {"image": 32, "text": 1}[tower]
-    rates = {batch: rate if batch == deciding else elsewhere for batch in BATCHES}
-    made = Trial(provider=provider, tower=tower, passed=True, images_per_s=rates)
-    return replace(made, **how)
-
-
-FAILED: dict[str, Any] = {"passed": False, "reason": "is wrong", "images_per_s": {}}
-DIED: dict[str, Any] = {**FAILED, "died": True, "reason": "gave no answer"}
 
 
 def chosen(tower: Tower, found: Sequence[Trial], asked: str = "auto") -> tuple[str, str]:
@@ -109,12 +93,6 @@ def test_nothing_that_was_asked_for_works() -> None:
         chosen("image", found, asked="coreml")
     for said in ("coreml-fp16 is wrong", "coreml-fp32 gave no answer", "--retry-provider coreml"):
         assert said in str(raised.value)
-
-
-@pytest.fixture(scope="module")
-def bundle(demo_bundle: Path) -> ModelBundle:
-    """The demo model's."""
-    return ModelBundle.open(demo_bundle)
 
 
 def test_why_a_provider_is_not_tried(bundle: ModelBundle, tmp_path: Path) -> None:

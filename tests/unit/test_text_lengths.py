@@ -40,12 +40,6 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def bundle(demo_bundle: Path) -> ModelBundle:
-    """The demo model."""
-    return ModelBundle.open(demo_bundle)
-
-
-@pytest.fixture(scope="module")
 def feeds(bundle: ModelBundle) -> Feeds:
     """The texts as a tower takes them."""
     tokenizer = Tokenizer.open(bundle.tokenizer(), bundle.manifest.tokenizer)

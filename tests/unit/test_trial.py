@@ -13,24 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from standins.trials import COREML
 from warmclip.fsutil import private_folder
 from warmclip.inference.arrays import Features, Pixels
 from warmclip.inference.bundle import ModelBundle
 from warmclip.inference.ort.placement import Placement
 from warmclip.inference.ort.session import OnnxSession
-from warmclip.inference.providers import CPU, PROVIDERS
+from warmclip.inference.providers import CPU
 from warmclip.inference.selection import trial as trials
 from warmclip.inference.selection.golden import Golden
 from warmclip.inference.selection.trial import BATCHES, Trial, _compare, _misplaced, try_provider
 from warmclip.inference.selection.trial_process import run_trial
-
-COREML = PROVIDERS["coreml-fp16"]
-
-
-@pytest.fixture(scope="module")
-def bundle(demo_bundle: Path) -> ModelBundle:
-    """The demo model's."""
-    return ModelBundle.open(demo_bundle)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from standins.trials import COREML, DIED, tried
 from warmclip.errors import CacheUnusable
 from warmclip.fsutil import private_folder
 from warmclip.inference.bundle import ModelBundle
@@ -12,26 +13,6 @@ from warmclip.inference.providers import CPU, PROVIDERS, Provider
 from warmclip.inference.selection import trial_store
 from warmclip.inference.selection.trial import Trial
 from warmclip.inference.selection.trial_store import TrialStore, forget_trials, trials_folder
-
-COREML = PROVIDERS["coreml-fp16"]
-
-
-def passed(provider: Provider) -> Trial:
-    """One that went well, on pictures."""
-    return Trial(provider=provider.name, tower="image", passed=True, images_per_s={32: 5.0})
-
-
-def died(provider: Provider) -> Trial:
-    """One that ended without an answer."""
-    return Trial(
-        provider=provider.name, tower="image", passed=False, died=True, reason="gave no answer"
-    )
-
-
-@pytest.fixture(scope="module")
-def bundle(demo_bundle: Path) -> ModelBundle:
-    """The demo model's."""
-    return ModelBundle.open(demo_bundle)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +33,7 @@ def test_trials_that_are_forgotten(
     private_folder(trials_folder(tmp_path), private=False)
     providers = [COREML, PROVIDERS["coreml-fp32"], CPU]
     for provider in providers:
-        kept = passed(provider)
+        kept = tried(provider.name, 5)
         store._file(provider, "image").write_text(json.dumps(kept.to_dict()))
         assert store.find_trial(provider, "image") == kept
         assert store.find_trial(provider, "text") is None
@@ -76,11 +57,11 @@ def test_trial_that_is_torn(
 @pytest.mark.parametrize(
     ("provider", "found", "is_kept", "said"),
     [
-        (COREML, passed(COREML), True, ""),
-        (COREML, died(COREML), True, "is not used on images: gave no answer"),
-        (CPU, passed(CPU), True, ""),
+        (COREML, tried(COREML.name, 5), True, ""),
+        (COREML, tried(COREML.name, **DIED), True, "is not used on images: gave no answer"),
+        (CPU, tried(CPU.name, 5), True, ""),
         # The CPU is never tried for good: what it failed by is this machine's load, or the bundle.
-        (CPU, died(CPU), False, "cpu is not used on images: gave no answer"),
+        (CPU, tried(CPU.name, **DIED), False, "cpu is not used on images: gave no answer"),
     ],
 )
 def test_trial_that_is_kept(
@@ -110,7 +91,7 @@ def test_trial_that_cannot_be_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It counts this time: a folder that cannot be written into is told, and ends nothing."""
-    found = passed(COREML)
+    found = tried(COREML.name, 5)
     monkeypatch.setattr(trial_store, "run_trial", lambda *_, **__: found)
     trials_folder(tmp_path).write_text("a file in the place of the folder")
     assert TrialStore(bundle, tmp_path, 1).run_trial(COREML, "image", 60, lambda: None) == found
