@@ -88,23 +88,27 @@ def test_largest_picture_is_first(store: QdrantStore) -> None:
     assert groups(store, 0.99) == [["/large.png", "/middle.png", "/small.png"]]
 
 
-def test_wide_picture_is_not_larger(store: QdrantStore) -> None:
-    """Width and height both count, and bytes only between pictures of as many pixels."""
-    sizes = {"/wide.png": (119, 5, 9), "/square.png": (25, 24, 1), "/heavy.png": (24, 25, 2)}
-    for names, first in (
-        (["/wide.png", "/square.png"], "/square.png"),
-        (["/square.png", "/heavy.png"], "/heavy.png"),
-    ):
-        points = []
-        for name in names:
-            made = point(name, at(len(name)))
-            width_px, height_px, size_bytes = sizes[name]
-            payload = replace(
-                made.payload, width_px=width_px, height_px=height_px, size_bytes=size_bytes
-            )
-            points.append(replace(made, payload=payload))
-        store.upsert("images", points)
-        assert groups(store, 0.9, tuple(names))[0][0] == first
+@pytest.mark.parametrize(
+    ("sizes", "first"),
+    [
+        ({"/wide.png": (119, 5, 9), "/square.png": (25, 24, 1)}, "/square.png"),
+        ({"/square.png": (25, 24, 1), "/heavy.png": (24, 25, 2)}, "/heavy.png"),
+    ],
+    ids=["pixels", "bytes"],
+)
+def test_which_picture_is_larger(
+    store: QdrantStore, sizes: dict[str, tuple[int, int, int]], first: str
+) -> None:
+    """The one with more pixels, however wide; of two with as many, the one with more bytes."""
+    for name, (width_px, height_px, size_bytes) in sizes.items():
+        made = point(name, at(0))
+        payload = replace(
+            made.payload, width_px=width_px, height_px=height_px, size_bytes=size_bytes
+        )
+        store.upsert("images", [replace(made, payload=payload)])
+    ((*found,),) = groups(store, 0.9)
+    assert len(found) == 2
+    assert found[0] == first
 
 
 def test_exact_copies(store: QdrantStore) -> None:

@@ -88,7 +88,7 @@ def test_job_that_waits_for_a_model(connection: Redis, outcome: Outcome, loads: 
 
 
 def test_job_that_waits_in_vain(connection: Redis) -> None:
-    """It is put back eight times in a row, and no more; of so many jobs that is remembered."""
+    """It is put back eight times in a row, and no more; the hundredth other has it forgotten."""
     follower = follower_of(ChoosingHorse(OLD), connection)
 
     def put_back(job: str) -> None:

@@ -105,7 +105,7 @@ def test_file_that_holds_something_else(
 
 
 def test_one_row_of_each(bundle: Path) -> None:
-    """It is enough."""
+    """A bundle with one golden picture and one golden text can be checked."""
     with np.load(ModelBundle.open(bundle).golden()) as golden:
         put(bundle, "golden", packed(cut(dict(golden), IMAGES + TEXTS, 1)))
     golden = Golden(ModelBundle.open(bundle))
