@@ -92,9 +92,9 @@ def test_largest_picture_is_first(store: QdrantStore) -> None:
     ("sizes", "first"),
     [
         ({"/wide.png": (119, 5, 9), "/square.png": (25, 24, 1)}, "/square.png"),
-        ({"/square.png": (25, 24, 1), "/heavy.png": (24, 25, 2)}, "/heavy.png"),
+        ({"/upright.png": (24, 25, 2), "/lying.png": (25, 24, 1)}, "/upright.png"),
+        ({"/upright.png": (24, 25, 1), "/lying.png": (25, 24, 2)}, "/lying.png"),
     ],
-    ids=["pixels", "bytes"],
 )
 def test_which_picture_is_larger(
     store: QdrantStore, sizes: dict[str, tuple[int, int, int]], first: str
