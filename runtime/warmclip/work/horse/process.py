@@ -97,7 +97,7 @@ class HorseProcess:
         nothing, and who watches it must not wait for it.
         """
         line = json.dumps(job)
-        if len(line) + len("\n") <= _FITS_BYTES:
+        if len(line) < _FITS_BYTES:  # its end is sent too
             self._process.send(line)
             return
         self._writer = threading.Thread(
