@@ -85,6 +85,8 @@ def test_file_that_is_stored(scanning: Scanning) -> None:
     found = scanning.scan().scan_chunk(scanning.files)
     assert [file.path for file in found.changed] == [*scanning.files[1:7], scanning.files[8]]
     assert (found.unchanged, found.repeated, found.skipped) == (2, 0, {})
+    found = scanning.scan().scan_chunk([scanning.files[number] for number in (0, 1, 7)])
+    assert (found.unchanged, len(found.changed)) == (2, 1)
 
 
 def test_vector_that_may_stay(scanning: Scanning) -> None:

@@ -5,7 +5,7 @@ import struct
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 
@@ -14,13 +14,12 @@ from warmclip.indexing.files import Location, locate_file, read_picture
 from warmclip.indexing.refusals import Refusals
 from warmclip.indexing.roots import Roots, real_folder
 from warmclip.inference.date_taken import read_date_taken
-from warmclip.inference.machine import usable_cores
 from warmclip.inference.prefetch import prefetch
 from warmclip.inference.reading import FileReader
 from warmclip.settings import Limits
 from warmclip.store.protocol import Point, VectorStore
 
-_MOST_READ_THREADS = 4
+_READ_THREADS = 4  # they wait for disks, also where there is one core
 _READ_AHEAD = 64  # files
 _SOON_S = 1.0  # for a disk that works to tell of one file
 
@@ -47,11 +46,11 @@ class FileContent:
 class ScannedChunk:
     """Some files, compared with a collection."""
 
-    changed: list[LocatedFile] = field(default_factory=list)  # that are not stored as they are now
-    skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
-    refused: dict[str, str] = field(default_factory=dict)  # that were refused before, as they are
-    unchanged: int = 0
-    repeated: int = 0  # other paths to files that were seen before
+    changed: list[LocatedFile]  # that are not stored as they are now
+    skipped: dict[str, str]  # path -> reason
+    refused: dict[str, str]  # that were refused before, as they are
+    unchanged: int
+    repeated: int  # other paths to files that were seen before
 
 
 class SeenFiles:
@@ -222,7 +221,7 @@ def read_files(
     return prefetch(
         partial(_read_one, roots=roots, limits=limits, reader=reader),
         zip(files, files, strict=True),
-        threads=min(_MOST_READ_THREADS, 2 * usable_cores()),
+        threads=_READ_THREADS,
         ahead=_READ_AHEAD,
         size_of=lambda file: file.location.size_bytes,
         name="warmclip-read",
