@@ -1,5 +1,6 @@
 """A clock in place of a module's ``time``: it stands until a test, or who sleeps, moves it."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,8 @@ class Clock:
 
     def __init__(self, now: float | None = None) -> None:
         """It begins at the real time, by which others say when something began, unless told."""
-        self.now = time.monotonic() if now is None else now
+        # In 1024ths, to which seconds are added without rounding.
+        self.now = math.floor(time.monotonic() * 1024) / 1024 if now is None else now
         self.slept: list[float] = []
         self.on_sleep: Callable[[], object] = lambda: None
 
