@@ -143,3 +143,19 @@ def test_refused(redis: Redis) -> None:
         pytest.raises(NoPermissionError, match="blmove"),
     ):
         QueueWatch(careful, KEYS).wait(_NEVER_S)
+
+
+def test_refused_for_a_while(redis: Redis) -> None:
+    """Once it may watch, it does."""
+    redis.acl_log_reset()
+    with restricted(redis, "blmove", retry=Patience(60.0)) as careful:
+        watch = QueueWatch(careful, KEYS)
+        thread = threading.Thread(target=watch.wait, args=(_NEVER_S,), daemon=True)
+        thread.start()
+        eventually(redis.acl_log)
+        restricted(redis)  # the same user, who may do all again
+        eventually(lambda: _blocked(redis) == len(KEYS))
+        redis.rpush(KEYS[2], "one")
+        thread.join(60)
+        assert not thread.is_alive()
+        watch.close()
