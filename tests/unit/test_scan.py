@@ -12,7 +12,7 @@ from standins.points import SPACE, point
 from warmclip.indexing.files import Location
 from warmclip.indexing.refusals import Refusals
 from warmclip.indexing.roots import Roots
-from warmclip.indexing.scan import FileScan, read_files
+from warmclip.indexing.scan import FileScan, LocatedFile, read_files
 from warmclip.inference.reading import FileReader
 from warmclip.settings import Limits
 from warmclip.store.protocol import Payload
@@ -139,3 +139,20 @@ def test_what_a_file_holds(scanning: Scanning, tmp_path: Path) -> None:
     assert sorted(file.path for file, _ in found) == scanning.files[:4]
     data = {file.path: getattr(read, "data", None) for file, read in found}
     assert [data[path] for path in scanning.files[:4]] == [b"x", b"x", b"x", None]
+
+
+def test_files_are_read_ahead(scanning: Scanning) -> None:
+    """A store is asked about many contents at once, and few files wait in memory."""
+    (first,) = scanning.scan().scan_chunk(scanning.files[:1]).changed
+    taken: list[LocatedFile] = []
+
+    class Noting(list[LocatedFile]):
+        def __iter__(self) -> Iterator[LocatedFile]:
+            for file in super().__iter__():
+                taken.append(file)
+                yield file
+
+    reading = read_files(Noting([first] * 200), Roots(()), LIMITS)
+    assert len(next(reading)) >= 32
+    assert len(taken) == 64
+    reading.close()

@@ -70,9 +70,7 @@ class SeenFiles:
             reader: waits for disks to answer.
         """
         # A folder's files come one after the other.
-        self._locate = partial(
-            locate_file, roots=roots, real_folder=lru_cache(maxsize=16)(real_folder)
-        )
+        self._locate = partial(locate_file, roots=roots, real_folder=lru_cache(real_folder))
         self._reader = reader
         self._seen: set[bytes] = set()
         self.devices: dict[int, str] = {}
@@ -220,7 +218,7 @@ def read_files(
     reader = FileReader(limits)
     return prefetch(
         partial(_read_one, roots=roots, limits=limits, reader=reader),
-        zip(files, files, strict=True),
+        ((file, file) for file in files),
         threads=_READ_THREADS,
         ahead=_READ_AHEAD,
         size_of=lambda file: file.location.size_bytes,
