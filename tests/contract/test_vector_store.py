@@ -267,7 +267,7 @@ def test_points_without_folders(
     assert "by folder" not in caplog.text
     for _ in range(2):
         store.search(name, OLD, unit(1), 9, Filter(folder="/a/b"))
-    assert caplog.text.count("are not found by folder") == 1
+        assert caplog.text.count("are not found by folder") == 1
     assert "2 pictures of " in caplog.text
     store.ensure_collection(name, OLD)
     assert found(store, name, folder="/a/b") == sorted([PLACES[0], PLACES[1]])
