@@ -295,10 +295,11 @@ def test_file_that_grew_by_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "a.png"
     path.write_bytes(b"png")
     before = SimpleNamespace(st_mode=path.stat().st_mode, st_size=2)
-    monkeypatch.setattr("warmclip.inference.reading.os.fstat", lambda _: before)
-    assert reading.read_image_file(path, Limits(image_bytes=3)) == b"png"
-    with pytest.raises(ImageUnreadable, match="has 3 bytes, more than the limit of 2"):
-        reading.read_image_file(path, Limits(image_bytes=2))
+    with monkeypatch.context() as patch:
+        patch.setattr("warmclip.inference.reading.os.fstat", lambda _: before)
+        assert reading.read_image_file(path, Limits(image_bytes=3)) == b"png"
+        with pytest.raises(ImageUnreadable, match="has 3 bytes, more than the limit of 2"):
+            reading.read_image_file(path, Limits(image_bytes=2))
 
 
 @pytest.mark.parametrize(
@@ -338,13 +339,14 @@ def test_file_that_is_only_in_a_cloud(
     path.write_bytes(b"png")
     status = path.stat()
     flagged = SimpleNamespace(st_mode=status.st_mode, st_size=status.st_size, st_flags=flags)
-    monkeypatch.setattr("warmclip.inference.reading.os.fstat", lambda _: flagged)
     limits = Limits(cloud_files=cloud_files)
-    if is_read:
-        assert reading.read_image_file(path, limits) == b"png"
-        return
-    with pytest.raises(ImageUnavailable, match="WARMCLIP_CLOUD_FILES=1"):
-        reading.read_image_file(path, limits)
+    with monkeypatch.context() as patch:
+        patch.setattr("warmclip.inference.reading.os.fstat", lambda _: flagged)
+        if is_read:
+            assert reading.read_image_file(path, limits) == b"png"
+            return
+        with pytest.raises(ImageUnavailable, match="WARMCLIP_CLOUD_FILES=1"):
+            reading.read_image_file(path, limits)
 
 
 def test_bytes_without_a_name() -> None:
