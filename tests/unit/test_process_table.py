@@ -40,7 +40,13 @@ def test_parent_and_command(has_proc: bool, monkeypatch: pytest.MonkeyPatch) -> 
     if not has_proc:
         monkeypatch.setattr("warmclip.process_table._PROC", Path("/no/such/folder"))
     argument = "x" * 500
-    process = subprocess.Popen([sys.executable, "-c", "input()", argument], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()", argument],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # one that is just being started has no command yet
     found = read_process(process.pid)
     assert found is not None
     assert found.parent == os.getpid()
