@@ -207,9 +207,8 @@ class QdrantStore:
         """See ``VectorStore.wants_compaction``."""
         collection = self._aliases.require(name)
         added = self._engine.count_uncompacted(collection)
-        if added < COMPACTED_FROM or self._engine.describe(collection)["graph"]:
-            return False
-        return added >= _PART_ADDED * self._engine.count(collection)
+        is_worthwhile = compaction_pays(added, self._engine.count(collection))
+        return is_worthwhile and not self._engine.describe(collection)["graph"]
 
     def revision(self, name: str) -> str:
         """See ``VectorStore.revision``."""
@@ -217,7 +216,7 @@ class QdrantStore:
         total = 0
         for record in self._engine.scroll(collection):
             total ^= int.from_bytes(_digest_of(record), "big")
-        return f"{collection}:{total:032x}"
+        return f"{collection}:{total:x}"
 
     def switch_alias(
         self, name: str, fingerprint: str, *, if_revision: str | None = None
@@ -388,6 +387,16 @@ class QdrantStore:
         return True
 
 
+def compaction_pays(added: int, points: int) -> bool:
+    """Whether so many points have come since the last compaction that another is worth its copy.
+
+    Args:
+        added: those that came since.
+        points: all of them.
+    """
+    return added >= COMPACTED_FROM and added >= _PART_ADDED * points
+
+
 def _record(point: Point) -> Record:
     if point.vector is None:
         raise StoreError(f"the point of {point.payload.path!r} has no vector to be stored")
@@ -403,7 +412,7 @@ def _fingerprint_and_canary(point: Point) -> tuple[str, str]:
 
 
 def _digest_of(record: Record) -> bytes:
-    """16 bytes for what a picture is: not whether its vector is proven."""
+    """For what a picture is: not whether its vector is proven."""
     told: Mapping[str, Any] = record.payload
     fields = (told.get("path"), told.get("sha256"), told.get("mtime_ns"), told.get("indexed_at"))
-    return hashlib.blake2b(repr((record.id, *fields)).encode(), digest_size=16).digest()
+    return hashlib.sha256(repr((record.id, *fields)).encode()).digest()
