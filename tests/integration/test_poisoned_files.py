@@ -68,6 +68,25 @@ def test_known_ones_are_read_again_when_there_are_more(connection: Redis) -> Non
     assert ours.known() == (file_at("/b.png"),)  # as many, but others
 
 
+def test_as_many_as_before_but_others(connection: Redis, tmp_path: Path) -> None:
+    """A worker sees what another has changed: a picture that was requeued is not refused."""
+    ours, theirs = PoisonedFiles(connection), PoisonedFiles(connection)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"kills")
+    theirs.add(file_at(picture))
+    assert ours.known() == (file_at(picture),)
+    picture.write_bytes(b"kills as well")
+    theirs.add(file_at(picture, 1))
+    assert ours.known() == (file_at(picture, 1),)  # it was changed, and killed again
+    with connection.pipeline() as pipeline:
+        theirs.remove([str(picture)], pipeline)
+        pipeline.execute()
+    theirs.add(file_at("/b.png"))
+    assert ours.known() == (file_at("/b.png"),)
+    connection.delete(KEY)  # by hand, or by a worker that tells nobody
+    assert ours.known() == ()
+
+
 def test_most_that_are_set_aside(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more is not: it could fill Redis."""
     monkeypatch.setattr(poisoned_files, "_MOST", 2)

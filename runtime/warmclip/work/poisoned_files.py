@@ -11,20 +11,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Self
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import ResponseError
 
 from warmclip.errors import SettingsError
 from warmclip.inference.reading import is_digest_name
 from warmclip.settings import check_collection
-from warmclip.work.patience import is_wrong_type
-from warmclip.work.replies import reply_of
+from warmclip.work.replies import replies_of, reply_of
 
 # Below RQ's own prefix, so that an ACL for RQ's keys is one for ours.
 _KEY = "rq:warmclip:dead"
+_VERSION_KEY = "rq:warmclip:dead:version"  # another value with each change
 _MOST = 10_000
 _MOST_SENT = 1_000
 
@@ -66,7 +66,7 @@ class PoisonedFiles:
     def __init__(self, connection: Redis) -> None:
         self._connection = connection
         self._known: tuple[PoisonedFile, ...] = ()
-        self._known_count = 0
+        self._known_state: list[Any] = []
 
     def add(self, file: PoisonedFile) -> bool:
         """Set a picture aside; False if there are too many already, or no place for them."""
@@ -74,18 +74,13 @@ class PoisonedFiles:
             self._forget_oldest_sent()
         if self.count() >= _MOST:
             return False
-        try:
-            self._connection.hset(_KEY, _field(file.path), json.dumps(file.to_dict()))
-        except ResponseError as exc:
-            if not is_wrong_type(exc):
-                raise
-            return False
-        self._known_count = -1
-        return True
+        write = ("HSET", _KEY, _field(file.path), json.dumps(file.to_dict()))
+        written, _ = replies_of(self._connection, [write, _new_version()], transaction=True)
+        return written is not None
 
     def _forget_oldest_sent(self) -> None:
         sent = [file.path for file in self.all() if is_digest_name(file.path)]
-        if len(sent) >= _MOST_SENT:  # a tenth at once: workers see by the number that it changed
+        if len(sent) >= _MOST_SENT:  # a tenth at once: all are read for it
             self.remove(sent[: _MOST_SENT // 10])
 
     def count(self) -> int:
@@ -93,10 +88,11 @@ class PoisonedFiles:
         return reply_of(self._connection, "HLEN", _KEY) or 0
 
     def known(self) -> tuple[PoisonedFile, ...]:
-        """Every one; the same tuple as before as long as their number is the same."""
-        count = self.count()
-        if count != self._known_count:
-            self._known, self._known_count = tuple(self.all()), count
+        """Every one; the same tuple as before as long as nothing was changed."""
+        # Their number as well: workers of former releases write no version.
+        state = replies_of(self._connection, [("GET", _VERSION_KEY), ("HLEN", _KEY)])
+        if state != self._known_state:
+            self._known, self._known_state = tuple(self.all()), state
         return self._known
 
     def all(self) -> list[PoisonedFile]:
@@ -115,8 +111,15 @@ class PoisonedFiles:
 
     def remove(self, paths: Iterable[str], pipeline: Pipeline | None = None) -> None:
         """Forget them, in this transaction or now: a job that names them decodes them again."""
-        if fields := [_field(path) for path in paths]:
-            (self._connection if pipeline is None else pipeline).hdel(_KEY, *fields)
+        fields = [_field(path) for path in paths]
+        if not fields:
+            return
+        commands: list[tuple[bytes | str, ...]] = [("HDEL", _KEY, *fields), _new_version()]
+        if pipeline is None:
+            replies_of(self._connection, commands, transaction=True)
+            return
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
 
 
 class KnownPoisonedFiles:
@@ -135,6 +138,11 @@ class KnownPoisonedFiles:
         if file is None or _state(path) != (file.size_bytes, file.mtime_ns):
             return None
         return f"was set aside: {file.reason} (`warmclip status --dead`)"
+
+
+def _new_version() -> tuple[str, str, str]:
+    """The command that tells workers of a change: random, as a count may begin anew."""
+    return "SET", _VERSION_KEY, token_hex(8)
 
 
 def _field(path: str) -> bytes:
