@@ -1,14 +1,17 @@
-"""What the system tells of other processes: whether one runs, its parent and its command."""
+"""What the system tells of other processes: whether one runs, its parent, command and work."""
 
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 _PS_TIMEOUT_S = 5.0
 _ENDED = ("Z", "X")  # a zombie, and one that is just being reaped
+_MOST_LISTENED_S = 2.0  # that count between two looks
+_READ_EVERY_S = 10.0  # how often processor time is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +30,48 @@ def read_process(pid: int) -> Process | None:
     """
     if _has_proc():
         return _read_proc(pid)
+    return parse_process(_ask_ps(pid, "ppid=,stat=,command="))
+
+
+def read_processor_time(pid: int) -> str | None:
+    """How long a process has computed, as the system writes it; None as of ``read_process``."""
+    if _has_proc():
+        return " ".join(_read_stat(pid)[11:13]) or None  # of its own, and the system's for it
+    return _ask_ps(pid, "time=").strip() or None
+
+
+class IdleWatch:
+    """Looked at again and again, it tells how long a process has not computed anything.
+
+    What counts is how long somebody looked: while this process was stopped, or the machine slept,
+    the other one may have been as well.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Begin now."""
+        self._pid = pid
+        self._used = read_processor_time(pid)
+        self._idle_s, self._read_at_s = 0.0, _READ_EVERY_S
+        self._looked_at = time.monotonic()
+
+    def idle_s(self) -> float:
+        """For how many seconds, about; 0 also where the system does not tell."""
+        before, self._looked_at = self._looked_at, time.monotonic()
+        self._idle_s += min(self._looked_at - before, _MOST_LISTENED_S)
+        if self._idle_s >= self._read_at_s:
+            before_used, self._used = self._used, read_processor_time(self._pid)
+            if self._used is None or self._used != before_used:
+                self._idle_s = 0.0
+            self._read_at_s = self._idle_s + _READ_EVERY_S
+        return self._idle_s
+
+
+def _ask_ps(pid: int, columns: str) -> str:
     tool = shutil.which("ps", path=os.defpath) or "ps"  # a service may have a bare PATH
     try:
         done = subprocess.run(  # noqa: S603 - the system's own tool, and a number
             # Twice w: else a command is cut at 79 columns where there is no terminal (macOS).
-            [tool, "-ww", "-o", "ppid=,stat=,command=", "-p", str(pid)],
+            [tool, "-ww", "-o", columns, "-p", str(pid)],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -39,8 +79,8 @@ def read_process(pid: int) -> Process | None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_process(done.stdout)
+        return ""
+    return done.stdout
 
 
 def _read_proc(pid: int) -> Process | None:

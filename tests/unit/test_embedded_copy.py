@@ -12,6 +12,7 @@ import qdrant_edge as edge
 
 from standins.disk import free_blocks
 from standins.points import DIM, vector
+from warmclip import process_table
 from warmclip.errors import StoreError
 from warmclip.store import embedded_compactor, embedded_copy
 from warmclip.store.embedded_compactor import compact
@@ -231,6 +232,27 @@ def test_compaction_in_a_process_of_its_own(source: Shard) -> None:
         StoreError, match=r"could not be compacted: .* cannot be read: .* nothing is lost"
     ):
         copy.compact(with_graph=True, progress=lambda *_: None)
+
+
+def test_compactor_that_hangs(
+    source: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended when it has computed nothing for long; the collection is as it was."""
+    copy = begun(source)
+    hanging = tmp_path / "python"
+    hanging.write_text(f"#!{sys.executable}\nimport signal; signal.pause()\n")
+    hanging.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", os.fspath(hanging))
+    monkeypatch.setattr(embedded_copy, "_MOST_IDLE_S", 2.0)
+    monkeypatch.setattr(process_table, "_READ_EVERY_S", 0.5)
+    ticks: list[str] = []
+
+    def progress(*told: object) -> None:
+        ticks.append(str(told))
+        assert len(ticks) < 30, "nobody saw that it hangs"
+
+    with pytest.raises(StoreError, match=r"computed nothing for 2 s.* ended.* nothing is lost"):
+        copy.compact(with_graph=False, progress=progress)
 
 
 def test_compactor_whose_owner_is_gone(source: Shard) -> None:

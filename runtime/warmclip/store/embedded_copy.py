@@ -15,6 +15,7 @@ from subprocess import PIPE
 
 from warmclip.children import ChildProcess, describe_exit
 from warmclip.errors import StoreDamaged, StoreError
+from warmclip.process_table import IdleWatch
 from warmclip.progress import Progress
 from warmclip.store.embedded_layout import size_bytes
 from warmclip.store.embedded_shard import Shard, check_space
@@ -24,6 +25,9 @@ _ZEROS = bytes(_BLOCK_BYTES)
 _WRITES_AT_ONCE = 8  # a tenth of a second, for which others wait
 _MOST_WRITES = 512  # meanwhile, of at most 64 points with their vectors: some 100 MB
 _REASON_CHARS = 300
+# The engine holds the interpreter lock as long as it works, so the compactor itself cannot tell
+# that it does. A disk that has to spin up, or to write gigabytes, takes no such time.
+_MOST_IDLE_S = 300.0
 
 
 @dataclass(slots=True)
@@ -105,9 +109,12 @@ class CollectionCopy:
             progress(0, 0, stage)
             if self.is_outdated:
                 raise _written_meanwhile()
+            if watch.idle_s() > _MOST_IDLE_S:
+                raise _hung()
 
         # The child leaves when its stdin ends, should this process die.
         with ChildProcess([*command, json.dumps(request)], stdin=PIPE) as child:
+            watch = IdleWatch(child.pid)
             for message in child.messages(lambda: float("inf"), on_tick=on_tick):
                 answer = message
             code = child.end()
@@ -204,6 +211,14 @@ def _written_meanwhile() -> StoreError:
     return StoreError(
         "the collection was not compacted: too much was written to it meanwhile. Nothing is lost: "
         "compact it when nothing is indexed"
+    )
+
+
+def _hung() -> StoreError:
+    return StoreError(
+        f"the collection could not be compacted: the process that does it has computed nothing for "
+        f"{_MOST_IDLE_S:.0f} s, as it was stopped or a disk does not answer it, and was ended. The "
+        "collection is as it was, and nothing is lost"
     )
 
 
