@@ -1,6 +1,7 @@
 """Who may ask the server what: hosts, origins, tokens, roots, sizes."""
 
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -276,10 +277,11 @@ def test_order_that_does_not_fit(served: Served, order: object) -> None:
         ("/api/v1/search?q=a&sinse=2026-01-01", "did you mean 'since'"),
         (f"{SESSIONS}?page=2", "'page' is no parameter"),
         ("/readyz?=null", "'' is no parameter"),
+        ("/api/v1/search?q=a&folder=/a&folder=/b", "'folder' stands twice"),
     ],
 )
 def test_parameter_that_nobody_knows(served: Served, path: str, told: str) -> None:
-    """It is refused: a misspelt filter would else find too much, in silence."""
+    """It is refused, or one that stands twice: the search would else find too much, in silence."""
     assert told in problem(served.client.get(path), 422)
 
 
@@ -294,6 +296,16 @@ def test_field_that_nobody_knows(served: Served, field: dict[str, str], told: st
         "/api/v1/search/image", data=field, files={"file": ("a.jpg", b"a picture")}
     )
     assert told in problem(sent, 422)
+
+
+@pytest.mark.parametrize(("route", "field"), [("search", "file"), ("embed", "model")])
+def test_field_that_stands_twice(served: Served, route: str, field: str) -> None:
+    """Of two pictures that are sent the last would be searched, as if it were the only one."""
+    twice = [(field, (None if field == "model" else "a.jpg", b"a picture"))] * 2
+    sent = served.client.post(
+        f"/api/v1/{route}/image", files=[*twice, *([("file", b"a")] if field == "model" else [])]
+    )
+    assert f"'{field}' stands twice" in problem(sent, 422)
 
 
 def test_json_that_is_not_called_so(served: Served) -> None:
@@ -325,6 +337,7 @@ def test_body_that_is_no_json(served: Served, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     answer = served.client.post("/api/v1/embed/text", content=body, headers=headers)
     assert answer.status_code in (400, 422)
+    assert re.search("JSON|unicode|required", problem(answer, answer.status_code))
 
 
 def test_nothing_there(served: Served) -> None:

@@ -14,6 +14,7 @@ from warmclip.serve.context import AppContext
 from warmclip.serve.model_name import BodyModel, Model, choose_model, naming
 from warmclip.serve.problems import RESPONSES, Problem
 from warmclip.serve.search import read_base64
+from warmclip.serve.unknown_parameters import refuse_repeated
 from warmclip.serve.workers import read_answer
 
 _MOST_TEXTS = 256
@@ -152,13 +153,15 @@ async def _read_body(request: Request) -> _Form | EmbedImageRequest:
 
     Raises:
         RequestValidationError: the body has no picture.
-        Problem: the body is of another type.
+        Problem: the body is of another type, or a field stands twice.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         match content_type:
             case "multipart/form-data":
-                return _Form.model_validate(dict(await request.form(max_files=1, max_fields=16)))
+                form = await request.form(max_files=1, max_fields=16)
+                refuse_repeated(name for name, _ in form.multi_items())
+                return _Form.model_validate(dict(form))
             case "application/json":
                 return EmbedImageRequest.model_validate(json.loads(await request.body()))
     except ValidationError as exc:

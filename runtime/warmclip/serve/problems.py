@@ -51,6 +51,7 @@ STATUS: Mapping[type[WarmclipError], int] = {
 
 _RETRY_AFTER_S = "5"
 _CLIENT_CLOSED_REQUEST = 499  # as nginx logs it
+_UNREADABLE = "There was an error parsing the body"  # what FastAPI says of most that is no JSON
 _MOST_CHARS = 2_000  # of a detail, which may quote what a client sent
 
 
@@ -179,6 +180,8 @@ def add_problem_handlers(app: FastAPI, settings: Settings) -> None:
         if detail == HTTPStatus(exc.status_code).phrase:
             detail = f"{request.method} {request.url.path}: nothing here answers that; "
             detail += "/openapi.json tells what there is"
+        elif exc.__cause__ is not None and detail == _UNREADABLE:
+            detail = f"the body is no JSON in UTF-8: {exc.__cause__}"
         headers = dict(exc.headers or {})
         if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             # The page's own files are not in the description.

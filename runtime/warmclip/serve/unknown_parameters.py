@@ -1,7 +1,7 @@
-"""Refuses query parameters and form fields that a route does not declare."""
+"""Refuses query parameters and form fields that a route does not declare, or that stand twice."""
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
@@ -12,9 +12,10 @@ from warmclip.serve.problems import Problem
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Refuse a request with a parameter or field that its route does not declare.
+    """Refuse a request with a parameter or field that its route does not declare, or gets twice.
 
-    A filter that is misspelt would else be passed by, and the search would find too much.
+    A filter that is misspelt would else be passed by, and the search would find too much. Of one
+    that stands twice FastAPI takes the last, as of two pictures that are sent.
 
     Raises:
         Problem: naming the parameter, and the one that may be meant; or a field that is empty,
@@ -29,14 +30,31 @@ async def refuse_unknown_parameters(request: Request) -> None:
         fields += [
             each.alias for each in dependant.body_params if isinstance(each.field_info, Form)
         ]
-    for name in request.query_params:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
         _check(name, parameters, f"parameter of {route.path}")
+    refuse_repeated(names)
     if not fields:
         return
-    for name, value in (await request.form()).multi_items():  # FastAPI has read it already
+    sent = (await request.form()).multi_items()  # FastAPI has read it already
+    for name, value in sent:
         _check(name, fields, f"field of {route.path}")
         if value == "":
             raise Problem(422, f"the field {name!r} is empty: give it a value, or leave it out")
+    refuse_repeated(name for name, _ in sent)
+
+
+def refuse_repeated(names: Iterable[str]) -> None:
+    """Refuse parameters or fields of which one stands twice.
+
+    Raises:
+        Problem: naming it.
+    """
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            raise Problem(422, f"{name[:100]!r} stands twice: send one of them")
+        seen.add(name)
 
 
 def _flatten(dependant: Dependant) -> Iterator[Dependant]:
