@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -131,6 +132,7 @@ class Settings:
         Raises:
             SettingsError: naming the variable, its value and what it may be.
         """
+        _check_encoding_of_names(sys.getfilesystemencoding())
         env = _Environment({name: value for name, value in environ.items() if value})
         for variable in ("REDIS_URL", "QDRANT_URL", "QDRANT_API_KEY", "WARMCLIP_TOKEN"):
             env.read_file_of(variable)
@@ -188,6 +190,19 @@ class Settings:
             "limits": Limits(**raw["limits"]),
         }
         return cls(**raw | parts)
+
+
+def _check_encoding_of_names(encoding: str) -> None:
+    """Refuse to run where names of files are read otherwise than as they are stored.
+
+    Raises:
+        SettingsError: naming the encoding.
+    """
+    if encoding != "utf-8":  # one file would have two paths, and `--prune` take it for gone
+        raise SettingsError(
+            f"names of files are read as {encoding} here, by the locale, and are stored as UTF-8: "
+            "set PYTHONUTF8=1, or a locale of UTF-8 such as LC_ALL=C.UTF-8"
+        )
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:

@@ -131,6 +131,21 @@ def test_precision_that_the_bundle_does_not_have(gallery: Path) -> None:
     assert "make export-model PRECISION=int8" in said
 
 
+def test_names_that_would_be_read_otherwise(gallery: Path) -> None:
+    """Of a locale without UTF-8 the way out is told: one file would be stored under two paths."""
+    ascii_names = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = run("index", gallery, PYTHONUTF8="0", **ascii_names)
+    assert (done.returncode, "PYTHONUTF8=1" in done.stderr) == (2, True), done.stderr
+    assert run("index", gallery, PYTHONUTF8="1", **ascii_names).returncode == 0
+
+
+def test_letters_that_the_output_has_not(gallery: Path) -> None:
+    """They are escaped."""
+    assert run("index", gallery).returncode == 0
+    done = run("search", "étoile", PYTHONIOENCODING="ascii")
+    assert done.stdout.startswith("\\xe9toile"), done.stderr
+
+
 def test_names_that_are_no_pictures(gallery: Path) -> None:
     """They are counted by suffix, and what is excluded as such."""
     for name in ("a.mov", "b.MOV", "c.psd", ".d.png"):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from warmclip.cli.options import read_settings
 from warmclip.errors import SettingsError
 from warmclip.settings import Root, Settings, read_env_file, without_password
 
@@ -242,6 +243,19 @@ def test_file_with_variables(tmp_path: Path) -> None:
     assert settings.qdrant_api_key is None
     assert [root.folder for root in settings.roots] == [Path("/mnt/photos"), Path("/mnt/scans")]
     assert settings.exif == "ignore"
+
+
+def test_file_beside_a_variable_that_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty variable counts as unset beside a file, too; one that says something comes first."""
+    file = tmp_path / ".env"
+    file.write_text("WARMCLIP_ROOTS=/mnt/photos\nWARMCLIP_COLLECTION=file\n")
+    monkeypatch.setenv("WARMCLIP_ROOTS", "")
+    monkeypatch.setenv("WARMCLIP_COLLECTION", "environment")
+    settings = read_settings(env_file=file)
+    assert [root.folder for root in settings.roots] == [Path("/mnt/photos")]
+    assert settings.collection == "environment"
 
 
 @pytest.mark.parametrize("content", [None, b"A=\xff"], ids=["missing", "no text"])

@@ -1,5 +1,6 @@
 """What a command writes: answers to stdout; notes, errors, progress and logs to stderr."""
 
+import io
 import json
 import logging
 import os
@@ -35,6 +36,9 @@ class Terminal:
     ) -> None:
         self.as_json = as_json
         self._log_json = log_json
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Python does the same for stderr: PYTHONIOENCODING may name one that has few letters.
+            sys.stdout.reconfigure(errors="backslashreplace")
         self._answers = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         if not self._answers.is_terminal:
             self._answers.width = _NO_TERMINAL_WIDTH

@@ -111,7 +111,9 @@ def read_settings(
 ) -> Settings:
     """The settings of a file and of the environment, replaced by the options that are given."""
     variables = read_env_file(env_file) if env_file is not None else {}
-    settings = Settings.from_env({**variables, **os.environ})
+    # One that is empty counts as unset, so that the file's counts.
+    variables |= {name: value for name, value in os.environ.items() if value}
+    settings = Settings.from_env(variables)
     return dataclasses.replace(
         settings,
         bundle=bundle or settings.bundle,
