@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,40 @@ def test_progress(store: QdrantStore, photos: Path) -> None:
         assert seen[0] == (0, 0, "finding")
         assert seen[-1] == (8, 8, "indexing")
         assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+
+
+def test_progress_of_what_is_not_read(store: QdrantStore, photos: Path, tmp_path: Path) -> None:
+    """Files that are unchanged, repeated, and known to be no pictures: each counts one."""
+    draw_many(photos, 3)
+    for number in range(2):
+        (photos / f"link{number}.png").symlink_to("0001.png")
+    for number in range(4):
+        (photos / f"bad{number}.png").write_bytes(b"no picture")
+    indexer = Indexer(PixelEncoder(), store, home=tmp_path / "home")
+    indexer.index([photos])
+    seen: list[tuple[int, int, str]] = []
+    report = indexer.index([photos], progress=lambda *step: seen.append(step))
+    assert (report.unchanged, len(report.skipped)) == (3, 0)
+    assert seen[-1] == (9, 9, "indexing")
+
+
+def test_contents_are_looked_up(
+    store: QdrantStore, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is asked for each content once, however many files have it."""
+    for path in draw_many(photos, 40):
+        path.with_suffix(".copy.png").write_bytes(path.read_bytes())
+    asked: list[str] = []
+    scroll = store.scroll
+
+    def note(name: str, *, sha256: Collection[str] = (), **options: Any) -> Iterator[Point]:
+        asked.extend(sha256)
+        return scroll(name, sha256=sha256 or None, **options)
+
+    monkeypatch.setattr(store, "scroll", note)
+    report = Indexer(PixelEncoder(), store).index([photos])
+    assert (report.indexed, report.reused) == (40, 40)
+    assert len(asked) == len(set(asked)) == 40
 
 
 def test_file_changed(store: QdrantStore, photos: Path) -> None:

@@ -59,11 +59,13 @@ def test_scanner_that_leaves(connection: Redis, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("pause_s", "is_dead"), [(15.0, False), (15.5, True)])
+@pytest.mark.parametrize("tokens", [("a", "b"), ("b", "a")])
 def test_scanner_without_a_beat(
-    connection: Redis, clock: Clock, pause_s: float, is_dead: bool
+    connection: Redis, clock: Clock, tokens: tuple[str, str], pause_s: float, is_dead: bool
 ) -> None:
     """It counts as dead after fifteen seconds in which another one looked, and not before."""
     first, second = ScanLeases(connection), ScanLeases(connection)
+    first.token, second.token = tokens
     for _ in range(12):
         first.beat()
     assert first.acquire("s")

@@ -78,9 +78,9 @@ def test_pieces_of_a_graph(found: Placement, is_whole: bool, told: str) -> None:
     assert [it["operator"] for it in raw["findings"]] == [it.operator for it in found.findings]
 
 
-def constant(name: str, size: int, dtype: int = TensorProto.FLOAT) -> Value:
-    """A vector that the file holds."""
-    return Value(name=name, dtype=dtype, shape=(size,), is_constant=True)
+def constant(name: str, *shape: int, dtype: int = TensorProto.FLOAT) -> Value:
+    """An array that the file holds."""
+    return Value(name=name, dtype=dtype, shape=shape, is_constant=True)
 
 
 def node(kind: str, *inputs: Value | None) -> Operation:
@@ -99,14 +99,19 @@ X = Value(name="x", dtype=TensorProto.FLOAT, shape=(9,))
         ([node("Add", X, None)], 0, 0),
         ([node("Add", X, constant("a", 10))], 0, 40),
         ([node("Add", X, constant("a", 9))], 36, 0),
-        ([node("Add", X, constant("a", 10, TensorProto.FLOAT16))], 0, 20),
-        ([node("Add", X, constant("a", 10, TensorProto.INT8))], 0, 10),
-        ([node("Add", X, constant("a", 10, TensorProto.INT64))], 40, 0),
+        ([node("Add", X, constant("a", 10, dtype=TensorProto.FLOAT16))], 0, 20),
+        ([node("Add", X, constant("a", 10, dtype=TensorProto.INT8))], 0, 10),
+        ([node("Add", X, constant("a", 10, dtype=TensorProto.INT64))], 40, 0),
         ([node("Add", X, constant("a", 10)), node("Mul", X, constant("a", 10))], 0, 40),
         ([node("PRelu", X, constant("a", 10)), node("PRelu", X, constant("a", 10))], 80, 0),
         ([node("PRelu", constant("a", 10), X)], 0, 40),
         ([node("Gemm", X, constant("a", 10))], 40, 0),
         ([node("Gemm", X, X, constant("a", 10))], 0, 40),
+        ([node("Gemm", X, X, constant("a", 2, 10))], 80, 0),
+        ([node("Gemm", X, X, constant("a"))], 4, 0),
+        ([node("BatchNormalization", X, *(constant(it, 10) for it in "abcd"))], 160, 0),
+        ([node("InstanceNormalization", X, *(constant(it, 10) for it in "ab"))], 80, 0),
+        ([node("LayerNormalization", X, *(constant(it, 10) for it in "ab"))], 80, 0),
     ],
 )
 def test_where_constants_lie(nodes: list[Operation], inline_bytes: int, filed_bytes: int) -> None:

@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def test_batch_that_goes_wrong(
     assert guard.provider == "cpu"
     assert len(caplog.records) == 1
     assert f"faulty-{fault} is left for 24 hours" in caplog.text
+    assert "The CPU goes on" in caplog.text
 
 
 def test_drift_is_caught_by_the_canary(
@@ -277,7 +279,12 @@ def test_canaries_switched_off(demo_bundle: Path, tmp_path: Path) -> None:
     assert {guard.run(pixels(1), is_last=last).canary for last in (False, True)} == {None}
 
 
-def test_insisted_on(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insisted_on(
+    demo_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Asked for by name it is this provider or nothing: no silent change to the CPU."""
     monkeypatch.setenv("FAULTY_N", str(LOADING + 2))
     context = make_context(demo_bundle, tmp_path, is_insisted=True)
@@ -286,6 +293,7 @@ def test_insisted_on(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(2):
         with pytest.raises(ProviderUnavailable, match="doctor --retry-provider faulty-nannth"):
             guard.run(pixels(4))
+    assert "nothing goes on" in caplog.text
     with pytest.raises(ProviderUnavailable, match="computes wrong"):
         Guard("image", faulty("wrong"), make_context(demo_bundle, tmp_path, is_insisted=True))
 
@@ -335,25 +343,35 @@ def test_strange_lengths_that_the_cpu_denies(
     assert "outside the golden" in context.quarantine.active()["faulty-drift"].reason
 
 
+class Changed:
+    """A session whose answers are changed, from a run on."""
+
+    def __init__(
+        self, session: Any, *, change: Callable[[Features], Features], after: int = LOADING
+    ) -> None:
+        self._session = session
+        self._change = change
+        self._left = after  # of the runs that are right
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
+        (features,) = self._session.run(names, feeds, *options)
+        self._left -= 1
+        return [features if self._left >= 0 else self._change(features)]
+
+
 def spoiling(row: int, *, after: int = 0) -> Provider:
     """A provider that computes one row of each batch wrong: finite, and of the right length."""
 
-    class Spoilt:
-        def __init__(self, session: Any) -> None:
-            self._session = session
-            self._runs = 0
+    def spoil(features: Features) -> Features:
+        if row < len(features):
+            features[row] = features[row, ::-1]
+        return features
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._session, name)
-
-        def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
-            (features,) = self._session.run(names, feeds, *options)
-            self._runs += 1
-            if self._runs > after and row < len(features):
-                features[row] = features[row, ::-1]
-            return [features]
-
-    return replace(faulty("none"), name="faulty-row", around=Spoilt)
+    around = partial(Changed, change=spoil, after=after)
+    return replace(faulty("none"), name="faulty-row", around=around)
 
 
 @pytest.mark.parametrize("row", [0, 3, 7])
@@ -381,26 +399,41 @@ def test_every_row_of_a_strange_batch_must_agree(
 def test_one_strange_length_is_seen(context: GuardContext, row: int, times: float) -> None:
     """A single row whose raw length no honest input has makes the CPU look at the batch."""
 
-    class Longer:
-        def __init__(self, session: Any) -> None:
-            self._session = session
-            self._runs = 0
+    def lengthen(features: Features) -> Features:
+        features[row] = times * features[row, ::-1]
+        return features
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._session, name)
-
-        def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
-            (features,) = self._session.run(names, feeds, *options)
-            self._runs += 1
-            if self._runs > LOADING:
-                features[row] = times * features[row, ::-1]
-            return [features]
-
-    provider = replace(faulty("none"), around=Longer)
+    provider = replace(faulty("none"), around=partial(Changed, change=lengthen))
     checked = Guard("image", provider, replace(context, canary_every=0)).run(pixels(4))
     assert checked.provider == "cpu"
     np.testing.assert_allclose(checked.vectors, expected(context, pixels(4)), atol=1e-6)
     assert "outside the golden" in context.quarantine.active()["faulty-none"].reason
+
+
+@pytest.mark.parametrize("canary_every", [0, 1])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda features: features.reshape(-1),
+        lambda features: features[..., None],
+        lambda features: features[0, 0],
+        lambda features: features[:0],
+        lambda features: features[:-1],
+        lambda features: np.concatenate([features, features]),
+        lambda features: features[:, :-1],
+    ],
+    ids=["flat", "deep", "one number", "no rows", "short", "long", "narrow"],
+)
+def test_array_of_another_shape(
+    context: GuardContext, canary_every: int, spoil: Callable[[Features], Features]
+) -> None:
+    """A batch that is no array of rows is the provider's fault, with a canary and without."""
+    provider = replace(faulty("none"), around=partial(Changed, change=spoil))
+    guard = Guard("image", provider, replace(context, canary_every=canary_every))
+    checked = guard.run(pixels(4))
+    assert checked.provider == "cpu"
+    np.testing.assert_allclose(checked.vectors, expected(context, pixels(4)), atol=1e-6)
+    assert "returned shape" in context.quarantine.active()["faulty-none"].reason
 
 
 def compare_rows(context: GuardContext, change: Callable[[Features], None]) -> Comparison:

@@ -121,6 +121,7 @@ class OnnxSession:
         Raises:
             ForkedSessionError: this process is a forked child of the one that made the session.
             ProviderUnavailable: the provider failed while computing.
+            BadVectors: the reference provider computes no rows of features, or too few.
         """
         refuse_fork(self._owner, "session")
         n = len(next(iter(feeds.values())))
@@ -166,7 +167,9 @@ class OnnxSession:
         try:
             with self._turn, self._announced("run", rows=len(next(iter(feeds.values())))):
                 return _features(session, feeds)
-        except foreign_errors() as exc:
+        except (*foreign_errors(), BadVectors) as exc:
+            if isinstance(exc, BadVectors) and self.provider.is_reference:
+                raise  # the graph or the input is to blame
             raise ProviderUnavailable(
                 f"{self.provider.name} failed on {self.graph.name}: {exc}"
             ) from exc
@@ -294,14 +297,21 @@ def _features(session: Any, feeds: Inputs) -> Features:
 
 
 def _run(session: Any, feeds: Inputs) -> Features:
-    names = ["features"]
-    if len(next(iter(feeds.values()))) <= _USUAL_ROWS:
+    """One run, shape (n, dim).
+
+    Raises:
+        BadVectors: there is not one row for each of the input's; which is whose could not be told.
+    """
+    names, rows = ["features"], len(next(iter(feeds.values())))
+    if rows <= _USUAL_ROWS:
         (features,) = session.run(names, dict(feeds))
     else:
         options = load_onnxruntime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         (features,) = session.run(names, dict(feeds), options)
     computed: Features = features
+    if computed.ndim != 2 or len(computed) != rows:
+        raise BadVectors(f"the model returned shape {computed.shape} for {rows} rows")
     return computed
 
 

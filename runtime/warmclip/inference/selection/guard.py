@@ -196,8 +196,7 @@ class Guard:
         features = session.run(
             {name: np.concatenate([canary[name], array]) for name, array in feeds.items()}
         )
-        if features.ndim == 2 and len(features):
-            self._inspect(features[:1], row)
+        self._inspect(features[:1], row)
         return self._check(features[1:])
 
     def _inspect(self, features: Features, rows: npt.NDArray[np.intp]) -> None:
