@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import warmclip
-from warmclip.cli.console import Terminal
+from warmclip.cli.console import Terminal, run_app
 from warmclip.cli.paths import parse_path
 from warmclip.doctor.processes import DEFAULT_SLACK_S, Kind
 from warmclip.errors import WarmclipError
@@ -365,7 +365,7 @@ def probe(
 
 def main() -> None:
     """Run the command."""
-    app()
+    run_app(app)
 
 
 def _resolve(

@@ -27,6 +27,7 @@ from warmclip.cli.commands.search import search
 from warmclip.cli.commands.serve import serve
 from warmclip.cli.commands.status import status
 from warmclip.cli.commands.worker import worker
+from warmclip.cli.console import run_app
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def main() -> None:
         ]
         app.registered_groups = []
     try:
-        app()
+        run_app(app)
     except Exception:  # a bug, which must not end in 1: that means "partly done"
         if logs.is_json():
             log.critical("a bug in warmclip", exc_info=True)

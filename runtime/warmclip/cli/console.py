@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -17,6 +18,9 @@ from rich.text import Text
 from warmclip.errors import OutputUnwritable, SettingsError, WarmclipError
 from warmclip.logs import log_json_lines, log_text, printable
 from warmclip.progress import Progress
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +55,16 @@ class Terminal:
 
     def print(self, answer: RenderableType) -> None:
         """Write a part of the answer for people, on stdout."""
-        with _written():
-            self._answers.print(answer)
+        self._answers.print(answer)
 
     def draw(self, drawing: RenderableType) -> None:
         """Write a drawing, which has a width, on stdout."""
         width = None if self._answers.is_terminal else _PAGE_WIDTH
-        with _written():
-            self._answers.print(drawing, soft_wrap=False, width=width)
+        self._answers.print(drawing, soft_wrap=False, width=width)
 
     def json(self, value: Mapping[str, Any]) -> None:
         """Write one JSON object on stdout, in ASCII, which keeps names that are not UTF-8."""
-        with _written():
-            self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
+        self._answers.out(json.dumps(value, indent=2 if self._answers.is_terminal else None))
 
     def write_paths(self, paths: Iterable[str], *, nul: bool = False) -> None:
         """Write paths on stdout for other programs, byte by byte as they are stored.
@@ -74,13 +75,12 @@ class Terminal:
         """
         end = b"\0" if nul else b"\n"
         left_out = 0
-        with _written():
-            for path in paths:
-                try:
-                    sys.stdout.buffer.write(encode_path(path) + end)
-                except ValueError:
-                    left_out += 1
-            sys.stdout.buffer.flush()
+        for path in paths:
+            try:
+                sys.stdout.buffer.write(encode_path(path) + end)
+            except ValueError:
+                left_out += 1
+        sys.stdout.buffer.flush()
         if left_out:
             self.note(f"left out, as no file can have such a path: {left_out}")
 
@@ -177,26 +177,50 @@ class Terminal:
         self.print(table)
 
 
-@contextmanager
-def _written() -> Iterator[None]:
-    """Tell that stdout cannot be written, and let go of what is still to be.
+class _Stdout(FileIO):
+    """Standard output, of which it is told that it cannot be written."""
 
-    Raises:
-        OutputUnwritable: a file system is full, say. A reader that has gone is no fault.
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write what fits.
+
+        Raises:
+            OutputUnwritable: a file system is full, say. A reader that has gone is no fault.
+        """
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            # Python would try to write the rest once more as it ends, and fail with other words.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            raise OutputUnwritable(
+                f"the answer could not be written to standard output: {exc.strerror}; make room, "
+                "or write it elsewhere"
+            ) from exc
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Run a command line, and tell if standard output cannot be written, whoever writes to it.
+
+    Args:
+        app: Typer's. What it prints itself (help, version, completion) is told of as well.
     """
+    former = sys.stdout
+    if isinstance(former, TextIOWrapper):  # it may be closed
+        sys.stdout = TextIOWrapper(
+            BufferedWriter(_Stdout(former.fileno(), "w", closefd=False)),
+            encoding=former.encoding,
+            errors=former.errors,
+            line_buffering=former.line_buffering,
+            write_through=former.write_through,
+        )
     try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        # Python would try to write the rest once more as it ends, and fail with other words.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-        raise OutputUnwritable(
-            f"the answer could not be written to standard output: {exc.strerror}; make room, or "
-            "write it elsewhere"
-        ) from exc
+        app()
+    except OutputUnwritable as exc:  # what a command tells itself has its exit code already
+        Terminal().error(exc)
+        sys.exit(exc.exit_code)
 
 
 def fold_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
