@@ -154,12 +154,12 @@ def model(
         from warmclip_export.memory import estimate_memory, find_memory, memory_warning
         from warmclip_export.registry import known_bytes
 
-        weights = known_bytes(recipe.architecture, recipe.text_model)
-        if warning := memory_warning(estimate_memory(weights), find_memory()):
+        sizes = known_bytes(recipe.architecture, recipe.text_model)
+        if warning := memory_warning(estimate_memory(sizes), find_memory()):
             terminal.note(warning)
         target = (out or export_folder(os.environ)) / (name or recipe.name)
         with _steps(count_steps(int8=int8), hidden=as_json) as step:
-            exported = export_model(recipe, target, force=force, step=step, int8=int8)
+            exported = export_model(recipe, target, force=force, step=step, int8=int8, sizes=sizes)
         for note in exported.notes:
             terminal.note(note)
         manifest = exported.bundle.manifest

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,12 +37,19 @@ from warmclip_export.reference import Reference, describe_reference
 from warmclip_export.registry import known_bytes, tower_bytes
 from warmclip_export.versions import made_with
 from warmclip_export.weights import fetch_checkpoint
-from warmclip_export.writer import check_target, file_sha256, staged_bundle, write_file
+from warmclip_export.writer import (
+    check_target,
+    check_target_room,
+    file_sha256,
+    staged_bundle,
+    write_file,
+)
 
 Step: TypeAlias = Callable[[str], None]
 """Called with what is done next."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # of every bundle; int8 by request
+_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 # Of a text tower's residual stream in float16, where subnormals may be flushed to zero: enough for
 # the layer norms' epsilon of 1e-5, and little of the room above.
 _STREAM_SCALE = 4.0
@@ -63,7 +70,13 @@ class ExportResult:
 
 
 def export_model(
-    recipe: ModelRecipe, target: Path, *, force: bool, step: Step, int8: bool = False
+    recipe: ModelRecipe,
+    target: Path,
+    *,
+    force: bool,
+    step: Step,
+    int8: bool = False,
+    sizes: Mapping[Tower, int] | None = None,
 ) -> ExportResult:
     """Make a bundle of a model at ``target``, or leave everything as it was.
 
@@ -73,18 +86,20 @@ def export_model(
         force: whether a bundle that is there is replaced.
         step: called before each step.
         int8: whether both towers are made in int8 as well.
+        sizes: what ``known_bytes`` has found of the model; None: it is asked.
 
     Raises:
         WeightsUnavailable: the weights of a tag could not be had.
-        ExportRefused: the model cannot be re-expressed, or the target not be written.
+        ExportRefused: the model cannot be re-expressed, or the target not be written, or a disk
+            has no room.
         ParityFailed: a stage differs from open_clip by more than its threshold.
     """
     check_target(target, force=force)
+    if sizes is None:
+        sizes = known_bytes(recipe.architecture, recipe.text_model)
     if int8:
-        _check_int8(recipe)
-    # Now, since the lint comes after minutes or hours.
-    sizes = known_bytes(recipe.architecture, recipe.text_model)
-    check_room(max(sizes.values(), default=0))
+        _check_int8(sizes or tower_bytes(recipe.architecture, recipe.text_model))
+    _check_disks(target, sizes, (*PRECISIONS, "int8") if int8 else PRECISIONS)
     step("fetch the weights")
     checkpoint = fetch_checkpoint(recipe.weights, file_options=recipe.file_options)
     step("build open_clip's model")
@@ -168,9 +183,17 @@ def export_model(
     )
 
 
-def _check_int8(recipe: ModelRecipe) -> None:
+def _check_disks(target: Path, sizes: Mapping[Tower, int], precisions: Iterable[Precision]) -> None:
+    """Look for room before the work, since files come after minutes and the lint after hours."""
+    largest = max(sizes.values(), default=0)
+    check_room(largest)
+    of_a_weight = sum(_WEIGHT_BYTES[it] for it in precisions)
+    check_target_room(target, sum(sizes.values()) // 4 * of_a_weight, largest)
+
+
+def _check_int8(sizes: Mapping[Tower, int]) -> None:
     """Refuse int8 for a tower whose layers could not be tried one by one in memory."""
-    for tower, size in tower_bytes(recipe.architecture, recipe.text_model).items():
+    for tower, size in sizes.items():
         if size > onnx_file.MAX_BYTES:
             raise ExportRefused(
                 f"--precision int8: the {tower} tower has {size / 1e9:.1f} GB of weights, and int8 "

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,32 @@ def check_target(target: Path, *, force: bool) -> None:
         )
     if not force:
         raise ExportRefused(f"{target} exists already: --force replaces it, --name avoids it")
+
+
+def check_target_room(target: Path, bundle_bytes: int, temporary_bytes: int) -> None:
+    """Look whether the disk can hold a bundle, beside one that is there.
+
+    Args:
+        target: the bundle's folder.
+        bundle_bytes: about what it will have.
+        temporary_bytes: about what is in the temporary folder when all of the bundle is written.
+
+    Raises:
+        ExportRefused: it has no room for them.
+    """
+    with contextlib.suppress(OSError):  # `staged_bundle` tells of it
+        _clear_leftovers(target)
+    folder = next(it for it in target.absolute().parents if it.is_dir())
+    temporary = Path(tempfile.gettempdir())
+    is_shared = folder.stat().st_dev == temporary.stat().st_dev
+    free = shutil.disk_usage(folder).free
+    if free < bundle_bytes + (temporary_bytes if is_shared else 0):
+        beside = f", and the lint {temporary_bytes / 1e9:.2f} GB in {temporary}, on the same disk"
+        raise ExportRefused(
+            f"{folder} has {free / 1e9:.2f} GB free; the bundle takes about "
+            f"{bundle_bytes / 1e9:.2f} GB there{beside if is_shared else ''}: make room, or name "
+            "another folder with --out"
+        )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 from standins.disk import free_blocks
 from tiny_models import TINY_VIT, written
 from warmclip.inference.bundle import ModelBundle
+from warmclip_export import registry
 from warmclip_export.__main__ import app
+from warmclip_export.architecture import build_model
+from warmclip_export.registry import tower_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +61,41 @@ def test_temporary_folder_without_room(
         assert "name another folder with TMPDIR" in ran.stderr
     assert "fetch the weights" not in made.stderr
     assert not list((tmp_path / "m").glob("*"))
+
+
+def test_folder_of_the_bundle_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export says so before it computes anything; its temporary files may need that room too."""
+    model = written(tmp_path, "tiny", TINY_VIT)
+    largest = max(tower_bytes(TINY_VIT).values())
+    monkeypatch.setattr(os, "statvfs", free_blocks(largest, block_bytes=1))
+    out = tmp_path / "new" / "models"
+
+    export = ["model", "--model", model, "--pretrained", "random:2", "--out", str(out)]
+    made = CliRunner().invoke(app, export)
+
+    assert made.exit_code == 2
+    assert f"{tmp_path} has 0.01 GB free; the bundle takes about" in made.stderr
+    assert "on the same disk: make room, or name another folder with --out" in made.stderr
+    assert "fetch the weights" not in made.stderr
+    assert not out.exists()
+
+
+def test_sizes_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The towers are built without weights once: a large one takes seconds each time."""
+    model = written(tmp_path, "tiny", TINY_VIT)
+    built: list[object] = []
+
+    def build(*arguments: object) -> object:
+        built.append(arguments)
+        return build_model(*arguments)  # type: ignore[arg-type]  # as they were given
+
+    monkeypatch.setattr(registry, "build_model", build)
+    export = ["model", "--model", model, "--pretrained", "random:2", "--out", str(tmp_path / "m")]
+
+    made = CliRunner().invoke(app, [*export, "--precision", "int8"])
+
+    assert made.exit_code == 0
+    assert len(built) == 1
 
 
 def test_machine_with_too_little_memory_is_told_and_tries(
