@@ -400,6 +400,9 @@ def test_partly_bad_folder(gallery: Path) -> None:
         (["search", "x"], {"QDRANT_URL": "http://u:hunter2@127.0.0.1:9"}, 3, "QDRANT_URL"),
         (["status"], {"REDIS_URL": "redis://u:hunter2@127.0.0.1:9"}, 3, "REDIS_URL"),
         (["worker"], {"REDIS_URL": "redis://:hunter2@127.0.0.1:9"}, 3, "127.0.0.1:9"),
+        (["worker", "--reserve", ""], {}, 2, "--reserve='': name at least one queue"),
+        (["serve", "--allow-host", "https://a.example"], {}, 2, "between https:// and the next"),
+        (["serve", "--allow-host", "*"], {}, 2, "--allow-host '*'"),
         (["migrate", "nothing"], {}, 2, "nothing"),
     ],
 )

@@ -32,7 +32,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path) -> 
 @pytest.fixture(scope="module")
 def served(environment: dict[str, str]) -> Iterator[Served]:
     """A server without a token."""
-    with running_server(environment, "--allow-host", "photos.example") as served:
+    allowed = ("--allow-host=photos.example", "--allow-host=Other.example:8443")
+    with running_server(environment, *allowed) as served:
         yield served
 
 
@@ -63,7 +64,9 @@ def test_foreign_host(served: Served, host: str) -> None:
         assert "--allow-host" in problem(answer, 421)
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "[::1]:80", "photos.example"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:99", "[::1]:80", "photos.example", "other.example"]
+)
 def test_own_host(served: Served, host: str) -> None:
     """Loopback's names, and those that the server was given, are its own."""
     assert served.client.get("/readyz", headers={"Host": host}).status_code == 200

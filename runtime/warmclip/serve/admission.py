@@ -138,16 +138,21 @@ def check_host(host: str, names: Collection[str], address: str | None) -> None:
     Raises:
         Problem: saying how to allow the name.
     """
-    try:
-        hostname = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        hostname = ""
+    hostname = read_hostname(host)
     if not hostname or (hostname not in names and hostname != address):
         raise Problem(
             421,
             f"this server does not go by the name {host[:200]!r}; start it with "
             "--allow-host NAME to let it",
         )
+
+
+def read_hostname(host: str) -> str:
+    """The name in a Host header, in lower case, without a port; empty if there is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def check_origin(headers: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The server: a listening socket, the app, and the scheduler of sessions."""
 
 import logging
+import re
 import resource
 import signal
 import socket
@@ -16,6 +17,7 @@ from warmclip.doctor.dependencies import find_qdrant_outage
 from warmclip.errors import SettingsError
 from warmclip.indexing.roots import Roots
 from warmclip.serve import DEFAULT_RATE
+from warmclip.serve.admission import read_hostname
 from warmclip.serve.app import create_app
 from warmclip.serve.auth import is_loopback, read_token, require_token
 from warmclip.serve.connections import MOST_CONNECTIONS, ConnectionTable
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 _MOST_OTHER_FILES = 256  # besides connections: of Redis, threads, uploads on disk
 _REDIS_ANSWER_S = 2.0  # for one command of a request; it is sent twice
 _QDRANT_S = 1.5  # for one answer, when a search waits
+_HOST = re.compile(r"[A-Za-z0-9_.:\[\]-]+")  # of a name with other letters, browsers send xn--...
 _GRACE_S = 5  # for requests that are being answered when the server stops
 
 
@@ -60,11 +63,13 @@ def run_server(
         rate: requests that one address may make in a minute; 0: any number.
 
     Raises:
-        SettingsError: the address cannot be used, or other machines can reach it without a token.
+        SettingsError: the address or a name cannot be used, or other machines can reach it
+            without a token.
         QueueUnreachable: no Redis answers.
     """
     token = read_token(token_file, settings.token)
     require_token(host, token)
+    names = _host_names(host, hosts)
     raise_file_limit(MOST_CONNECTIONS + _MOST_OTHER_FILES)
     signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
     with (
@@ -85,7 +90,7 @@ def run_server(
             read_status=partial(read_status, connection),
             read_counters=partial(read_counters, connection),
             streams=streams,
-            hosts=_host_names(host, hosts),
+            hosts=names,
         )
         config = uvicorn.Config(
             create_app(context, token, RateLimiter(rate) if rate else None),
@@ -148,9 +153,20 @@ def raise_file_limit(needed: int) -> None:
 
 
 def _host_names(host: str, hosts: Sequence[str]) -> tuple[str, ...]:
-    """The names of the server; for a host that means every address, the machine's own name."""
+    """The names of the server; for a host that means every address, the machine's own name.
+
+    Raises:
+        SettingsError: one of those that were allowed is no name that a request could have.
+    """
     own = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
-    return (own, *hosts)
+    names = [read_hostname(it) or read_hostname(f"[{it}]") for it in hosts]
+    for told, name in zip(hosts, names, strict=True):
+        if not name or not _HOST.fullmatch(told):
+            raise SettingsError(
+                f"--allow-host {told!r}: use a name or an address as it stands between https:// "
+                "and the next slash, such as photos.example"
+            )
+    return (own, *names)
 
 
 def _announce(settings: Settings, listener: socket.socket, *, has_token: bool) -> None:

@@ -30,14 +30,14 @@ def worker(
         typer.Option("--workers", min=1, max=256, help="So many processes; needs QDRANT_URL."),
     ] = 1,
     reserve: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--reserve",
             metavar="QUEUES",
             help="One more worker, only for these queues: `high` for searches that never wait "
             "behind long jobs.",
         ),
-    ] = "",
+    ] = None,
     metrics_port: Annotated[
         str | None,
         typer.Option(
@@ -62,11 +62,9 @@ def worker(
         from warmclip.work.run import run_worker
         from warmclip.work.supervisor import Supervisor
 
-        names = _queue_names(queues)
-        if not names:
-            raise SettingsError(f"--queues={queues!r}: name at least one queue")
+        names = _queue_names("--queues", queues)
         settings = read_settings(bundle, None, provider, exif_transpose, decode, env_file=env_file)
-        reserved = _queue_names(reserve)
+        reserved = [] if reserve is None else _queue_names("--reserve", reserve)
         count = workers + bool(reserved)
         metrics = None if metrics_port is None else parse_address(metrics_port, count)
         if count == 1:
@@ -104,5 +102,8 @@ def worker(
         raise typer.Exit(Supervisor(commands).run())
 
 
-def _queue_names(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
+def _queue_names(option: str, names: str) -> list[str]:
+    queues = [name.strip() for name in names.split(",") if name.strip()]
+    if not queues:
+        raise SettingsError(f"{option}={names!r}: name at least one queue")
+    return queues
