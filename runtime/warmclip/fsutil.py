@@ -1,12 +1,14 @@
 """Folders that are ours alone: what lies in them is trusted, so nobody else may write there."""
 
+import errno
 import fcntl
 import hashlib
 import os
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from warmclip.child_locks import keep_from_children
@@ -14,6 +16,9 @@ from warmclip.errors import SettingsError
 
 # What a socket's address holds on macOS, without the final zero; Linux has 4 bytes more.
 _MAX_SOCKET_BYTES = 103
+# Not TMPDIR, which differs between a terminal and a service: every client must agree.
+_SOCKET_FOLDERS = "/tmp"  # noqa: S108 - private_folder checks what is made there
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def private_folder(folder: Path, *, private: bool) -> Path:
@@ -125,14 +130,87 @@ def write_out(path: Path) -> None:
 def socket_path(folder: Path, name: str) -> Path:
     """Where the server of a folder listens: inside it, if the address is short enough.
 
-    Otherwise the folder above it is still to be made, and checked, by ``private_folder``.
+    Otherwise the folder above it is still to be made, by ``socket_folder``.
     """
     inside = folder / name
     if len(os.fsencode(inside)) <= _MAX_SOCKET_BYTES:
         return inside
-    # Not TMPDIR, which differs between a terminal and a service: every client must agree.
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    return Path("/tmp", f"warmclip-{os.geteuid()}-{digest}", name)  # noqa: S108 - checked
+    return Path(_SOCKET_FOLDERS, f"{_socket_prefix()}{digest}", name)
+
+
+@contextmanager
+def socket_folder(folder: Path) -> Iterator[int]:
+    """Make the folder of a socket, and keep it while the server is not listening yet.
+
+    Yields:
+        A descriptor: as long as a server that has inherited it lives, the folder is kept as well.
+
+    Raises:
+        SettingsError: as of ``private_folder``.
+    """
+    descriptor = None
+    while descriptor is None:
+        private_folder(folder, private=True)
+        descriptor = _lock_folder(folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """A descriptor with a lock that keeps a folder; None: it was swept just now."""
+    try:
+        descriptor = os.open(folder, _FOLDER_FLAGS)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.path.samestat(os.fstat(descriptor), folder.lstat()):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except OSError:  # locks are not to be had there, and it is no folder that is swept
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def sweep_socket_folders() -> None:
+    """Remove what is left of this user's servers in the folder that all users share."""
+    for folder in Path(_SOCKET_FOLDERS).glob(f"{_socket_prefix()}*"):
+        with suppress(OSError):  # somebody's link, or one in use, or gone
+            _remove_unused(folder)
+
+
+def _remove_unused(folder: Path) -> None:
+    descriptor = os.open(folder, _FOLDER_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sockets = list(folder.iterdir())
+        if all(map(_is_dead_socket, sockets)):
+            for it in sockets:
+                it.unlink()
+            folder.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _is_dead_socket(path: Path) -> bool:
+    """Whether it is a socket on which nobody listens; a server of a former release has no lock."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
+
+
+def _socket_prefix() -> str:
+    return f"warmclip-{os.geteuid()}-"
 
 
 def prefix_below(folder: str) -> str:

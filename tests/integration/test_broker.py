@@ -158,7 +158,29 @@ def test_long_home(tmp_path: Path) -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
     with open_broker(Settings(home=home, bundle=Path("unused"))) as redis:
         assert redis.get("key") == b"value"
-    folder.rmdir()
+    assert not folder.exists()
+
+
+def test_long_home_that_was_killed(tmp_path: Path) -> None:
+    """The next client of any home removes what a killed server left where all users write, and
+    nothing of a server that lives.
+    """
+    home, other, third = (tmp_path / (name * 100) for name in "abc")
+    left, used = (socket_path(it / "redis", "redis.sock").parent for it in (home, other))
+    with client(home) as killed, client(other) as living:
+        server, living_server = server_pid(killed), server_pid(living)
+        killed.kill()
+        os.kill(server, signal.SIGKILL)
+        wait_until_gone(server)
+        assert (left / "redis.sock").is_socket()
+        living.kill()
+        living.wait()
+        with client(third) as last:
+            server_pid(last)
+    assert not left.exists()
+    with open_broker(Settings(home=other, bundle=Path("unused"))) as redis:
+        assert redis.info("server")["process_id"] == living_server
+    assert not used.exists()
 
 
 def test_squatted_socket_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from warmclip.errors import SettingsError, StoreError
-from warmclip.fsutil import private_folder
+from warmclip.fsutil import socket_folder, sweep_socket_folders
 from warmclip.store.embedded_questions import from_error
 from warmclip.store.embedded_wire import (
     MOST_ANSWER_BYTES,
@@ -52,8 +52,7 @@ class Listener:
         """
         self._answer = answer
         self._address = address_of(folder)
-        private_folder(self._address.parent, private=True)
-        self._address.unlink(missing_ok=True)
+        self._is_elsewhere = self._address.parent != folder.resolve()
         self._closing = False
         self._free = threading.BoundedSemaphore(_AT_ONCE)
         self._pid = os.getpid()
@@ -61,11 +60,13 @@ class Listener:
         self._wake, self._woken = socket.socketpair()
         self._open = {self._socket, self._wake, self._woken}
         try:
-            self._socket.bind(os.fspath(self._address))
-            self._address.chmod(0o600)
-            self._socket.listen(_BACKLOG)
+            with socket_folder(self._address.parent):
+                self._address.unlink(missing_ok=True)
+                self._socket.bind(os.fspath(self._address))
+                self._address.chmod(0o600)
+                self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
-        except OSError:
+        except (OSError, SettingsError):
             self._close_all()
             raise
         # Threads do not live on in a forked child, but sockets do: an open one would keep those
@@ -91,6 +92,8 @@ class Listener:
         for it in (self._socket, self._wake, self._woken):
             with contextlib.suppress(OSError):
                 self._discard(it)
+        if self._is_elsewhere:
+            sweep_socket_folders()
 
     def _run(self) -> None:
         with selectors.PollSelector() as ready:

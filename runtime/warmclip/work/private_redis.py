@@ -29,7 +29,12 @@ from redis.retry import Retry
 
 from warmclip.child_locks import keep_from_children
 from warmclip.errors import QueueUnreachable, SettingsError
-from warmclip.fsutil import private_folder, socket_path
+from warmclip.fsutil import (
+    private_folder,
+    socket_folder,
+    socket_path,
+    sweep_socket_folders,
+)
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +101,14 @@ class PrivateRedis:
         self._pid = os.getpid()
         self._folder = private_folder(home.resolve() / "redis", private=True)
         self.socket = socket_path(self._folder, "redis.sock")
-        if self.socket.parent != self._folder:
-            private_folder(self.socket.parent, private=True)
         with self._held("start"), ExitStack() as on_failure:
             self._clients = self._open_lock("clients")
             on_failure.callback(os.close, self._clients)
             self._lock(self._clients, fcntl.LOCK_SH)
-            if not self._is_running():
-                self._start()
-            self._wait_until_ready()
+            with socket_folder(self.socket.parent) as kept:
+                if not self._is_running():
+                    self._start(kept)
+                self._wait_until_ready()
             on_failure.pop_all()
 
     def close(self) -> None:
@@ -119,8 +123,9 @@ class PrivateRedis:
             os.close(self._clients)
             if is_last and self._is_running():
                 self._stop()
+                sweep_socket_folders()
 
-    def _start(self) -> None:
+    def _start(self, kept: int) -> None:
         options = {"unixsocket": os.fspath(self.socket), **_SERVER_OPTIONS}
         command = [find_server()]
         for name, value in options.items():
@@ -134,8 +139,9 @@ class PrivateRedis:
                     stdout=said,
                     stderr=said,
                     umask=0o077,
-                    # The server keeps the lock with the descriptor, until it ends in whatever way.
-                    pass_fds=(lock,),
+                    # The server keeps the locks with the descriptors, until it ends in whatever
+                    # way.
+                    pass_fds=(lock, kept),
                     check=False,  # whether it runs, its lock tells
                 )
             except OSError as exc:
