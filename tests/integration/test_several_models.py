@@ -192,7 +192,7 @@ def test_two_models_are_compared_on_one_folder(
     again = run(*compare, "--json", "-n", "5", **home)
 
     assert told.returncode == again.returncode == 0, told.stderr + again.stderr
-    assert "12 indexed, 0 unchanged" in told.stdout
+    assert told.stdout.count(": 12 indexed\n") == 2
     assert "10 of 10 in common" in told.stdout  # they differ in the fill of panoramas only
     found = json.loads(again.stdout)
     assert [it["index"]["unchanged"] for it in found["models"]] == [12, 12]
@@ -206,6 +206,9 @@ def test_two_models_are_compared_on_one_folder(
     all_of_few = run("compare", few, *compare[2:], **home)
     assert "3 of 3 in common" in all_of_few.stdout
     assert "on average: 3.0 of 3" in all_of_few.stdout
+    nothing = run("compare", tmp_path / "gone", *compare[2:], **home)
+    assert nothing.returncode == 1
+    assert "no such file or folder" in nothing.stdout
     one = run("compare", folder, "--bundle", chosen[0], "-q", "red", **home)
     assert one.returncode == 2
     assert "name two models" in one.stderr

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from warmclip.cli.commands.index import open_encoder
-from warmclip.cli.console import Terminal, shorten_path
+from warmclip.cli.commands.index import describe_counts, open_encoder
+from warmclip.cli.console import Terminal, fold_reasons, shorten_path
 from warmclip.cli.options import (
     EnvFile,
     Json,
@@ -139,8 +139,10 @@ def _show(terminal: Terminal, sides: list[Side], queries: list[str]) -> None:
         )
         return
     for letter, side in zip("AB", sides, strict=True):
-        told = f"{letter}  {shorten_path(str(side.bundle))}: {side.report.indexed} indexed, "
-        terminal.print(printable(f"{told}{side.report.unchanged} unchanged"))
+        told = f"{letter}  {shorten_path(str(side.bundle))}: {describe_counts(side.report)}"
+        terminal.print(printable(told))
+    skipped = {path: why for side in sides for path, why in side.report.skipped.items()}
+    terminal.print_paths("skipped", "because", fold_reasons(skipped))
     for place, text in enumerate(queries):
         terminal.print(Text(printable(text), style="bold"))
         rows = [side.found[place] for side in sides]

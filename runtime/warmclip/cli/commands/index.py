@@ -212,6 +212,14 @@ def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
         return
     from warmclip.indexing.ignored import describe_ignored
 
+    terminal.print(f"{describe_counts(report)} in {report.seconds:.1f} s")
+    if report.ignored:
+        terminal.print(f"{describe_ignored(report.ignored)} ignored")
+    terminal.print_paths("skipped", "because", fold_reasons(report.skipped))
+
+
+def describe_counts(report: "IndexReport") -> str:
+    """How many pictures there were of each outcome."""
     counts = {
         "indexed": report.indexed,
         "unchanged": report.unchanged,
@@ -220,11 +228,7 @@ def show_index_report(terminal: Terminal, report: "IndexReport") -> None:
         "skipped": len(report.skipped),
         "unreadable as before (--retry-unreadable reads them again)": len(report.unreadable),
     }
-    told = [f"{count} {what}" for what, count in counts.items() if count]
-    terminal.print(f"{', '.join(told) or 'no pictures'} in {report.seconds:.1f} s")
-    if report.ignored:
-        terminal.print(f"{describe_ignored(report.ignored)} ignored")
-    terminal.print_paths("skipped", "because", fold_reasons(report.skipped))
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "no pictures"
 
 
 def show_submitted(
