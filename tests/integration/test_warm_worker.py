@@ -373,6 +373,36 @@ def test_horse_is_killed_while_it_loads(connection: Redis, hire: Hire) -> None:
     assert job.get_status() == JobStatus.FAILED
 
 
+def test_no_horse_for_what_is_queued(connection: Redis, hire: Hire) -> None:
+    """A command to kill it comes late, as its job has just ended and the next one loads: the worker
+    does not end as if it had done what there was.
+    """
+    job = enqueue(connection)
+
+    def kill() -> None:
+        hired.kill_horse()
+
+    first, second = ScriptedHorse(), ScriptedHorse(before=[kill], code=KILL)
+    hired = hire(first, second)
+    hired.start()
+    first.is_alive = False
+    assert hired.run(burst=True) is False
+    assert (second.was_killed, job.get_status()) == (True, JobStatus.QUEUED)
+
+
+def test_model_that_takes_long_to_load(
+    connection: Redis, hire: Hire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each step that the horse tells is logged, once."""
+    del connection
+    steps = [{"at": [done, 9, "compiling"]} for done in (1, 1, 2)]
+    hired = hire(ScriptedHorse(before=[it for step in steps for it in (step, 1.0)]))
+    with caplog.at_level("INFO"):
+        hired.start()
+    told = [it for it in caplog.messages if "the model is not loaded yet" in it]
+    assert len(told) == 2
+
+
 def test_stopped_and_queued_again(connection: Redis, hire: Hire) -> None:
     """What stopped a job before does not stop it now: its horse dies, and the next one runs it."""
     job = enqueue(connection)

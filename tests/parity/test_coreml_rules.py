@@ -245,6 +245,10 @@ CASES: Sequence[Case] = (
     (changed("PRelu", 0, ROWS), "its input has 2 axes, not 3 to 4"),
     (changed("PRelu", 0, computed(1, 4, 4)), ""),
     (changed("PRelu", 0, computed(1, 1, 4, 4, 4)), "its input has 5 axes, not 3 to 4"),
+    (
+        node("Resize", MAPS, None, None, computed(4, dtype=INT64), mode="linear"),
+        "its list of sizes is computed, not constant",
+    ),
     (changed("Resize", 0, ROWS), "its input has 2 axes, not 3 to 5"),
     (changed("GlobalMaxPool", 0, computed(1, 4, 4)), "it does not pool in 2-D"),
     (giving("Unsqueeze", 1, 1, 1, 2, 4), ""),

@@ -16,7 +16,7 @@ from warmclip.inference.image import make_crop, normalise
 from warmclip.inference.text import Tokenizer, one_hot
 from warmclip.settings import Limits
 from warmclip_export.errors import ParityFailed
-from warmclip_export.parity.gate import Gate
+from warmclip_export.parity.gate import Gate, worst_row
 from warmclip_export.reference import Reference
 from warmclip_export.samples import Samples
 
@@ -223,6 +223,14 @@ def test_graph_in_float16(
     assert last.passed
     assert last.figure == pytest.approx(flushed, abs=1e-3)
     assert (last.threshold, note in last.note) == (-1.0, True)
+
+
+def test_worst_row() -> None:
+    """The largest difference of a component in float32, else the lowest cosine."""
+    theirs = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    ours = np.array([[1, 0], [0.6, 0.8], [0.8, 0.6]], np.float32)
+    assert worst_row("fp32", ours, theirs) == pytest.approx(0.6)
+    assert worst_row("fp16", ours, theirs) == pytest.approx(0.8)
 
 
 def test_graph_in_int8(gate: Gate, tmp_path: Path) -> None:

@@ -91,9 +91,19 @@ def test_one_picture_by_many_spellings(tmp_path: Path, monkeypatch: pytest.Monke
         lambda root: _link(root / "link.png", root.parent / "secret.png"),
         lambda root: _link(root / "folder", root.parent) / "secret.png",
         lambda root: root.parent / "secret.png",
+        lambda root: root / "..",
+        lambda root: root / "." / "..",
         lambda root: put(root.parent / f"{root.name}-2" / "a.png"),
     ],
-    ids=["dots", "link", "linked folder", "plain", "name with the root's as its start"],
+    ids=[
+        "dots",
+        "link",
+        "linked folder",
+        "plain",
+        "above",
+        "here and above",
+        "name with the root's as its start",
+    ],
 )
 def test_path_that_leads_out_of_the_root(tmp_path: Path, lead_out: Callable[[Path], Path]) -> None:
     """It is refused, naming the roots, however it gets out."""

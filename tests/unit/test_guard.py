@@ -1,7 +1,9 @@
 """A provider in service, by way of test-only providers that go wrong on the nth run."""
 
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -298,6 +300,49 @@ def test_insisted_on(
         Guard("image", faulty("wrong"), make_context(demo_bundle, tmp_path, is_insisted=True))
 
 
+def test_quarantine_that_cannot_be_written(
+    context: GuardContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This process leaves the provider all the same, and says that others will not know."""
+    (tmp_path / "home").write_text("no folder")
+    guard = Guard(
+        "image", faulty("nan"), replace(context, quarantine=Quarantine(tmp_path / "home"))
+    )
+    assert guard.run(pixels(2)).provider == "cpu"
+    assert "cannot tell other processes that faulty-nan failed" in caplog.text
+
+
+def test_nothing_to_prove(context: GuardContext) -> None:
+    """Before the first batch, and after a good canary, none is computed."""
+    runs = []
+
+    def count(features: Features) -> Features:
+        runs.append(len(features))
+        return features
+
+    provider = replace(faulty("none"), around=partial(Changed, change=count))
+    guard = Guard("image", provider, context)
+    guard.prove()
+    assert runs == []
+    guard.run(pixels(2))  # with a canary
+    guard.prove()
+    assert runs == [3]
+
+
+def test_what_killed_processes_left(
+    context: GuardContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is swept before a provider that compiles is loaded, and by no other."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "onnxruntime-0B1C2D3E-0000-0000-0000-000000000000-1-00000000"
+    left.mkdir()
+    os.utime(left, (1, 1))
+    Guard("image", faulty("none"), context)
+    assert left.exists()
+    Guard("image", replace(faulty("none"), buckets=(1, 8), cache_option="compiled_in"), context)
+    assert not left.exists()
+
+
 def test_both_towers_leave_the_provider(
     context: GuardContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +402,7 @@ class Changed:
         return getattr(self._session, name)
 
     def run(self, names: list[str], feeds: Feeds, *options: Any) -> Any:
+        """Compute, then change what was computed."""
         (features,) = self._session.run(names, feeds, *options)
         self._left -= 1
         return [features if self._left >= 0 else self._change(features)]

@@ -14,6 +14,7 @@ from warmclip_export.parity.comparison import (
     Comparison,
     cosines,
     largest_differences,
+    mean_distance,
     select_queries,
 )
 from warmclip_export.parity.retrieval import Agreement, Searches
@@ -40,6 +41,19 @@ def test_figures_of_rows() -> None:
     theirs = np.array([[3, 4], [2, 0], [-1, 0.5]], np.float32)
     assert largest_differences(ours, theirs).tolist() == [0, 2, 2]
     assert cosines(ours, theirs) == pytest.approx([1, 0, -1 / math.sqrt(1.25)])
+
+
+def test_distance_between_references() -> None:
+    """The mean length of the differences, of the tower that is further off; NaN if one is."""
+    zero = np.zeros((2, 2), np.float32)
+    near = np.array([[3, 4], [0, 0]], np.float32)
+    far = np.array([[6, 8], [0, 1]], np.float32)
+    assert mean_distance({"image": near, "text": far}, {"image": zero, "text": zero}) == 5.5
+    assert mean_distance({"image": far, "text": far}, {"image": near, "text": far}) == 3.0
+    unknown = np.array([[math.nan, 0], [0, 0]], np.float32)
+    for image, text in ((unknown, far), (far, unknown)):
+        distance = mean_distance({"image": image, "text": text}, {"image": zero, "text": zero})
+        assert math.isnan(distance)
 
 
 @pytest.mark.parametrize("row", [0, 3, 9])

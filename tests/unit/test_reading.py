@@ -101,6 +101,32 @@ def test_end_of_the_run(stalled: int) -> None:
         reader.read(lambda: b"bytes")
 
 
+def test_reads_that_a_reader_left(stalled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a reader that was closed they count as well, until they end."""
+    monkeypatch.setattr(reading, "MOST_STUCK", 1)
+    begun = threading.Event()
+    reader = FileReader(Limits())
+
+    def read() -> bytes:
+        begun.set()
+        return os.read(stalled, 1)
+
+    def wait() -> None:
+        with pytest.raises(ImageUnavailable, match="the run was ended"):
+            reader.read(read)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert begun.wait(30)
+    reader.close()
+    waiting.join(30)
+    with (
+        FileReader(Limits()) as another,
+        pytest.raises(ImageUnavailable, match="1 reads of other files have not ended"),
+    ):
+        another.read(lambda: b"never begun")
+
+
 _STUCK = """
 import os
 from warmclip.errors import ImageUnavailable

@@ -158,11 +158,13 @@ class WarmWorker(RqWorker):
     # Dequeuing
 
     def dequeue_job_and_maintain_ttl(
-        self, timeout: int | None, max_idle_time: int | None = None
+        self,
+        timeout: int | None,
+        max_idle_time: int | None = None,  # noqa: ARG002 - RQ's, which `run` does not set
     ) -> tuple[Job, Queue] | None:
         """Wait for a job; without a time-out, only look."""
         try:
-            found = self._dequeue(timeout, max_idle_time)
+            found = self._dequeue(waits=timeout is not None)
         except (WarmclipError, RedisError, OSError) as exc:
             self._problem = exc
             return None
@@ -180,23 +182,18 @@ class WarmWorker(RqWorker):
             self._problem = exc
             raise StopRequested from exc
 
-    def _dequeue(
-        self, timeout: int | None, max_idle_time: int | None
-    ) -> tuple[AllowedJob, Queue] | None:
+    def _dequeue(self, *, waits: bool) -> tuple[AllowedJob, Queue] | None:
         if self.get_state() != WorkerStatus.IDLE:
             self.set_state(WorkerStatus.IDLE)
-        idle_since = time.monotonic()
         while not self.was_asked_to_stop and not self._is_orphan():
             self._tick()
             self._recovery.run_if_due()
             self._follower.follow(lambda: self._ensure_horse(None))
             if not self._have_horse():
                 return None
-            if (found := self._dequeuer.take()) or timeout is None:
+            if (found := self._dequeuer.take()) or not waits:
                 return found
             self._dequeuer.wait()
-            if max_idle_time is not None and time.monotonic() - idle_since > max_idle_time:
-                return None
             if is_suspended(self.connection):  # by `rq suspend`, while this one waited
                 self.check_for_suspension(burst=False)
         return None

@@ -164,10 +164,11 @@ class OnnxSession:
 
     def _compute(self, size: int, feeds: Inputs) -> Features:
         session = self._session(size)
+        failures: tuple[type[Exception], ...] = (*foreign_errors(), BadVectors)
         try:
             with self._turn, self._announced("run", rows=len(next(iter(feeds.values())))):
                 return _features(session, feeds)
-        except (*foreign_errors(), BadVectors) as exc:
+        except failures as exc:
             if isinstance(exc, BadVectors) and self.provider.is_reference:
                 raise  # the graph or the input is to blame
             raise ProviderUnavailable(
