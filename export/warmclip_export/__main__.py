@@ -470,6 +470,7 @@ def _steps(total: int, *, hidden: bool) -> Iterator[Callable[[str], None]]:
     )
     bar_hidden = hidden or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=bar_hidden) as progress:
+        console.show_cursor()  # rich hides it, and whoever is stopped or killed would leave it so
         task = progress.add_task("", total=total, completed=-1)
 
         def step(what: str) -> None:

@@ -339,6 +339,13 @@ def test_text_that_is_longer_than_the_model_reads(gallery: Path) -> None:
     assert run("search", *["star"] * 20).stderr == ""
 
 
+def test_cursor_of_a_terminal(gallery: Path) -> None:
+    """It is there while a bar is drawn: whoever is stopped or killed leaves it as it is."""
+    drawn = run("index", gallery, TTY_COMPATIBLE="1").stderr
+    before = drawn[: drawn.index("indexing")]
+    assert before.rindex("\x1b[?25l") < before.rindex("\x1b[?25h")
+
+
 def test_second_run_does_nothing(gallery: Path) -> None:
     """Unchanged files are skipped, and that is no failure."""
     answer("index", gallery)

@@ -132,6 +132,8 @@ class Terminal:
             bars.TimeRemainingColumn(),
         )
         with bars.Progress(*columns, console=self._notes, transient=True) as bar:
+            # rich hides the cursor, which a shell would be without after Ctrl-Z or a kill.
+            self._notes.show_cursor()
             task = bar.add_task("", total=None, rate="")
 
             def advance(done: int, total: int, stage: str) -> None:
