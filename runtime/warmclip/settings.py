@@ -377,14 +377,22 @@ def _url(env: Mapping[str, str], variable: str, schemes: tuple[str, ...]) -> str
 
 def _qdrant_url(env: Mapping[str, str]) -> str | None:
     url = _url(env, "QDRANT_URL", ("http", "https"))
-    return None if url is None else with_qdrant_port(url)
+    if url is None:
+        return None
+    if not urlsplit(url).hostname:
+        raise SettingsError(f"QDRANT_URL={without_password(url)} names no host")
+    return with_qdrant_port(url)
 
 
 def _secret(env: Mapping[str, str], variable: str) -> str | None:
-    secret = env.get(variable, "").strip()
+    if variable not in env:
+        return None
+    secret = env[variable].strip()
+    if not secret:  # whoever set it wants one
+        raise SettingsError(f"{variable} has nothing but spaces in it; unset it to have none")
     if not (secret.isascii() and secret.isprintable()):
         raise SettingsError(f"{variable} has characters that no HTTP header can carry")
-    return secret or None
+    return secret
 
 
 def _path(env: Mapping[str, str], variable: str, default: D) -> Path | D:
@@ -431,6 +439,8 @@ def _roots(text: str) -> tuple[Root, ...]:
         if not Path(folder).is_absolute():
             raise SettingsError(f"WARMCLIP_ROOTS: {folder!r} is not an absolute path")
         roots.append(Root(name=name, folder=Path(folder)))
+    if text and not roots:  # no roots would allow what was to be bounded
+        raise SettingsError(f"WARMCLIP_ROOTS={text!r} names no folder; unset it to have no roots")
     named = [root.name for root in roots if root.name]
     if len(named) != len(set(named)):
         raise SettingsError(f"WARMCLIP_ROOTS: a root name stands twice in {named}")

@@ -130,13 +130,16 @@ def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
         ("WARMCLIP_JOBS", "os:system()"),
         ("WARMCLIP_HANG_SECONDS", "0"),
         ("WARMCLIP_ROOTS", "a=/x:a=/y"),
+        ("WARMCLIP_ROOTS", ":"),
         ("WARMCLIP_COLLECTION", "two words"),
         ("WARMCLIP_COLLECTION", "a__b"),
         ("QDRANT_URL", "localhost:6333"),
         ("REDIS_URL", "http://127.0.0.1"),
         ("REDIS_URL", "redis://host:port"),
         ("QDRANT_URL", "http://me:pass/word@127.0.0.1:6333"),
+        ("QDRANT_URL", "http://:6333"),
         ("QDRANT_API_KEY", "two\nlines"),
+        ("WARMCLIP_TOKEN", " "),
     ],
 )
 def test_value_that_cannot_be_used(variable: str, value: str) -> None:
