@@ -385,14 +385,10 @@ def _qdrant_url(env: Mapping[str, str]) -> str | None:
 
 
 def _secret(env: Mapping[str, str], variable: str) -> str | None:
-    if variable not in env:
-        return None
-    secret = env[variable].strip()
-    if not secret:  # whoever set it wants one
-        raise SettingsError(f"{variable} has nothing but spaces in it; unset it to have none")
+    secret = env.get(variable, "").strip()
     if not (secret.isascii() and secret.isprintable()):
         raise SettingsError(f"{variable} has characters that no HTTP header can carry")
-    return secret
+    return secret or None
 
 
 def _path(env: Mapping[str, str], variable: str, default: D) -> Path | D:

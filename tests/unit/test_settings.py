@@ -139,7 +139,6 @@ def test_misspelt_variable(caplog: pytest.LogCaptureFixture) -> None:
         ("QDRANT_URL", "http://me:pass/word@127.0.0.1:6333"),
         ("QDRANT_URL", "http://:6333"),
         ("QDRANT_API_KEY", "two\nlines"),
-        ("WARMCLIP_TOKEN", " "),
     ],
 )
 def test_value_that_cannot_be_used(variable: str, value: str) -> None:
