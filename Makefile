@@ -21,6 +21,11 @@ MINUTES ?= 30
 KILLS ?= 30
 SEED ?=
 SAMPLE ?=
+# The library is searched without a model that has to be made.
+BENCH_NEEDS := $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx
+ifeq ($(sort $(filter --case=%,$(subst --case ,--case=,$(BENCH_FLAGS)))),--case=library)
+BENCH_NEEDS := $(VENV)/installed
+endif
 # Tests mostly wait for processes that they started. One that is idle takes tests from another.
 AT_ONCE ?= 6
 # Where the environment forbids bytecode on disk, as many containers do, each of the some thousand
@@ -128,7 +133,7 @@ worker: $(VENV)/without-torch ## Run a worker: REDIS_URL, else a private redis-s
 doctor: $(VENV)/without-torch ## What works on this machine, and what dies in a forked process
 	$(BIN)/warmclip doctor
 
-bench: $(PEERS)/installed $(BENCH_MODEL)-fastembed/text/model.onnx ## warmclip and what one would pick instead, some 30 minutes: BENCH_FLAGS='--quick'
+bench: $(BENCH_NEEDS) ## warmclip and what one would pick instead, some 30 minutes: BENCH_FLAGS='--quick'
 	$(BIN)/python -m bench.embedding $(BENCH_FLAGS)
 
 bench-worker: $(VENV)/installed $(BENCH_MODEL)/manifest.json $(BENCH_MODEL).safetensors ## RQ's workers and ours compared, some 20 minutes: BENCH_FLAGS='--rounds 3'

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from bench.embedding import cases as table_of_cases
+from bench.embedding.contenders import CONTENDERS
 from bench.embedding.fixtures import Fixtures
 from bench.embedding.process import ContenderFailed
 from bench.embedding.report import Report
@@ -32,6 +33,7 @@ log = logging.getLogger("bench")
 
 _REPOSITORY = Path(__file__).parents[2]
 _MODELS = _REPOSITORY / "models"
+_DEMO = _MODELS / "demo" / "bundle"
 _PACKAGES = (
     "warmclip",
     "onnxruntime",
@@ -77,8 +79,14 @@ def main(
     with open_terminal(verbose=True) as terminal:
         scale = table_of_cases.QUICK if quick else table_of_cases.FULL
         results = Results(_among(_choose(case, scale), contender))
-        for needed in (bundle / MANIFEST, checkpoint):
-            if not needed.exists():
+        chosen = [CONTENDERS[name] for it in results.cases.values() for name in it.contenders]
+        if not any(it.needs_bundle for it in chosen):
+            bundle = _DEMO
+        for needed, is_needed in (
+            (bundle / MANIFEST, True),
+            (checkpoint, any(it.needs_checkpoint for it in chosen)),
+        ):
+            if is_needed and not needed.exists():
                 raise BundleError(f"{needed} is missing; `make bench` makes it")
         model = replace(
             Fixtures.of_model(

@@ -18,6 +18,7 @@ class Contender:
         in_peers_venv: it needs the bench's own virtual environment.
         least_cosine: to open_clip's vectors, or it does not do the same work; None where
             there are no vectors.
+        needs_bundle: it embeds, or serves a collection of warmclip's model.
     """
 
     name: str
@@ -25,6 +26,12 @@ class Contender:
     options: dict[str, Any] = field(default_factory=dict)
     in_peers_venv: bool = False
     least_cosine: float | None = 0.999
+    needs_bundle: bool = True
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether its vectors are compared with open_clip's, of the same weights."""
+        return self.least_cosine is not None
 
 
 WARM = "warmclip"
@@ -88,9 +95,9 @@ CONTENDERS = {
         Contender(name=SINGLY, adapter="service", options={"together": False}, least_cosine=None),
         Contender(name=TILES, adapter="gallery", least_cosine=None),
         Contender(name=GEMM, adapter="gemm", least_cosine=None),
-        Contender(name=STORE, adapter="embedded-store", least_cosine=None),
-        Contender(name=LOCAL, adapter="local-qdrant", least_cosine=None),
-        Contender(name=SQLITE, adapter="sqlite-numpy", least_cosine=None),
+        Contender(name=STORE, adapter="embedded-store", least_cosine=None, needs_bundle=False),
+        Contender(name=LOCAL, adapter="local-qdrant", least_cosine=None, needs_bundle=False),
+        Contender(name=SQLITE, adapter="sqlite-numpy", least_cosine=None, needs_bundle=False),
     )
 }
 
