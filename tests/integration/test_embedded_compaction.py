@@ -325,7 +325,9 @@ def test_new_store(tmp_path: Path) -> None:
 
 
 def test_when_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With enough new points, unless they are few of all, or there is a graph."""
+    """With enough points that are new or have another vector, unless they are few of all, or there
+    is a graph.
+    """
     monkeypatch.setattr(qdrant, "COMPACTED_FROM", 20)
     folder = tmp_path / "qdrant"
     with open_store(folder, range(19)) as store:
@@ -340,6 +342,13 @@ def test_when_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not store.wants_compaction("images")
         store.upsert("images", [make(number) for number in range(328, 340)])
         assert store.wants_compaction("images")
+        store.optimize_collection("images")
+        store.upsert("images", [make(number, 1) for number in range(30)])  # as many as before
+        assert not store.wants_compaction("images")
+        store.upsert("images", [make(number, 2) for number in range(34)])
+        assert store.wants_compaction("images")
+        store.delete_points("images", [make(number).id for number in range(34)])
+        assert not store.wants_compaction("images")
         store.optimize_collection("images", with_graph=True)
         store.upsert("images", [make(number) for number in range(340, 400)])
         assert not store.wants_compaction("images")

@@ -27,7 +27,7 @@ from warmclip.store.embedded_catalog import Catalog
 from warmclip.store.embedded_conversion import convert_local_store, remove_former_files
 from warmclip.store.embedded_copy import CollectionCopy
 from warmclip.store.embedded_filters import to_filter
-from warmclip.store.embedded_layout import has_graph, size_bytes
+from warmclip.store.embedded_layout import count_deleted, has_graph, size_bytes
 from warmclip.store.embedded_listener import listen
 from warmclip.store.embedded_lock import check_lock, lock_store
 from warmclip.store.embedded_questions import answer
@@ -142,8 +142,11 @@ class EmbeddedEngine:
         def count() -> int:
             if self._catalog.is_link(collection):  # see `optimize`
                 return 0
-            told = self._shard(collection).read(lambda it: it.info())
-            return max(told.points_count - told.indexed_vectors_count, 0)
+            shard = self._shard(collection)
+            shard.flush()
+            told = shard.read(lambda it: it.info())
+            compacted = told.indexed_vectors_count - count_deleted(shard.path)
+            return max(told.points_count - compacted, 0)
 
         return self._call(count)
 

@@ -109,6 +109,17 @@ def is_compacted(path: Path) -> bool:
     return (path / _FILES).is_file()
 
 
+def count_deleted(path: Path) -> int:
+    """How many points of compacted segments were deleted, or written again, before the last flush.
+
+    The engine does not tell: it keeps a bit for each point.
+    """
+    return sum(
+        int.from_bytes(bits.read_bytes(), "little").bit_count()
+        for bits in path.glob("segments/*/id_tracker.deleted")
+    )
+
+
 def _segment(path: Path, name: str) -> Path:
     return path.joinpath(*Path(name).parts[:2])
 

@@ -77,7 +77,7 @@ class Engine(Protocol):
         ...
 
     def count_uncompacted(self, collection: str) -> int:
-        """How many points came since ``optimize``; 0 where it is not ours to do."""
+        """How many points were written since ``optimize``; 0 where it is not ours to do."""
         ...
 
     def delete_collection(self, collection: str) -> None:
