@@ -4,6 +4,7 @@ import base64
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -189,13 +190,15 @@ def _search(
     from warmclip.store.open import share_store
     from warmclip.store.question import question
 
+    server = None if settings.qdrant_url is None else share_store(settings)
     chosen = settings
     if not insist:
-        with share_store(settings) as store, question():
+        with share_store(settings) if server is None else nullcontext(server) as store, question():
             chosen = choose_model(settings, store, terminal)
-    # Beside no open store: a worker that wants to own it need not wait while providers are tried.
+    # Beside no open store of this machine: a worker that wants to own it need not wait while
+    # providers are tried.
     encoder = open_encoder(chosen, terminal)
-    store = share_store(settings)
+    store = share_store(settings) if server is None else server
     indexer = Indexer.from_settings(encoder, store, settings)
     found = []
     for query in queries:
