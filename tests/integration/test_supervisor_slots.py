@@ -76,17 +76,18 @@ def test_one_that_ends_unasked(run: Run, how: str) -> None:
 
 
 def test_one_that_fails_again_and_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is started as often, and its failures are counted."""
-    asked: list[int] = []
+    """It is started as often; its failures are counted, and how long it lasted is measured."""
+    asked: list[tuple[int, float]] = []
 
     def next_start_at_once(failures: int, lasted_s: float) -> tuple[int, float]:
-        asked.append(failures)
-        assert 0 <= lasted_s < 30
+        asked.append((failures, lasted_s))
         return failures + 1, 0.0
 
     monkeypatch.setattr(supervisor, "next_start", next_start_at_once)
-    assert run(a=once("exit 3", once("exit 4", once("exit 5")))) == (0, {"a": 4})
-    assert asked == [0, 1, 2]
+    assert run(a=once("exit 3", once("sleep 1.2; exit 4", once("exit 5")))) == (0, {"a": 4})
+    assert [failures for failures, _ in asked] == [0, 1, 2]
+    assert all(0 <= lasted_s < 60 for _, lasted_s in asked)
+    assert asked[1][1] >= 1.2
 
 
 def test_pause_before_a_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +131,13 @@ def test_asked_to_stop(run: Run, tmp_path: Path, number: int) -> None:
     assert starts == {"a": 1, "b": 1}
     assert said.read_text().split() == [name]
     assert code == 7
+
+
+def test_stopped_by_the_signal_itself(run: Run, tmp_path: Path) -> None:
+    """A worker that had no time to listen to it has ended as it was asked to."""
+    thread = send_when(tmp_path / "there", signal.SIGTERM)
+    assert run(a="touch there; sleep 60") == (0, {"a": 1})
+    thread.join()
 
 
 def test_asked_to_stop_during_a_pause(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

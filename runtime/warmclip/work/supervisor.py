@@ -43,7 +43,7 @@ class _Slot:
     arguments: Sequence[str]
     process: subprocess.Popen[bytes]
     started: float
-    failures: int = 0
+    failures: int
     forwarded: int = 0  # how many of the signals it was sent
     again_at: float | None = None  # when to start the next one; None while one runs
 
