@@ -136,7 +136,7 @@ def test_asked_to_stop(run: Run, tmp_path: Path, number: int) -> None:
 def test_stopped_by_the_signal_itself(run: Run, tmp_path: Path) -> None:
     """A worker that had no time to listen to it has ended as it was asked to."""
     thread = send_when(tmp_path / "there", signal.SIGTERM)
-    assert run(a="touch there; sleep 60") == (0, {"a": 1})
+    assert run(a="touch there; exec sleep 60") == (0, {"a": 1})
     thread.join()
 
 
