@@ -103,7 +103,10 @@ def test_cpu_is_tried(bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.M
     assert found.cosine == pytest.approx(1, abs=1e-4)
     assert set(found.images_per_s) == set(BATCHES)
     assert min(found.images_per_s.values()) > 0
-    assert min(found.load_s or 0, found.peak_rss_mb or 0) > 0
+    assert found.peak_rss_mb is not None
+    assert found.load_s is not None
+    assert found.peak_rss_mb > 0
+    assert 0 < found.load_s < 60
     assert stages == [
         "reading the bundle",
         "loading",
