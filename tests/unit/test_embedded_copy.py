@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -266,6 +267,22 @@ def test_compactor_whose_owner_is_gone(source: Shard) -> None:
     os.close(ended)
     assert (child.returncode, child.stdout, child.stderr) == (1, b"", b"")
     assert not is_compacted(copy.path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS ignores the signal")
+def test_compactor_whose_owner_is_killed() -> None:
+    """Its pipe ends, and so does it, whatever it is at: the engine would not let Python look."""
+    program = (
+        "import time; from warmclip.store.embedded_compactor import _leave_with_parent as leave; "
+        "leave(); print('works', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"works\n"
+        child.stdin.close()
+        assert child.wait(30) == -signal.SIGIO
 
 
 @pytest.mark.parametrize(
