@@ -274,7 +274,7 @@ def test_compactor_whose_owner_is_killed() -> None:
     """Its pipe ends, and so does it, whatever it is at: the engine would not let Python look."""
     program = (
         "import time; from warmclip.store.embedded_compactor import _leave_with_parent as leave; "
-        "leave(); print('works', flush=True); time.sleep(60)"
+        "leave(); print('works', flush=True); time.sleep(5)"
     )
     command = [sys.executable, "-P", "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
