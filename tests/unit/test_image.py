@@ -612,6 +612,19 @@ def test_orientation() -> None:
         )
 
 
+def test_tags_that_are_damaged() -> None:
+    """They are no reason to leave a picture out: it is taken as it lies."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    tags = exif.tobytes().replace(b"MM\0*", b"MM\0?")
+    upright = noise(20, 20)
+    image = open_image(encoded(upright, "PNG", exif=tags), LIMITS)
+    np.testing.assert_array_equal(
+        make_crop(image, a_recipe(exif="transpose"), LIMITS),
+        make_crop(upright, a_recipe(), LIMITS),
+    )
+
+
 def test_normalise() -> None:
     """Channels come first, each by its own mean and deviation."""
     one = np.zeros((8, 8, 3), np.uint8)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from recipes import a_recipe
 from warmclip.errors import ImageUnreadable
@@ -114,6 +114,36 @@ def test_orientation_and_transparency() -> None:
     assert drawn(Image.new("RGB", (80, 40)), "JPEG", exif=exif).size == (32, 64)
     clear = drawn(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), icc_profile=profile(P3))
     assert (clear.size, clear.getpixel((4, 4))) == ((8, 8), (255, 255, 255))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation(orientation: int) -> None:
+    """As Pillow turns a picture, for each value that the tag may have, and for what it may not."""
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    picture = Image.fromarray(tiles).resize((60, 40), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = BytesIO()
+    picture.save(out, "PNG", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(out)), dtype=float)
+    small = np.asarray(drawn(picture, exif=exif), dtype=float)
+    assert small.shape == upright.shape
+    assert np.abs(small - upright).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("at", "wrong", "size"),
+    [(0, b"?", (64, 32)), (2, b"\0?", (64, 32)), (11, b"\0", (32, 64))],
+    ids=["byte order", "magic number", "another tag"],
+)
+def test_tags_that_are_damaged(at: int, wrong: bytes, size: tuple[int, int]) -> None:
+    """The picture is drawn, and turned if that tag can be read."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "a camera"
+    tags = bytearray(exif.tobytes().removeprefix(b"Exif\0\0"))
+    tags[at : at + len(wrong)] = wrong
+    assert drawn(Image.new("RGB", (80, 40)), exif=b"Exif\0\0" + tags).size == size
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])

@@ -2,10 +2,10 @@
 
 from io import BytesIO
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 from warmclip.errors import ImageUnreadable
-from warmclip.inference.image import UNDECODABLE, open_image
+from warmclip.inference.image import UNDECODABLE, open_image, read_orientation, stand_up
 from warmclip.settings import Limits
 
 DRAWING = 2
@@ -31,7 +31,7 @@ def draw_thumbnail(data: bytes, side_px: int, limits: Limits) -> bytes:
     try:
         profile = picture.info.get("icc_profile")
         picture.thumbnail((side_px, side_px))
-        upright = ImageOps.exif_transpose(picture)
+        upright = stand_up(picture, read_orientation(picture))
         if upright.has_transparency_data:
             rgba = upright.convert("RGBA")
             upright = Image.new("RGB", rgba.size, _PAPER)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, features
 
 from warmclip.errors import ImageUnreadable
 from warmclip.inference.arrays import Crop, Crops, Pixels
@@ -85,6 +85,17 @@ _KEPT_BLOCKS = 8  # of 16 MB each
 _streams = 0
 _blocks_before = 0
 _streams_lock = threading.Lock()
+
+UPRIGHT = 1
+_TURNS = {  # by the orientation tag
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # A caller's lazy picture may stand in one call twice, and Pillow cannot load it in two threads.
 _caller_lock = threading.Lock()
@@ -246,13 +257,10 @@ def make_crop(
         ImageUnreadable: the resized picture would pass ``limits.resized_side_px``, or Pillow
             cannot resize this mode or convert it to RGB, in which case neither can open_clip.
     """
-    left, orientation = image.size, None
+    left = image.size
+    orientation = read_orientation(image) if recipe.exif == "transpose" else UPRIGHT
     try:
-        if recipe.exif == "transpose":
-            check_directory((image.info.get("exif") or b"").removeprefix(b"Exif\0\0"))
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-        if orientation in range(2, 9):
-            image = ImageOps.exif_transpose(image)
+        image = stand_up(image, orientation)
         if whole is None or whole == left:
             whole, box = image.size, None
         else:
@@ -270,6 +278,24 @@ def make_crop(
             return np.array(_in_rgb(cut_square(image, size, recipe, box)))
     except UNDECODABLE as exc:
         raise ImageUnreadable(f"of mode {image.mode} cannot be made a crop: {exc}") from exc
+
+
+def read_orientation(image: Image.Image) -> int:
+    """What a picture's tag says of how it lies, 1 to 8 as in EXIF; 1, upright, if it is damaged."""
+    try:
+        check_directory((image.info.get("exif") or b"").removeprefix(b"Exif\0\0"))
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except (ImageUnreadable, *UNDECODABLE):
+        return UPRIGHT
+    return found if found in _TURNS else UPRIGHT
+
+
+def stand_up(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture as ``ImageOps.exif_transpose`` does.
+
+    That one writes all tags anew, and fails where another one is damaged.
+    """
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
