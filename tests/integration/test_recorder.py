@@ -497,6 +497,24 @@ def test_log_of_a_job_without_a_beginning(
     assert vars(record)["seconds"] == 0
 
 
+@pytest.mark.parametrize("value", [None, 1, "a", "null", [1], {"a": None}, True, False])
+def test_return_value(worker: Worker, connection: Redis, value: Any) -> None:
+    """It is what the job returned, whatever JSON that is."""
+    job = enqueue(connection)
+    worker.finish(worker.start(), text=json.dumps(value))
+    assert job.return_value() == value
+
+
+def test_fewer_repeats_than_none(worker: Worker, connection: Redis) -> None:
+    """A record that says so repeats nothing."""
+    job = enqueue(connection, repeat=Repeat(times=1))
+    running = worker.start()
+    running.job.repeats_left = -1
+    worker.finish(running)
+    assert is_nowhere(worker, job)
+    assert job.get_status() == JobStatus.FINISHED
+
+
 def test_repeat_without_a_result(worker: Worker, connection: Redis) -> None:
     """A job that leaves nothing is deleted after its last repeat, not before."""
     job = enqueue(connection, result_ttl=0, repeat=Repeat(times=1))
