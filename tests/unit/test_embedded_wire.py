@@ -4,7 +4,6 @@ import fcntl
 import json
 import socket
 import struct
-import sys
 import termios
 import threading
 import time
@@ -85,12 +84,12 @@ def test_message_in_pieces_before_another(pair: Pair) -> None:
     received = []
 
     def receive() -> None:
-        received.append(receive_message(theirs, most=100, ends_at=soon()))
+        received.append(receive_message(theirs, most=100, ends_at=time.monotonic() + 5))
 
     receiving = threading.Thread(target=receive)
     receiving.start()
     ours.sendall(one[:-2])
-    while int.from_bytes(fcntl.ioctl(theirs, termios.FIONREAD, bytes(4)), sys.byteorder):
+    while any(fcntl.ioctl(theirs, termios.FIONREAD, bytes(4))):
         time.sleep(0.001)
     ours.sendall(one[-2:] + two)
     receiving.join()
