@@ -14,12 +14,13 @@ from typing import Any, TypeAlias
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 from rq import Callback
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import now
+from rq.worker import Worker
 
 from standins.clock import Clock
 from standins.redis_server import redis_server
@@ -28,6 +29,7 @@ from warmclip.errors import ProviderUnavailable
 from warmclip.inference.selection.quarantine import Quarantine
 from warmclip.settings import Settings
 from warmclip.work import poisoned_files, worker
+from warmclip.work.allowlist import AllowedJob
 from warmclip.work.counters import CounterBuffer, read_counters
 from warmclip.work.crash_policy import CrashPolicy
 from warmclip.work.dequeue import Dequeuer
@@ -38,6 +40,7 @@ from warmclip.work.horse.warm_horse import Order, WarmHorse
 from warmclip.work.liveness import AT
 from warmclip.work.patience import Patience
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
+from warmclip.work.recorder import JobRecorder
 from warmclip.work.rq_worker import HEARTBEAT_EVERY_S
 from warmclip.work.worker import WarmWorker
 
@@ -203,7 +206,7 @@ def test_too_many_pictures_are_set_aside(
 
 
 @pytest.mark.parametrize(
-    ("apart_s", "status"), [(0.0, JobStatus.FINISHED), (0.2, JobStatus.FINISHED), (0.4, "queued")]
+    ("apart_s", "status"), [(0.0, JobStatus.FINISHED), (0.2, JobStatus.FINISHED), (0.3, "queued")]
 )
 def test_asked_to_stop_more_than_once(
     connection: Redis,
@@ -300,6 +303,71 @@ def test_bug_in_the_loop(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
     hired.start()
     monkeypatch.setattr(Dequeuer, "take", fail)
     assert hired.run(burst=True) is False
+
+
+def test_bug_after_the_first_job(
+    connection: Redis, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job of two is not enough."""
+    enqueue(connection)
+    take = Dequeuer.take
+    left = [take]
+
+    def fail_later(dequeuer: Dequeuer) -> Any:
+        if not left:
+            raise RuntimeError("a bug")
+        return left.pop()(dequeuer)
+
+    hired = hire(ScriptedHorse(BEGAN, ends()))
+    hired.start()
+    monkeypatch.setattr(Dequeuer, "take", fail_later)
+    assert hired.run(burst=True, max_jobs=2) is False
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", JobStatus.FINISHED),
+        ("OOM command not allowed when used memory > 'maxmemory'.", JobStatus.QUEUED),
+    ],
+)
+def test_job_that_cannot_be_started(
+    connection: Redis,
+    hire: Hire,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    status: JobStatus,
+) -> None:
+    """Records of another kind cost this job, and the next one runs; a refusal ends the worker."""
+    job, following = enqueue(connection), enqueue(connection)
+    start = JobRecorder.start
+
+    def fail_once(recorder: JobRecorder, taken: AllowedJob, queue: Queue) -> Any:
+        if taken.id == job.id:
+            raise ResponseError(said)
+        return start(recorder, taken, queue)
+
+    monkeypatch.setattr(JobRecorder, "start", fail_once)
+    hired = hire(ScriptedHorse(BEGAN, ends()))
+    hired.start()
+    between = hired.queues[0].intermediate_queue
+    if status == JobStatus.FINISHED:
+        assert hired.run(burst=True)
+        assert between.get_job_ids() == []
+    else:
+        with pytest.raises(ResponseError, match="OOM"):
+            hired.run(burst=True)
+        assert between.get_job_ids() == [job.id]  # from where recovery puts it back
+    assert following.get_status() == status
+
+
+def test_no_horse_at_all(connection: Redis, hire: Hire) -> None:
+    """A worker that cannot start is registered no longer."""
+    wrong = {"error": "ProviderUnavailable", "message": "the device is gone"}
+    hired = hire(ScriptedHorse(before=[wrong]))
+    with pytest.raises(ProviderUnavailable):
+        hired.start()
+    assert Worker.all(connection=connection) == []
 
 
 def stop_command(job: Job) -> dict[str, bytes]:
