@@ -325,6 +325,12 @@ CASES: Sequence[Case] = (
 )
 
 
+def test_how_many_axes_are_named() -> None:
+    """One number where there is no other."""
+    op = changed("BatchNormalization", 0, computed(1, 4, 4))
+    assert complaint(op) == "its input has 3 axes, not 4"
+
+
 @pytest.mark.parametrize(("op", "said"), CASES)
 def test_condition(op: Operation, said: str) -> None:
     """Each on both sides of its limit."""
