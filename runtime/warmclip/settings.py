@@ -113,7 +113,7 @@ class Settings:
     def bundle_folders(self) -> list[Path]:
         """Where bundles are looked for: beside the bundle, then as ``model_folders`` says."""
         folders = (self.bundle.parent, *model_folders(self.home))
-        return list({folder.absolute(): folder for folder in folders}.values())
+        return list({absolute_path(folder): folder for folder in folders}.values())
 
     @property
     def missing_roots(self) -> list[Path]:
@@ -212,7 +212,15 @@ def home_folder(environ: Mapping[str, str]) -> Path:
         SettingsError: nobody has said where, and this user has no home folder.
     """
     named = _path(environ, "WARMCLIP_HOME", None)
-    return (default_home() if named is None else named).absolute()
+    return absolute_path(default_home() if named is None else named)
+
+
+def absolute_path(path: Path) -> Path:
+    """The absolute path; where the current folder was deleted, a relative one leads nowhere."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path
 
 
 def model_folders(home: Path) -> list[Path]:

@@ -339,6 +339,27 @@ def test_text_that_is_longer_than_the_model_reads(gallery: Path) -> None:
     assert run("search", *["star"] * 20).stderr == ""
 
 
+def test_horse_that_cannot_start(tmp_path: Path) -> None:
+    """Its worker says why at once: the horse had waited for ever to close what it reads."""
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run("worker", "--burst", WARMCLIP_JOBS="leaving:train", PYTHONPATH=path)
+    assert (done.returncode, "SystemExit: 3" in done.stderr) == (2, True), done.stderr
+
+
+def test_folder_that_was_deleted(tmp_path: Path) -> None:
+    """A command that needs none works; a path in it is refused with a sentence."""
+    for arguments, code in (("models", 0), ("index .", 2)):
+        (tmp_path / "gone").mkdir()
+        program = f'rmdir ../gone && exec "$0" -m warmclip.cli {arguments}'
+        done = subprocess.run(
+            ["/bin/sh", "-c", program, sys.executable],
+            cwd=tmp_path / "gone", capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_cursor_of_a_terminal(gallery: Path) -> None:
     """It is there while a bar is drawn: whoever is stopped or killed leaves it as it is."""
     drawn = run("index", gallery, TTY_COMPATIBLE="1").stderr

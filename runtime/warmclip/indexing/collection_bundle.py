@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from warmclip.errors import BundleError, NotStored
 from warmclip.inference.bundle import MANIFEST, ModelBundle
 from warmclip.inference.model_card import find_bundles
-from warmclip.settings import Settings
+from warmclip.settings import Settings, absolute_path
 
 if TYPE_CHECKING:  # a worker's own process imports this module, and stays light
     from warmclip.store.protocol import VectorStore
@@ -49,7 +49,7 @@ def find_fingerprint(settings: Settings, model: str) -> str | None:
 
 def _bundles_here(settings: Settings) -> Iterator[tuple[Path, str]]:
     """The bundles that may be used, each with the space in which it embeds."""
-    folders = [folder.absolute() for folder in settings.bundle_folders]
+    folders = [absolute_path(folder) for folder in settings.bundle_folders]
     try:
         owner = settings.bundle.stat().st_uid
     except OSError:

@@ -23,7 +23,7 @@ from pydantic import (
 
 from warmclip.errors import BundleError
 from warmclip.inference.external_files import external_files
-from warmclip.settings import DecodeRule, ExifRule
+from warmclip.settings import DecodeRule, ExifRule, absolute_path
 from warmclip.shown import show_value
 
 FORMAT = 2  # 1 had no tokenizers but open_clip's own, and no logits
@@ -260,7 +260,7 @@ class ModelBundle:
                 "make one with `warmclip-export model` (`make export-model` in a checkout), or "
                 "name one with WARMCLIP_BUNDLE or --bundle; `warmclip models` lists what is here"
             )
-            here = folder.absolute()
+            here = absolute_path(folder)
             what = f"{here} holds no {MANIFEST}" if folder.is_dir() else f"no folder {here}"
             raise BundleError(f"{what}: there is no model there; {hint}") from exc
         except (OSError, UnicodeDecodeError) as exc:

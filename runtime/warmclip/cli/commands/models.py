@@ -10,7 +10,7 @@ from warmclip.cli.console import Terminal
 from warmclip.cli.options import EnvFile, Json, Verbose, open_terminal, read_settings
 from warmclip.cli.paths import parse_path
 from warmclip.logs import printable
-from warmclip.settings import Settings
+from warmclip.settings import Settings, absolute_path
 
 if TYPE_CHECKING:
     from warmclip.inference.model_card import ModelCard
@@ -61,7 +61,7 @@ def models(
 
 
 def _is_in_use(card: "ModelCard", settings: Settings) -> bool:
-    return Path(card.folder).absolute() == settings.bundle.absolute()
+    return absolute_path(Path(card.folder)) == absolute_path(settings.bundle)
 
 
 def _find_trials(card: "ModelCard", settings: Settings) -> "list[Trial]":

@@ -94,6 +94,12 @@ def _serve(settings: Settings, hello: Mapping[str, Any], lines: IO[str], message
         sys.exit(exc.exit_code)
     except Orphaned:
         log.warning("the worker is gone, and so this horse leaves in the middle of its job")
+    except BaseException as exc:
+        log.exception("a horse cannot go on")
+        reporter.send(error=type(exc).__name__, message=str(exc))
+        # Not by unwinding further: the orders cannot be closed while a thread waits for one.
+        logging.shutdown()
+        os._exit(1)
 
 
 def _carry_out(
