@@ -31,7 +31,7 @@ class _Lists:
         return self.collections
 
     def read_aliases(self) -> dict[str, str]:
-        return self.aliases
+        return {name: "".join(list(target)) for name, target in self.aliases.items()}  # as it comes
 
     def set_alias(self, name: str, collection: str, *, former: str | None) -> None:
         self.done.append(("lead", name, collection, former or ""))
@@ -98,8 +98,17 @@ def test_name_of_another_space(collections: list[str]) -> None:
         names_of(engine).require_space("images", OURS)
     assert ("its own vectors are kept" in str(refused.value)) is (A in collections)
     assert ("warmclip migrate images" in str(refused.value)) is (A not in collections)
-    assert "this model is aaaaaaaaaaaa; " in str(refused.value)
+    assert "of the model bbbbbbbbbbbb, this model is aaaaaaaaaaaa; " in str(refused.value)
     assert names_of(engine).require_space("images", THEIRS) == B
+
+
+def test_other_space_has_the_lesser_fingerprint() -> None:
+    """Which of two comes first in the alphabet is of no account."""
+    engine = _Lists(A, images=A)
+    for ask in (names_of(engine).ensure, names_of(engine).require_space):
+        with pytest.raises(SpaceMismatch, match="'images' holds vectors of the model aaaaaaaaaaaa"):
+            ask("images", THEIRS)
+    assert engine.done == []
 
 
 def test_collection_of_somebody_else() -> None:

@@ -53,5 +53,6 @@ def test_description() -> None:
     assert describe_ignored({".psd": 88, "hidden": 3, ".mov": 1204}) == (
         "1,204 .mov, 88 .psd, 3 hidden"
     )
+    assert describe_ignored({".b": 2, ".a": 2, ".c": 1}) == "2 .a, 2 .b, 1 .c"
     many = {f".{number}": 100 - number for number in range(12)}
     assert describe_ignored(many).endswith("91 .9, 179 more")

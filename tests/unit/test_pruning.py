@@ -73,7 +73,8 @@ def test_orphan(there: Path) -> None:
     assert is_orphan(point(gone), ROOTS)
     assert is_orphan(point(there), ROOTS, {str(there)})
     assert not is_orphan(point(there), ROOTS, {str(gone)})
-    assert is_orphan(point(there, "another"), ROOTS)
+    for another in ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"):
+        assert is_orphan(point(there, another), ROOTS)
     named = Roots([Root(name="photos", folder=there.parent)])
     assert is_orphan(point(there), named)
 
@@ -143,11 +144,11 @@ def test_what_is_gone(there: Path) -> None:
 
 def test_what_changed_meanwhile(there: Path) -> None:
     """A point that was written again since it was looked at is not counted as deleted."""
-    gone, other = (point(there.with_name(f"{name}.jpg")) for name in "ab")
-    store = _Points(gone, other)
-    store.changed = {gone.id}
-    assert delete(store, gone, other) == (1, frozenset())
-    assert store.left() == ["a.jpg"]
+    gone = [point(there.with_name(f"{name}.jpg")) for name in "abcde"]
+    store = _Points(*gone)
+    store.changed = {gone[0].id, gone[1].id}
+    assert delete(store, *gone) == (3, frozenset())
+    assert store.left() == ["a.jpg", "b.jpg"]
 
 
 def test_file_that_is_known_by_another_id(there: Path) -> None:

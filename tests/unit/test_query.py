@@ -102,6 +102,11 @@ def test_what_is_no_query(typed: list[str], words: str) -> None:
         parse_query(typed)
 
 
+def test_as_many_terms_as_there_may_be() -> None:
+    """One less than is refused."""
+    assert len(parse_query(["a", *["+", "b"] * (MOST_TERMS - 1)]).terms) == MOST_TERMS
+
+
 @pytest.mark.parametrize("piece", ["a", "1", ":", ".", "/", "a\n", ".jpg", "- ", "1 -"])
 def test_query_of_ten_megabytes(piece: str) -> None:
     """It is read at once, where trying every way to read it would take hours.

@@ -31,12 +31,19 @@ def test_file_as_it_was(tmp_path: Path) -> None:
     remembering(tmp_path / "home").add({file: "is no picture", located("/p/b.jpg"): "is odd"})
     refusals = remembering(tmp_path / "home")
     assert refusals.find([file, located("/p/c.jpg")]) == {file.path: "is no picture"}
-    for other in (replace(file, size_bytes=6), replace(file, mtime_ns=8)):
-        assert refusals.find([other]) == {}
+    for size_bytes, mtime_ns in ((4, 7), (6, 7), (5, 6), (5, 8)):
+        assert refusals.find([replace(file, size_bytes=size_bytes, mtime_ns=mtime_ns)]) == {}
     moved = replace(file, device=2, id="other")
     assert refusals.find([moved]) == {file.path: "is no picture"}
     refusals.add({file: "is something else"})
     assert refusals.find([file]) == {file.path: "is something else"}
+
+
+def test_home_that_others_may_read(tmp_path: Path) -> None:
+    """They may, as in a service's home: nobody but its owner writes there."""
+    tmp_path.chmod(0o755)
+    remembering(tmp_path).add({located("/p/a.jpg"): "is no picture"})
+    assert remembering(tmp_path).find([located("/p/a.jpg")]) == {"/p/a.jpg": "is no picture"}
 
 
 @pytest.mark.parametrize("name", ["image_pixels", "image_bytes", "resized_side_px"])
