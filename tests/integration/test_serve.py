@@ -438,6 +438,13 @@ def test_health(served: Served) -> None:
     assert "image on cpu" in health["worker"]["detail"]
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
+def test_monitor_that_wants_no_body(served: Served, path: str) -> None:
+    """It asks for the status alone, which is that of the whole answer."""
+    assert served.client.head(path).status_code == served.client.get(path).status_code == 200
+    assert served.client.head(path).content == b""
+
+
 def test_doctor(served: Served, worker: Running) -> None:
     """A worker tells what each tower computes on, and why; it and its queues are listed."""
     served.client.get("/api/v1/search?q=a")  # by the other queue

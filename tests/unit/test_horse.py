@@ -88,6 +88,7 @@ def test_message_that_is_none(message: dict[str, Any]) -> None:
         (4, "decoding '/0', decoding '/1', decoding '/2', decoding '/3'"),
         (5, "decoding '/0', decoding '/1', decoding '/2', decoding '/3' and 1 more"),
         (6, "decoding '/0', decoding '/1', decoding '/2', decoding '/3' and 2 more"),
+        (9, "decoding '/0', decoding '/1', decoding '/2', decoding '/3' and 5 more"),
     ],
 )
 def test_what_it_is_doing(count: int, told: str) -> None:

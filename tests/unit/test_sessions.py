@@ -218,6 +218,11 @@ def test_session_that_stored_nothing(
         assert _why_nothing(found, [*entries, *damaged]) == told
 
 
+def test_rate_of_more_than_two_samples() -> None:
+    """It is from the first of them to the last."""
+    assert rate_after((0, 0), (60, 60), (120, 240), at=120) == pytest.approx(2.0)
+
+
 def test_samples_are_few() -> None:
     """However long a session runs."""
     samples: tuple[tuple[float, int], ...] = ()

@@ -156,16 +156,18 @@ async def _run_check(check: Callable[[], Awaitable[str]], settings: Settings) ->
 
 
 def make_router(context: AppContext) -> APIRouter:
-    """Make the routes of health."""
+    """Make the routes of health; some monitors ask for the status alone (HEAD)."""
     router = APIRouter(tags=["operation"], responses=RESPONSES)
     health = Cached(partial(check_health, context), _FRESH_S)
     outages = Cached(partial(find_outages, context), _FRESH_S)
 
+    @router.head("/livez", include_in_schema=False)
     @router.get("/livez")
     async def get_liveness() -> Mapping[str, bool]:
         """Answer, as this process does. Needs no token; asks no service."""
         return {"ok": True}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz")
     async def get_readiness() -> Mapping[str, bool]:
         """Check that Redis, and a Qdrant server if one is used, answer. Needs no token."""
@@ -173,6 +175,7 @@ def make_router(context: AppContext) -> APIRouter:
             raise Problem(503, "; ".join(found))
         return {"ok": True}
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get(
         "/healthz",
         response_model=HealthResponse,
