@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from simulating import before_next_write
 from standins.redis_server import restricted
 from warmclip.inference.reading import digest_name
 from warmclip.work import poisoned_files
@@ -87,14 +89,38 @@ def test_as_many_as_before_but_others(connection: Redis, tmp_path: Path) -> None
     assert ours.known() == ()
 
 
-def test_most_that_are_set_aside(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is not: it could fill Redis."""
-    monkeypatch.setattr(poisoned_files, "_MOST", 2)
+def test_most_that_are_set_aside(connection: Redis) -> None:
+    """10,000, whoever wrote them; one more is not: it could fill Redis."""
+    connection.hset(KEY, mapping={f"of somebody else {number}": "x" for number in range(9_999)})
     files = PoisonedFiles(connection)
-    assert [files.add(file_at(f"/{n}.png", n)) for n in range(3)] == [True, True, False]
-    assert [file.path for file in files.all()] == ["/0.png", "/1.png"]
-    connection.hset(KEY, "of somebody else", "x")
-    assert not files.add(file_at("/3.png"))
+    assert [files.add(file_at(f"/{n}.png", n)) for n in range(2)] == [True, False]
+    assert [file.path for file in files.all()] == ["/0.png"]
+
+
+def test_most_that_were_sent_are_a_thousand(connection: Redis) -> None:
+    """The next one makes room, a tenth at once."""
+    records = {
+        poisoned_files._field(it.path): json.dumps(it.to_dict()) for it in map(sent, range(999))
+    }
+    connection.hset(KEY, mapping=records)
+    files = PoisonedFiles(connection)
+    files.add(sent(999))
+    assert files.count() == 1_000
+    files.add(sent(1_000))
+    assert files.count() == 901
+
+
+def test_change_and_its_version_are_one_step(
+    connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed between them would have told nobody."""
+    seen: list[list[PoisonedFile]] = []
+    files, others = PoisonedFiles(connection), PoisonedFiles(connection)
+    files.add(file_at("/a.png"))
+    for change in (partial(files.add, file_at("/b.png")), partial(files.remove, ["/a.png"])):
+        with before_next_write(monkeypatch, lambda: seen.append(others.all()), watched=False):
+            change()
+    assert [[it.path for it in each] for each in seen] == [["/a.png"], ["/a.png", "/b.png"]]
 
 
 def test_most_that_were_sent(connection: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
