@@ -99,10 +99,8 @@ def test_most_that_are_set_aside(connection: Redis) -> None:
 
 def test_most_that_were_sent_are_a_thousand(connection: Redis) -> None:
     """The next one makes room, a tenth at once."""
-    records = {
-        poisoned_files._field(it.path): json.dumps(it.to_dict()) for it in map(sent, range(999))
-    }
-    connection.hset(KEY, mapping=records)
+    for it in map(sent, range(999)):
+        connection.hset(KEY, poisoned_files._field(it.path).decode(), json.dumps(it.to_dict()))
     files = PoisonedFiles(connection)
     files.add(sent(999))
     assert files.count() == 1_000

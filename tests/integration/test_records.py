@@ -235,6 +235,13 @@ def test_record_that_is_no_workers(connection: Redis, pid: str) -> None:
     assert not listening(connection, "default")
 
 
+@pytest.mark.parametrize("beat", ["", "yesterday", "2026-13-01"])
+def test_heartbeat_that_is_no_time(connection: Redis, beat: str) -> None:
+    """The worker is told, without one."""
+    register(connection, "a", last_heartbeat=beat, state="busy", pid="123456789")
+    assert [it.last_heartbeat for it in read_workers(connection)] == [None]
+
+
 def test_who_listens(connection: Redis) -> None:
     """Workers of that queue; those without a record have to be forgotten."""
     register(connection, "a", "default")
