@@ -281,6 +281,21 @@ class Wake:
             self._scheduler._stop.set()
 
 
+@pytest.mark.parametrize("error", [RedisConnectionError("away"), OSError("away")])
+def test_end_while_redis_is_away(
+    scheduler: SessionScheduler, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """It ends all the same; the others take it for dead a little later."""
+
+    def leave() -> None:
+        raise error
+
+    scheduler._leases = SimpleNamespace(leave=leave)  # type: ignore[assignment]  # as much as is asked
+    with caplog.at_level(logging.INFO):
+        scheduler.stop()
+    assert caplog.messages == ["Redis does not learn that this server ends: away"]
+
+
 def test_pauses(scheduler: SessionScheduler, caplog: pytest.LogCaptureFixture) -> None:
     """A thread lives whatever it meets; while Redis is away it says so once."""
     away = RedisConnectionError("away")

@@ -14,7 +14,7 @@ _LEAVING_S = 30.0
 _EXITING_S = 1.0  # between a pipe's end and its process's
 _COMMAND = (sys.executable, "-P", "-m", "warmclip.work.horse")
 
-LOST_ITS_PIPE = 70  # EX_SOFTWARE
+LOST_ITS_PIPE = os.EX_SOFTWARE
 """The exit code of a horse that cannot tell its worker anything, as a job closed its pipe."""
 
 _FITS_BYTES = 16 * 1024  # into an empty pipe, on every system
