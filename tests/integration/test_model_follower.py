@@ -230,6 +230,11 @@ def test_turn(connection: Redis) -> None:
     theirs.keep()
     assert not theirs.take()  # asking for it does not prolong it: whoever has it may be dead
     assert connection.ttl(key) <= 5
+    for seconds in (None, 3600):  # as somebody else may write it: it ends all the same
+        connection.set(key, "ours", ex=seconds)
+        assert not theirs.take()
+        assert 0 < connection.ttl(key) <= 60
+    connection.expire(key, 5)
     ours.keep()
     assert connection.ttl(key) > 5
     ours.pass_on()

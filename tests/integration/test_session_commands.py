@@ -6,8 +6,10 @@ import time
 import pytest
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import ResponseError
 
 from simulating import draw_session
+from standins.redis_server import restricted
 from warmclip.errors import Overloaded, SessionOver
 from warmclip.work.poisoned_files import PoisonedFile, PoisonedFiles
 from warmclip.work.replies import warn_once
@@ -16,6 +18,7 @@ from warmclip.work.sessions.session import Session
 from warmclip.work.sessions.store import (
     ALL,
     OPEN,
+    SessionStore,
     close_session,
     session_folder_key,
     session_key,
@@ -224,6 +227,7 @@ def test_pages(connection: Redis, commands: SessionCommands) -> None:
     assert ([it.id for it in page], count) == ([ids[4], ids[2]], 4)
     page, count = commands.page(1, 2)
     assert ([it.id for it in page], count) == ([ids[2], ids[1]], 4)
+    assert [it.id for it in commands.page(0, 2)[0]] == [ids[4], ids[2]]
     assert {it.id for it in commands.open_sessions()} == {ids[n] for n in (0, 1, 2, 4)}
     assert not connection.sismember(OPEN, ids[3])
 
@@ -244,7 +248,24 @@ def test_pairs(connection: Redis, commands: SessionCommands) -> None:
         entries = [json.dumps([f"/{part}{n}", "no"]) for n in range(4)]
         connection.rpush(session_key(session.id, part), *entries, "x")
     assert commands.skipped(session.id, 1, 2) == [("/skipped1", "no"), ("/skipped2", "no")]
+    assert commands.skipped(session.id, 0, 2) == [("/skipped0", "no"), ("/skipped1", "no")]
     assert commands.unreadable_folders(session.id, 3, 9) == [("/folders3", "no")]
+
+
+def test_record_of_another_kind(connection: Redis, commands: SessionCommands) -> None:
+    """What else is written beside it stays; a refusal is an error."""
+    connection.set("theirs", "x")
+
+    def write(pipe: Pipeline) -> str:
+        pipe.multi()
+        pipe.hset("theirs", "field", "x")
+        pipe.incr("ours")
+        return "done"
+
+    assert commands.transact(write, "theirs") == "done"
+    assert connection.get("ours") == b"1"
+    with restricted(connection, "@hash") as reader, pytest.raises(ResponseError):
+        SessionStore(reader).transact(write, "theirs")
 
 
 @pytest.mark.parametrize("conflicts", [0, 3, 99, 100])

@@ -190,3 +190,5 @@ def test_day_of_the_camera() -> None:
     midnight = int(datetime(2025, 5, 1, tzinfo=UTC).timestamp()) * 10**9
     assert clock_ns(TAKEN + "+02:00") == clock_ns(TAKEN) == midnight + 1800 * 10**9
     assert clock_ns("1940-06-01T12:00:00") < 0
+    exact = clock_ns("2026-11-30T12:00:00.123457")
+    assert (exact % 10**9, type(exact)) == (123_457_000, int)

@@ -87,7 +87,8 @@ def test_flushed_now_and_then(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_deleted_and_killed(shard: Shard) -> None:
     """Points that were deleted are not missed afterwards."""
-    shard.delete(edge.UpdateOperation.delete_points([1, 2, 3]))
+    for number in (1, 2, 3):
+        shard.delete(edge.UpdateOperation.delete_points([number]))
     shard.abandon()
     again = Shard.load(shard.path)
     assert again.count() == 7

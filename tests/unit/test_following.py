@@ -123,6 +123,8 @@ def test_model_to_load(loaded: tuple[str, ...], follows: bool) -> None:
         b"7",
         b'["a", "b", "c"]',
         b'["a", "b"]',  # no fingerprints
+        f'["a", "{NEW}"]'.encode(),
+        f'["{OLD}", "b"]'.encode(),
         b"\xff",
     ],
 )
@@ -242,7 +244,7 @@ def worker(*models: str, trouble: str = "") -> WorkerState:
 )
 def test_difference(state: WorkerState, in_use: str | None, told: str | None) -> None:
     """A sentence names the worker, what it has, what it should have, and why it has not."""
-    found = find_differences([state], "images", in_use)
+    found = find_differences([worker(NEW), state], "images", in_use)
     assert len(found) == (told is not None)
     assert told is None or told in found[0]
 

@@ -13,10 +13,10 @@ from warmclip.store.qdrant import QdrantStore
 
 def test_several_reports_are_one() -> None:
     """People see what all jobs forgot together, and whether the last one left anything."""
-    first = ForgetReport(collection="c", pictures=5, kept=7, refused=3, complete=False)
+    first = ForgetReport(collection="c", pictures=3, kept=7, refused=3, complete=False)
     last = ForgetReport(collection="c", pictures=2, kept=4, refused=6, complete=True)
     assert first + last == ForgetReport(
-        collection="c", pictures=7, kept=11, refused=9, complete=True
+        collection="c", pictures=5, kept=11, refused=9, complete=True
     )
     assert not (last + first).complete
     assert ForgetReport(collection="c") + last == last

@@ -49,6 +49,14 @@ def test_too_many(tmp_path: Path) -> None:
     assert kept == {2, *range(15, 31), 128}
 
 
+def test_almost_too_many(tmp_path: Path) -> None:
+    """Nothing goes."""
+    cache = ThumbnailCache(tmp_path, most_bytes=20 * len(JPEG))
+    for number in (*range(1, 19), 128):
+        cache.put(version(number), JPEG)
+    assert len(list((tmp_path / FOLDER).iterdir())) == 19
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

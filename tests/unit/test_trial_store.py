@@ -8,7 +8,7 @@ import pytest
 from standins.trials import COREML, DIED, tried
 from warmclip.errors import CacheUnusable
 from warmclip.fsutil import private_folder
-from warmclip.inference.bundle import ModelBundle
+from warmclip.inference.bundle import ModelBundle, Tower
 from warmclip.inference.providers import CPU, PROVIDERS, Provider
 from warmclip.inference.selection import trial_store
 from warmclip.inference.selection.trial import Trial
@@ -118,3 +118,17 @@ def test_trial_without_room_for_what_is_compiled(
     )
     assert store.find_trial(COREML, "text") is None
     assert "coreml-fp16 is not tried on texts: the disk is full" in caplog.text
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_graph_that_is_another(bundle: ModelBundle, tmp_path: Path, tower: Tower) -> None:
+    """Its trial is its own, though it has the same fingerprint: the weights are the same."""
+    graphs = bundle.manifest.graphs
+    record = graphs[tower]["fp32"].model_copy(update={"sha256": "0" * 64})
+    changed = {**graphs, tower: {**graphs[tower], "fp32": record}}
+    again = ModelBundle(bundle.folder, bundle.manifest.model_copy(update={"graphs": changed}))
+    private_folder(trials_folder(tmp_path), private=False)
+    before = TrialStore(bundle, tmp_path, 1)
+    before._file(CPU, tower).write_text(json.dumps(tried(CPU.name, 5).to_dict()))
+    assert before.find_trial(CPU, tower) is not None
+    assert TrialStore(again, tmp_path, 1).find_trial(CPU, tower) is None
