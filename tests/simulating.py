@@ -156,6 +156,7 @@ def keys_of(connection: Redis) -> set[str]:
     return {text_of(key) for key in connection.scan_iter(count=1000)} - {
         *("rq:queues", "rq:warmclip:sessions", "rq:warmclip:totals"),
         *("rq:warmclip:sessions:open", "rq:warmclip:sessions:scanners"),
+        "rq:warmclip:dead:version",  # whenever a session's pictures get another chance
     }
 
 
