@@ -162,7 +162,7 @@ def test_horse_that_reads_nothing(horse_of: Callable[[str], HorseProcess], size:
         leaving.join(20)
         assert not leaving.is_alive()
         # Python would wait for it as a worker ends, were it no daemon.
-        assert all(it.daemon for it in threading.enumerate() if it.name == "warmclip-order")
+        assert [it.daemon for it in threading.enumerate() if it.name == "warmclip-order"] == [True]
     assert horse.is_alive
     assert horse.end() == -signal.SIGKILL
     assert "warmclip-order" not in {it.name for it in threading.enumerate()}

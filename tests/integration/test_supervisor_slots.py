@@ -86,7 +86,7 @@ def test_one_that_fails_again_and_again(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(supervisor, "next_start", next_start_at_once)
     assert run(a=once("exit 3", once("sleep 1.2; exit 4", once("exit 5")))) == (0, {"a": 4})
     assert [failures for failures, _ in asked] == [0, 1, 2]
-    assert all(0 <= lasted_s < 60 for _, lasted_s in asked)
+    assert all(0 <= lasted_s < 30 for _, lasted_s in asked)
     assert asked[1][1] >= 1.2
 
 

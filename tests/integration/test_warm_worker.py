@@ -206,14 +206,20 @@ def test_too_many_pictures_are_set_aside(
 
 
 @pytest.mark.parametrize(
-    ("apart_s", "status"), [(0.0, JobStatus.FINISHED), (0.2, JobStatus.FINISHED), (0.3, "queued")]
+    ("apart_s", "status"),
+    [
+        (0.0, JobStatus.FINISHED),
+        (0.2, JobStatus.FINISHED),
+        (0.3, JobStatus.QUEUED),
+        (0.4, JobStatus.QUEUED),
+    ],
 )
 def test_asked_to_stop_more_than_once(
     connection: Redis,
     hire: Hire,
     monkeypatch: pytest.MonkeyPatch,
     apart_s: float,
-    status: str,
+    status: JobStatus,
 ) -> None:
     """Once, and a Ctrl+C may arrive twice: the job is finished. Later again: it is put back."""
     job = enqueue(connection, retry=Retry(max=1))
@@ -231,7 +237,7 @@ def test_asked_to_stop_more_than_once(
     hired.start()
     assert hired.run()
     assert job.get_status() == status
-    assert horse.was_killed is (status == "queued")
+    assert horse.was_killed is (status == JobStatus.QUEUED)
     job.refresh()  # type: ignore[no-untyped-call]  # rq's is not annotated
     assert job.retries_left == 1
 
@@ -310,8 +316,7 @@ def test_bug_after_the_first_job(
 ) -> None:
     """One job of two is not enough."""
     enqueue(connection)
-    take = Dequeuer.take
-    left = [take]
+    left = [Dequeuer.take]
 
     def fail_later(dequeuer: Dequeuer) -> Any:
         if not left:
@@ -458,11 +463,8 @@ def test_no_horse_for_what_is_queued(connection: Redis, hire: Hire) -> None:
     assert (second.was_killed, job.get_status()) == (True, JobStatus.QUEUED)
 
 
-def test_model_that_takes_long_to_load(
-    connection: Redis, hire: Hire, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_model_that_takes_long_to_load(hire: Hire, caplog: pytest.LogCaptureFixture) -> None:
     """Each step that the horse tells is logged, once."""
-    del connection
     steps = [{"at": [done, 9, "compiling"]} for done in (1, 1, 2)]
     hired = hire(ScriptedHorse(before=[it for step in steps for it in (step, 1.0)]))
     with caplog.at_level("INFO"):

@@ -128,22 +128,9 @@ def test_drift_is_caught_by_the_canary(
 
 def test_steady_provider_computes_nothing_but_its_rows(context: GuardContext) -> None:
     """A picture that comes alone is one row, and waits for nothing."""
-    rows = []
-
-    class Counted:
-        def __init__(self, session: Any) -> None:
-            self._session = session
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._session, name)
-
-        def run(self, names: list[str], feeds: dict[str, Pixels], *options: Any) -> Any:
-            rows.append(len(feeds["pixel_values"]))
-            return self._session.run(names, feeds, *options)
-
+    rows: list[int] = []
     for is_steady in (True, False):
-        provider = replace(faulty("none"), is_steady=is_steady, around=Counted)
-        guard = Guard("image", provider, context)
+        guard = Guard("image", replace(counting(rows), is_steady=is_steady), context)
         rows.clear()
         assert guard.run(pixels(1), is_last=True).canary is None
         assert rows == [1 if is_steady else 2]
@@ -314,14 +301,8 @@ def test_quarantine_that_cannot_be_written(
 
 def test_nothing_to_prove(context: GuardContext) -> None:
     """Before the first batch, and after a good canary, none is computed."""
-    runs = []
-
-    def count(features: Features) -> Features:
-        runs.append(len(features))
-        return features
-
-    provider = replace(faulty("none"), around=partial(Changed, change=count))
-    guard = Guard("image", provider, context)
+    runs: list[int] = []
+    guard = Guard("image", counting(runs), context)
     guard.prove()
     assert runs == []
     guard.run(pixels(2))  # with a canary
@@ -406,6 +387,16 @@ class Changed:
         (features,) = self._session.run(names, feeds, *options)
         self._left -= 1
         return [features if self._left >= 0 else self._change(features)]
+
+
+def counting(rows: list[int]) -> Provider:
+    """A provider that notes how many rows each run computes, once it is loaded."""
+
+    def count(features: Features) -> Features:
+        rows.append(len(features))
+        return features
+
+    return replace(faulty("none"), around=partial(Changed, change=count))
 
 
 def spoiling(row: int, *, after: int = 0) -> Provider:

@@ -75,9 +75,8 @@ def test_many_reads_that_do_not_end(stalled: int, monkeypatch: pytest.MonkeyPatc
         assert reader.read(lambda: b"bytes") == b"bytes"
 
 
-def test_end_of_the_run(stalled: int) -> None:
-    """Whoever waits is told at once, and nothing new is begun."""
-    reader = FileReader(Limits())
+def close_while_it_reads(reader: FileReader, stalled: int) -> str:
+    """Close a reader as soon as one waits for it; what that one is told."""
     begun = threading.Event()
     told: list[Exception] = []
 
@@ -96,7 +95,13 @@ def test_end_of_the_run(stalled: int) -> None:
     assert begun.wait(30)
     reader.close()
     waiting.join(30)
-    assert "the run was ended" in str(told[0])
+    return str(told[0])
+
+
+def test_end_of_the_run(stalled: int) -> None:
+    """Whoever waits is told at once, and nothing new is begun."""
+    reader = FileReader(Limits())
+    assert "the run was ended" in close_while_it_reads(reader, stalled)
     with pytest.raises(ImageUnavailable, match="the run was ended"):
         reader.read(lambda: b"bytes")
 
@@ -104,22 +109,7 @@ def test_end_of_the_run(stalled: int) -> None:
 def test_reads_that_a_reader_left(stalled: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a reader that was closed they count as well, until they end."""
     monkeypatch.setattr(reading, "MOST_STUCK", 1)
-    begun = threading.Event()
-    reader = FileReader(Limits())
-
-    def read() -> bytes:
-        begun.set()
-        return os.read(stalled, 1)
-
-    def wait() -> None:
-        with pytest.raises(ImageUnavailable, match="the run was ended"):
-            reader.read(read)
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    assert begun.wait(30)
-    reader.close()
-    waiting.join(30)
+    assert "the run was ended" in close_while_it_reads(FileReader(Limits()), stalled)
     with (
         FileReader(Limits()) as another,
         pytest.raises(ImageUnavailable, match="1 reads of other files have not ended"),

@@ -86,7 +86,7 @@ _streams = 0
 _blocks_before = 0
 _streams_lock = threading.Lock()
 
-UPRIGHT = 1
+_UPRIGHT = 1
 _TURNS = {  # by the orientation tag
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -258,7 +258,7 @@ def make_crop(
             cannot resize this mode or convert it to RGB, in which case neither can open_clip.
     """
     left = image.size
-    orientation = read_orientation(image) if recipe.exif == "transpose" else UPRIGHT
+    orientation = read_orientation(image) if recipe.exif == "transpose" else _UPRIGHT
     try:
         image = stand_up(image, orientation)
         if whole is None or whole == left:
@@ -286,8 +286,8 @@ def read_orientation(image: Image.Image) -> int:
         check_directory((image.info.get("exif") or b"").removeprefix(b"Exif\0\0"))
         found = image.getexif().get(ExifTags.Base.Orientation)
     except (ImageUnreadable, *UNDECODABLE):
-        return UPRIGHT
-    return found if found in _TURNS else UPRIGHT
+        return _UPRIGHT
+    return found if found in _TURNS else _UPRIGHT
 
 
 def stand_up(image: Image.Image, orientation: int) -> Image.Image:
